@@ -1,0 +1,51 @@
+# The one list of verbs. `make help` prints it.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV ?= .venv
+# Which onnxruntime: cpu, gpu or openvino (exactly one, they share one import folder).
+EP ?= cpu
+WORKERS ?= 1
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## Print this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "onnxpress needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run-$(EP): pyproject.toml client/pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[$(EP)]' -e client
+	@touch $@
+
+$(VENV)/.dev-$(EP): pyproject.toml client/pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[$(EP),dev]' -e client
+	@touch $@ $(VENV)/.run-$(EP)
+
+.PHONY: demo serve test check bench docs clean
+demo: $(VENV)/.run-$(EP)  ## Compress a real network and show the measured result (no server needed)
+	@$(BIN)/python -m standalone demo
+
+serve: $(VENV)/.run-$(EP)  ## Run the whole service on this machine (broker, workers, API; data in ./var)
+	@exec $(BIN)/python -m standalone serve --workers $(WORKERS)
+
+test: $(VENV)/.dev-$(EP)  ## Run the tests on real parts (SQLite, Postgres, Valkey, ONNX Runtime)
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.dev-$(EP)  ## Format, lint, types, import contracts, docs fresh
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m standalone docs --check
+
+bench: $(VENV)/.run-$(EP)  ## Measure what the README claims (see benchmarks/README.md)
+	@$(BIN)/python -m benchmarks.demo
+
+docs: $(VENV)/.run-$(EP)  ## Write the generated reference anew
+	@$(BIN)/python -m standalone docs
+
+clean:  ## Remove the virtual environment and ./var
+	rm -rf $(VENV) var

@@ -1,0 +1,102 @@
+"""What a job asks for: the validated body, shared by the API, the CLI's recipe file and `python -m engine`."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from engine.passes import AnyPass
+
+TASK_METRICS = ("top1", "top5", "f1", "mse", "mae", "iou", "edit_distance", "perplexity")
+FIDELITY_METRICS = ("sqnr_db", "cosine", "top1_agreement", "kl")
+COST_METRICS = (
+    "latency_mean",
+    "latency_p50",
+    "latency_p90",
+    "latency_p95",
+    "latency_p99",
+    "size_bytes",
+    "peak_memory",
+    "parameters",
+)
+
+TaskMetric = Literal["top1", "top5", "f1", "mse", "mae", "iou", "edit_distance", "perplexity"]
+FidelityMetric = Literal["sqnr_db", "cosine", "top1_agreement", "kl"]
+CostMetric = Literal[
+    "latency_mean", "latency_p50", "latency_p90", "latency_p95", "latency_p99", "size_bytes", "peak_memory", "parameters"
+]
+# Metrics where less is better; for all others more is better.
+LOWER_IS_BETTER = frozenset({"mse", "mae", "edit_distance", "perplexity", "kl", *COST_METRICS})
+
+ProviderName = Literal[
+    "cpu", "cuda", "tensorrt", "openvino", "directml", "migraphx", "rocm", "coreml", "webgpu", "qnn"
+]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Target(_Value):
+    """The execution provider, device and load that the result is optimised and measured for."""
+
+    provider: ProviderName = Field("cpu", description="ONNX Runtime execution provider.")
+    threads: int = Field(1, ge=1, le=256, description="Intra-op threads of the session.")
+    batch: int = Field(1, ge=1, le=1024, description="Batch size that latency is measured at.")
+    shapes: dict[str, tuple[Annotated[int, Field(ge=1, le=1 << 24)], ...]] = Field(
+        default_factory=dict,
+        description="Shape of an input where the network leaves it open, batch axis included; by default the dataset's.",
+    )
+
+
+class Gate(_Value):
+    """A limit on one metric that the verdict is made of."""
+
+    metric: TaskMetric | FidelityMetric | CostMetric
+    rule: Literal["max_drop", "max_ratio", "min", "max"] = Field(
+        description=(
+            "`max_drop`: how much worse than the original the metric may get, in the metric's unit (top1 0.01 is one"
+            " point). `max_ratio`: limit on compressed / original. `min`, `max`: limit on the compressed network's value."
+        )
+    )
+    value: float = Field(ge=-1e12, le=1e12, allow_inf_nan=False)
+    confidence: float = Field(0.95, ge=0.5, le=0.999, description="Of the one-sided bound that has to be inside.")
+    level: Literal["error", "warn"] = Field("error", description="`warn` is reported but does not fail the verdict.")
+
+    @model_validator(mode="after")
+    def _rule_fits_metric(self) -> Self:
+        if self.rule == "max_ratio" and self.metric not in COST_METRICS:
+            raise ValueError(f"max_ratio compares costs; for the metric {self.metric} use max_drop, min or max")
+        if self.rule == "max_drop" and self.metric not in TASK_METRICS:
+            raise ValueError(
+                f"max_drop compares the task metric of labelled data; for {self.metric} use"
+                f" {'max_ratio or max' if self.metric in COST_METRICS else 'min or max'}"
+            )
+        return self
+
+
+class Limits(_Value):
+    """What a job may cost before it is ended with a stable reason."""
+
+    max_pending_s: int = Field(3600, ge=1, le=7 * 86400, description="Longest wait for a free worker, in seconds.")
+    max_runtime_s: int = Field(1800, ge=5, le=7 * 86400, description="Longest run, in seconds.")
+    max_memory_mb: int = Field(4096, ge=256, le=1 << 20, description="Largest resident set of the job's process, MiB.")
+
+
+class Recipe(_Value):
+    """Ordered passes; each is checked, verified and measured before the next one starts."""
+
+    passes: tuple[AnyPass, ...] = Field(min_length=1, max_length=32)
+
+
+class Compress(_Value):
+    """Apply a recipe to a network and report what it did, measured beside the original."""
+
+    kind: Literal["compress"] = "compress"
+    recipe: Recipe
+    target: Target = Field(default_factory=Target)
+    gates: tuple[Gate, ...] = Field(default=(), max_length=32)
+    limits: Limits = Field(default_factory=Limits)
+
+
+# Search and Profile join here, discriminated by `kind`.
+Spec = Compress

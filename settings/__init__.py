@@ -1,0 +1,44 @@
+"""The one place where the environment is read: frozen, validated, prefix ONNXPRESS_."""
+
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Everything an operator may set. Defaults are the embedded service on one machine."""
+
+    model_config = SettingsConfigDict(env_prefix="ONNXPRESS_", frozen=True, extra="forbid")
+
+    data_dir: Path = Field(Path("var"), description="Folder of the database, the blobs and the job workspaces.")
+    database_url: str = Field("", description="SQLAlchemy URL; by default SQLite in data_dir.")
+    broker_url: str = Field("", description="Redis-protocol URL; by default the bundled Valkey on a unix socket.")
+    host: str = Field("127.0.0.1", description="Address that the API binds.")
+    port: int = Field(8765, ge=0, le=65535)
+    max_model_bytes: int = Field(4 << 30, ge=1 << 10, description="Largest model upload.")
+    max_dataset_bytes: int = Field(4 << 30, ge=1 << 10, description="Largest dataset upload.")
+    lease_s: float = Field(30.0, gt=0, description="How long a claimed unit stays claimed without a sign of life.")
+    renew_s: float = Field(6.0, gt=0, description="How often a running unit renews its lease.")
+    reconcile_s: float = Field(5.0, gt=0, description="How often lost work is looked for.")
+    resend_s: float = Field(15.0, gt=0, description="Age of a queued unit whose message counts as lost.")
+    max_crashes: int = Field(2, ge=0, description="Crashes of a job's own process before it fails.")
+    max_losses: int = Field(10, ge=0, description="Losses of infrastructure under a unit before it fails.")
+    log_level: str = "INFO"
+
+    @property
+    def database(self) -> str:
+        """The database's URL, the embedded default filled in."""
+        return self.database_url or f"sqlite:///{(self.data_dir / 'onnxpress.db').resolve()}"
+
+    @property
+    def broker(self) -> str:
+        """The broker's URL, the embedded default filled in."""
+        return self.broker_url or f"redis+socket://{(self.data_dir / 'broker' / 'valkey.sock').resolve()}"
+
+
+@cache
+def get_settings() -> Settings:
+    """Read the environment once."""
+    return Settings()
