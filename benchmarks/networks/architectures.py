@@ -38,7 +38,7 @@ class ResidualBlock(nn.Module):
 class ResidualCnn(nn.Module):
     """Stem, three stages of residual blocks at 28x28, 14x14 and 7x7, global average pool, Gemm."""
 
-    def __init__(self, widths: tuple[int, int, int] = (24, 48, 64), blocks: tuple[int, int, int] = (1, 1, 2)) -> None:
+    def __init__(self, widths: tuple[int, int, int] = (32, 64, 80), blocks: tuple[int, int, int] = (1, 1, 1)) -> None:
         super().__init__()
         self.stem = _conv_bn(1, widths[0], 3)
         stages: list[nn.Module] = []
@@ -107,11 +107,11 @@ class SeCnn(nn.Module):
             InvertedResidual(16, 16, 1, nn.ReLU),
             InvertedResidual(16, 32, 2, nn.ReLU),
             InvertedResidual(32, 32, 1, nn.Hardswish),
-            InvertedResidual(32, 56, 2, nn.Hardswish),
-            InvertedResidual(56, 56, 1, nn.Hardswish),
-            InvertedResidual(56, 56, 1, nn.Hardswish),
+            InvertedResidual(32, 64, 2, nn.Hardswish),
+            InvertedResidual(64, 64, 1, nn.Hardswish),
+            InvertedResidual(64, 64, 1, nn.Hardswish),
         )
-        self.squeeze = nn.Sequential(_conv_bn(56, 32, 1), nn.Hardswish())
+        self.squeeze = nn.Sequential(_conv_bn(64, 32, 1), nn.Hardswish())
         self.hidden = nn.Sequential(nn.Linear(32 * 4 * 4, 64), nn.Hardswish())
         self.head = nn.Linear(64, CLASSES)
 
