@@ -16,7 +16,9 @@ class EngineError(Exception):
     blame: ClassVar[Blame] = "service"
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str, *, node: str | None = None, step: int | None = None, hint: str | None = None):
+    def __init__(
+        self, message: str, *, node: str | None = None, step: int | None = None, hint: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.node = node

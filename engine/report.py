@@ -62,11 +62,15 @@ class LatencyComparison(_Value):
     original: Latency
     compressed: Latency
     ratios: dict[str, Ratio] = Field(description="By statistic: mean, p50, p90, p95, p99.")
-    cpu_ratio: Ratio = Field(description="The ratio of p50 by CPU time of the process; it should agree with the wall's.")
+    cpu_ratio: Ratio = Field(
+        description="The ratio of p50 by CPU time of the process; it should agree with the wall's."
+    )
     noise_floor: Interval = Field(description="The ratio of the original to itself, measured in the same turns.")
     stable: bool = Field(description="False: the machine was too disturbed; gates on latency are inconclusive.")
     unstable_because: str | None = None
-    nodes_by_provider: dict[str, int] = Field(description="Nodes of the compressed network by the provider that ran them.")
+    nodes_by_provider: dict[str, int] = Field(
+        description="Nodes of the compressed network by the provider that ran them."
+    )
 
 
 class Size(_Value):
@@ -95,7 +99,14 @@ class Refusal(_Value):
     """Why a pass was not applied, in words for the network's owner."""
 
     code: Literal[
-        "not_applicable", "already_done", "unsupported", "needs_data", "no_gain", "too_lossy", "verification_failed", "crashed"
+        "not_applicable",
+        "already_done",
+        "unsupported",
+        "needs_data",
+        "no_gain",
+        "too_lossy",
+        "verification_failed",
+        "crashed",
     ]
     reason: str
     node: str | None = None

@@ -22,14 +22,19 @@ COST_METRICS = (
 TaskMetric = Literal["top1", "top5", "f1", "mse", "mae", "iou", "edit_distance", "perplexity"]
 FidelityMetric = Literal["sqnr_db", "cosine", "top1_agreement", "kl"]
 CostMetric = Literal[
-    "latency_mean", "latency_p50", "latency_p90", "latency_p95", "latency_p99", "size_bytes", "peak_memory", "parameters"
+    "latency_mean",
+    "latency_p50",
+    "latency_p90",
+    "latency_p95",
+    "latency_p99",
+    "size_bytes",
+    "peak_memory",
+    "parameters",
 ]
 # Metrics where less is better; for all others more is better.
 LOWER_IS_BETTER = frozenset({"mse", "mae", "edit_distance", "perplexity", "kl", *COST_METRICS})
 
-ProviderName = Literal[
-    "cpu", "cuda", "tensorrt", "openvino", "directml", "migraphx", "rocm", "coreml", "webgpu", "qnn"
-]
+ProviderName = Literal["cpu", "cuda", "tensorrt", "openvino", "directml", "migraphx", "rocm", "coreml", "webgpu", "qnn"]
 
 
 class _Value(BaseModel):

@@ -38,7 +38,9 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batches(self, size: int) -> Iterator[Mapping[str, "np.ndarray"]]: ...
+    def batches(self, size: int) -> Iterator[Mapping[str, "np.ndarray"]]:
+        """Yield feeds of at most `size` samples, in a fixed order."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,46 @@
+"""`make demo`: the whole way on real input. Starts the service, compresses a real network through the CLI, stops."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from standalone.serve import Embedded
+
+EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "fashion-mnist"
+
+
+def demo(out: Path) -> int:
+    """Run the demo; the artifact and its report end up in `out`. Gives the CLI's exit code."""
+    out.mkdir(parents=True, exist_ok=True)
+    print("onnxpress demo: a residual CNN trained on Fashion-MNIST, compressed to INT8 and judged on 1,000 images.\n")
+    data_dir = Path(tempfile.mkdtemp(prefix="onnxpress-demo-"))
+    try:
+        with Embedded(data_dir, host="127.0.0.1", port=0, workers=1, say=print) as service:
+            print(f"The service runs at {service.url}. This is what a user types:\n")
+            code = _compress(service, out)
+    finally:
+        shutil.rmtree(data_dir, ignore_errors=True)
+    print(f"\nEverything is stopped. The artifact is {out / 'residual_cnn.int8.onnx'}, its report {out / 'report.md'}.")
+    return code
+
+
+def _compress(service: Embedded, out: Path) -> int:
+    argv = [
+        "onnxpress",
+        "compress",
+        os.path.relpath(EXAMPLE / "residual_cnn.onnx"),
+        *("--data", os.path.relpath(EXAMPLE / "data.npz")),
+        *("--recipe", os.path.relpath(EXAMPLE / "job.json")),
+        *("--out", os.path.relpath(out / "residual_cnn.int8.onnx")),
+        *("--report", os.path.relpath(out / "report.md")),
+    ]
+    print("  $ " + " ".join(argv) + "\n", flush=True)
+    env = {
+        **os.environ,
+        "ONNXPRESS_URL": service.url,
+        "ONNXPRESS_API_KEY": service.key_file.read_text().strip(),
+    }
+    return subprocess.run([sys.executable, "-m", *argv], env=env, check=False).returncode

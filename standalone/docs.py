@@ -1,0 +1,62 @@
+"""Writes the reference that is generated from the code: docs/passes.md and docs/openapi.json."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import engine
+from api.app import create_app
+from settings import Settings
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs"
+
+
+def docs(*, check: bool) -> int:
+    """Write the reference anew, or with `check` only tell what is stale. Gives the exit code."""
+    stale = []
+    for name, text in {"passes.md": _passes(), "openapi.json": _openapi()}.items():
+        path = FOLDER / name
+        if path.exists() and path.read_text() == text:
+            continue
+        stale.append(name)
+        if not check:
+            path.write_text(text)
+    if check and stale:
+        print(f"stale: {', '.join(f'docs/{name}' for name in stale)}; run `make docs`", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _openapi() -> str:
+    return json.dumps(create_app(Settings()).openapi(), indent=1, sort_keys=True) + "\n"
+
+
+def _passes() -> str:
+    lines = ["# Passes", "", "Generated from the code by `make docs`. A recipe lists them in order.", ""]
+    for item in engine.list_passes():
+        lines += _one_pass(item)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _one_pass(item: dict[str, Any]) -> list[str]:
+    lines = [f"## `{item['type']}`", "", item["description"].strip(), ""]
+    fields = {name: field for name, field in item["schema"].get("properties", {}).items() if name != "type"}
+    if not fields:
+        return [*lines, "No parameters.", ""]
+    lines += ["| parameter | default | what it does |", "|---|---|---|"]
+    for name, field in fields.items():
+        default = json.dumps(field["default"]) if "default" in field else "required"
+        lines.append(f"| `{name}` | `{default}` | {_meaning(field)} |")
+    return [*lines, ""]
+
+
+def _meaning(field: dict[str, Any]) -> str:
+    words = [field.get("description", "").replace("|", "\\|")]
+    if "enum" in field:
+        words.append("One of " + ", ".join(f"`{choice}`" for choice in field["enum"]) + ".")
+    bounds = {"minimum": "≥", "maximum": "≤", "exclusiveMinimum": ">", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {field[key]}" for key, sign in bounds.items() if key in field]
+    if limits:
+        words.append("Bounds: " + ", ".join(limits) + ".")
+    return " ".join(word for word in words if word)
