@@ -1,5 +1,60 @@
 """The compression core. This module is its front door: nothing else of the engine is public.
 
 Importing it loads neither onnxruntime nor torch, so that a web process can validate job specs without ever being able to
-open a session on a user's network.
+open a session on a user's network. Every name is loaded when it is first asked for.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.errors import EngineError
+    from engine.fit import check_fit
+    from engine.inspection import DatasetInspection, Inspection, inspect_dataset, inspect_model
+    from engine.markdown import markdown
+    from engine.passes import list_passes
+    from engine.pipeline import run
+    from engine.report import Report
+    from engine.spec import Compress, Spec
+    from engine.target import targets
+
+__all__ = [
+    "Compress",
+    "DatasetInspection",
+    "EngineError",
+    "Inspection",
+    "Report",
+    "Spec",
+    "check_fit",
+    "inspect_dataset",
+    "inspect_model",
+    "list_passes",
+    "markdown",
+    "run",
+    "targets",
+]
+
+_HOME = {
+    "Compress": "engine.spec",
+    "DatasetInspection": "engine.inspection",
+    "EngineError": "engine.errors",
+    "Inspection": "engine.inspection",
+    "Report": "engine.report",
+    "Spec": "engine.spec",
+    "check_fit": "engine.fit",
+    "inspect_dataset": "engine.inspection",
+    "inspect_model": "engine.inspection",
+    "list_passes": "engine.passes",
+    "markdown": "engine.markdown",
+    "run": "engine.pipeline",
+    "targets": "engine.target",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its home when it is first used."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value

@@ -118,7 +118,7 @@ class Change(_Value):
 
     summary: str = Field(description="One plain sentence.")
     details: dict[str, Any] = Field(default_factory=dict, description="Pass-specific facts, JSON values only.")
-    lossless: bool = Field(False, description="True: outputs must agree within float rounding.")
+    lossless: bool = Field(default=False, description="True: outputs must agree within float rounding.")
 
 
 class StepReport(_Value):

@@ -1,0 +1,40 @@
+"""Every pass there is. One line in the union makes a pass part of specs, OpenAPI, the CLI's recipe file and the docs."""
+
+import inspect
+from dataclasses import asdict
+from typing import Annotated, Any, get_args
+
+from pydantic import Field
+
+from engine.passes.contract import Pass, Searchable
+from engine.passes.quantize_static import QuantizeStatic
+from engine.passes.simplify import Simplify
+
+AnyPass = Annotated[Simplify | QuantizeStatic, Field(discriminator="type")]
+
+PASSES: tuple[type[Pass], ...] = get_args(get_args(AnyPass)[0])
+
+
+def list_passes() -> list[dict[str, Any]]:
+    """Describe every pass: type, summary, documentation, JSON schema, defaults, search space."""
+    return [_describe(kind) for kind in PASSES]
+
+
+def _describe(kind: type[Pass]) -> dict[str, Any]:
+    documentation = inspect.cleandoc(kind.__doc__ or "")
+    parameters = {name: field for name, field in kind.model_fields.items() if name != "type"}
+    return {
+        "type": kind.model_fields["type"].default,
+        "summary": documentation.partition("\n")[0],
+        "documentation": documentation,
+        "lossless": kind.lossless,
+        "needs_data": kind.needs_data,
+        "schema": kind.model_json_schema(),
+        "defaults": kind().model_dump(mode="json", exclude={"type"}),
+        "search_space": {
+            name: {key: value for key, value in asdict(note).items() if value is not None}
+            for name, field in parameters.items()
+            for note in field.metadata
+            if isinstance(note, Searchable)
+        },
+    }

@@ -1,0 +1,81 @@
+"""What a network and a dataset are: the values that are stored, and the two functions that find them out.
+
+The values are light, so that a web process may read stored ones. The functions open untrusted bytes and run in the sandbox.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from engine.spec import TaskMetric
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorInfo(_Value):
+    """An input or output of a network."""
+
+    name: str
+    dtype: str = Field(description="As numpy names it: float32, int64, bool, ...")
+    shape: tuple[int | str | None, ...] | None = Field(description="A name or null where open; null: rank unknown.")
+
+
+class Inspection(_Value):
+    """What a network is."""
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    opset: dict[str, int] = Field(
+        description="Operator set version by domain; the standard domain is the empty string."
+    )
+    ir_version: int
+    producer: str
+    parameters: int = Field(description="Elements of all initializers and constants.")
+    size_bytes: int = Field(description="Of the file and its external data.")
+    nodes: int
+    ops: dict[str, int] = Field(description="Nodes by operator, those in subgraphs and functions included.")
+    quantized: Literal["none", "partly", "fully"]
+    float_type: Literal["float32", "float16", "bfloat16", "float64", "none"] = Field(
+        description="That of most floating-point weights."
+    )
+    external_data: bool
+    warnings: tuple[str, ...] = ()
+
+
+class ArrayInfo(_Value):
+    """An array of a dataset; its first axis counts the samples."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class DatasetInspection(_Value):
+    """What a dataset is."""
+
+    arrays: tuple[ArrayInfo, ...] = Field(description="The label is not among them.")
+    label: ArrayInfo | None = None
+    samples: int
+    labelled: int
+    unlabelled: int
+    metric: TaskMetric | None = Field(description="Declared with the data, or top1 where labels are class numbers.")
+
+
+def inspect_model(path: Path) -> Inspection:
+    """Say what the network in an untrusted file is.
+
+    Raises ModelInvalidError where the bytes are not an ONNX network, ModelUnsupportedError where it is one, but is over a
+    limit or uses what is not taken here. Call it in a sandbox: parsers have bugs.
+    """
+    inspected: Inspection = import_module("engine.graph.intake").inspect(path)
+    return inspected
+
+
+def inspect_dataset(path: Path, *, metric: str | None = None) -> DatasetInspection:
+    """Say what the `.npz` dataset in an untrusted file is; raises DatasetInvalidError."""
+    inspected: DatasetInspection = import_module("engine.dataset").inspect(path, metric=metric)
+    return inspected

@@ -1,0 +1,75 @@
+"""The `quantize_static` pass: its parameters and its documentation; the work is in engine.graph.quantize."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from engine.passes.contract import Context, Observe, Pass, Searchable
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from engine.inspection import Inspection
+    from engine.report import Change, Refusal
+
+
+class QuantizeStatic(Pass):
+    """Store weights and compute activations in 8-bit integers (QDQ), with ranges from calibration data.
+
+    Scales come from one streaming run over the calibration samples. The integer types are chosen per layer for the
+    target's processor: without integer dot-product instructions, a kernel adds pairs of 8 x 8 bit products in 16 bits, so a
+    layer keeps 8-bit weights only where its own weights prove that no pair can overflow, and gets 7-bit weights elsewhere.
+    """
+
+    type: Literal["quantize_static"] = "quantize_static"
+    needs_data: ClassVar[bool] = True
+
+    per_channel: Annotated[bool, Searchable(choices=(True, False))] = Field(
+        default=True, description="One weight scale per output channel instead of one per layer."
+    )
+    activations: Annotated[Literal["auto", "uint8", "int8"], Searchable(choices=("auto", "uint8", "int8"))] = Field(
+        "auto", description="Integer type of activations; `auto` takes what the target's kernels run fastest."
+    )
+    weights: Annotated[
+        Literal["auto", "int8", "int7", "uint8"], Searchable(choices=("auto", "int8", "int7", "uint8"))
+    ] = Field("auto", description="Integer type of weights; `auto` proves per layer what cannot saturate.")
+    exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
+        (), max_length=4096, description="Names of nodes that stay in float."
+    )
+
+    def requires(self, inspection: "Inspection") -> "Refusal | None":
+        """Refuse networks that are quantized already or hold nothing to quantize."""
+        from engine.report import Refusal
+
+        if inspection.quantized != "none":
+            return Refusal(
+                code="already_done",
+                reason=f"The network is {inspection.quantized} quantized already.",
+                hint="Upload the floating-point network that it was made from.",
+            )
+        return None
+
+    def check(self, model: "ir.Model") -> "Refusal | None":
+        """Refuse with the graph in hand: quantized already, or no layer that can be quantized."""
+        from engine.graph.quantize import check
+
+        return check(model, self)
+
+    def observes(self, model: "ir.Model") -> Sequence[Observe]:
+        """Ask for the range of every tensor that will be quantized."""
+        from engine.graph.quantize import observes
+
+        return observes(model, self)
+
+    def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
+        """Insert quantization in place and say per layer which types were chosen and why."""
+        from engine.graph.quantize import quantize
+
+        return quantize(model, self, observations, context)
+
+    def ensures(self, model: "ir.Model") -> None:
+        """Check that every scale is positive and finite and every quantized layer reads quantized weights."""
+        from engine.graph.quantize import ensures
+
+        ensures(model)

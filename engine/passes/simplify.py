@@ -1,0 +1,29 @@
+"""The `simplify` pass: its parameters and its documentation; the work is in engine.graph.simplify."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from engine.passes.contract import Context, Observe, Pass
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from engine.report import Change, Refusal
+
+
+class Simplify(Pass):
+    """Fold constants, remove what has no effect, fuse batch normalisation into convolutions.
+
+    Lossless: after each stage the outputs are compared with those of the network that was given; a stage that changes
+    them beyond float rounding is dropped and named in the report. Names of inputs and outputs stay.
+    """
+
+    type: Literal["simplify"] = "simplify"
+    lossless: ClassVar[bool] = True
+
+    def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
+        """Simplify in place and list the stages that helped."""
+        del observations
+        from engine.graph.simplify import simplify
+
+        return simplify(model, context)
