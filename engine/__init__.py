@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from engine.errors import EngineError
     from engine.fit import check_fit
     from engine.inspection import DatasetInspection, Inspection, inspect_dataset, inspect_model
-    from engine.markdown import markdown
     from engine.passes import list_passes
     from engine.pipeline import run
     from engine.report import Report
@@ -29,7 +28,6 @@ __all__ = [
     "inspect_dataset",
     "inspect_model",
     "list_passes",
-    "markdown",
     "run",
     "targets",
 ]
@@ -45,7 +43,6 @@ _HOME = {
     "inspect_dataset": "engine.inspection",
     "inspect_model": "engine.inspection",
     "list_passes": "engine.passes",
-    "markdown": "engine.markdown",
     "run": "engine.pipeline",
     "targets": "engine.target",
 }
