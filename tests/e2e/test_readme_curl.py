@@ -1,0 +1,36 @@
+"""The README's path by curl alone is run as it is printed."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _block() -> str:
+    found = re.search(r"<!-- curl: .*?-->\n```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert found, "the README has lost its curl block"
+    return found.group(1)
+
+
+def test_the_readme_by_curl(embedded, tmp_path):
+    (tmp_path / "var").symlink_to(embedded.data_dir)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", _block()],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    job = json.loads((tmp_path / "job.json").read_text())
+    assert job["status"] == "succeeded", job
+    small = (tmp_path / "small.onnx").stat().st_size
+    assert small * 2.8 <= (ROOT / "examples/fashion-mnist/residual_cnn.onnx").stat().st_size
+    assert "top1" in done.stdout
