@@ -1,0 +1,32 @@
+"""The tables and their states. They know no web, no queue and no engine."""
+
+from models.artifacts import Artifact, ArtifactFile, Blob, Dataset, Model
+from models.base import Base, UtcDateTime, new_id
+from models.jobs import Event, Idempotency, Job, Unit, Worker
+from models.states import TRANSITIONS, DatasetState, JobStatus, ModelState, UnitStatus, is_final, sources
+from models.tenants import ApiKey, Tenant
+
+__all__ = [
+    "TRANSITIONS",
+    "ApiKey",
+    "Artifact",
+    "ArtifactFile",
+    "Base",
+    "Blob",
+    "Dataset",
+    "DatasetState",
+    "Event",
+    "Idempotency",
+    "Job",
+    "JobStatus",
+    "Model",
+    "ModelState",
+    "Tenant",
+    "Unit",
+    "UnitStatus",
+    "UtcDateTime",
+    "Worker",
+    "is_final",
+    "new_id",
+    "sources",
+]

@@ -1,0 +1,119 @@
+"""What is stored: blobs, the manifests that name them, and the networks and datasets that people see."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, ForeignKeyConstraint, Index
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from models.base import Base
+from models.states import DatasetState, ModelState
+
+
+class Blob(Base):
+    """One byte string in the store, named by its sha256. A row exists only where the bytes are in place."""
+
+    __tablename__ = "blob"
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"), primary_key=True)
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+
+
+class Artifact(Base):
+    """A manifest (path -> blob), named by the manifest's sha256: a model, a dataset or a report."""
+
+    __tablename__ = "artifact"
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"), primary_key=True)
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+
+    files: Mapped[list["ArtifactFile"]] = relationship(
+        order_by="ArtifactFile.path", lazy="selectin", cascade="all, delete-orphan", passive_deletes=True
+    )
+
+
+class ArtifactFile(Base):
+    """One line of a manifest."""
+
+    __tablename__ = "artifact_file"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "digest"], ["artifact.tenant_id", "artifact.digest"], ondelete="CASCADE"),
+        ForeignKeyConstraint(["tenant_id", "sha256"], ["blob.tenant_id", "blob.sha256"]),
+        Index(None, "tenant_id", "sha256"),
+    )
+
+    tenant_id: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    path: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+
+
+class Model(Base):
+    """A stored network. A job's result is one too: its row exists from submit on, `pending` until the job succeeds."""
+
+    __tablename__ = "model"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "artifact_digest"], ["artifact.tenant_id", "artifact.digest"]),
+        Index(None, "tenant_id", "id"),
+        Index(None, "tenant_id", "artifact_digest"),
+        Index(None, "tenant_id", "alias", unique=True),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"))
+    name: Mapped[str]
+    alias: Mapped[str | None]
+    tags: Mapped[list[Any]]
+    state: Mapped[str]
+    artifact_digest: Mapped[str | None]
+    inspection: Mapped[dict[str, Any] | None]
+    problem: Mapped[dict[str, Any] | None]
+    # Lineage: the network that this one was made from, and the job that made it (no foreign key: job names model too).
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
+    job_id: Mapped[str | None] = mapped_column(index=True)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+    artifact: Mapped[Artifact | None] = relationship(viewonly=True)
+
+    @property
+    def in_state(self) -> ModelState:
+        """The state as a value of the closed set."""
+        return ModelState(self.state)
+
+
+class Dataset(Base):
+    """Stored arrays for calibration and evaluation."""
+
+    __tablename__ = "dataset"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "artifact_digest"], ["artifact.tenant_id", "artifact.digest"]),
+        Index(None, "tenant_id", "id"),
+        Index(None, "tenant_id", "artifact_digest"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"))
+    name: Mapped[str]
+    tags: Mapped[list[Any]]
+    state: Mapped[str]
+    artifact_digest: Mapped[str | None]
+    # As declared with the upload; the one in use stands in the inspection.
+    metric: Mapped[str | None]
+    inspection: Mapped[dict[str, Any] | None]
+    problem: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+    artifact: Mapped[Artifact | None] = relationship(viewonly=True)
+
+    @property
+    def in_state(self) -> DatasetState:
+        """The state as a value of the closed set."""
+        return DatasetState(self.state)

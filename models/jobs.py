@@ -1,0 +1,155 @@
+"""What is to be done: jobs, their units, what happened to them, and who works."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Float, ForeignKey, Index, Integer
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base
+from models.states import JobStatus, UnitStatus
+
+
+class Job(Base):
+    """What a client asked for and what came of it."""
+
+    __tablename__ = "job"
+    __table_args__ = (
+        Index(None, "tenant_id", "id"),
+        Index(None, "tenant_id", "status", "id"),
+        Index(None, "status"),
+        Index(None, "output_model_id", unique=True),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"))
+    kind: Mapped[str]
+    status: Mapped[str]
+    # Grows with every change: the ETag of the job.
+    version: Mapped[int] = mapped_column(Integer, default=1)
+    spec: Mapped[dict[str, Any]]
+    labels: Mapped[dict[str, Any]]
+    model_id: Mapped[str] = mapped_column(ForeignKey("model.id"), index=True)
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("dataset.id"), index=True)
+    output_model_id: Mapped[str] = mapped_column(ForeignKey("model.id"))
+    key_id: Mapped[str | None]
+    warnings: Mapped[list[Any]]
+    steps: Mapped[list[Any]]
+    # What goes on right now: {"step", "fraction", "message"}.
+    progress: Mapped[dict[str, Any] | None]
+    verdict: Mapped[str] = mapped_column(default="none")
+    # The report's figures that lists show: {"text", "size", "latency_ratio", ...}.
+    summary: Mapped[dict[str, Any] | None]
+    report_digest: Mapped[str | None]
+    problem: Mapped[dict[str, Any] | None]
+    # How strongly the process that touched the network was confined.
+    isolation: Mapped[str | None]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    @property
+    def in_status(self) -> JobStatus:
+        """The status as a value of the closed set."""
+        return JobStatus(self.status)
+
+
+class Unit(Base):
+    """A claimable piece of work with its own lease, token and counters."""
+
+    __tablename__ = "unit"
+    __table_args__ = (
+        Index(None, "status", "lease_until"),
+        Index(None, "status", "queue", "queued_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"))
+    kind: Mapped[str]
+    queue: Mapped[str]
+    status: Mapped[str]
+    priority: Mapped[int] = mapped_column(Integer, default=0)
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("job.id"), index=True)
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("unit.id"), index=True)
+    # What the unit reads; an inspection's subject, a job's input.
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("dataset.id"), index=True)
+    payload: Mapped[dict[str, Any]]
+    max_pending_s: Mapped[float] = mapped_column(Float)
+    max_runtime_s: Mapped[float] = mapped_column(Float)
+    max_memory_mb: Mapped[int] = mapped_column(Integer)
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    # The holder's fencing token: whoever does not know it can change nothing.
+    token: Mapped[str | None]
+    worker_id: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    renewed_at: Mapped[datetime | None]
+    # Two counters: the unit's own crashes, and losses of the infrastructure under it.
+    crashes: Mapped[int] = mapped_column(Integer, default=0)
+    losses: Mapped[int] = mapped_column(Integer, default=0)
+    crashed_steps: Mapped[list[Any]]
+    current_step: Mapped[int | None] = mapped_column(Integer)
+    # Run time of earlier attempts, counted against max_runtime_s.
+    spent_s: Mapped[float] = mapped_column(Float, default=0.0)
+    sends: Mapped[int] = mapped_column(Integer, default=0)
+    problem: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+    queued_at: Mapped[datetime | None]
+    not_before: Mapped[datetime | None]
+    sent_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    @property
+    def in_status(self) -> UnitStatus:
+        """The status as a value of the closed set."""
+        return UnitStatus(self.status)
+
+
+class Event(Base):
+    """Something that happened to a job, a model or a dataset (the subject), in order."""
+
+    __tablename__ = "event"
+    __table_args__ = (Index(None, "subject_id", "id"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"))
+    subject_id: Mapped[str]
+    unit_id: Mapped[str | None]
+    attempt: Mapped[int | None] = mapped_column(Integer)
+    type: Mapped[str]
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class Idempotency(Base):
+    """The answer to a creating request, kept so that the same request again gives the same answer."""
+
+    __tablename__ = "idempotency"
+    __table_args__ = (Index(None, "created_at"),)
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"), primary_key=True)
+    route: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_sha256: Mapped[str]
+    # None while the first request is in flight.
+    subject_id: Mapped[str | None]
+    created_at: Mapped[datetime]
+
+
+class Worker(Base):
+    """A worker process with a sign of life and what it can do."""
+
+    __tablename__ = "worker"
+    __table_args__ = (Index(None, "seen_at"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str]
+    pid: Mapped[int] = mapped_column(Integer)
+    queues: Mapped[list[Any]]
+    concurrency: Mapped[int] = mapped_column(Integer)
+    targets: Mapped[list[Any]]
+    isolation: Mapped[str]
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime]

@@ -1,0 +1,84 @@
+"""The states that rows may be in and the one table of how they change."""
+
+from enum import StrEnum
+from typing import TypeVar
+
+
+class ModelState(StrEnum):
+    """Of a stored network: `pending` until the job that makes it has ended, `checking` until it is inspected."""
+
+    PENDING = "pending"
+    CHECKING = "checking"
+    READY = "ready"
+    REJECTED = "rejected"
+
+
+class DatasetState(StrEnum):
+    """Of a stored dataset."""
+
+    CHECKING = "checking"
+    READY = "ready"
+    REJECTED = "rejected"
+
+
+class JobStatus(StrEnum):
+    """Of a job; `cancelling` while its process is being stopped."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class UnitStatus(StrEnum):
+    """Of a claimable piece of work; `waiting` for its children or for another job."""
+
+    WAITING = "waiting"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+State = ModelState | DatasetState | JobStatus | UnitStatus
+StateT = TypeVar("StateT", ModelState, DatasetState, JobStatus, UnitStatus)
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    ModelState.PENDING: frozenset({ModelState.READY, ModelState.REJECTED}),
+    ModelState.CHECKING: frozenset({ModelState.READY, ModelState.REJECTED}),
+    ModelState.READY: frozenset(),
+    ModelState.REJECTED: frozenset(),
+    DatasetState.CHECKING: frozenset({DatasetState.READY, DatasetState.REJECTED}),
+    DatasetState.READY: frozenset(),
+    DatasetState.REJECTED: frozenset(),
+    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.FAILED, JobStatus.CANCELLED}),
+    # Back to queued when the worker was lost: nothing of the job runs then.
+    JobStatus.RUNNING: frozenset(
+        {JobStatus.QUEUED, JobStatus.CANCELLING, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}
+    ),
+    JobStatus.CANCELLING: frozenset({JobStatus.CANCELLED}),
+    JobStatus.SUCCEEDED: frozenset(),
+    JobStatus.FAILED: frozenset(),
+    JobStatus.CANCELLED: frozenset(),
+    UnitStatus.WAITING: frozenset({UnitStatus.QUEUED, UnitStatus.FAILED, UnitStatus.CANCELLED}),
+    UnitStatus.QUEUED: frozenset({UnitStatus.RUNNING, UnitStatus.FAILED, UnitStatus.CANCELLED}),
+    UnitStatus.RUNNING: frozenset(
+        {UnitStatus.QUEUED, UnitStatus.WAITING, UnitStatus.SUCCEEDED, UnitStatus.FAILED, UnitStatus.CANCELLED}
+    ),
+    UnitStatus.SUCCEEDED: frozenset(),
+    UnitStatus.FAILED: frozenset(),
+    UnitStatus.CANCELLED: frozenset(),
+}
+
+
+def is_final(state: State) -> bool:
+    """Tell whether nothing follows this state."""
+    return not TRANSITIONS[state]
+
+
+def sources(state: StateT) -> tuple[StateT, ...]:
+    """Give the states that may change to this one, for the WHERE of a conditional update."""
+    return tuple(before for before in type(state) if state in TRANSITIONS[before])
