@@ -1,0 +1,214 @@
+"""The database of one process: short transactions, and messages that are sent only after COMMIT."""
+
+import logging
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy.orm import Session
+
+from settings import Settings
+
+_log = logging.getLogger(__name__)
+# Longest wait for another writer.
+BUSY_S = 10
+_MESSAGES = "messages"
+_AFTER_COMMIT = "after_commit"
+# SQLite's locks do not hold on these.
+_NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs", "afs"}
+)
+
+
+class Publisher(Protocol):
+    """Whoever can send a unit's message to its queue. It never raises: a lost message is sent again by the reconciler."""
+
+    def publish(self, queue: str, unit_id: str) -> bool:
+        """Send, and tell whether the broker took the message."""
+        ...
+
+
+class Database:
+    """A write engine, a read engine, and the publisher of what transactions enqueue."""
+
+    def __init__(self, url: str, publisher: Publisher | None = None) -> None:
+        parsed = make_url(url)
+        self.publisher = publisher
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            _refuse_network_file_system(parsed)
+            # One writer at a time in this process: waiting in our pool is fair, SQLite's own busy polling is not.
+            self._writing = create_engine(parsed, pool_size=1, max_overflow=0, pool_timeout=BUSY_S + 5)
+            self._reading = create_engine(parsed, pool_size=5, max_overflow=35)
+            _prepare_sqlite(self._writing, begin="BEGIN IMMEDIATE")
+            _prepare_sqlite(self._reading, begin="BEGIN", read_only=True)
+        else:
+            self._writing = create_engine(
+                parsed.set(drivername="postgresql+psycopg"),
+                pool_size=5,
+                max_overflow=35,
+                pool_pre_ping=True,
+                connect_args={"connect_timeout": BUSY_S},
+            )
+            self._reading = self._writing
+        _dispose_after_fork(self)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, publisher: Publisher | None = None) -> "Database":
+        """Open the database that the settings name."""
+        return cls(settings.database, publisher)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Give a session, commit when the block ends, then send what it enqueued; an exception rolls all of it back.
+
+        Only this commits. On SQLite the write lock is taken at the start, so a transaction never fails half way for it.
+        """
+        with Session(self._writing, expire_on_commit=False) as session:
+            with session.begin():
+                yield session
+            self._sent(session)
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Give a session that only reads; it waits for no writer on SQLite."""
+        with Session(self._reading, expire_on_commit=False) as session:
+            yield session
+
+    def _sent(self, session: Session) -> None:
+        for action in session.info.pop(_AFTER_COMMIT, ()):
+            action()
+        for queue, unit_id in session.info.pop(_MESSAGES, ()):
+            if self.publisher is None or not self.publisher.publish(queue, unit_id):
+                _log.warning("unit %s: message not sent, the reconciler will", unit_id)
+
+    def connect(self) -> Connection:
+        """Give a plain connection, for migrations."""
+        return self._writing.connect()
+
+    def dispose(self, *, close: bool = True) -> None:
+        """Close the pools; without `close` only forget them (after a fork they belong to the parent)."""
+        for engine in {self._writing, self._reading}:
+            engine.dispose(close=close)
+
+
+def enqueue(session: Session, queue: str, unit_id: str) -> None:
+    """Have the unit's message sent once the transaction is committed; a rollback drops it."""
+    session.info.setdefault(_MESSAGES, []).append((queue, unit_id))
+
+
+def after_commit(session: Session, action: Callable[[], None]) -> None:
+    """Have something done once the transaction is committed; a rollback drops it."""
+    session.info.setdefault(_AFTER_COMMIT, []).append(action)
+
+
+def now(session: Session) -> datetime:
+    """Give the time that all processes agree on: Postgres' clock, and on SQLite (one machine) our own."""
+    if session.get_bind().dialect.name == "postgresql":
+        told: datetime = session.scalars(select(func.clock_timestamp())).one()
+        return told.astimezone(UTC)
+    return datetime.now(UTC)
+
+
+def is_postgres(session: Session) -> bool:
+    """Tell which of the two databases this is."""
+    return session.get_bind().dialect.name == "postgresql"
+
+
+def lock(session: Session, name: str) -> None:
+    """Hold a named lock until the transaction ends; on SQLite every write transaction holds the only lock there is."""
+    if is_postgres(session):
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+
+
+def try_lock(session: Session, name: str) -> bool:
+    """Take the named lock if it is free."""
+    if not is_postgres(session):
+        return True
+    return bool(session.scalar(select(func.pg_try_advisory_xact_lock(func.hashtextextended(name, 0)))))
+
+
+def upgrade(settings: Settings) -> None:
+    """Bring the settings' database to the newest revision, creating it where there is none."""
+    if not settings.database_url:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = Database.from_settings(settings)
+    try:
+        upgrade_database(database)
+    finally:
+        database.dispose()
+
+
+def upgrade_database(database: Database) -> None:
+    """Bring an open database to the newest revision."""
+    with database.connect() as connection:
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        connection.commit()
+
+
+def alembic_config() -> Config:
+    """Give Alembic's configuration from within the installed package; no file beside it is needed."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(str(resources.files("migrations")))))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def ping(session: Session) -> None:
+    """Raise where the database does not answer."""
+    session.execute(text("SELECT 1"))
+
+
+def _prepare_sqlite(engine: Engine, *, begin: str, read_only: bool = False) -> None:
+    def connected(connection: Any, _record: Any) -> None:
+        # The driver would begin transactions by itself, deferred and late.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        if read_only:
+            cursor.execute("PRAGMA query_only = ON")
+        cursor.close()
+
+    def begun(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", begun)
+
+
+def _dispose_after_fork(database: Database) -> None:
+    seen = weakref.ref(database)
+
+    def in_child() -> None:
+        alive = seen()
+        if alive is not None:
+            alive.dispose(close=False)
+
+    os.register_at_fork(after_in_child=in_child)
+
+
+def _refuse_network_file_system(url: URL) -> None:
+    mounts = Path("/proc/self/mountinfo")
+    if not url.database or not mounts.exists():
+        return
+    path = Path(url.database).resolve()
+    fields = [line.split(" - ") for line in mounts.read_text().splitlines()]
+    types = {Path(left.split()[4]): right.split()[0] for left, right in fields}
+    mount = max((point for point in types if path.is_relative_to(point)), key=lambda point: len(point.parts))
+    if types[mount] in _NETWORK_FILE_SYSTEMS:
+        raise ValueError(
+            f"{path} is on {types[mount]}: SQLite is not safe on a network file system; use a local folder or Postgres"
+        )

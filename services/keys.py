@@ -1,0 +1,140 @@
+"""API keys: made once, shown once, stored as a digest, and looked up in one statement."""
+
+import hashlib
+import hmac
+import os
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from models import ApiKey, Tenant, new_id
+from services import db
+from services.errors import NotFoundError, UnauthorizedError
+from settings import Settings
+
+DEFAULT_TENANT = "default"
+SCOPES = ("read", "write", "admin", "metrics")
+_PREFIX = "opk"
+_SECRET_BYTES = 24
+
+
+@dataclass(frozen=True)
+class NewKey:
+    """A key that was just made; its text cannot be had again."""
+
+    row: ApiKey
+    text: str
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who a request comes from."""
+
+    tenant_id: str
+    key_id: str
+    scopes: frozenset[str]
+
+
+def ensure_tenant(session: Session, tenant_id: str, name: str | None = None) -> Tenant:
+    """Give the tenant, making it where it does not exist."""
+    db.lock(session, f"tenant {tenant_id}")
+    tenant = session.get(Tenant, tenant_id)
+    if tenant is None:
+        tenant = Tenant(id=tenant_id, name=name or tenant_id, created_at=db.now(session))
+        session.add(tenant)
+        session.flush()
+    return tenant
+
+
+def create(
+    session: Session, tenant_id: str, name: str, scopes: tuple[str, ...], expires_at: datetime | None = None
+) -> NewKey:
+    """Make a key of a tenant."""
+    unknown = sorted(set(scopes) - set(SCOPES))
+    if unknown:
+        raise ValueError(f"no such scope: {', '.join(unknown)}")
+    secret = secrets.token_hex(_SECRET_BYTES)
+    row = ApiKey(
+        id=new_id("key"),
+        tenant_id=tenant_id,
+        name=name,
+        secret_sha256=_digest(secret),
+        scopes=list(scopes),
+        created_at=db.now(session),
+        expires_at=expires_at,
+    )
+    session.add(row)
+    session.flush()
+    return NewKey(row, f"{_PREFIX}_{row.id.removeprefix('key_')}_{secret}")
+
+
+def authenticate(session: Session, text: str) -> Caller:
+    """Give the caller behind a key's text; raises UnauthorizedError, the same for every reason."""
+    refusal = UnauthorizedError("The API key is unknown, expired or revoked.")
+    parts = text.split("_")
+    if len(parts) != 3 or parts[0] != _PREFIX:
+        raise refusal
+    columns = (ApiKey.tenant_id, ApiKey.id, ApiKey.scopes, ApiKey.secret_sha256, ApiKey.expires_at, ApiKey.revoked_at)
+    row = session.execute(select(*columns).where(ApiKey.id == f"key_{parts[1]}")).one_or_none()
+    if row is None or not hmac.compare_digest(row.secret_sha256, _digest(parts[2])):
+        raise refusal
+    if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= datetime.now(UTC)):
+        raise refusal
+    return Caller(row.tenant_id, row.id, frozenset(row.scopes))
+
+
+def list_keys(session: Session, tenant_id: str) -> list[ApiKey]:
+    """Give the tenant's keys, the newest first."""
+    return list(session.scalars(select(ApiKey).where(ApiKey.tenant_id == tenant_id).order_by(ApiKey.id.desc())))
+
+
+def revoke(session: Session, tenant_id: str, key_id: str) -> ApiKey:
+    """End a key's validity; raises NotFoundError."""
+    row = session.scalars(select(ApiKey).where(ApiKey.tenant_id == tenant_id, ApiKey.id == key_id)).one_or_none()
+    if row is None:
+        raise NotFoundError("There is no such key.")
+    if row.revoked_at is None:
+        row.revoked_at = db.now(session)
+    return row
+
+
+def ensure_admin_key(settings: Settings, path: Path) -> None:
+    """Have a file, readable by its owner only, with a valid admin key of the default tenant; an existing valid one stays."""
+    database = db.Database.from_settings(settings)
+    try:
+        with database.transaction() as session:
+            ensure_tenant(session, DEFAULT_TENANT)
+            if path.exists() and _is_valid(session, path.read_text().strip()):
+                return
+            new = create(session, DEFAULT_TENANT, "admin", SCOPES)
+            _write_private(path, new.text + "\n")
+    finally:
+        database.dispose()
+
+
+def _is_valid(session: Session, text: str) -> bool:
+    try:
+        authenticate(session, text)
+    except UnauthorizedError:
+        return False
+    return True
+
+
+def _write_private(path: Path, text: str) -> None:
+    # A new file beside it, so that no older, wider permissions remain.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _digest(secret: str) -> str:
+    # The secret is 192 random bits: a slow hash would only slow every request down.
+    return hashlib.sha256(secret.encode()).hexdigest()
