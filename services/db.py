@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 BUSY_S = 10
 _MESSAGES = "messages"
 _AFTER_COMMIT = "after_commit"
+_DATABASE = "database"
 # SQLite's locks do not hold on these.
 _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs", "afs"}
@@ -72,7 +73,7 @@ class Database:
 
         Only this commits. On SQLite the write lock is taken at the start, so a transaction never fails half way for it.
         """
-        with Session(self._writing, expire_on_commit=False) as session:
+        with Session(self._writing, expire_on_commit=False, info={_DATABASE: self}) as session:
             with session.begin():
                 yield session
             self._sent(session)
@@ -108,6 +109,13 @@ def enqueue(session: Session, queue: str, unit_id: str) -> None:
 def after_commit(session: Session, action: Callable[[], None]) -> None:
     """Have something done once the transaction is committed; a rollback drops it."""
     session.info.setdefault(_AFTER_COMMIT, []).append(action)
+
+
+def database_of(session: Session) -> Database:
+    """Give the database that the transaction belongs to."""
+    found = session.info[_DATABASE]
+    assert isinstance(found, Database)
+    return found
 
 
 def now(session: Session) -> datetime:

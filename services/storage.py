@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from services.errors import CorruptError, DigestMismatchError, NotFoundError, TooLargeError, UnavailableError
+from settings import Settings
 
 _CHUNK = 1 << 20
 _DIGEST_LETTERS = frozenset("0123456789abcdef")
@@ -25,6 +26,11 @@ class Stored:
 
     sha256: str
     size: int
+
+
+def open_store(settings: Settings) -> "Folder":
+    """Give the store that the settings name."""
+    return Folder(settings.data_dir / "store")
 
 
 class Folder:
@@ -185,9 +191,14 @@ class Writer:
         return self._stored
 
     def place(self) -> None:
-        """Make the finished bytes visible under their digest; `artifacts` calls it where nobody can remove the same blob."""
-        if self._stored is None or self._placed:
-            raise ValueError("only a finished upload can be placed, and once")
+        """Make the finished bytes visible under their digest; `artifacts` calls it where nobody can remove the same blob.
+
+        A transaction that is tried again may place again.
+        """
+        if self._placed:
+            return
+        if self._stored is None:
+            raise ValueError("only a finished upload can be placed")
         target = self._folder.path(self.tenant_id, self._stored.sha256)
         if not target.parent.exists():
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

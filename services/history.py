@@ -1,0 +1,63 @@
+"""The one gate that changes states, and the events that tell of it."""
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from models import TRANSITIONS, Dataset, DatasetState, Event, Job, JobStatus, Model, ModelState, Unit, UnitStatus
+from services import db
+from services.errors import ConflictError
+
+Subject = Job | Model | Dataset
+
+
+def advance(session: Session, subject: Subject, state: JobStatus | ModelState | DatasetState, **data: Any) -> None:
+    """Change the state of what clients see and record it; raises ConflictError where the table of states forbids it."""
+    before = subject.in_status if isinstance(subject, Job) else subject.in_state
+    if state not in TRANSITIONS[before]:
+        raise ConflictError(f"{subject.id} is {before} and cannot become {state}.")
+    moment = db.now(session)
+    if isinstance(subject, Job):
+        subject.status = state
+        if state is JobStatus.RUNNING and subject.started_at is None:
+            subject.started_at = moment
+        if not TRANSITIONS[state]:
+            subject.finished_at = moment
+            subject.progress = None
+    else:
+        subject.state = state
+    record(session, subject, state, data)
+
+
+def advance_unit(session: Session, unit: Unit, status: UnitStatus) -> None:
+    """Change a unit's status; raises ConflictError where the table of states forbids it."""
+    if status not in TRANSITIONS[unit.in_status]:
+        raise ConflictError(f"{unit.id} is {unit.status} and cannot become {status}.")
+    unit.status = status
+    if not TRANSITIONS[status]:
+        unit.finished_at = db.now(session)
+        unit.token = None
+        unit.lease_until = None
+
+
+def record(
+    session: Session, subject: Subject, kind: str, data: dict[str, Any] | None = None, unit: Unit | None = None
+) -> None:
+    """Append an event of the subject and give the subject a new version."""
+    moment = db.now(session)
+    subject.updated_at = moment
+    if isinstance(subject, Job):
+        subject.version += 1
+        # The row is locked before the event gets its number, so that one job's events are numbered in order of commit.
+        session.flush()
+    session.add(
+        Event(
+            tenant_id=subject.tenant_id,
+            subject_id=subject.id,
+            unit_id=unit.id if unit else None,
+            attempt=unit.attempt if unit else None,
+            type=str(kind),
+            data=data or {},
+            created_at=moment,
+        )
+    )
