@@ -1,0 +1,66 @@
+"""SDK of onnxpress: compress ONNX networks on your own service, and get a verdict for your pipeline.
+
+with onnxpress.Client() as client:
+    model = client.models.upload("model.onnx")
+    data = client.datasets.upload("data.npz")
+    passes = [{"type": "simplify"}, {"type": "quantize_static"}]
+    job = client.jobs.submit({"kind": "compress", "model": model.id, "dataset": data.id, "recipe": {"passes": passes}})
+    job = client.jobs.wait(job.id, timeout=1800)
+    client.jobs.download(job.id, "small.onnx")
+"""
+
+from importlib.metadata import version
+
+from onnxpress.client import Artifacts, Client, Datasets, Jobs, Models
+from onnxpress.documents import Dataset, Job, JobProgress, Model, Step
+from onnxpress.errors import (
+    AuthenticationError,
+    ConflictError,
+    DigestMismatchError,
+    Fault,
+    InvalidError,
+    JobFailedError,
+    NotFoundError,
+    OnnxpressError,
+    Problem,
+    RequestRefusedError,
+    ServiceError,
+    UnavailableError,
+    UnexpectedAnswerError,
+    UnreachableError,
+    UsageError,
+    WaitTimeoutError,
+)
+from onnxpress.exits import ExitCode
+
+__version__ = version("onnxpress")
+__all__ = [
+    "Artifacts",
+    "AuthenticationError",
+    "Client",
+    "ConflictError",
+    "Dataset",
+    "Datasets",
+    "DigestMismatchError",
+    "ExitCode",
+    "Fault",
+    "InvalidError",
+    "Job",
+    "JobFailedError",
+    "JobProgress",
+    "Jobs",
+    "Model",
+    "Models",
+    "NotFoundError",
+    "OnnxpressError",
+    "Problem",
+    "RequestRefusedError",
+    "ServiceError",
+    "Step",
+    "UnavailableError",
+    "UnexpectedAnswerError",
+    "UnreachableError",
+    "UsageError",
+    "WaitTimeoutError",
+    "__version__",
+]

@@ -1,0 +1,39 @@
+"""`onnxpress`, the command line: one function per command, in `onnxpress.verbs`."""
+
+from typing import Annotated
+
+import typer
+
+from onnxpress import __version__
+from onnxpress.terminal import give, interrupt_on_sigterm
+from onnxpress.verbs.compress import compress
+from onnxpress.verbs.jobs import cancel, download, jobs, report, wait
+from onnxpress.verbs.service import passes, targets
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False, rich_markup_mode=None)
+for verb in (compress, jobs, wait, cancel, report, download, passes, targets):
+    app.command()(verb)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        give(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def onnxpress(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Compress ONNX networks on your own service: smaller, faster, measured beside the original.
+
+    ONNXPRESS_URL says where the service is, ONNXPRESS_API_KEY opens it; both are found by themselves for a service that
+    runs in this folder.
+    """
+    del version
+
+
+def main() -> None:
+    """Run the command line."""
+    interrupt_on_sigterm()
+    app()

@@ -1,0 +1,333 @@
+"""The SDK: `Client` and its collections, one per noun of the HTTP API."""
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+import httpx
+
+from onnxpress.configuration import find_access, find_patience
+from onnxpress.deadline import NEVER, Deadline
+from onnxpress.documents import Dataset, Job, Model, Stored
+from onnxpress.errors import ConflictError, InvalidError, JobFailedError, Problem, WaitTimeoutError
+from onnxpress.files import Digested, Progress, digest, download
+from onnxpress.transport import Ask, Transport, read_json
+
+# The longest wait of one long poll that the service grants.
+POLL_S = 30.0
+INSPECTION_S = 10.0
+AnyPath = str | PathLike[str]
+S = TypeVar("S", bound=Stored)
+
+
+class Client:
+    """A connection to an onnxpress service; use it as a context manager or call `close()`.
+
+    The address is `url`, else ONNXPRESS_URL, else that of an embedded service in `./var`, else http://127.0.0.1:8765.
+    The key is `key`, else ONNXPRESS_API_KEY, else the file that ONNXPRESS_KEY_FILE names, else, for a service on this
+    host, `./var/admin.key`. Requests that are safe to repeat are repeated for `patience` seconds (else
+    ONNXPRESS_PATIENCE, else 30) while the service is away or busy; `on_retry(reason, pause)` hears of it. All errors are `OnnxpressError`s.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        patience: float | None = None,
+        on_retry: Callable[[str, float], None] | None = None,
+    ) -> None:
+        access = find_access(url, key)
+        self._transport = Transport(access, patience=find_patience(patience), on_retry=on_retry)
+        self.url = self._transport.url
+        self.models = Models(self._transport)
+        self.datasets = Datasets(self._transport)
+        self.jobs = Jobs(self._transport)
+        self.artifacts = Artifacts(self._transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def passes(self) -> list[dict[str, Any]]:
+        """List what a recipe can be made of: type, summary, JSON schema and defaults of every pass."""
+        return _items(self._transport.json(Ask("GET", "/passes")))
+
+    def targets(self) -> list[dict[str, Any]]:
+        """List what the live workers can optimise for and measure on."""
+        return _items(self._transport.json(Ask("GET", "/targets")))
+
+
+class _Collection(Generic[S]):
+    """Stored things of one kind: sent, inspected by the service, listed."""
+
+    def __init__(self, transport: Transport, path: str, kind: type[S]) -> None:
+        self._transport = transport
+        self._path = path
+        self._kind = kind
+
+    def get(self, item_id: str) -> S:
+        """Give one by its id."""
+        return self._get(item_id, NEVER)
+
+    def list(self) -> Iterator[S]:
+        """Yield all of them, newest first."""
+        return (self._kind.from_document(one) for one in _pages(self._transport, self._path, {}))
+
+    def _get(self, item_id: str, deadline: Deadline) -> S:
+        return self._kind.from_document(self._transport.json(Ask("GET", f"{self._path}/{item_id}"), deadline))
+
+    def _upload(
+        self,
+        file: AnyPath | Digested,
+        query: Mapping[str, str | None],
+        *,
+        wait: bool,
+        timeout: float | None,
+        idempotency_key: str | None,
+        progress: Progress | None,
+    ) -> S:
+        """Hash the file, then stream it: the service refuses bytes that changed in between."""
+        deadline = Deadline.after(timeout)
+        hashed = file if isinstance(file, Digested) else digest(file)
+        asked: dict[str, str | float] = {key: value for key, value in query.items() if value is not None}
+        asked.setdefault("name", hashed.path.stem)
+        wait_s = deadline.left(INSPECTION_S) if wait else 0.0
+        ask = Ask(
+            "POST",
+            self._path,
+            query=asked | ({"wait": round(wait_s, 1)} if wait else {}),
+            stream=lambda: hashed.stream(progress, deadline),
+            headers={
+                "Content-Type": "application/octet-stream",
+                "Content-Length": str(hashed.size),
+                "Repr-Digest": hashed.repr_digest,
+                "Idempotency-Key": idempotency_key or secrets.token_hex(16),
+            },
+            wait_s=wait_s,
+        )
+        item = self._kind.from_document(self._transport.json(ask, deadline))
+        return self._inspected(item, deadline) if wait else item
+
+    def _inspected(self, item: S, deadline: Deadline) -> S:
+        """Wait until the service has looked at it; raises InvalidError when it was rejected."""
+        pause = 0.1
+        while item.state == "checking":
+            time.sleep(deadline.left(pause))
+            pause = min(pause * 2, 2.0)
+            item = self._get(item.id, deadline)
+        if item.state == "rejected":
+            raise InvalidError(item.problem or Problem(f"{item.id} was rejected", code="rejected"))
+        return item
+
+
+class Models(_Collection[Model]):
+    """Stored networks, uploaded ones and results alike."""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport, "/models", Model)
+
+    def upload(
+        self,
+        file: AnyPath | Digested,
+        *,
+        name: str | None = None,
+        wait: bool = True,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
+        progress: Progress | None = None,
+    ) -> Model:
+        """Send an ONNX file and give it as the service sees it, inspected unless `wait` is false.
+
+        Raises InvalidError when it is not a network that the service takes, WaitTimeoutError after `timeout` seconds.
+        """
+        return self._upload(
+            file,
+            {"name": name},
+            wait=wait,
+            timeout=timeout,
+            idempotency_key=idempotency_key,
+            progress=progress,
+        )
+
+    def download(self, model_id: str, path: AnyPath, *, progress: Progress | None = None) -> Path:
+        """Fetch a model's file; `path` appears complete and checked or not at all."""
+        sha256 = self.get(model_id).sha256
+        if sha256 is None:
+            raise ConflictError(Problem(f"model {model_id} has no bytes yet", code="not_finished"))
+        return download(self._transport, f"/models/{model_id}/content", sha256, path, progress=progress)
+
+
+class Datasets(_Collection[Dataset]):
+    """Stored arrays for calibration and evaluation."""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport, "/datasets", Dataset)
+
+    def upload(
+        self,
+        file: AnyPath | Digested,
+        *,
+        name: str | None = None,
+        metric: str | None = None,
+        wait: bool = True,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
+        progress: Progress | None = None,
+    ) -> Dataset:
+        """Send an `.npz`; `metric` says what the labels are judged by (by default top1 for integer labels).
+
+        Raises InvalidError when the service does not take it, WaitTimeoutError after `timeout` seconds.
+        """
+        return self._upload(
+            file,
+            {"name": name, "metric": metric},
+            wait=wait,
+            timeout=timeout,
+            idempotency_key=idempotency_key,
+            progress=progress,
+        )
+
+
+class Jobs:
+    """Work that was asked for."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def submit(self, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Ask for a job; `spec` is the body of `POST /v1/jobs`.
+
+        The same key with the same spec gives the same job, however often it is sent; without one, each call is a job.
+        """
+        headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
+        return Job.from_document(self._transport.json(Ask("POST", "/jobs", body=spec, headers=headers)))
+
+    def get(self, job_id: str) -> Job:
+        """Give one job as it stands."""
+        return Job.from_document(self._transport.json(Ask("GET", f"/jobs/{job_id}")))
+
+    def list(self, *, status: str | None = None, label: str | None = None, limit: int | None = None) -> Iterator[Job]:
+        """Yield jobs, newest first; `label` is `key=value`; `limit` ends the list."""
+        query = {"status": status, "label": label}
+        found = _pages(self._transport, "/jobs", {key: value for key, value in query.items() if value}, limit)
+        return (Job.from_document(one) for one in found)
+
+    def updates(self, job_id: str, *, timeout: float | None = None) -> Iterator[Job]:
+        """Yield the job now and at each change, the last time when it is finished.
+
+        `timeout` is the total of all waiting, in seconds; WaitTimeoutError when it is over.
+        """
+        deadline = Deadline.after(timeout)
+        job, etag = None, None
+        while job is None or not job.finished:
+            try:
+                # The first answer comes at once.
+                seconds = max(round(deadline.left(POLL_S), 1), 0.1) if job else 0.0
+                document, etag = self._poll(job_id, etag, seconds, deadline)
+            except WaitTimeoutError as error:
+                said = f"job {job_id} is still {job.status if job else 'unknown'} after {timeout:g} s"
+                raise WaitTimeoutError(said, job) from error
+            if document is not None:
+                job = Job.from_document(document)
+                yield job
+
+    def wait(
+        self,
+        job_id: str,
+        *,
+        timeout: float | None = None,
+        on_update: Callable[[Job], None] | None = None,
+    ) -> Job:
+        """Give the job once it has succeeded; raises JobFailedError when it ended otherwise, WaitTimeoutError in time."""
+        job = None
+        for job in self.updates(job_id, timeout=timeout):
+            if on_update:
+                on_update(job)
+        assert job is not None
+        if not job.succeeded:
+            raise JobFailedError(job)
+        return job
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask for a job's end; its last state is `cancelled` unless it was faster."""
+        return Job.from_document(
+            self._transport.json(
+                Ask("POST", f"/jobs/{job_id}:cancel", headers={"Idempotency-Key": secrets.token_hex(16)})
+            )
+        )
+
+    def report(self, job_id: str) -> dict[str, Any]:
+        """Give the measured report."""
+        return self._transport.json(Ask("GET", f"/jobs/{job_id}/report.json"))
+
+    def report_markdown(self, job_id: str) -> str:
+        """Give the report as Markdown."""
+        return self._transport.fetch(Ask("GET", f"/jobs/{job_id}/report.md", headers={"Accept": "text/markdown"})).text
+
+    def download(self, job_id: str, path: AnyPath, *, progress: Progress | None = None) -> Path:
+        """Fetch a finished job's network; `path` appears complete and checked or not at all."""
+        job = self.get(job_id)
+        if job.finished and not job.succeeded:
+            raise JobFailedError(job)
+        if not job.succeeded or job.output_model is None:
+            raise ConflictError(Problem(f"job {job_id} is {job.status} and has no result yet", code="not_finished"))
+        return Models(self._transport).download(job.output_model, path, progress=progress)
+
+    def _poll(
+        self, job_id: str, etag: str | None, seconds: float, deadline: Deadline
+    ) -> tuple[dict[str, Any] | None, str | None]:
+        """Give the job's JSON and its version; no JSON when it still is the version that is known."""
+        ask = Ask(
+            "GET",
+            f"/jobs/{job_id}",
+            query={"wait": seconds} if seconds else None,
+            headers={"If-None-Match": etag} if etag else None,
+            wait_s=seconds,
+        )
+        answer = self._transport.fetch(ask, deadline)
+        if answer.status_code == httpx.codes.NOT_MODIFIED:
+            return None, etag
+        return read_json(answer), answer.headers.get("ETag")
+
+
+class Artifacts:
+    """Bytes that are named by their sha256."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def download(
+        self, sha256: str, path: AnyPath, *, progress: Progress | None = None, timeout: float | None = None
+    ) -> Path:
+        """Fetch bytes into `path`: into a temporary file beside it first, checked, synced to disk, then renamed."""
+        deadline = Deadline.after(timeout)
+        return download(self._transport, f"/artifacts/{sha256}", sha256, path, progress=progress, deadline=deadline)
+
+
+def _items(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return list(document["items"])
+
+
+def _pages(
+    transport: Transport, path: str, query: Mapping[str, str], limit: int | None = None
+) -> Iterator[dict[str, Any]]:
+    cursor, left = None, limit
+    while left is None or left > 0:
+        asked = {**query, **({"cursor": cursor} if cursor else {})}
+        page = transport.json(Ask("GET", path, query=asked))
+        items = _items(page)[:left]
+        yield from items
+        left = None if left is None else left - len(items)
+        cursor = page.get("next_cursor")
+        if not cursor:
+            return

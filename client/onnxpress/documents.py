@@ -1,0 +1,134 @@
+"""What the service says of models, datasets and jobs. Each keeps the whole JSON in `document`, for fields yet unknown here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from onnxpress.errors import Problem
+
+JobStatus = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
+Outcome = Literal["pass", "fail", "inconclusive", "none"]
+FINAL = frozenset({"succeeded", "failed", "cancelled"})
+Json = Mapping[str, Any]
+
+
+def _problem(document: Any) -> Problem | None:
+    return Problem.from_document(document) if isinstance(document, Mapping) else None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What models and datasets have in common: `checking` until inspected, then `ready` or `rejected`."""
+
+    id: str
+    state: str
+    name: str | None
+    sha256: str | None
+    size: int | None
+    inspection: Json | None
+    problem: Problem | None
+    document: Json = field(repr=False)
+
+    @classmethod
+    def from_document(cls, document: Json) -> Self:
+        """Read the service's JSON."""
+        return cls(
+            id=str(document["id"]),
+            state=str(document["state"]),
+            name=document.get("name"),
+            sha256=document.get("sha256"),
+            size=document.get("size_bytes"),
+            inspection=document.get("inspection"),
+            problem=_problem(document.get("problem")),
+            document=document,
+        )
+
+
+@dataclass(frozen=True)
+class Model(Stored):
+    """A stored network, uploaded or the result of a job."""
+
+
+@dataclass(frozen=True)
+class Dataset(Stored):
+    """Stored arrays for calibration and evaluation."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass of a job's recipe and where it stands."""
+
+    index: int
+    type: str
+    status: str
+    reason: str | None
+    document: Json = field(repr=False)
+
+    @classmethod
+    def from_document(cls, index: int, document: Json) -> Self:
+        """Read the service's JSON."""
+        return cls(
+            index=int(document.get("index", index)),
+            type=str(document.get("type", "")),
+            status=str(document.get("status", "waiting")),
+            reason=document.get("reason"),
+            document=document,
+        )
+
+
+@dataclass(frozen=True)
+class JobProgress:
+    """What a running job does right now; `fraction` is of the step."""
+
+    step: int | None
+    fraction: float | None
+    message: str | None
+
+    @classmethod
+    def from_document(cls, document: Json) -> Self:
+        """Read the service's JSON."""
+        return cls(document.get("step"), document.get("fraction"), document.get("message"))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as it stood when it was asked for. `verdict` is about its gates, `status` about the work."""
+
+    id: str
+    kind: str
+    status: JobStatus
+    verdict: Outcome
+    steps: tuple[Step, ...]
+    progress: JobProgress | None
+    problem: Problem | None
+    output_model: str | None
+    labels: Mapping[str, str]
+    created_at: str | None
+    document: Json = field(repr=False)
+
+    @classmethod
+    def from_document(cls, document: Json) -> Self:
+        """Read the service's JSON."""
+        return cls(
+            id=str(document["id"]),
+            kind=str(document.get("kind", "compress")),
+            status=document["status"],
+            verdict=document.get("verdict") or "none",
+            steps=tuple(Step.from_document(index, one) for index, one in enumerate(document.get("steps") or ())),
+            progress=JobProgress.from_document(document["progress"]) if document.get("progress") else None,
+            problem=_problem(document.get("problem")),
+            output_model=document.get("output_model"),
+            labels=document.get("labels") or {},
+            created_at=document.get("created_at"),
+            document=document,
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.status in FINAL
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it ended with a result, whatever its gates say of that."""
+        return self.status == "succeeded"

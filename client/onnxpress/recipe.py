@@ -1,0 +1,107 @@
+"""What to ask for: recipe files, their shorthand names, and gates as people type them."""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from onnxpress.errors import UsageError
+
+# Names that stand for the recipes that most people start with.
+RECIPES: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "simplify": ({"type": "simplify"},),
+    "int8": ({"type": "simplify"}, {"type": "quantize_static"}),
+}
+RULES = ("max_drop", "max_ratio", "min", "max")
+GATE_FORM = "METRIC RULE VALUE [confidence=C] [warn], such as 'top1 max_drop 0.01' or 'latency_p95 max_ratio 80% warn'"
+
+# What names one execution of a pipeline's step, and what tells its second attempt from the first.
+CI_RUNS = (
+    ("ONNXPRESS_RUN_ID",),
+    ("GITHUB_RUN_ID", "GITHUB_RUN_ATTEMPT", "GITHUB_JOB"),
+    ("CI_JOB_ID",),
+    ("BUILDKITE_JOB_ID", "BUILDKITE_RETRY_COUNT"),
+    ("CIRCLE_WORKFLOW_JOB_ID",),
+    ("BUILD_BUILDID", "SYSTEM_JOBATTEMPT", "SYSTEM_JOBID"),
+    ("BUILD_TAG",),
+)
+
+
+def read_spec(recipe: str) -> dict[str, Any]:
+    """Give a job's spec from a shorthand name or a file; a file holds `{"passes": [...]}` or a whole job."""
+    if recipe in RECIPES and not Path(recipe).is_file():
+        return {"kind": "compress", "recipe": {"passes": [dict(one) for one in RECIPES[recipe]]}}
+    document = _read_json(recipe)
+    if "passes" in document:
+        return {"kind": "compress", "recipe": document}
+    if "recipe" in document or "kind" in document:
+        return {"kind": "compress", **document}
+    raise UsageError(f'{recipe} holds neither a recipe ({{"passes": [...]}}) nor a job ({{"recipe": {{...}}, ...}})')
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"no recipe file {path}, and no shorthand of that name: {', '.join(RECIPES)}") from None
+    except OSError as error:
+        raise UsageError(f"{path} is not readable: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise UsageError(f"{path} must hold a JSON object")
+    return document
+
+
+def parse_gate(text: str) -> dict[str, Any]:
+    """Give a gate from `METRIC RULE VALUE [confidence=C] [warn|error]`; a value may end in %."""
+    words = text.split()
+    if len(words) < 3 or words[1] not in RULES:
+        raise UsageError(f"gate {text!r} is not of the form {GATE_FORM}; rules: {', '.join(RULES)}")
+    gate: dict[str, Any] = {"metric": words[0], "rule": words[1], "value": parse_number(words[2], text)}
+    for word in words[3:]:
+        name, _, value = word.partition("=")
+        if word in {"warn", "error"}:
+            gate["level"] = word
+        elif name == "confidence" and value:
+            gate["confidence"] = parse_number(value, text)
+        else:
+            raise UsageError(f"gate {text!r}: {word!r} is not known; the form is {GATE_FORM}")
+    return gate
+
+
+def parse_number(text: str, context: str) -> float:
+    """Give a number; `1%` is 0.01."""
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise UsageError(f"{context!r}: {text!r} is not a number") from None
+
+
+def parse_labels(labels: Sequence[str]) -> dict[str, str]:
+    """Give labels from `key=value` words."""
+    pairs = [label.partition("=") for label in labels]
+    for label, (key, sign, _) in zip(labels, pairs, strict=True):
+        if not key or not sign:
+            raise UsageError(f"label {label!r} is not of the form key=value")
+    return {key: value for key, _, value in pairs}
+
+
+def idempotency_key(*parts: object, run: str | None = None) -> str:
+    """Give the key under which the service does the same request of the same run only once."""
+    text = json.dumps([*parts, run or run_id()], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def run_id(environment: Mapping[str, str] = os.environ) -> str:
+    """Name this run: by the CI system's ids, so that the same attempt is recognised, else at random.
+
+    The attempt is part of it: the second attempt of a cancelled CI run must not be answered with the cancelled job.
+    """
+    for names in CI_RUNS:
+        if environment.get(names[0]):
+            return "/".join(f"{name}={environment.get(name, '')}" for name in names)
+    return secrets.token_hex(16)

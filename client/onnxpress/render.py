@@ -1,0 +1,185 @@
+"""A job's report as tables for a terminal; it needs the report's JSON alone, wherever that came from."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from onnxpress import units
+
+# Metrics that are shares of samples, shown in per cent and compared in points.
+SHARES = frozenset({"top1", "top5", "f1", "iou", "top1_agreement"})
+LOWER_IS_BETTER = frozenset({"mse", "mae", "edit_distance", "perplexity", "kl"})
+STYLES = {
+    "pass": "bold green",
+    "fail": "bold red",
+    "inconclusive": "bold yellow",
+    "none": "dim",
+    "applied": "green",
+    "refused": "yellow",
+    "warn": "yellow",
+}
+Json = Mapping[str, Any]
+
+
+def show(report: Json, console: Console, *, title: str | None = None) -> None:
+    """Print the whole result: numbers beside the original's, steps, gates, verdict, warnings."""
+    console.print(result(report, title=title))
+
+
+def result(report: Json, *, title: str | None = None) -> RenderableType:
+    """Give the whole result as one renderable."""
+    parts: list[RenderableType] = [numbers(report, title=title), steps(report["steps"])]
+    verdict = report["verdict"]
+    if verdict["gates"]:
+        parts.append(gates(verdict["gates"]))
+    parts.append(Text(str(report["summary"])))
+    parts += [Text(f"warning: {warning}", style="yellow") for warning in report.get("warnings") or ()]
+    parts.append(_verdict(verdict))
+    return Group(*parts)
+
+
+def numbers(report: Json, *, title: str | None = None) -> Table:
+    """Give what was measured: original, compressed, change with its interval."""
+    table = Table(title=title, title_justify="left", caption=_caption(report), caption_justify="left")
+    table.add_column("")
+    table.add_column("original", justify="right", no_wrap=True)
+    table.add_column("compressed", justify="right", no_wrap=True)
+    table.add_column("change")
+    for row in _rows(report):
+        table.add_row(*row)
+    return table
+
+
+def _rows(report: Json) -> Iterable[tuple[str, str, str, str]]:
+    before, after = report["size"]["original"], report["size"]["compressed"]
+    yield "size", units.size(before), units.size(after), _factor(after / before, "smaller", "larger")
+    if report["latency"]:
+        yield from _latency_rows(report["latency"])
+    for quality in report["quality"]:
+        yield _quality_row(quality)
+    if report["memory"]:
+        yield from _memory_rows(report["memory"])
+
+
+def _latency_rows(latency: Json) -> Iterable[tuple[str, str, str, str]]:
+    for statistic in ("p50", "p95"):
+        ratio = latency["ratios"].get(statistic)
+        if ratio is None:
+            continue
+        before, after = (latency[side][f"{statistic}_ms"] / 1e3 for side in ("original", "compressed"))
+        interval = ratio["interval"]
+        change = (
+            f"{_factor(ratio['value'], 'faster', 'slower')} (ratio {ratio['value']:.3f}, {_between(interval, '.3f')})"
+        )
+        yield f"latency {statistic}", units.duration(before), units.duration(after), change
+
+
+def _quality_row(quality: Json) -> tuple[str, str, str, str]:
+    name = quality["metric"]
+    share = name in SHARES
+    before, difference, interval = quality["original"], quality["difference"], quality["interval"]
+    original = "" if before is None else _value(name, before)
+    if difference is None:
+        bounds = f"{_value(name, interval['low'])} to {_value(name, interval['high'])}"
+        return name, original, _value(name, quality["compressed"]), f"{_confidence(interval)} {bounds}"
+    scaled = {key: value * 100 for key, value in interval.items() if key != "confidence"} if share else interval
+    form = "+.2f" if share else "+.4g"
+    bounds = _between({**scaled, "confidence": interval["confidence"]}, form)
+    change = f"{difference * 100:{form}} points" if share else f"{difference:{form}}"
+    return name, original, _value(name, quality["compressed"]), f"{change} ({bounds})"
+
+
+def _memory_rows(memory: Json) -> Iterable[tuple[str, str, str, str]]:
+    before, after = memory["original"], memory["compressed"]
+    peak = "peak_rss_bytes"
+    yield (
+        "peak memory",
+        units.size(before[peak]),
+        units.size(after[peak]),
+        _factor(after[peak] / before[peak], "less", "more"),
+    )
+    cold = [side["load_ms"] / 1e3 for side in (before, after)]
+    yield "load", units.duration(cold[0]), units.duration(cold[1]), ""
+
+
+def _caption(report: Json) -> str:
+    target, machine = report["target"], report["environment"]
+    load = f"{target['provider']}, {target['threads']} thread{'s' * (target['threads'] > 1)}, batch {target['batch']}"
+    samples = f"{report['held_out_samples']} held-out samples, {report['calibration_samples']} for calibration"
+    return f"{load} on {machine['cpu']}, onnxruntime {machine['onnxruntime']}; {samples}"
+
+
+def steps(reports: Sequence[Json]) -> Table:
+    """Give the steps in order, each with what it did or why it was refused."""
+    table = Table(title="steps", title_justify="left")
+    table.add_column("", justify="right")
+    table.add_column("pass")
+    table.add_column("status")
+    table.add_column("what", ratio=1)
+    table.add_column("time", justify="right", no_wrap=True)
+    for step in reports:
+        status = Text(step["status"], style=STYLES.get(step["status"], ""))
+        table.add_row(str(step["index"] + 1), step["type"], status, _what(step), units.duration(step["seconds"]))
+    return table
+
+
+def _what(step: Json) -> Text:
+    refusal = step.get("refusal")
+    if refusal:
+        hint = f" {refusal['hint']}" if refusal.get("hint") else ""
+        return Text(f"{refusal['code']}: {refusal['reason']}{hint}")
+    change = step.get("change")
+    return Text(change["summary"] if change else "")
+
+
+def gates(results: Sequence[Json]) -> Table:
+    """Give each gate with its limit, the measured value and the bound that was held against the limit."""
+    table = Table(title="gates", title_justify="left")
+    table.add_column("gate")
+    table.add_column("measured", justify="right")
+    table.add_column("bound", justify="right")
+    table.add_column("outcome")
+    table.add_column("why", ratio=1)
+    for one in results:
+        gate, outcome = one["gate"], one["outcome"]
+        softened = outcome != "pass" and gate["level"] == "warn"
+        word = f"{outcome} (warn)" if softened else outcome
+        label = Text(word, style=STYLES["warn"] if softened else STYLES.get(outcome, ""))
+        wanted = f"{gate['metric']} {gate['rule']} {gate['value']:g}"
+        table.add_row(wanted, _plain(one["measured"]), _plain(one["bound"]), label, Text(one["reason"]))
+    return table
+
+
+def _verdict(verdict: Json) -> Text:
+    outcome = verdict["outcome"]
+    text = "verdict: none (the job has no gates)" if outcome == "none" else f"verdict: {outcome}"
+    return Text(text, style=STYLES.get(outcome, ""))
+
+
+def _factor(ratio: float, better: str, worse: str) -> str:
+    if not ratio:
+        return ""
+    if abs(ratio - 1) < 5e-3:
+        return "same"
+    return f"{1 / ratio:.2f}x {better}" if ratio < 1 else f"{ratio:.2f}x {worse}"
+
+
+def _between(interval: Json, form: str) -> str:
+    return f"{_confidence(interval)} {interval['low']:{form}} to {interval['high']:{form}}"
+
+
+def _confidence(interval: Json) -> str:
+    return f"{interval['confidence'] * 100:g} %:"
+
+
+def _value(metric: str, value: float) -> str:
+    if metric in SHARES:
+        return f"{value * 100:.2f} %"
+    return f"{value:.1f} dB" if metric == "sqnr_db" else f"{value:.4g}"
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

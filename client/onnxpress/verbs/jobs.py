@@ -1,0 +1,134 @@
+"""Commands about jobs that exist: jobs, wait, cancel, report, download."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from onnxpress import render
+from onnxpress.documents import Job
+from onnxpress.errors import UsageError
+from onnxpress.exits import code_of_verdict
+from onnxpress.live import Live
+from onnxpress.submission import cancelled_on_interrupt
+from onnxpress.terminal import give, give_json, people, session, tell
+from onnxpress.verbs.options import AsJson, JobId, Keep, Timeout, Url, writable, write
+
+SHA256 = re.compile("[0-9a-f]{64}")
+
+
+def jobs(
+    *,
+    status: Annotated[str | None, typer.Option(metavar="STATUS", help="Only those with this status.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="KEY=VALUE", help="Only those with this label.")] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Only so many, the newest.")] = 20,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """List jobs, newest first: a table on a terminal, bare ids in a pipe."""
+    with session(url, as_json=as_json) as client:
+        found = list(client.jobs.list(status=status, label=label, limit=limit))
+        if as_json:
+            give_json({"items": [dict(job.document) for job in found]})
+        elif sys.stdout.isatty():
+            people().print(_table(found))
+        else:
+            for job in found:
+                give(job.id)
+
+
+def _table(found: list[Job]) -> Table:
+    table = Table()
+    for name in ("job", "status", "verdict", "created", "labels"):
+        table.add_column(name, no_wrap=name == "job")
+    for job in found:
+        labels = ", ".join(f"{key}={value}" for key, value in job.labels.items())
+        verdict = Text(job.verdict, style=render.STYLES.get(job.verdict, ""))
+        table.add_row(job.id, job.status, verdict, (job.created_at or "")[:19].replace("T", " "), labels)
+    return table
+
+
+def wait(
+    job_id: JobId, *, timeout: Timeout = None, keep: Keep = False, as_json: AsJson = False, url: Url = None
+) -> None:
+    """Stay until a job is finished; the exit code is its verdict, as for compress."""
+    with session(url, as_json=as_json) as client:
+        with Live(people()) as live, cancelled_on_interrupt(client, lambda: job_id, keep=keep):
+            job = client.jobs.wait(job_id, timeout=timeout, on_update=live.update)
+        code = code_of_verdict(job.verdict)
+        tell(f"job {job.id} {job.status}, verdict: {job.verdict}", render.STYLES.get(job.verdict, ""))
+        if as_json:
+            give_json({"job": job.document, "exit_code": int(code)})
+        else:
+            give(job.id)
+        raise typer.Exit(code)
+
+
+def cancel(job_id: JobId, *, as_json: AsJson = False, url: Url = None) -> None:
+    """End a job; what it has done so far is thrown away."""
+    with session(url, as_json=as_json) as client:
+        job = client.jobs.cancel(job_id)
+        tell(f"job {job.id} is {job.status}")
+        if as_json:
+            give_json({"job": job.document, "exit_code": 0})
+        else:
+            give(job.id)
+
+
+def report(
+    job_id: JobId,
+    *,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Give Markdown on stdout.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a file instead: .json, else Markdown.")
+    ] = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Show what a job measured, beside the original."""
+    with session(url, as_json=as_json) as client:
+        writable(out, "--out")
+        if out:
+            as_file = out.suffix == ".json"
+            text = json.dumps(client.jobs.report(job_id), indent=2) if as_file else client.jobs.report_markdown(job_id)
+            write(out, text)
+            tell(f"wrote {out}")
+        elif as_json:
+            give_json(client.jobs.report(job_id))
+        elif markdown:
+            give(client.jobs.report_markdown(job_id).rstrip("\n"))
+        else:
+            render.show(client.jobs.report(job_id), people(), title=job_id)
+
+
+def download(
+    what: Annotated[
+        str, typer.Argument(metavar="JOB|SHA256", help="A finished job, a model, or an artifact's digest.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Where the file goes; it appears complete and checked or not at all.")
+    ],
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Fetch a job's network, or any artifact by its sha256; the digest is checked."""
+    with session(url, as_json=as_json) as client:
+        writable(out, "--out")
+        with Live(people()) as live, live.transfer(f"download {out.name}") as progress:
+            if SHA256.fullmatch(what):
+                client.artifacts.download(what, out, progress=progress)
+            elif what.startswith("mdl_"):
+                client.models.download(what, out, progress=progress)
+            elif what.startswith("job_"):
+                client.jobs.download(what, out, progress=progress)
+            else:
+                raise UsageError(f"{what!r} is neither the id of a job or model nor a sha256")
+        if as_json:
+            give_json({"out": str(out), "exit_code": 0})
+        else:
+            give(str(out))

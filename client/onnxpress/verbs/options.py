@@ -1,0 +1,40 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxpress.errors import UsageError
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", help="Address of the service.", envvar="ONNXPRESS_URL", show_default="the local service's"
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Give one JSON document on stdout.")]
+Timeout = Annotated[
+    float | None,
+    typer.Option(min=0.1, metavar="SECONDS", help="Longest time for all of it; exit code 6 when it is over."),
+]
+Keep = Annotated[bool, typer.Option("--keep", help="When interrupted, leave the remote job running.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.", show_default=False)]
+
+
+def writable(path: Path | None, option: str) -> None:
+    """Refuse a path that cannot be written before work is done for it; raises UsageError."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise UsageError(f"{option} {path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} {path}: there is no folder {path.parent}")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a small file; raises UsageError when that is not possible."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
