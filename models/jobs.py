@@ -96,6 +96,7 @@ class Unit(Base):
     problem: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
     queued_at: Mapped[datetime | None]
+    pending_until: Mapped[datetime | None]
     not_before: Mapped[datetime | None]
     sent_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]

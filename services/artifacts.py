@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal
 
 from sqlalchemy import delete, select
@@ -128,11 +129,11 @@ def get_blob(session: Session, tenant_id: str, sha256: str) -> Blob:
 def store(session: Session, tenant_id: str, kind: Kind, files: Sequence[NewFile]) -> Artifact:
     """Make finished uploads visible as one artifact; the same content gives the same artifact."""
     lines = [{"path": file.path, **file.writer.finish().__dict__} for file in sorted(files, key=lambda file: file.path)]
-    # In one order everywhere, or two transactions could wait for each other.
+    digest = manifest_digest(lines)
+    # In one order everywhere (artifact, then blobs by digest), or two transactions could wait for each other.
+    db.lock(session, f"artifact {tenant_id} {digest}")
     for file in sorted(files, key=lambda file: file.writer.finish().sha256):
         _place_blob(session, tenant_id, file.writer)
-    digest = manifest_digest(lines)
-    db.lock(session, f"artifact {tenant_id} {digest}")
     artifact = session.get(Artifact, (tenant_id, digest))
     if artifact is not None:
         return artifact
@@ -235,6 +236,7 @@ def _queue_inspection(session: Session, subject: Model | Dataset) -> Unit:
         crashed_steps=[],
         created_at=moment,
         queued_at=moment,
+        pending_until=moment + timedelta(seconds=INSPECT_PENDING_S),
         sent_at=moment,
     )
     session.add(unit)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -262,6 +263,7 @@ def _insert(
         crashed_steps=[],
         created_at=moment,
         queued_at=moment,
+        pending_until=moment + timedelta(seconds=limits.max_pending_s),
         sent_at=moment,
     )
     for row in (output, job, unit):

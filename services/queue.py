@@ -1,0 +1,460 @@
+"""Units as workers see them: claim, renew, progress, finish, fail. Whoever does not hold the token changes nothing."""
+
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from sqlalchemy import or_, select, update
+from sqlalchemy.orm import Session
+
+import engine
+from models import Dataset, Job, JobStatus, Model, ModelState, Unit, UnitStatus, sources
+from services import artifacts, db, jobs
+from services.history import advance, advance_unit, record
+from services.problems import CANCELLED, PROCESS_CRASHED, RUNTIME_LIMIT, WORKER_LOST, Problem
+from services.storage import Folder
+from settings import Settings
+
+_TEXT_LIMIT = 500
+# Longest pause after a loss that may happen again at once (a full disk, a database away).
+_BACKOFF_MAX_S = 60.0
+_EVENTS = frozenset({"started", "step_started", "progress", "step_finished", "measuring", "finished"})
+
+
+@dataclass(frozen=True)
+class Input:
+    """A stored file that a unit reads, and its path in the workspace."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A unit that the caller holds until the lease ends, and all that it needs to work."""
+
+    unit_id: str
+    tenant_id: str
+    kind: Literal["inspect_model", "inspect_dataset", "run"]
+    token: str
+    attempt: int
+    job_id: str | None
+    spec: dict[str, Any] | None
+    metric: str | None
+    inputs: tuple[Input, ...]
+    crashed_steps: frozenset[int]
+    runtime_s: float
+    memory_mb: int
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a job's process left, validated and stored in `incoming/`."""
+
+    report: "engine.Report"
+    inspection: "engine.Inspection"
+    model_files: tuple[artifacts.NewFile, ...]
+    report_files: tuple[artifacts.NewFile, ...]
+
+
+def claim(session: Session, unit_id: str, *, worker_id: str, lease_s: float) -> Claim | None:
+    """Take a queued unit by one conditional update, or give None where it is not there to be taken."""
+    moment = db.now(session)
+    taken = session.scalars(
+        update(Unit)
+        .where(
+            Unit.id == unit_id,
+            Unit.status.in_(sources(UnitStatus.RUNNING)),
+            or_(Unit.not_before.is_(None), Unit.not_before <= moment),
+        )
+        .values(
+            status=UnitStatus.RUNNING,
+            attempt=Unit.attempt + 1,
+            token=secrets.token_hex(16),
+            worker_id=worker_id,
+            lease_until=moment + timedelta(seconds=lease_s),
+            renewed_at=moment,
+            started_at=moment,
+            current_step=None,
+            not_before=None,
+        )
+        .returning(Unit)
+    ).one_or_none()
+    if taken is None:
+        return None
+    job = _job(session, taken)
+    if job is not None:
+        job.isolation = None
+        advance(session, job, JobStatus.RUNNING, attempt=taken.attempt)
+    return _claim(session, taken, job)
+
+
+def look(session: Session, unit_id: str, token: str) -> Literal["held", "cancel", "lost"]:
+    """Tell the holder whether it still holds the unit and whether the job is to be cancelled; a cheap read."""
+    row = session.execute(
+        select(Job.status)
+        .select_from(Unit)
+        .outerjoin(Job, Job.id == Unit.job_id)
+        .where(Unit.id == unit_id, Unit.token == token, Unit.status == UnitStatus.RUNNING)
+    ).one_or_none()
+    if row is None:
+        return "lost"
+    return "cancel" if row.status == JobStatus.CANCELLING else "held"
+
+
+def renew(session: Session, unit_id: str, token: str, *, lease_s: float) -> bool:
+    """Put the lease's end off; False where the unit is lost."""
+    moment = db.now(session)
+    renewed = session.execute(
+        update(Unit)
+        .where(Unit.id == unit_id, Unit.token == token, Unit.status == UnitStatus.RUNNING)
+        .values(lease_until=moment + timedelta(seconds=lease_s), renewed_at=moment)
+        .returning(Unit.id)
+    ).first()
+    return renewed is not None
+
+
+def progress(session: Session, unit_id: str, token: str, events: Sequence[Mapping[str, Any]]) -> bool:
+    """Note what the job's process tells of itself; False where the unit is lost.
+
+    The process is not trusted: events of unknown types are dropped and texts are cut.
+    """
+    unit = _held(session, unit_id, token)
+    if unit is None:
+        return False
+    job = _job(session, unit)
+    if job is None:
+        return True
+    for told in events:
+        event = _clean(told)
+        if event is not None:
+            _note(session, job, unit, event)
+    return True
+
+
+def confined(session: Session, unit_id: str, token: str, isolation: str) -> bool:
+    """Note how strongly the process that works on the unit is confined; False where the unit is lost."""
+    unit = _held(session, unit_id, token)
+    if unit is None:
+        return False
+    job = _job(session, unit)
+    if job is not None:
+        job.isolation = isolation
+    return True
+
+
+def finish_inspection(session: Session, unit_id: str, token: str, inspection: dict[str, Any]) -> bool:
+    """Make the inspected upload ready; False, and nothing is changed, where the unit is lost."""
+    unit = _held(session, unit_id, token)
+    if unit is None:
+        return False
+    advance_unit(session, unit, UnitStatus.SUCCEEDED)
+    artifacts.accept(session, _subject(session, unit), inspection)
+    return True
+
+
+def finish_run(session: Session, unit_id: str, token: str, result: RunResult) -> bool:
+    """Commit a job's result: artifacts, output model, report, verdict and status at once.
+
+    False, and nothing is changed, where the unit is lost. A job that is being cancelled ends cancelled, without a result.
+    """
+    unit = _held(session, unit_id, token)
+    if unit is None:
+        return False
+    job = _job(session, unit)
+    assert job is not None
+    if job.in_status is JobStatus.CANCELLING:
+        _end_cancelled(session, unit, job)
+        return True
+    model = artifacts.store(session, unit.tenant_id, "model", result.model_files)
+    report = artifacts.store(session, unit.tenant_id, "report", result.report_files)
+    output = session.get_one(Model, job.output_model_id)
+    output.artifact_digest = model.digest
+    output.inspection = result.inspection.model_dump(mode="json")
+    advance(session, output, ModelState.READY)
+    told = result.report.model_dump(mode="json")
+    job.report_digest = report.digest
+    job.verdict = result.report.verdict.outcome
+    job.summary = _summary(told)
+    job.steps = _steps(told)
+    job.warnings = [*dict.fromkeys([*job.warnings, *told["warnings"]])]
+    advance_unit(session, unit, UnitStatus.SUCCEEDED)
+    advance(session, job, JobStatus.SUCCEEDED, verdict=job.verdict, attempt=unit.attempt)
+    return True
+
+
+def fail(session: Session, folder: Folder, unit_id: str, token: str, problem: Problem) -> bool:
+    """End a unit for good with a reason; False where it is lost."""
+    unit = _held(session, unit_id, token)
+    if unit is None:
+        return False
+    end_failed(session, folder, unit, problem)
+    return True
+
+
+def cancelled(session: Session, unit_id: str, token: str) -> bool:
+    """Say that the process of a job that is being cancelled is dead; False where the unit is lost."""
+    unit = _held(session, unit_id, token)
+    if unit is None:
+        return False
+    job = _job(session, unit)
+    assert job is not None
+    _end_cancelled(session, unit, job)
+    return True
+
+
+def crashed(session: Session, folder: Folder, unit_id: str, token: str, settings: Settings) -> bool:
+    """Count a crash of the unit's own process: it is tried again without the step that crashed, or fails.
+
+    False where the unit is lost.
+    """
+    unit = _held(session, unit_id, token)
+    if unit is None:
+        return False
+    unit.crashes += 1
+    step = unit.current_step
+    if step is not None:
+        unit.crashed_steps = sorted({*unit.crashed_steps, step})
+    _spend(unit, db.now(session))
+    if unit.crashes > settings.max_crashes:
+        end_failed(session, folder, unit, PROCESS_CRASHED if step is None else {**PROCESS_CRASHED, "step": step})
+    else:
+        queue_again(session, folder, unit, "attempt_crashed", {"step": step})
+    return True
+
+
+def give_back(session: Session, folder: Folder, unit_id: str, token: str, settings: Settings, *, counted: bool) -> bool:
+    """Return a unit that this worker cannot go on with: at once when it drains, later where a loss is `counted`.
+
+    False where the unit is lost.
+    """
+    unit = _held(session, unit_id, token)
+    if unit is None:
+        return False
+    moment = db.now(session)
+    _spend(unit, moment)
+    if counted:
+        pause = min(2.0**unit.losses, _BACKOFF_MAX_S)
+        lose(session, folder, unit, settings, not_before=moment + timedelta(seconds=pause))
+    else:
+        queue_again(session, folder, unit, "attempt_returned", {})
+    return True
+
+
+def lose(
+    session: Session, folder: Folder, unit: Unit, settings: Settings, *, not_before: datetime | None = None
+) -> None:
+    """Count a loss of the infrastructure under a locked unit: it is queued again, or fails after too many."""
+    unit.losses += 1
+    if unit.losses > settings.max_losses:
+        end_failed(session, folder, unit, WORKER_LOST)
+    else:
+        queue_again(session, folder, unit, "attempt_lost", {"losses": unit.losses}, not_before=not_before)
+
+
+def expire_lease(session: Session, folder: Folder, unit: Unit, settings: Settings) -> None:
+    """Take a locked unit from a holder that gave no sign of life."""
+    # Time after the last sign of life was not the job's.
+    _spend(unit, unit.renewed_at or db.now(session))
+    lose(session, folder, unit, settings)
+
+
+def queue_again(
+    session: Session,
+    folder: Folder,
+    unit: Unit,
+    event: str,
+    data: dict[str, Any],
+    *,
+    not_before: datetime | None = None,
+) -> None:
+    """Queue a locked, running unit again, unless its job is being cancelled or its time is spent."""
+    job = _job(session, unit)
+    if job is not None and job.in_status is JobStatus.CANCELLING:
+        _end_cancelled(session, unit, job)
+        return
+    if unit.spent_s >= unit.max_runtime_s:
+        end_failed(session, folder, unit, RUNTIME_LIMIT)
+        return
+    attempt = unit.attempt
+    advance_unit(session, unit, UnitStatus.QUEUED)
+    moment = db.now(session)
+    unit.token = unit.lease_until = unit.worker_id = unit.started_at = None
+    unit.queued_at, unit.not_before, unit.sends = moment, not_before, 0
+    unit.pending_until = moment + timedelta(seconds=unit.max_pending_s)
+    unit.sent_at = moment if not_before is None else None
+    if job is not None:
+        job.progress = None
+        advance(session, job, JobStatus.QUEUED, because=event, attempt=attempt, **data)
+    if not_before is None:
+        db.enqueue(session, unit.queue, unit.id)
+
+
+def end_failed(session: Session, folder: Folder, unit: Unit, problem: Problem) -> None:
+    """End a locked unit and what it was for."""
+    job = _job(session, unit)
+    if job is not None and job.in_status is JobStatus.CANCELLING:
+        _end_cancelled(session, unit, job)
+        return
+    unit.problem = problem
+    advance_unit(session, unit, UnitStatus.FAILED)
+    if job is None:
+        artifacts.reject(session, folder, _subject(session, unit), problem)
+        return
+    job.problem = problem
+    advance(session, job, JobStatus.FAILED, code=problem["code"], attempt=unit.attempt)
+    jobs.give_up_output(session, job)
+
+
+def _end_cancelled(session: Session, unit: Unit, job: Job) -> None:
+    unit.problem = job.problem = CANCELLED
+    advance_unit(session, unit, UnitStatus.CANCELLED)
+    advance(session, job, JobStatus.CANCELLED)
+    jobs.give_up_output(session, job)
+
+
+def _held(session: Session, unit_id: str, token: str) -> Unit | None:
+    """Give the unit, locked until the transaction ends, if the token is still the holder's."""
+    return session.scalars(
+        select(Unit)
+        .where(Unit.id == unit_id, Unit.token == token, Unit.status == UnitStatus.RUNNING)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    ).one_or_none()
+
+
+def _job(session: Session, unit: Unit) -> Job | None:
+    """Give the unit's job, locked until the transaction ends."""
+    if unit.job_id is None:
+        return None
+    return session.scalars(select(Job).where(Job.id == unit.job_id).with_for_update()).one()
+
+
+def _subject(session: Session, unit: Unit) -> Model | Dataset:
+    if unit.model_id is not None:
+        return session.get_one(Model, unit.model_id)
+    return session.get_one(Dataset, unit.dataset_id)
+
+
+def _spend(unit: Unit, until: datetime) -> None:
+    if unit.started_at is not None:
+        unit.spent_s += max(0.0, (until - unit.started_at).total_seconds())
+
+
+def _claim(session: Session, unit: Unit, job: Job | None) -> Claim:
+    model = session.get(Model, unit.model_id) if unit.model_id else None
+    dataset = session.get(Dataset, unit.dataset_id) if unit.dataset_id else None
+    inputs = []
+    for folder, subject in (("model", model), ("data", dataset)):
+        if subject is not None and subject.artifact_digest is not None:
+            stored = artifacts.get_artifact(session, unit.tenant_id, subject.artifact_digest)
+            inputs += [Input(f"{folder}/{file.path}", file.sha256, file.size) for file in stored.files]
+    assert unit.token is not None
+    return Claim(
+        unit_id=unit.id,
+        tenant_id=unit.tenant_id,
+        kind=_kind(unit.kind),
+        token=unit.token,
+        attempt=unit.attempt,
+        job_id=unit.job_id,
+        spec=job.spec if job else None,
+        metric=_metric(dataset),
+        inputs=tuple(inputs),
+        crashed_steps=frozenset(int(step) for step in unit.crashed_steps),
+        runtime_s=max(1.0, unit.max_runtime_s - unit.spent_s),
+        memory_mb=unit.max_memory_mb,
+    )
+
+
+def _kind(kind: str) -> Literal["inspect_model", "inspect_dataset", "run"]:
+    match kind:
+        case "inspect_model" | "inspect_dataset" | "run":
+            return kind
+        case _:
+            raise ValueError(f"no such kind of unit: {kind}")
+
+
+def _metric(dataset: Dataset | None) -> str | None:
+    if dataset is None:
+        return None
+    found = (dataset.inspection or {}).get("metric", dataset.metric)
+    return None if found is None else str(found)
+
+
+def _clean(told: Mapping[str, Any]) -> dict[str, Any] | None:
+    kind, step, fraction = told.get("type"), told.get("step"), told.get("fraction")
+    if kind not in _EVENTS:
+        return None
+    event: dict[str, Any] = {"type": kind}
+    if isinstance(step, int) and 0 <= step < 1 << 16:
+        event["step"] = step
+    if isinstance(fraction, int | float) and math.isfinite(fraction):
+        event["fraction"] = min(max(float(fraction), 0.0), 1.0)
+    if told.get("status") in {"applied", "refused"}:
+        event["status"] = told["status"]
+    for name in ("pass", "message", "reason", "what", "verdict"):
+        if isinstance(told.get(name), str):
+            event[name] = told[name][:_TEXT_LIMIT]
+    return event
+
+
+def _note(session: Session, job: Job, unit: Unit, event: dict[str, Any]) -> None:
+    kind = event.pop("type")
+    step = event.get("step")
+    if kind == "step_started":
+        unit.current_step = step
+    elif kind == "step_finished":
+        unit.current_step = None
+    if kind in {"step_started", "progress", "measuring"}:
+        job.progress = event
+    if step is not None and step < len(job.steps) and kind in {"step_started", "step_finished"}:
+        moment = db.now(session).isoformat()
+        changes = (
+            {"status": "running", "started_at": moment}
+            if kind == "step_started"
+            else {"status": event.get("status", "applied"), "finished_at": moment, "reason": event.get("reason")}
+        )
+        job.steps = [*job.steps[:step], {**job.steps[step], **changes}, *job.steps[step + 1 :]]
+    record(session, job, kind, event, unit)
+
+
+def _steps(report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "index": step["index"],
+            "type": step["type"],
+            "status": step["status"],
+            "seconds": step["seconds"],
+            "reason": (step["refusal"] or {}).get("reason"),
+            "change": (step["change"] or {}).get("summary"),
+            "size": step["size"],
+            "quality": step["quality"],
+            "latency_ratio": _latency_ratio(step["latency"]),
+        }
+        for step in report["steps"]
+    ]
+
+
+def _summary(report: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "text": report["summary"],
+        "unchanged": report["unchanged"],
+        "size": report["size"],
+        "quality": report["quality"],
+        "latency_ratio": _latency_ratio(report["latency"]),
+        "gates": [
+            {**gate["gate"], **{name: gate[name] for name in ("measured", "bound", "outcome", "reason")}}
+            for gate in report["verdict"]["gates"]
+        ],
+    }
+
+
+def _latency_ratio(latency: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Give the ratio of the medians, the steadiest of the statistics."""
+    if latency is None:
+        return None
+    return {**latency["ratios"]["p50"], "statistic": "p50", "stable": latency["stable"]}

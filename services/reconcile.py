@@ -1,0 +1,159 @@
+"""Repairs what got lost: leases that nobody renews, messages that nobody received, waits that took too long."""
+
+import logging
+import shutil
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from models import Unit, UnitStatus, is_final
+from services import db, idempotency, queue, workers
+from services.errors import ServiceError
+from services.problems import PENDING_LIMIT
+from services.storage import Folder, open_store
+from settings import Settings
+
+_log = logging.getLogger(__name__)
+_AT_ONCE = 100
+_LOCK = "reconcile"
+# A resent message doubles the wait for the next one, so that a long queue is not filled with copies.
+_MAX_DOUBLINGS = 5
+
+Waiting = Callable[[str], int | None]
+
+
+def once(database: db.Database, folder: Folder, settings: Settings, waiting: Waiting) -> None:
+    """Do one round, in short transactions, each by one process at a time.
+
+    `waiting` gives the number of messages in a queue, None where the broker does not answer.
+    """
+    for step in (_expire_leases, _fail_overdue):
+        with database.transaction() as session:
+            if db.try_lock(session, _LOCK):
+                step(session, folder, settings)
+    with database.reading() as session:
+        queued = _queued(session)
+    for name, count in queued.items():
+        messages = waiting(name)
+        # As many messages as queued units: the workers are busy, nothing is lost.
+        if messages is not None and messages < count:
+            with database.transaction() as session:
+                if db.try_lock(session, _LOCK):
+                    _resend(session, name, settings)
+    with database.transaction() as session:
+        idempotency.expire(session)
+        workers.expire(session)
+
+
+def sweep_workspaces(database: db.Database, root: Path) -> None:
+    """Remove the workspaces on this machine of units that are final or gone."""
+    names = [path.name for path in root.iterdir()] if root.exists() else []
+    if not names:
+        return
+    with database.reading() as session:
+        found = session.execute(select(Unit.id, Unit.status).where(Unit.id.in_(names[:_AT_ONCE])))
+        kept = {unit_id for unit_id, status in found if not is_final(UnitStatus(status))}
+    for name in names[:_AT_ONCE]:
+        if name not in kept:
+            shutil.rmtree(root / name, ignore_errors=True)
+
+
+class Reconciler:
+    """A thread that does a round every few seconds, until it is stopped."""
+
+    def __init__(
+        self, database: db.Database, settings: Settings, waiting: Waiting, workspaces: Path | None = None
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._folder = open_store(settings)
+        self._waiting = waiting
+        self._workspaces = workspaces
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+
+    def start(self) -> None:
+        """Start the rounds."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the round that is on."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                once(self._database, self._folder, self._settings, self._waiting)
+                if self._workspaces is not None:
+                    sweep_workspaces(self._database, self._workspaces)
+            except (SQLAlchemyError, ServiceError, OSError) as error:
+                # The database or the disk is away: the next round repairs what this one could not.
+                _log.warning("reconcile: %s: %s", type(error).__name__, error)
+            self._stopped.wait(self._settings.reconcile_s)
+
+
+def _expire_leases(session: Session, folder: Folder, settings: Settings) -> None:
+    moment = db.now(session)
+    expired = (
+        select(Unit)
+        .where(Unit.status == UnitStatus.RUNNING, Unit.lease_until < moment)
+        .order_by(Unit.lease_until)
+        .limit(_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
+    for unit in session.scalars(expired).all():
+        _log.warning("unit %s: attempt %d gave no sign of life", unit.id, unit.attempt)
+        queue.expire_lease(session, folder, unit, settings)
+
+
+def _fail_overdue(session: Session, folder: Folder, settings: Settings) -> None:
+    del settings
+    moment = db.now(session)
+    overdue = (
+        select(Unit)
+        .where(Unit.status == UnitStatus.QUEUED, Unit.pending_until < moment)
+        .limit(_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
+    for unit in session.scalars(overdue).all():
+        queue.end_failed(session, folder, unit, PENDING_LIMIT)
+
+
+def _queued(session: Session) -> dict[str, int]:
+    counted = select(Unit.queue, func.count()).where(Unit.status == UnitStatus.QUEUED).group_by(Unit.queue)
+    return dict(session.execute(counted).tuples().all())
+
+
+def _resend(session: Session, name: str, settings: Settings) -> None:
+    moment = db.now(session)
+    asked_before = moment - timedelta(seconds=settings.resend_s)
+    queued = (
+        select(Unit)
+        .where(
+            Unit.status == UnitStatus.QUEUED,
+            Unit.queue == name,
+            or_(Unit.sent_at.is_(None), Unit.sent_at <= asked_before),
+        )
+        .order_by(func.coalesce(Unit.sent_at, Unit.queued_at))
+        .limit(_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
+    for unit in session.scalars(queued).all():
+        if _due(unit, settings.resend_s) <= moment:
+            unit.sent_at = moment
+            unit.sends += 1
+            db.enqueue(session, unit.queue, unit.id)
+
+
+def _due(unit: Unit, resend_s: float) -> datetime:
+    if unit.sent_at is None:
+        due = unit.not_before or unit.queued_at
+        assert due is not None
+        return due
+    return unit.sent_at + timedelta(seconds=resend_s * 2 ** min(unit.sends, _MAX_DOUBLINGS))
