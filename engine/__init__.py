@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine.errors import EngineError
-    from engine.fit import check_fit
+    from engine.fit import check_arrays, check_fit
     from engine.inspection import DatasetInspection, Inspection, inspect_dataset, inspect_model
     from engine.passes import list_passes
     from engine.pipeline import run
     from engine.report import Report
-    from engine.spec import Compress, Spec
+    from engine.spec import Compress, Spec, TaskMetric
     from engine.target import targets
 
 __all__ = [
@@ -24,6 +24,8 @@ __all__ = [
     "Inspection",
     "Report",
     "Spec",
+    "TaskMetric",
+    "check_arrays",
     "check_fit",
     "inspect_dataset",
     "inspect_model",
@@ -39,6 +41,8 @@ _HOME = {
     "Inspection": "engine.inspection",
     "Report": "engine.report",
     "Spec": "engine.spec",
+    "TaskMetric": "engine.spec",
+    "check_arrays": "engine.fit",
     "check_fit": "engine.fit",
     "inspect_dataset": "engine.inspection",
     "inspect_model": "engine.inspection",
