@@ -143,7 +143,7 @@ class Attention(nn.Module):
         return mixed
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return torch.unflatten(x, -1, (self.heads, -1)).transpose(1, 2)
 
 
 class Encoder(nn.Module):

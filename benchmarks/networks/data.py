@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -58,20 +59,23 @@ def calibration_and_test(calibration: Samples, test: Samples) -> dict[str, npt.N
     }
 
 
+def write(arrays: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
+    """Save `arrays` under their names as a compressed `.npz` file."""
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
 def _read_idx(path: Path) -> npt.NDArray[np.uint8]:
     """The array in a gzipped IDX file of unsigned bytes."""
     try:
         raw = gzip.decompress(path.read_bytes())
     except FileNotFoundError:
-        message = (
+        raise DatasetMissingError(
             f"{path} is missing. Install Debian's copy with `apt-get install dataset-fashion-mnist`, "
             "or name the folder that holds the four files of Fashion-MNIST with `--data DIR`."
-        )
-        raise DatasetMissingError(message) from None
+        ) from None
     zeros, code, rank = struct.unpack(">HBB", raw[:4])
     if zeros != 0 or code != _UINT8_CODE:
-        message = f"{path} is not an IDX file of unsigned bytes."
-        raise ValueError(message)
+        raise ValueError(f"{path} is not an IDX file of unsigned bytes.")
     start = 4 + 4 * rank
     shape = struct.unpack(f">{rank}I", raw[4:start])
     return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape)

@@ -21,6 +21,7 @@ TOLERANCE = 1e-4
 """Largest accepted difference to PyTorch, relative to the largest output."""
 
 _DOMAINS = {"", "ai.onnx"}
+_DTYPES: dict[str, npt.DTypeLike] = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
 
 
 @dataclass(frozen=True)
@@ -75,24 +76,23 @@ def save(model: onnx.ModelProto, path: Path) -> None:
     onnx.checker.check_model(model, full_check=True)
     foreign = {entry.domain for entry in model.opset_import} - _DOMAINS
     if foreign or model.functions:
-        message = f"the exported graph is not plain ONNX: {sorted(foreign)}, {len(model.functions)} functions"
-        raise ValueError(message)
+        raise ValueError(f"the exported graph is not plain ONNX: {sorted(foreign)}, {len(model.functions)} functions")
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
 
 
-def session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
-    """A CPU session on the model at `path`."""
-    options = onnxruntime.SessionOptions()
+def session(path: Path, threads: int = 1) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU with the model at `path`."""
+    options = onnxruntime.SessionOptions()  # type: ignore[attr-defined]  # onnxruntime declares no exports
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])  # type: ignore[attr-defined]
 
 
 def predict(path: Path, arrays: Mapping[str, npt.NDArray[Any]], batch: int = 100) -> npt.NDArray[Any]:
     """The first output for all samples, integer arrays cast by value to the model's float inputs."""
     running = session(path)
-    wanted = {entry.name: _dtype(entry.type) for entry in running.get_inputs()}
+    wanted = {entry.name: _DTYPES[entry.type] for entry in running.get_inputs()}
     count = len(next(iter(arrays.values())))
     outputs = []
     for start in range(0, count, batch):
@@ -104,10 +104,6 @@ def predict(path: Path, arrays: Mapping[str, npt.NDArray[Any]], batch: int = 100
 def accuracy(logits: npt.NDArray[Any], label: npt.NDArray[np.int64]) -> float:
     """Share of samples whose largest logit is the right one."""
     return float((logits.argmax(axis=1) == label).mean())
-
-
-def _dtype(onnx_type: str) -> type[np.generic]:
-    return {"tensor(float)": np.float32, "tensor(int64)": np.int64}[onnx_type]
 
 
 def _strip_graph(graph: onnx.GraphProto) -> None:
@@ -137,5 +133,4 @@ def _compare(network: nn.Module, arguments: tuple[torch.Tensor, ...], signature:
     got = session(path).run(None, feed)[0]
     error = float(np.abs(got - expected).max() / np.abs(expected).max())
     if error > TOLERANCE:
-        message = f"{path.name} differs from PyTorch by {error:.1e} of the largest output"
-        raise ValueError(message)
+        raise ValueError(f"{path.name} differs from PyTorch by {error:.1e} of the largest output")

@@ -13,18 +13,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY))  # so that the script can be started by its path
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that the script can be started by its path
 
 from benchmarks.networks import data
 from benchmarks.networks.architectures import PIXEL_MAX, build, fold_pixel_scale
 from benchmarks.networks.export import Signature, accuracy, export, predict
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 BATCH = 128
 EPOCHS = {"residual_cnn": 7, "se_cnn": 10, "vit": 12}
 PEAK_RATE = {"residual_cnn": 8e-3, "se_cnn": 8e-3, "vit": 2e-3}
@@ -55,7 +54,7 @@ def main() -> None:
     pixels = [torch.tensor(test.image[:count]).float() for count in (2, 1, 3)]
     export(network, [(images,) for images in pixels], SIGNATURE, model)
     arrays = data.calibration_and_test(training.first(data.CALIBRATION_SAMPLES), test)
-    np.savez_compressed(folder / "data.npz", **arrays)
+    data.write(arrays, folder / "data.npz")
     logits = predict(model, {"image": test.image})
     facts = {
         "network": options.network,
@@ -113,7 +112,7 @@ def _batches(samples: data.Samples, generator: torch.Generator) -> Iterator[tupl
 
 def _augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Flip each image or not, and shift the batch by up to `MAX_SHIFT` pixels each way."""
-    flip = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5  # noqa: PLR2004  # a fair coin
+    flip = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
     images = torch.where(flip, images.flip(3), images)
     top, left = torch.randint(0, 2 * MAX_SHIFT + 1, (2,), generator=generator).tolist()
     padded = functional.pad(images, (MAX_SHIFT,) * 4)

@@ -1,19 +1,17 @@
 """Write `data.npz`: the images that calibrate and judge the example network.
 
-    python examples/fashion-mnist/make_data.py [--data DIR]
+python examples/fashion-mnist/make_data.py [--data DIR]
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))  # so that the script can be started by its path
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that the script can be started by its path
 
 from benchmarks.networks import data
 
+HERE = Path(__file__).resolve().parent
 TEST_SAMPLES = 1000
 
 
@@ -28,7 +26,7 @@ def main() -> None:
     except data.DatasetMissingError as error:
         sys.exit(str(error))
     target = HERE / "data.npz"
-    np.savez_compressed(target, **data.calibration_and_test(calibration, test))
+    data.write(data.calibration_and_test(calibration, test), target)
     print(f"{target.name}: {target.stat().st_size:,} bytes")
 
 
