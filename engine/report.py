@@ -33,8 +33,12 @@ class Quality(_Value):
     compressed: float
     difference: float | None
     interval: Interval = Field(description="Of `difference` where there is one, else of `compressed`.")
-    standard_error: float = Field(description="Of what `interval` is about; one-sided bounds are made from it.")
+    standard_error: float = Field(description="Of what `interval` is about.")
     samples: int
+    compressed_interval: Interval | None = Field(None, description="Of `compressed` itself, where `interval` is not.")
+    discordant: int | None = Field(
+        None, description="For top1 and top5: samples that exactly one of the two networks gets right."
+    )
 
 
 class Latency(_Value):
@@ -47,6 +51,9 @@ class Latency(_Value):
     p99_ms: float
     samples: int
     dropped: int = Field(description="Samples left out because the kernel preempted the run.")
+    intervals: dict[str, Interval] = Field(
+        default_factory=dict, description="Of mean, p50, p90, p95 and p99 in ms, by bootstrap."
+    )
 
 
 class Ratio(_Value):

@@ -277,15 +277,20 @@ def _owns_onnxruntime(distribution: Distribution) -> bool:
 
 
 @cache
-def _load_errors() -> tuple[type[BaseException], ...]:
-    """All that making a session may raise: onnxruntime's exceptions have no common base."""
+def native_errors() -> tuple[type[Exception], ...]:
+    """Give onnxruntime's own exceptions; they have no common base."""
     native = _runtime().capi.onnxruntime_pybind11_state
-    kinds = [kind for kind in vars(native).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    return (*kinds, RuntimeError, ValueError, MemoryError)
+    return tuple(kind for kind in vars(native).values() if isinstance(kind, type) and issubclass(kind, Exception))
 
 
 @cache
-def _run_errors() -> tuple[type[BaseException], ...]:
+def _load_errors() -> tuple[type[Exception], ...]:
+    """All that making a session may raise: the binding and its Python wrapper add plain ones."""
+    return (*native_errors(), RuntimeError, ValueError, MemoryError)
+
+
+@cache
+def _run_errors() -> tuple[type[Exception], ...]:
     return (*_load_errors(), TypeError)
 
 

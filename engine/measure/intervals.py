@@ -1,0 +1,116 @@
+"""Intervals that hold for what is measured here: rare disagreements, means of samples, and noisy times."""
+
+from collections.abc import Callable
+from math import sqrt
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from engine.report import Interval
+
+CONFIDENCE = 0.95
+
+Floats = NDArray[np.float64]
+
+
+def one_sided(confidence: float) -> float:
+    """Give the two-sided confidence whose ends are one-sided bounds of `confidence`."""
+    return max(2 * confidence - 1, 0.0)
+
+
+def critical(confidence: float) -> float:
+    """Give z of a two-sided normal interval."""
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def wilson(successes: float, trials: int, confidence: float = CONFIDENCE) -> Interval:
+    """Interval of a proportion: its width is not zero when all or none succeed."""
+    z = critical(confidence)
+    share, scale = successes / trials, 1 + z * z / trials
+    centre = (share + z * z / (2 * trials)) / scale
+    half = z / scale * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return Interval(low=max(centre - half, 0.0), high=min(centre + half, 1.0), confidence=confidence)
+
+
+def tango(gained: int, lost: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
+    """Interval of the difference (gained - lost) / trials of two proportions on the same samples.
+
+    `gained` and `lost` count the samples that only the second, or only the first, gets right. Tango's score interval (Statistics
+    in Medicine 17, 1998) keeps its coverage when disagreements are few: none in n samples gives +-z^2 / (n + z^2).
+    """
+    z = critical(confidence)
+    centre = (gained - lost) / trials
+    low = _root(lambda at: _tango_score(gained, lost, trials, at) - z, -1.0, centre)
+    high = _root(lambda at: _tango_score(gained, lost, trials, at) + z, centre, 1.0)
+    return Interval(low=low, high=high, confidence=confidence)
+
+
+def _tango_score(gained: int, lost: int, trials: int, at: float) -> float:
+    """Score statistic of `difference == at`; it falls as `at` grows."""
+    b = -gained - lost + (2 * trials - gained + lost) * at
+    c = -lost * at * (1 - at)
+    # The likelihood's maximum for the share of `lost` under that hypothesis.
+    share = (sqrt(max(b * b - 8 * trials * c, 0.0)) - b) / (4 * trials)
+    variance = trials * (2 * share + at * (1 - at))
+    distance = gained - lost - trials * at
+    if variance <= 0:
+        return 0.0 if distance == 0 else float("inf") * distance
+    return distance / sqrt(variance)
+
+
+def _root(falling: Callable[[float], float], left: float, right: float) -> float:
+    """Bisect a falling function's zero; 60 halvings reach double precision."""
+    for _ in range(60):
+        middle = (left + right) / 2
+        left, right = (middle, right) if falling(middle) > 0 else (left, middle)
+    return (left + right) / 2
+
+
+def mean_interval(values: Floats, confidence: float = CONFIDENCE) -> tuple[Interval, float]:
+    """Student's interval of the mean over samples, and its standard error. One sample tells nothing: the interval is infinite."""
+    count, mean = len(values), float(values.mean())
+    if count < 2:
+        return Interval(low=-np.inf, high=np.inf, confidence=confidence), float(np.inf)
+    error = float(values.std(ddof=1) / sqrt(count))
+    return around(mean, error, count, confidence), error
+
+
+def around(value: float, error: float, samples: int, confidence: float = CONFIDENCE) -> Interval:
+    """Interval of a value with a standard error that was estimated from that many samples."""
+    half = float(stdtrit(max(samples - 1, 1), (1 + confidence) / 2)) * error
+    return Interval(low=value - half, high=value + half, confidence=confidence)
+
+
+def change_floor(samples: int, confidence: float = CONFIDENCE) -> float:
+    """Give how large a share of samples may change although none of those seen did: the width of `tango` there."""
+    z2 = critical(confidence) ** 2
+    return z2 / (samples + z2)
+
+
+def rescale(value: float, interval: Interval, confidence: float, *, upper: bool) -> float:
+    """Give the one-sided bound of another confidence from one side of a two-sided interval, as if that side were normal."""
+    side = interval.high if upper else interval.low
+    return value + (side - value) * critical(one_sided(confidence)) / critical(interval.confidence)
+
+
+def rescale_ratio(value: float, interval: Interval, confidence: float, *, upper: bool) -> float:
+    """Do the same for a ratio, on the logarithm's scale."""
+    side = interval.high if upper else interval.low
+    if value <= 0 or side <= 0:
+        return side
+    return float(value * (side / value) ** (critical(one_sided(confidence)) / critical(interval.confidence)))
+
+
+def block_weights(turns: int, resamples: int, seed: int) -> NDArray[np.int32]:
+    """Give how often each resample draws each turn: (resamples, turns), a circular block bootstrap.
+
+    Blocks of neighbours keep what drifts slowly (clock, temperature, other programs) as correlated as it was.
+    """
+    length = max(1, round(turns ** (1 / 3)))
+    blocks = -(-turns // length)
+    starts = np.random.default_rng(seed).integers(0, turns, size=(resamples, blocks, 1))
+    drawn = ((starts + np.arange(length)) % turns).reshape(resamples, -1)[:, :turns]
+    flat = drawn + np.arange(resamples)[:, None] * turns
+    return np.bincount(flat.ravel(), minlength=resamples * turns).reshape(resamples, turns).astype(np.int32)

@@ -1,0 +1,360 @@
+"""Latency of networks beside each other: in one process, run by run in turn.
+
+Blocks of runs cannot be compared on a machine that does other things too: the longer block is preempted more often. So each
+sample is one run, the order rotates, a run that the kernel preempted is dropped and counted, time by the CPU's clock stands
+beside time by the wall's, and the original runs a second time under another name, which shows how much of a ratio is noise.
+"""
+
+import gc
+import os
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.measure.failures import explain_run
+from engine.measure.intervals import Floats, block_weights
+from engine.measure.profile import OpProfile, summarise
+from engine.measure.providers import Feed, ModelSource, Session, native_errors, nodes_by_provider, profile, session
+from engine.measure.quiet import Quiet
+from engine.report import Interval, Latency, LatencyComparison, Ratio
+from engine.spec import Target
+
+_QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+_STATISTICS = ("mean", *_QUANTILES)
+
+_WARM_UP_TURNS = 5
+_MAX_FEEDS = 16
+_RESAMPLES = 1000
+# A percentile needs some samples even to be wrong about; below this all runs are used and the result is not stable.
+_FEWEST_KEPT = 10
+_MOST_DROPPED = 0.5
+_WIDEST_NOISE = 0.05
+# How far the ratios by CPU and by wall may differ. With more threads the two also differ in how well the work is spread.
+_CLOCKS_AGREE = {True: 0.10, False: 0.30}
+
+_ORIGINAL, _AGAIN = 0, 1
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Raw samples: one row per contestant (the original, the original again, the candidates), one column per turn."""
+
+    names: tuple[str, ...]
+    wall_ms: Floats
+    cpu_ms: Floats
+    disturbed: NDArray[np.bool_]
+
+
+def compare(
+    original: ModelSource,
+    candidate: ModelSource,
+    feeds: Feed | Sequence[Feed],
+    target: Target,
+    *,
+    quiet: Quiet | None = None,
+    seconds: float = 10.0,
+    min_runs: int = 50,
+    max_runs: int = 2000,
+    precision: float = 0.02,
+    seed: int = 0,
+) -> LatencyComparison:
+    """Measure a candidate beside the original; `compare_many` says how."""
+    compared = compare_many(
+        original,
+        {"candidate": candidate},
+        feeds,
+        target,
+        quiet=quiet,
+        seconds=seconds,
+        min_runs=min_runs,
+        max_runs=max_runs,
+        precision=precision,
+        seed=seed,
+    )
+    return compared["candidate"]
+
+
+def compare_many(
+    original: ModelSource,
+    candidates: Mapping[str, ModelSource],
+    feeds: Feed | Sequence[Feed],
+    target: Target,
+    *,
+    quiet: Quiet | None = None,
+    seconds: float = 10.0,
+    min_runs: int = 50,
+    max_runs: int = 2000,
+    precision: float = 0.02,
+    seed: int = 0,
+) -> dict[str, LatencyComparison]:
+    """Measure any number of candidates beside the original in the same turns.
+
+    Turns are taken until the intervals of mean, p50, p90 and p95 of every ratio are narrower than `precision` (relative), or
+    `max_runs` are made, or `seconds` are over; but at least `min_runs`, even when that takes longer than `seconds`. Feeds are
+    batches as the target says, used in turn; all contestants of a turn run on the same one.
+
+    Raises:
+        TargetUnavailableError: none of a network's nodes ran on the target's provider.
+    """
+    quiet = quiet or Quiet(None)
+    batches = [feeds] if isinstance(feeds, Mapping) else list(feeds)[:_MAX_FEEDS]
+    with quiet.working():
+        sessions = {"original": session(original, target), "original again": session(original, target)}
+        sessions |= {name: session(model, target) for name, model in candidates.items()}
+        ran_on = {name: nodes_by_provider(model, target, batches[0]) for name, model in candidates.items()}
+    with quiet.measuring():
+        turns = take_turns(
+            sessions, batches, seconds=seconds, min_runs=min_runs, max_runs=max_runs, precision=precision, seed=seed
+        )
+    return {name: judge_turns(turns, name, target, ran_on[name], seed=seed) for name in candidates}
+
+
+def per_op(
+    model: ModelSource, feeds: Feed | Sequence[Feed], target: Target, *, quiet: Quiet | None = None, runs: int = 10
+) -> OpProfile:
+    """Give where a network's time goes, from onnxruntime's own profile; the first runs are discarded.
+
+    The profiler itself costs about a microsecond per node, so tiny nodes look dearer than they are.
+    """
+    batches = [feeds] if isinstance(feeds, Mapping) else list(feeds)[:_MAX_FEEDS]
+    with (quiet or Quiet(None)).measuring():
+        return summarise(profile(model, target, batches, runs=_WARM_UP_TURNS + runs)[_WARM_UP_TURNS:])
+
+
+def take_turns(
+    sessions: Mapping[str, Session],
+    feeds: Sequence[Feed],
+    *,
+    seconds: float,
+    min_runs: int,
+    max_runs: int,
+    precision: float,
+    seed: int = 0,
+) -> Turns:
+    """Take the raw samples. The first two sessions are of the original."""
+    most = max(max_runs, min_runs)
+    record = _Record(len(sessions), most)
+    deadline = time.monotonic() + seconds
+    with ExitStack() as stack:
+        contestants = [_Contestant(each, feeds, stack) for each in sessions.values()]
+        orders = _orders(len(contestants), seed)
+        stack.enter_context(_no_garbage_collection())
+        for turn in range(_WARM_UP_TURNS):
+            record.take(contestants, next(orders), turn, column=0)
+        done, next_look = 0, min_runs
+        while done < most and (done < min_runs or time.monotonic() < deadline):
+            record.take(contestants, next(orders), done, column=done)
+            done += 1
+            if done == next_look:
+                if _widest(record.turns(sessions, done), seed) < precision:
+                    break
+                next_look = done + max(done // 2, 10)
+    return record.turns(sessions, done)
+
+
+def judge_turns(
+    turns: Turns, name: str, target: Target, ran_on: Mapping[str, int], *, seed: int = 0
+) -> LatencyComparison:
+    """Compare one contestant with the original, and say whether the samples can be trusted."""
+    candidate = turns.names.index(name)
+    weights = block_weights(turns.wall_ms.shape[1], _RESAMPLES, seed)
+    kept = [_kept(turns, row) for row in (_ORIGINAL, _AGAIN, candidate)]
+    walls = [
+        _Resampled.of(turns.wall_ms[row], mask, weights)
+        for row, mask in zip((_ORIGINAL, _AGAIN, candidate), kept, strict=True)
+    ]
+    cpus = [_Resampled.of(turns.cpu_ms[row], kept[at], weights) for at, row in ((0, _ORIGINAL), (2, candidate))]
+    ratios = {statistic: walls[2].ratio_to(walls[0], statistic) for statistic in _STATISTICS}
+    cpu_ratio = cpus[1].ratio_to(cpus[0], "p50")
+    noise = walls[1].ratio_to(walls[0], "p50").interval
+    reason = (
+        _too_disturbed(turns, (_ORIGINAL, _AGAIN, candidate))
+        or _too_noisy(noise)
+        or _clocks_disagree(ratios["p50"], cpu_ratio, target)
+    )
+    return LatencyComparison(
+        original=walls[0].latency(dropped=int(turns.disturbed[_ORIGINAL].sum())),
+        compressed=walls[2].latency(dropped=int(turns.disturbed[candidate].sum())),
+        ratios=ratios,
+        cpu_ratio=cpu_ratio,
+        noise_floor=noise,
+        stable=reason is None,
+        unstable_because=reason,
+        nodes_by_provider=dict(ran_on),
+    )
+
+
+@dataclass(frozen=True)
+class _Resampled:
+    """The statistics of one contestant's kept samples, and of every bootstrap resample of them."""
+
+    samples: int
+    value: Mapping[str, float]
+    resampled: Mapping[str, Floats]
+
+    @classmethod
+    def of(cls, times: Floats, kept: NDArray[np.bool_], weights: NDArray[np.int32]) -> "_Resampled":
+        """Weigh the kept samples by how often each resample drew their turn."""
+        chosen = np.flatnonzero(kept)
+        chosen = chosen[np.argsort(times[chosen], kind="stable")]
+        ordered, drawn = times[chosen], weights[:, chosen]
+        reached = np.cumsum(drawn, axis=1)
+        totals = np.maximum(reached[:, -1], 1)
+        value = {"mean": float(ordered.mean())}
+        resampled = {"mean": drawn @ ordered / totals}
+        for name, share in _QUANTILES.items():
+            # The quantile is always a run that was made, never something between two.
+            value[name] = float(np.quantile(ordered, share, method="inverted_cdf"))
+            rank = (reached < (share * totals)[:, None]).sum(axis=1)
+            resampled[name] = ordered[np.minimum(rank, len(ordered) - 1)]
+        return cls(len(ordered), value, resampled)
+
+    def ratio_to(self, other: "_Resampled", statistic: str) -> Ratio:
+        value = self.value[statistic] / max(other.value[statistic], 1e-9)
+        spread = self.resampled[statistic] / np.maximum(other.resampled[statistic], 1e-9)
+        return Ratio(value=value, interval=_interval(value, spread))
+
+    def latency(self, dropped: int) -> Latency:
+        value = self.value
+        return Latency(
+            mean_ms=value["mean"],
+            p50_ms=value["p50"],
+            p90_ms=value["p90"],
+            p95_ms=value["p95"],
+            p99_ms=value["p99"],
+            samples=self.samples,
+            dropped=dropped,
+            intervals={name: _interval(value[name], self.resampled[name]) for name in _STATISTICS},
+        )
+
+
+def _interval(value: float, spread: Floats) -> Interval:
+    low, high = np.quantile(spread, [0.025, 0.975])
+    return Interval(low=min(float(low), value), high=max(float(high), value))
+
+
+def _kept(turns: Turns, row: int) -> NDArray[np.bool_]:
+    kept = ~turns.disturbed[row]
+    return kept if kept.sum() >= _FEWEST_KEPT else np.ones_like(kept)
+
+
+def _too_disturbed(turns: Turns, rows: Sequence[int]) -> str | None:
+    for row in rows:
+        dropped, made = int(turns.disturbed[row].sum()), turns.disturbed.shape[1]
+        if dropped > _MOST_DROPPED * made or made - dropped < _FEWEST_KEPT:
+            return f"The kernel preempted {dropped} of {made} runs: other programs are using the processor"
+    return None
+
+
+def _too_noisy(noise: Interval) -> str | None:
+    if noise.low < 1 - _WIDEST_NOISE or noise.high > 1 + _WIDEST_NOISE:
+        return f"The original beside itself reads {noise.low:.2f} to {noise.high:.2f}: the machine is too noisy"
+    return None
+
+
+def _clocks_disagree(wall: Ratio, cpu: Ratio, target: Target) -> str | None:
+    """Compare the clocks where the CPU does the work."""
+    if target.provider not in {"cpu", "openvino"} or cpu.value <= 0:
+        return None
+    apart = abs(np.log(cpu.value / wall.value)) > _CLOCKS_AGREE[target.threads == 1]
+    overlap = cpu.interval.low <= wall.interval.high and wall.interval.low <= cpu.interval.high
+    if apart and not overlap:
+        return f"The ratio is {wall.value:.2f} by wall time but {cpu.value:.2f} by CPU time"
+    return None
+
+
+def _widest(turns: Turns, seed: int) -> float:
+    """Give the widest relative interval among the ratios, of fewer resamples than the final answer."""
+    weights = block_weights(turns.wall_ms.shape[1], _RESAMPLES // 5, seed)
+    rows = [
+        _Resampled.of(turns.wall_ms[row], _kept(turns, row), weights)
+        for row in (_ORIGINAL, *range(_AGAIN + 1, len(turns.names)))
+    ]
+    ratios = [row.ratio_to(rows[0], name) for row in rows[1:] for name in ("mean", "p50", "p90", "p95")]
+    return max(((ratio.interval.high - ratio.interval.low) / ratio.value for ratio in ratios), default=0.0)
+
+
+class _Contestant:
+    """A session with its runs prepared, and the preemptions of the threads that do its work."""
+
+    def __init__(self, run_by: Session, feeds: Sequence[Feed], stack: ExitStack) -> None:
+        self.calls = [run_by.bind(feed) for feed in feeds]
+        alone = run_by.target.provider == "cpu" and run_by.target.threads == 1
+        # A thread's own clock leaves out whatever else this process does; a pool's work is only in the process's.
+        self.cpu_clock: Callable[[], int] = time.thread_time_ns if alone else time.process_time_ns
+        self._pool = [] if alone else [_open_status(thread, stack) for thread in sorted(run_by.pool_threads)]
+
+    def preemptions(self) -> int:
+        """Count the involuntary context switches so far of this thread and the session's pool."""
+        own = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+        return own + sum(_read_preemptions(descriptor) for descriptor in self._pool)
+
+
+def _open_status(thread: str, stack: ExitStack) -> int:
+    descriptor = os.open(f"/proc/self/task/{thread}/status", os.O_RDONLY | os.O_CLOEXEC)
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _read_preemptions(descriptor: int) -> int:
+    return int(os.pread(descriptor, 4096, 0).rpartition(b"nonvoluntary_ctxt_switches:")[2])
+
+
+class _Record:
+    """Room for the samples, made before the first run."""
+
+    def __init__(self, contestants: int, turns: int) -> None:
+        self.wall = np.zeros((contestants, turns), np.int64)
+        self.cpu = np.zeros((contestants, turns), np.int64)
+        self.disturbed = np.zeros((contestants, turns), np.bool_)
+
+    def take(self, contestants: Sequence[_Contestant], order: Sequence[int], turn: int, column: int) -> None:
+        """Run each contestant once. Between the two readings of a clock there is nothing but the run."""
+        now, broken = time.perf_counter_ns, native_errors()
+        for row in order:
+            contestant = contestants[row]
+            call, cpu_clock = contestant.calls[turn % len(contestant.calls)], contestant.cpu_clock
+            before = contestant.preemptions()
+            cpu_start = cpu_clock()
+            start = now()
+            try:
+                call()
+            except broken as error:
+                raise explain_run(error) from error
+            end = now()
+            cpu_end = cpu_clock()
+            self.disturbed[row, column] = contestant.preemptions() != before
+            self.wall[row, column] = end - start
+            self.cpu[row, column] = cpu_end - cpu_start
+
+    def turns(self, names: Iterable[str], done: int) -> Turns:
+        """Give what was recorded so far."""
+        return Turns(tuple(names), self.wall[:, :done] / 1e6, self.cpu[:, :done] / 1e6, self.disturbed[:, :done].copy())
+
+
+def _orders(contestants: int, seed: int) -> Iterator[Sequence[int]]:
+    """Give the order of each turn: everyone takes every place equally often, after ever new neighbours."""
+    random = np.random.default_rng(seed)
+    while True:
+        lap: list[int] = random.permutation(contestants).tolist()
+        for shift in range(contestants):
+            order = lap[shift:] + lap[:shift]
+            yield order
+            yield order[::-1]
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
