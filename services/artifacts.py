@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from sqlalchemy import delete, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
 from models import Artifact, ArtifactFile, Blob, Dataset, DatasetState, Model, ModelState, Unit, UnitStatus, new_id
 from services import db
@@ -52,14 +52,17 @@ def register_model(session: Session, tenant_id: str, writer: Writer, *, name: st
     session.add(model)
     session.flush()
     record(session, model, "created")
-    _queue_inspection(session, model)
+    _queue_inspection(session, model, {})
     return model
 
 
 def register_dataset(
-    session: Session, tenant_id: str, writer: Writer, *, name: str, metric: str | None = None
+    session: Session, tenant_id: str, writer: Writer, *, name: str, metric: str | None = None, fits: str | None = None
 ) -> Dataset:
-    """Store a finished upload as a dataset in state `checking`, and queue its inspection."""
+    """Store a finished upload as a dataset in state `checking`, and queue its inspection.
+
+    `fits` is the id of a ready network whose inputs the arrays have to fit; else the data are rejected.
+    """
     artifact = store(session, tenant_id, "dataset", [NewFile(DATASET_FILE, writer)])
     moment = db.now(session)
     dataset = Dataset(
@@ -76,7 +79,7 @@ def register_dataset(
     session.add(dataset)
     session.flush()
     record(session, dataset, "created")
-    _queue_inspection(session, dataset)
+    _queue_inspection(session, dataset, {} if fits is None else {"fits": fits})
     return dataset
 
 
@@ -101,12 +104,14 @@ def get_dataset(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
 def list_models(session: Session, tenant_id: str, *, limit: int = 50, before: str | None = None) -> list[Model]:
     """Give the tenant's networks, the newest first, those before an id."""
     asked = select(Model).where(Model.tenant_id == tenant_id).order_by(Model.id.desc()).limit(limit)
+    asked = asked.options(joinedload(Model.artifact))
     return list(session.scalars(asked if before is None else asked.where(Model.id < before)))
 
 
 def list_datasets(session: Session, tenant_id: str, *, limit: int = 50, before: str | None = None) -> list[Dataset]:
     """Give the tenant's datasets, the newest first, those before an id."""
     asked = select(Dataset).where(Dataset.tenant_id == tenant_id).order_by(Dataset.id.desc()).limit(limit)
+    asked = asked.options(joinedload(Dataset.artifact))
     return list(session.scalars(asked if before is None else asked.where(Dataset.id < before)))
 
 
@@ -218,7 +223,7 @@ def _place_blob(session: Session, tenant_id: str, writer: Writer) -> None:
         session.flush()
 
 
-def _queue_inspection(session: Session, subject: Model | Dataset) -> Unit:
+def _queue_inspection(session: Session, subject: Model | Dataset, payload: dict[str, Any]) -> Unit:
     moment = db.now(session)
     is_model = isinstance(subject, Model)
     unit = Unit(
@@ -229,7 +234,7 @@ def _queue_inspection(session: Session, subject: Model | Dataset) -> Unit:
         status=UnitStatus.QUEUED,
         model_id=subject.id if is_model else None,
         dataset_id=None if is_model else subject.id,
-        payload={},
+        payload=payload,
         max_pending_s=INSPECT_PENDING_S,
         max_runtime_s=INSPECT_RUNTIME_S,
         max_memory_mb=INSPECT_MEMORY_MB,

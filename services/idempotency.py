@@ -48,11 +48,15 @@ def begin(session: Session, tenant_id: str, route: str, key: str, request_sha256
         return None
     row = session.scalars(select(Idempotency).where(*_is(tenant_id, route, key)).with_for_update()).one_or_none()
     if row is None:
-        raise ConflictError("A request with this Idempotency-Key was just undone; send it again.", code="in_flight")
+        raise ConflictError(
+            "A request with this Idempotency-Key was just undone; send it again.", code="idempotency_in_flight"
+        )
     if row.request_sha256 != request_sha256:
         raise RejectedError("This Idempotency-Key came with another request before.", code="idempotency_key_reused")
     if row.subject_id is None and row.created_at > moment - _FLIGHT:
-        raise ConflictError("The first request with this Idempotency-Key is still in flight.", code="in_flight")
+        raise ConflictError(
+            "The first request with this Idempotency-Key is still in flight.", code="idempotency_in_flight"
+        )
     row.created_at = moment if row.subject_id is None else row.created_at
     return row.subject_id
 

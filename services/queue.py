@@ -147,11 +147,18 @@ def confined(session: Session, unit_id: str, token: str, isolation: str) -> bool
     return True
 
 
-def finish_inspection(session: Session, unit_id: str, token: str, inspection: dict[str, Any]) -> bool:
-    """Make the inspected upload ready; False, and nothing is changed, where the unit is lost."""
+def finish_inspection(session: Session, folder: Folder, unit_id: str, token: str, inspection: dict[str, Any]) -> bool:
+    """Make the inspected upload ready, or reject data that do not fit the network that they were declared for.
+
+    False, and nothing is changed, where the unit is lost.
+    """
     unit = _held(session, unit_id, token)
     if unit is None:
         return False
+    misfit = _misfit(session, unit, inspection)
+    if misfit is not None:
+        end_failed(session, folder, unit, misfit)
+        return True
     advance_unit(session, unit, UnitStatus.SUCCEEDED)
     artifacts.accept(session, _subject(session, unit), inspection)
     return True
@@ -338,6 +345,19 @@ def _subject(session: Session, unit: Unit) -> Model | Dataset:
     if unit.model_id is not None:
         return session.get_one(Model, unit.model_id)
     return session.get_one(Dataset, unit.dataset_id)
+
+
+def _misfit(session: Session, unit: Unit, inspection: dict[str, Any]) -> Problem | None:
+    model = session.get(Model, unit.payload["fits"]) if "fits" in unit.payload else None
+    if model is None:
+        return None
+    try:
+        engine.check_arrays(
+            engine.Inspection.model_validate(model.inspection), engine.DatasetInspection.model_validate(inspection)
+        )
+    except engine.EngineError as error:
+        return error.problem()
+    return None
 
 
 def _spend(unit: Unit, until: datetime) -> None:

@@ -1,0 +1,79 @@
+"""Uploads as clients send them: stored once per Idempotency-Key, however often the same bytes come under it."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy.orm import Session
+
+from models import Dataset, Model, ModelState
+from services import artifacts, idempotency
+from services.errors import ConflictError, RejectedError
+from services.storage import Writer
+
+Upload = TypeVar("Upload", Model, Dataset)
+
+
+def upload_model(
+    session: Session, tenant_id: str, writer: Writer, *, name: str, idempotency_key: str | None = None
+) -> Model:
+    """Register a finished upload as a network, or give the one that the same request made before."""
+    return _once(
+        session,
+        ("POST /v1/models", tenant_id, idempotency_key),
+        {"sha256": writer.finish().sha256, "name": name},
+        make=lambda: artifacts.register_model(session, tenant_id, writer, name=name),
+        find=lambda model_id: artifacts.get_model(session, tenant_id, model_id),
+    )
+
+
+def upload_dataset(
+    session: Session,
+    tenant_id: str,
+    writer: Writer,
+    *,
+    name: str,
+    metric: str | None = None,
+    fits: str | None = None,
+    idempotency_key: str | None = None,
+) -> Dataset:
+    """Register a finished upload as a dataset, or give the one that the same request made before.
+
+    `fits` is the id of a network whose inputs the arrays have to fit.
+    """
+    if fits is not None:
+        check_fits(session, tenant_id, fits)
+    return _once(
+        session,
+        ("POST /v1/datasets", tenant_id, idempotency_key),
+        {"sha256": writer.finish().sha256, "name": name, "metric": metric, "fits": fits},
+        make=lambda: artifacts.register_dataset(session, tenant_id, writer, name=name, metric=metric, fits=fits),
+        find=lambda dataset_id: artifacts.get_dataset(session, tenant_id, dataset_id),
+    )
+
+
+def check_fits(session: Session, tenant_id: str, model_id: str) -> None:
+    """Raise unless the network can tell what its inputs are."""
+    model = artifacts.get_model(session, tenant_id, model_id)
+    if model.in_state is ModelState.REJECTED:
+        raise RejectedError("The model was rejected.", code="model_rejected", problem=model.problem)
+    if model.in_state is not ModelState.READY:
+        raise ConflictError(f"The model is {model.state}; it has to be ready first.", code="model_not_ready")
+
+
+def _once(
+    session: Session,
+    request: tuple[str, str, str | None],
+    body: dict[str, str | None],
+    *,
+    make: Callable[[], Upload],
+    find: Callable[[str], Upload],
+) -> Upload:
+    route, tenant_id, key = request
+    if key is None:
+        return make()
+    earlier = idempotency.begin(session, tenant_id, route, key, idempotency.digest(body))
+    if earlier is not None:
+        return find(earlier)
+    made = make()
+    idempotency.answer(session, tenant_id, route, key, made.id)
+    return made
