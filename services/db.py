@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +19,8 @@ from settings import Settings
 _log = logging.getLogger(__name__)
 # Longest wait for another writer.
 BUSY_S = 10
+# Installed beside this room.
+_MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 _MESSAGES = "messages"
 _AFTER_COMMIT = "after_commit"
 _DATABASE = "database"
@@ -167,7 +168,7 @@ def upgrade_database(database: Database) -> None:
 def alembic_config() -> Config:
     """Give Alembic's configuration from within the installed package; no file beside it is needed."""
     config = Config()
-    config.set_main_option("script_location", str(Path(str(resources.files("migrations")))))
+    config.set_main_option("script_location", str(_MIGRATIONS))
     config.set_main_option("path_separator", "os")
     return config
 

