@@ -1,0 +1,73 @@
+"""`python -m api`: the HTTP edge under uvicorn."""
+
+import ipaddress
+import logging
+import socket
+import sys
+
+import uvicorn
+from fastapi import FastAPI
+
+from api.app import create_app
+from settings import Settings, get_settings
+
+# A request line and its headers. httptools, uvicorn's other parser, would take 20 MB.
+MAX_HEADER_BYTES = 32 << 10
+MAX_CONNECTIONS = 1000
+STOP_S = 10
+
+
+class Server(uvicorn.Server):
+    """uvicorn that sends long polls home before it waits for open connections."""
+
+    def __init__(self, app: FastAPI, settings: Settings, *, port: int | None = None) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port if port is None else port,
+                http="h11",
+                ws="none",
+                lifespan="on",
+                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+                limit_concurrency=MAX_CONNECTIONS,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=STOP_S,
+                # Who the client is may be told by a proxy only where an operator says so.
+                proxy_headers=False,
+                server_header=False,
+                access_log=False,
+                log_config=None,
+            )
+        )
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop serving."""
+        self._app.state.watcher.close()
+        await super().shutdown(sockets)
+
+
+def refuse_unless_private(host: str, *, authenticated: bool) -> None:
+    """Exit rather than offer an open service to a network."""
+    if authenticated or host == "localhost":
+        return
+    try:
+        if ipaddress.ip_address(host).is_loopback:
+            return
+    except ValueError:
+        pass
+    sys.exit(f"onnxpress: refusing to serve on {host} without authentication; bind 127.0.0.1")
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    settings = get_settings()
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # Keys are always asked for; the check stands for the day when they may be switched off.
+    refuse_unless_private(settings.host, authenticated=True)
+    Server(create_app(settings), settings).run()
+
+
+if __name__ == "__main__":
+    main()

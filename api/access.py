@@ -1,0 +1,144 @@
+"""What every request passes through: a request id, a body limit, security headers, the access log, the last-resort 500."""
+
+import json
+import logging
+import re
+import secrets
+import time
+from dataclasses import dataclass, field
+
+from fastapi import HTTPException
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import Problem, answer
+
+log = logging.getLogger("onnxpress.api")
+access_log = logging.getLogger("onnxpress.access")
+
+# What JSON bodies may weigh; uploads raise their own request's limit.
+JSON_BODY_LIMIT = 1 << 20
+
+_REQUEST_ID = re.compile(r"[0-9A-Za-z_.\-]{1,64}")
+_SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+@dataclass
+class Passage:
+    """What is known of one request; routes reach it as `request.state.passage`."""
+
+    request_id: str
+    body_limit: int = JSON_BODY_LIMIT
+    received: int = 0
+    sent: int = 0
+    status: int = 0
+    key: str | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    def admit(self, size: int) -> None:
+        """Raise 413 if a body of `size` bytes is too large."""
+        if size > self.body_limit:
+            raise HTTPException(413, f"The body is larger than the limit of {self.body_limit} bytes.")
+
+
+class Access:
+    """ASGI middleware round the whole application."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        passage = Passage(_request_id(scope))
+        scope.setdefault("state", {})["passage"] = passage
+        try:
+            await self._serve(passage, scope, _limited(passage, scope, receive), _dressed(passage, send))
+        finally:
+            _write(passage, scope)
+
+    async def _serve(self, passage: Passage, scope: Scope, receive: Receive, send: Send) -> None:
+        # A NUL passes through URL decoding, and no database takes one in a text.
+        if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
+            problem = Problem.of(400, "bad_request", "The address holds a NUL byte.", passage.request_id)
+            await answer(problem)(scope, receive, send)
+            return
+        try:
+            await self.app(scope, receive, send)
+        except ClientDisconnect:
+            passage.status = 499
+        except Exception:
+            # The edge of the process: whatever nobody mapped is logged whole and told without its text.
+            log.exception("request %s failed: %s %s", passage.request_id, scope["method"], scope["path"])
+            if passage.status:
+                raise
+            problem = Problem.of(500, "internal_error", "The service failed; the request id finds it in the log.")
+            problem.request_id = passage.request_id
+            await answer(problem)(scope, receive, send)
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+
+
+def _limited(passage: Passage, scope: Scope, receive: Receive) -> Receive:
+    declared = Headers(scope=scope).get("content-length", "")
+
+    async def limited() -> Message:
+        if declared.isdecimal():
+            passage.admit(int(declared))
+        message = await receive()
+        if message["type"] == "http.request":
+            passage.received += len(message.get("body", b""))
+            passage.admit(passage.received)
+        return message
+
+    return limited
+
+
+def _dressed(passage: Passage, send: Send) -> Send:
+    async def dressed(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            passage.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = passage.request_id
+            for name, value in _SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
+            # What a key may read is not for shared caches.
+            headers.setdefault("Cache-Control", "private, no-cache")
+        elif message["type"] == "http.response.body":
+            passage.sent += len(message.get("body", b""))
+        await send(message)
+
+    return dressed
+
+
+def _write(passage: Passage, scope: Scope) -> None:
+    route = scope.get("route")
+    access_log.info(
+        "%s",
+        json.dumps(
+            {
+                "request_id": passage.request_id,
+                "method": scope["method"],
+                "path": scope["path"],
+                "route": getattr(route, "path", None),
+                "status": passage.status,
+                "ms": round((time.monotonic() - passage.started) * 1000, 1),
+                "received": passage.received,
+                "sent": passage.sent,
+                "key": passage.key,
+                "client": (scope.get("client") or ("",))[0],
+            }
+        ),
+    )

@@ -1,0 +1,110 @@
+"""create_app(): the HTTP edge as one ASGI application."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from importlib import metadata
+from typing import Any
+
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from pydantic.json_schema import models_json_schema
+
+from api import errors
+from api.access import Access
+from api.deps import Parts
+from api.routes import artifacts, datasets, health, jobs, models, passes, targets
+from api.watch import Watcher
+from engine import Report
+from services.db import Database
+from services.publisher import BrokerPublisher
+from services.reconcile import Reconciler
+from services.storage import open_store
+from services.versions import versions
+from settings import Settings
+
+DISK_THREADS = 16
+
+_ROUTERS = (models.router, datasets.router, jobs.router, artifacts.router, passes.router, targets.router, health.router)
+_DESCRIPTION = """\
+POST a model, POST a job, poll it, download an artifact that is smaller and faster, with a measured report and a verdict.
+
+Every error is a problem (RFC 9457). A job always answers 200: look at `status`, and at `verdict` for the gates.
+"""
+_TAGS = [
+    {"name": "models", "description": "Networks: uploaded ones and the results of jobs."},
+    {"name": "datasets", "description": "Named arrays for calibration and evaluation."},
+    {"name": "jobs", "description": "Work on a model, with limits and gates."},
+    {"name": "artifacts", "description": "Stored bytes, named by their SHA-256."},
+    {"name": "passes", "description": "What a recipe can be made of."},
+    {"name": "targets", "description": "What live workers can run on."},
+    {"name": "health", "description": "For load balancers; no key."},
+]
+
+
+class Api(FastAPI):
+    """FastAPI whose description holds the schemas of answers that routes write themselves."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Give the OpenAPI 3.1 document."""
+        document = super().openapi()
+        _, schemas = models_json_schema(
+            [(errors.Problem, "serialization"), (Report, "serialization")], ref_template="#/components/schemas/{model}"
+        )
+        document["components"]["schemas"].update(schemas["$defs"])
+        return document
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Make the application; nothing is opened before its lifespan starts."""
+    app = Api(
+        title="onnxpress",
+        version=metadata.version("onnxpress-server"),
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
+        lifespan=_lifespan,
+        # The usual pages load their scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+    )
+    app.state.settings = settings
+    app.state.watcher = Watcher(lambda rows: _versions(app, rows))
+    errors.install(app)
+    app.add_middleware(Access)
+    for router in _ROUTERS:
+        app.include_router(router)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    publisher = BrokerPublisher(settings.broker)
+    database = Database.from_settings(settings, publisher)
+    disk = CapacityLimiter(DISK_THREADS)
+    app.state.parts = Parts(settings, database, open_store(settings), app.state.watcher, disk)
+    reconciler = Reconciler(database, settings, publisher.waiting)
+    reconciler.start()
+    watching = asyncio.create_task(app.state.watcher.run())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+        await run_sync(reconciler.stop)
+        publisher.close()
+        database.dispose()
+
+
+def _versions(app: FastAPI, rows: Sequence[str]) -> Mapping[str, str]:
+    with app.state.parts.database.reading() as session:
+        return versions(session, rows)
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,243 @@
+"""The only mapping from what can go wrong to HTTP: problem details (RFC 9457) for every error.
+
+Texts come from a closed set: the services' and the engine's own sentences, pydantic's words on a field, and those below.
+No exception's text and no path of this machine reaches a client.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Literal, Self
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException as RoutingError
+
+from services import errors as services
+
+log = logging.getLogger("onnxpress.api")
+
+MEDIA_TYPE = "application/problem+json"
+
+_SAY = {
+    400: ("bad_request", "The request cannot be read."),
+    401: ("unauthorized", "A valid key is required: `Authorization: Bearer opk_...`."),
+    403: ("forbidden", "The key lacks the scope for this."),
+    404: ("not_found", "There is nothing at this address."),
+    405: ("method_not_allowed", "This address does not take this method; see the header Allow."),
+    406: ("not_acceptable", "This is not offered in a format that the header Accept takes."),
+    408: ("request_timeout", "The body arrived too slowly."),
+    409: ("conflict", "The request conflicts with the current state."),
+    413: ("too_large", "The body is over the limit."),
+    415: ("unsupported_media_type", "The body's Content-Type is not taken here."),
+    422: ("invalid", "The request is not valid."),
+    429: ("rate_limited", "Too many requests; see the header Retry-After."),
+    500: ("internal_error", "The service failed; the request id finds it in the log."),
+    503: ("unavailable", "The service cannot answer right now; try again."),
+}
+_RETRYABLE = frozenset({408, 429, 500, 503})
+_RETRY_AFTER = {429: "5", 503: "2"}
+_STATUS: dict[type[services.ServiceError], int] = {
+    services.UnauthorizedError: 401,
+    services.NotFoundError: 404,
+    services.ConflictError: 409,
+    services.TooLargeError: 413,
+    services.DigestMismatchError: 400,
+    services.RejectedError: 422,
+    services.InvalidError: 422,
+    services.CorruptError: 500,
+    services.UnavailableError: 503,
+}
+
+
+class FieldError(BaseModel):
+    """One thing that is wrong with the request."""
+
+    pointer: str | None = Field(None, description="JSON pointer (RFC 6901) into the body.")
+    parameter: str | None = Field(None, description="Or the name of the query parameter, header or path part.")
+    detail: str
+
+
+class Problem(BaseModel):
+    """Problem details (RFC 9457)."""
+
+    # A model_config of its own: extension members of later codes must not break old clients.
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["about:blank"] = "about:blank"
+    title: str
+    status: int
+    code: str = Field(description="Stable, for programs.")
+    detail: str = Field(description="For people.")
+    retryable: bool = Field(description="True: the same request may succeed later.")
+    request_id: str = ""
+    errors: list[FieldError] = Field(default_factory=list)
+    hint: str | None = None
+    node: str | None = Field(None, description="The network's node that the problem is about.")
+    step: int | None = Field(None, description="The recipe's step that the problem is about.")
+
+    @classmethod
+    def of(cls, status: int, code: str, detail: str, request_id: str = "", **more: Any) -> Self:
+        """Make a problem; title and retryable follow from the status."""
+        return cls(
+            title=HTTPStatus(status).phrase,
+            status=status,
+            code=code,
+            detail=detail,
+            request_id=request_id,
+            **{"retryable": status in _RETRYABLE, **more},
+        )
+
+
+class ApiError(HTTPException):
+    """A refusal by the HTTP edge itself; `code` and the sentence default to the status's."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str | None = None,
+        *,
+        code: str | None = None,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(status, detail or _SAY[status][1], dict(headers or {}))
+        self.code = code or _SAY[status][0]
+        self.errors = list(errors)
+        self.more = more
+
+
+def answer(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """Give the response that carries a problem."""
+    extra = dict(headers or {})
+    if problem.status in _RETRY_AFTER:
+        extra.setdefault("Retry-After", _RETRY_AFTER[problem.status])
+    if problem.status == HTTPStatus.UNAUTHORIZED:
+        extra["WWW-Authenticate"] = 'Bearer realm="onnxpress"'
+    body = problem.model_dump_json(exclude_none=True)
+    return Response(body, status_code=problem.status, headers=extra, media_type=MEDIA_TYPE)
+
+
+def pointer(loc: Sequence[Any], body: Any) -> str:
+    """Turn pydantic's location into a JSON pointer into the body that was sent.
+
+    Pydantic names the member of a union that it tried; no such key is in the body, so it is left out.
+    """
+    found: list[str] = []
+    at = body
+    for index, part in enumerate(loc):
+        last = index == len(loc) - 1
+        if (isinstance(at, Mapping) and part in at) or (
+            isinstance(at, list) and isinstance(part, int) and part < len(at)
+        ):
+            at = at[part]
+        elif not last or not isinstance(at, Mapping):
+            continue
+        found.append(str(part).replace("~", "~0").replace("/", "~1"))
+    return "".join(f"/{part}" for part in found)
+
+
+def _words(error: Mapping[str, Any]) -> str:
+    context = error.get("ctx") or {}
+    kind = error["type"]
+    if kind == "union_tag_invalid":
+        return f"Unknown {str(context['discriminator']).strip(chr(39))} {_quoted(context['tag'])}; known: {context['expected_tags']}."
+    if kind == "union_tag_not_found":
+        return f"The field {context['discriminator']} is missing."
+    if kind == "extra_forbidden":
+        return "This field is not known."
+    if kind == "missing":
+        return "This field is required."
+    if kind == "json_invalid":
+        return f"The body is not JSON: {context.get('error', 'it cannot be parsed')}."
+    said = str(error["msg"]).removeprefix("Value error, ")
+    return said[:1].upper() + said[1:] + ("" if said.endswith((".", "!")) else ".")
+
+
+def _quoted(text: object) -> str:
+    return ascii(str(text)[:64])
+
+
+def _field_errors(error: RequestValidationError) -> Iterator[FieldError]:
+    for one in error.errors():
+        where, *loc = one["loc"]
+        if where != "body":
+            yield FieldError(parameter=str(loc[0]) if loc else str(where), detail=_words(one))
+        elif one["type"] == "json_invalid":
+            yield FieldError(pointer="", detail=_words(one))
+        else:
+            at = pointer(loc, error.body)
+            # A wrong tag is reported at the object that holds it.
+            tag = f"/{one['ctx']['discriminator'].strip(chr(39))}" if one["type"].startswith("union_tag") else ""
+            yield FieldError(pointer=at + tag, detail=_words(one))
+
+
+def install(app: FastAPI) -> None:
+    """Have every error that a route can raise answered as a problem."""
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(RoutingError, _on_http)
+    app.add_exception_handler(services.ServiceError, _on_service)
+    app.add_exception_handler(OperationalError, _on_database)
+    app.add_exception_handler(PoolTimeoutError, _on_database)
+
+
+def _request_id(request: Request) -> str:
+    return str(request.state.passage.request_id)
+
+
+async def _on_validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = list(_field_errors(error))
+    where = found[0].pointer if found[0].pointer is not None else found[0].parameter
+    detail = f"{where or 'body'}: {found[0].detail}"
+    if len(found) > 1:
+        detail += f" There are {len(found)} errors in all."
+    return answer(Problem.of(422, "invalid", detail, _request_id(request), errors=found))
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RoutingError)
+    status = error.status_code
+    code, sentence = _SAY.get(status, ("error", HTTPStatus(status).phrase))
+    # Starlette's and FastAPI's own texts are phrases; ours are sentences.
+    detail = error.detail if error.detail.endswith(".") else sentence
+    more: dict[str, Any] = {}
+    if isinstance(error, ApiError):
+        code = error.code
+        more = {"errors": error.errors, **error.more}
+    return answer(Problem.of(status, code, detail, _request_id(request), **more), error.headers)
+
+
+async def _on_service(request: Request, error: Exception) -> Response:
+    assert isinstance(error, services.ServiceError)
+    status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+    more: dict[str, Any] = {"hint": error.hint}
+    if isinstance(error, services.InvalidError):
+        more["errors"] = [FieldError(pointer=one.pointer, detail=one.message) for one in error.errors]
+    if isinstance(error, services.RejectedError) and error.problem:
+        more |= {key: error.problem[key] for key in ("node", "step", "hint") if error.problem.get(key) is not None}
+    if isinstance(error, services.CorruptError):
+        # Trying again reads the same bytes.
+        more["retryable"] = False
+        log.error("request %s: stored bytes are damaged", _request_id(request))
+    return answer(Problem.of(status, error.exact_code, error.message, _request_id(request), **more))
+
+
+async def _on_database(request: Request, error: Exception) -> Response:
+    log.warning("request %s: the database does not answer", _request_id(request), exc_info=error)
+    return answer(Problem.of(503, "unavailable", _SAY[503][1], _request_id(request)))
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe a /v1 route's error answers for OpenAPI: the given ones and those that any route may give."""
+    return {
+        status: {
+            "description": _SAY[status][1],
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in sorted({400, 401, 422, 500, 503, *statuses})
+    }

@@ -1,0 +1,36 @@
+"""Stored bytes, named by their SHA-256."""
+
+from pathlib import PurePosixPath
+
+from fastapi import APIRouter, Request, Response
+
+from api.deps import AskedFor, At
+from api.downloads import Content, download
+from api.errors import problems
+from api.schemas import Sha256
+from api.uploads import BYTES
+from models import ArtifactFile
+from services import artifacts
+from services.errors import NotFoundError
+
+router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
+
+
+@router.get("/{sha256}", response_class=Response, responses=problems(403, 404) | BYTES)
+async def get_artifact(sha256: Sha256, request: Request, asked: AskedFor) -> Response:
+    """Download an artifact by its digest, or a single file by its own.
+
+    An artifact of one file is that file; one of several is a zip, always of the same bytes.
+    """
+
+    def find(at: At) -> Content:
+        try:
+            artifact = artifacts.get_artifact(at.session, at.tenant_id, sha256)
+        except NotFoundError:
+            blob = artifacts.get_blob(at.session, at.tenant_id, sha256)
+            file = ArtifactFile(path=sha256[:16], sha256=sha256, size=blob.size)
+            return Content(at.tenant_id, sha256, [file], file.path)
+        one = artifact.files[0].path if len(artifact.files) == 1 else artifact.kind
+        return Content.of(artifact, PurePosixPath(one).name)
+
+    return await download(request, asked.parts, await asked.read(find))

@@ -1,0 +1,140 @@
+"""Work on a model, with limits and gates."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+import models
+from api.deps import AskedFor, At, Reading, Writing
+from api.downloads import etag_matches
+from api.errors import ApiError, FieldError, problems
+from api.schemas import (
+    Cursor,
+    IdempotencyKey,
+    JobView,
+    NewJob,
+    Page,
+    PageSize,
+    Wait,
+    job_etag,
+    page,
+    read_cursor,
+)
+from api.uploads import repr_digest
+from models import Job
+from services import jobs
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+Label = Annotated[list[str], Query(description="`key=value`; several must all hold.", max_length=8)]
+Format = Literal["json", "md"]
+_MEDIA_TYPES: dict[Format, str] = {"json": "application/json", "md": "text/markdown"}
+_NOT_CHANGED: dict[int | str, dict[str, Any]] = {
+    304: {"description": "With If-None-Match: nothing changed within `wait` seconds."}
+}
+_REPORT: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The report.",
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/Report"}},
+            "text/markdown": {"schema": {"type": "string"}},
+        },
+    }
+}
+
+
+async def json_body(request: Request) -> None:
+    """Refuse a body that does not say that it is JSON."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "Send the job as JSON, with the Content-Type application/json.")
+
+
+@router.post("", status_code=202, dependencies=[Depends(json_body)], responses=problems(403, 409, 413, 415))
+def create_job(body: NewJob, at: Writing, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
+    """Accept a job; it reaches a final state whatever happens to API, workers or broker. Poll it at Location."""
+    asked = jobs.Request(body.model, body.dataset, body.spec(), body.labels)
+    submission = jobs.submit(at.session, at.tenant_id, asked, key_id=at.caller.key_id, idempotency_key=idempotency_key)
+    response.headers["Location"] = f"/v1/jobs/{submission.job.id}"
+    response.headers["Retry-After"] = "1"
+    return JobView.of(submission.job)
+
+
+@router.get("", responses=problems(403))
+def list_jobs(
+    at: Reading,
+    status: Annotated[models.JobStatus | None, Query(description="Only jobs in this status.")] = None,
+    label: Label = [],  # noqa: B006 - FastAPI copies it
+    limit: PageSize = 50,
+    cursor: Cursor = None,
+) -> Page[JobView]:
+    """List jobs, the newest first."""
+    rows = jobs.list_jobs(
+        at.session,
+        at.tenant_id,
+        status=status,
+        labels=dict(_label(one) for one in label),
+        limit=limit + 1,
+        before=read_cursor(cursor),
+    )
+    return page(JobView.of, rows, limit)
+
+
+@router.get(
+    "/{job_id}",
+    responses=problems(403, 404) | _NOT_CHANGED,
+)
+async def get_job(job_id: str, request: Request, response: Response, asked: AskedFor, wait: Wait = 0) -> JobView:
+    """Give one job. With `wait`, the answer comes at the next change, at the latest after so many seconds."""
+
+    def read(at: At) -> Job:
+        return jobs.get(at.session, at.tenant_id, job_id)
+
+    job = await asked.read(read)
+    conditional = "if-none-match" in request.headers
+    if wait and not models.is_final(job.in_status) and (not conditional or etag_matches(request, job_etag(job))):
+        await asked.parts.watcher.wait(job_id, str(job.version), wait)
+        job = await asked.read(read)
+    response.headers["ETag"] = job_etag(job)
+    if conditional and etag_matches(request, job_etag(job)):
+        return Response(status_code=304, headers={"ETag": job_etag(job)})  # type: ignore[return-value]  # FastAPI sends it as it is
+    return JobView.of(job)
+
+
+@router.post("/{job_id}:cancel", responses=problems(403, 404, 409))
+def cancel_job(job_id: str, at: Writing) -> JobView:
+    """Cancel a queued job at once and have a running one stopped within seconds; 409 where it has ended otherwise."""
+    return JobView.of(jobs.cancel(at.session, at.tenant_id, job_id))
+
+
+@router.get("/{job_id}/report", response_class=Response, responses=problems(403, 404, 406) | _REPORT)
+def get_report(job_id: str, request: Request, at: Reading) -> Response:
+    """Give the measured report in the format that Accept asks for, JSON by default."""
+    accept = request.headers.get("accept", "*/*").lower()
+    if "text/markdown" in accept:
+        return _report(at, request, job_id, "md")
+    if any(kind in accept for kind in ("*/*", "application/*", "application/json")):
+        return _report(at, request, job_id, "json")
+    raise ApiError(406, "The report is offered as application/json and text/markdown.")
+
+
+@router.get("/{job_id}/report.{format}", response_class=Response, responses=problems(403, 404) | _REPORT)
+def get_report_as(job_id: str, format: Format, request: Request, at: Reading) -> Response:  # noqa: A002 - the API's word
+    """Give the measured report in one format."""
+    return _report(at, request, job_id, format)
+
+
+def _report(at: At, request: Request, job_id: str, form: Format) -> Response:
+    file = jobs.report(at.session, at.tenant_id, job_id)[f"report.{form}"]
+    headers = {"ETag": f'"{file.sha256}"', "Vary": "Accept", "Repr-Digest": repr_digest(file.sha256)}
+    if etag_matches(request, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    text = b"".join(at.parts.folder.read(at.tenant_id, file.sha256))
+    return Response(text, headers=headers, media_type=_MEDIA_TYPES[form])
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ApiError(422, errors=[FieldError(parameter="label", detail="A label is looked for as key=value.")])
+    return key, value

@@ -1,0 +1,48 @@
+"""What a recipe can be made of."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+import engine
+from api.deps import Reading
+from api.errors import ApiError, problems
+
+router = APIRouter(prefix="/v1/passes", tags=["passes"])
+
+
+class PassInfo(BaseModel):
+    """One pass: what it does, what it takes."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    type: str
+    summary: str
+    documentation: str
+    lossless: bool
+    needs_data: bool = Field(description="True: the job has to name a dataset.")
+    json_schema: dict[str, Any] = Field(alias="schema", description="JSON schema of the pass in a recipe.")
+    defaults: dict[str, Any]
+    search_space: dict[str, Any] = Field(description="Parameters that a search may turn, with range or choices.")
+
+
+class PassList(BaseModel):
+    """Every pass."""
+
+    items: list[PassInfo]
+
+
+@router.get("", responses=problems(403))
+def list_passes(_at: Reading) -> PassList:
+    """List every pass with its parameters, their bounds and defaults."""
+    return PassList.model_validate({"items": engine.list_passes()})
+
+
+@router.get("/{type}", responses=problems(403, 404))
+def get_pass(type: str, _at: Reading) -> PassInfo:  # noqa: A002 - the word that recipes use
+    """Describe one pass."""
+    for described in engine.list_passes():
+        if described["type"] == type:
+            return PassInfo.model_validate(described)
+    raise ApiError(404, "There is no pass of this type; GET /v1/passes lists them.")
