@@ -18,6 +18,8 @@ from onnxpress.transport import Ask, Transport, read_json
 
 # The longest wait of one long poll that the service grants.
 POLL_S = 30.0
+# The largest page that the service gives.
+PAGE = 200
 INSPECTION_S = 10.0
 AnyPath = str | PathLike[str]
 S = TypeVar("S", bound=Stored)
@@ -323,7 +325,9 @@ def _pages(
 ) -> Iterator[dict[str, Any]]:
     cursor, left = None, limit
     while left is None or left > 0:
-        asked = {**query, **({"cursor": cursor} if cursor else {})}
+        asked: dict[str, str | int] = {**query, "limit": min(left or PAGE, PAGE)}
+        if cursor:
+            asked["cursor"] = cursor
         page = transport.json(Ask("GET", path, query=asked))
         items = _items(page)[:left]
         yield from items

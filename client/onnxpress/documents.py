@@ -87,7 +87,12 @@ class JobProgress:
     @classmethod
     def from_document(cls, document: Json) -> Self:
         """Read the service's JSON."""
-        return cls(document.get("step"), document.get("fraction"), document.get("message"))
+        what = document.get("what")
+        return cls(
+            step=document.get("step"),
+            fraction=document.get("fraction"),
+            message=document.get("message") or (f"measuring {what}" if what else None),
+        )
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,7 @@ class Job:
     progress: JobProgress | None
     problem: Problem | None
     output_model: str | None
+    warnings: tuple[str, ...]
     labels: Mapping[str, str]
     created_at: str | None
     document: Json = field(repr=False)
@@ -118,6 +124,7 @@ class Job:
             progress=JobProgress.from_document(document["progress"]) if document.get("progress") else None,
             problem=_problem(document.get("problem")),
             output_model=document.get("output_model"),
+            warnings=tuple(map(str, document.get("warnings") or ())),
             labels=document.get("labels") or {},
             created_at=document.get("created_at"),
             document=document,

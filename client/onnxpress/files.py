@@ -34,7 +34,7 @@ class Digested:
         return f"sha-256=:{base64.b64encode(bytes.fromhex(self.sha256)).decode()}:"
 
     def stream(self, progress: Progress | None = None, deadline: Deadline = NEVER) -> Iterator[bytes]:
-        """Read the file in pieces, never more of it than was hashed."""
+        """Read the file in pieces, never more of it than was hashed; raises UsageError when it has shrunk."""
         sent = 0
         with self.path.open("rb") as file:
             while piece := file.read(min(CHUNK, self.size - sent)):
@@ -43,6 +43,8 @@ class Digested:
                 sent += len(piece)
                 if progress:
                     progress(sent, self.size)
+        if sent < self.size:
+            raise UsageError(f"{self.path} changed while it was sent")
 
 
 def digest(path: str | os.PathLike[str]) -> Digested:
@@ -103,6 +105,8 @@ class _Sink:
         self.file = file
         self.size = 0
         self.deadline = deadline
+        # Of the representation that the first bytes came from; a weak one does not vouch for bytes.
+        self.etag: str | None = None
         self._sha256 = hashlib.sha256()
         self._progress = progress
 
@@ -116,7 +120,9 @@ class _Sink:
         """Append the body of an answer."""
         length = answer.headers.get("Content-Length")
         total = self.size + int(length) if length else None
-        for piece in answer.iter_raw(CHUNK):
+        etag = answer.headers.get("ETag", "")
+        self.etag = etag if etag.startswith('"') else None
+        for piece in answer.iter_raw():
             self.deadline.left(1)
             self.file.write(piece)
             self._sha256.update(piece)
@@ -135,8 +141,8 @@ def _fill(transport: Transport, source: str, sha256: str, sink: _Sink) -> None:
     while True:
         # Encodings would change the bytes that the digest is about.
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
-        if sink.size:
-            headers |= {"Range": f"bytes={sink.size}-", "If-Range": f'"{sha256}"'}
+        if sink.size and sink.etag:
+            headers |= {"Range": f"bytes={sink.size}-", "If-Range": sink.etag}
         before = sink.size
         try:
             with transport.open(Ask("GET", source, headers=headers), sink.deadline) as answer:

@@ -105,6 +105,8 @@ def _compress(client: Client, wish: Wish, deadline: Deadline, *, wait: bool, kee
             if not as_json:
                 give(job.id)
             live.say(f"job {job.id} {job.status}")
+            for warning in job.warnings:
+                live.say(f"warning: {warning}")
             if wait:
                 job = client.jobs.wait(job.id, timeout=deadline.remaining(), on_update=live.update)
     if not wait:

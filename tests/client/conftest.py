@@ -1,0 +1,181 @@
+"""The real service, and a real HTTP server that misbehaves on purpose."""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, TypedDict
+
+import pytest
+from typer.testing import CliRunner
+
+import onnxpress
+from onnxpress.cli import app
+from standalone.serve import Embedded
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "fashion-mnist"
+
+
+@dataclass
+class Request:
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Answer(TypedDict, total=False):
+    """What to say: `json` or `body`; `cut` closes after so many bytes of the body, `silent` never says anything."""
+
+    status: int
+    json: Any
+    body: bytes
+    headers: dict[str, str]
+    cut: int
+    silent: bool
+
+
+Say = Answer | Callable[[Request], Answer]
+NOT_FOUND: Answer = {
+    "status": 404,
+    "json": {"title": "Not Found", "status": 404, "code": "not_found", "detail": "gone"},
+}
+
+
+class Server(ThreadingHTTPServer):
+    # Joined at the end, so that no thread outlives its test.
+    daemon_threads = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class Scripted:
+    """Answers each address by its script; the last line is repeated."""
+
+    def __init__(self) -> None:
+        self.scripts: dict[tuple[str, str], list[Say]] = {}
+        self.requests: list[Request] = []
+        self.stopped = threading.Event()
+        self._server = Server(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def on(self, method: str, path: str, *says: Say) -> None:
+        self.scripts[method, f"/v1{path}"] = list(says)
+
+    def asked(self, method: str, path: str) -> list[Request]:
+        return [one for one in self.requests if (one.method, one.path.partition("?")[0]) == (method, f"/v1{path}")]
+
+    def close(self) -> None:
+        self.stopped.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _say(self, request: Request) -> Answer:
+        script = self.scripts.get((request.method, request.path.partition("?")[0]), [NOT_FOUND])
+        say = script.pop(0) if len(script) > 1 else script[0]
+        return say(request) if callable(say) else say
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        scripted = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_one_request(self) -> None:
+                self.raw_requestline = self.rfile.readline(65537)
+                if not self.raw_requestline or not self.parse_request():
+                    self.close_connection = True
+                    return
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                request = Request(self.command, self.path, dict(self.headers.items()), body)
+                scripted.requests.append(request)
+                self._answer(scripted._say(request))
+
+            def _answer(self, answer: Answer) -> None:
+                # One connection per request: a closed client leaves no thread behind in a read.
+                self.close_connection = True
+                if answer.get("silent"):
+                    scripted.stopped.wait(30)
+                    return
+                body = json.dumps(answer["json"]).encode() if "json" in answer else answer.get("body", b"")
+                headers = {"Content-Length": str(len(body)), "Connection": "close", **answer.get("headers", {})}
+                self.send_response(answer.get("status", 200))
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body[: answer.get("cut")])
+
+            def log_message(self, *_args: object) -> None:
+                pass
+
+        return Handler
+
+
+@pytest.fixture
+def scripted():
+    """Give a real server whose every answer is scripted."""
+    server = Scripted()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def client(scripted):
+    """Give a client of the scripted server that loses patience soon."""
+    with onnxpress.Client(scripted.url, "opk_test_secret", patience=2.0) as found:
+        yield found
+
+
+@dataclass
+class Result:
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+
+@pytest.fixture
+def cli(monkeypatch, tmp_path):
+    """Give the command line, run in this process: `cli(url, key, *words)`."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith(("ONNXPRESS_", "GITHUB_", "CI"))]:
+        monkeypatch.delenv(name)
+
+    def run(url: str, key: str, *words: object, patience: float = 5.0) -> Result:
+        env = {"ONNXPRESS_URL": url, "ONNXPRESS_API_KEY": key, "ONNXPRESS_PATIENCE": str(patience), "COLUMNS": "160"}
+        done = CliRunner().invoke(app, [str(word) for word in words], env=env)
+        return Result(done.exit_code, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory):
+    """Give the whole real service on a free port."""
+    with Embedded(tmp_path_factory.mktemp("var"), host="127.0.0.1", port=0, workers=1, say=print) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def key(embedded):
+    """Give the real service's admin key."""
+    return embedded.key_file.read_text().strip()
+
+
+@pytest.fixture(scope="session")
+def service(embedded, key):
+    """Give a client of the real service."""
+    with onnxpress.Client(embedded.url, key) as found:
+        yield found

@@ -1,0 +1,87 @@
+"""Recipes, gates and keys as people and pipelines give them."""
+
+import json
+
+import pytest
+
+from engine import Compress
+from onnxpress import recipe
+from onnxpress.errors import UsageError
+
+PASSES = [{"type": "simplify"}]
+
+
+def test_every_shorthand_is_a_spec_that_the_engine_takes():
+    for name in recipe.RECIPES:
+        Compress.model_validate(recipe.read_spec(name))
+
+
+def test_a_file_holds_a_recipe_or_a_whole_job(tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"passes": PASSES}))
+    assert recipe.read_spec(str(path)) == {"kind": "compress", "recipe": {"passes": PASSES}}
+    job = {"recipe": {"passes": PASSES}, "target": {"threads": 2}, "gates": [], "limits": {"max_runtime_s": 60}}
+    path.write_text(json.dumps(job))
+    assert recipe.read_spec(str(path)) == {"kind": "compress", **job}
+    Compress.model_validate(recipe.read_spec(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("{", "is not JSON"), ("[]", "JSON object"), ('{"pases": []}', "neither a recipe")]
+)
+def test_a_file_that_is_neither_is_refused_in_words(tmp_path, text, words):
+    path = tmp_path / "recipe.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=words):
+        recipe.read_spec(str(path))
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(UsageError, match="int8"):
+        recipe.read_spec("int9")
+
+
+@pytest.mark.parametrize(
+    ("text", "gate"),
+    [
+        ("top1 max_drop 0.01", {"metric": "top1", "rule": "max_drop", "value": 0.01}),
+        ("top1 max_drop 1%", {"metric": "top1", "rule": "max_drop", "value": 0.01}),
+        (
+            "latency_p95 max_ratio 80% confidence=0.9 warn",
+            {"metric": "latency_p95", "rule": "max_ratio", "value": 0.8, "confidence": 0.9, "level": "warn"},
+        ),
+        ("sqnr_db min 30", {"metric": "sqnr_db", "rule": "min", "value": 30.0}),
+    ],
+)
+def test_gates_as_people_type_them(text, gate):
+    assert recipe.parse_gate(text) == gate
+    Compress.model_validate({"recipe": {"passes": PASSES}, "gates": [gate]})
+
+
+@pytest.mark.parametrize("text", ["", "top1", "top1 drop 0.01", "top1 max_drop little", "top1 max_drop 1% hard"])
+def test_a_gate_that_cannot_be_read_is_refused(text):
+    with pytest.raises(UsageError):
+        recipe.parse_gate(text)
+
+
+def test_labels():
+    assert recipe.parse_labels(["branch=main", "note=a=b", "empty="]) == {"branch": "main", "note": "a=b", "empty": ""}
+    for wrong in ("branch", "=main"):
+        with pytest.raises(UsageError):
+            recipe.parse_labels([wrong])
+
+
+def test_an_attempt_of_a_ci_run_has_one_key_and_the_next_attempt_another():
+    github = {"GITHUB_RUN_ID": "7", "GITHUB_RUN_ATTEMPT": "1", "GITHUB_JOB": "press"}
+    assert recipe.run_id(github) == recipe.run_id(dict(github))
+    assert recipe.run_id(github) != recipe.run_id({**github, "GITHUB_RUN_ATTEMPT": "2"})
+    assert recipe.run_id({"CI_JOB_ID": "9"}) == recipe.run_id({"CI_JOB_ID": "9"})
+    assert recipe.run_id({}) != recipe.run_id({})
+
+
+def test_a_key_depends_on_all_that_was_asked():
+    spec = {"recipe": {"passes": PASSES}}
+    key = recipe.idempotency_key("job", ["sha"], spec, run="1")
+    assert key == recipe.idempotency_key("job", ["sha"], dict(spec), run="1")
+    others = [("job", ["other"], spec, "1"), ("job", ["sha"], {}, "1"), ("job", ["sha"], spec, "2")]
+    assert key not in {recipe.idempotency_key(what, sha, one, run=run) for what, sha, one, run in others}
