@@ -53,10 +53,12 @@ class Context:
     evaluate: Callable[["ir.Model"], Sequence["Quality"]]
     observe: Callable[["ir.Model", Sequence[Observe]], Mapping[Observe, Any]]
     progress: Callable[[float, str], None]
+    # Run the networks in turn on the target; give each one's time per run as a multiple of the first one's.
+    race: Callable[[Sequence["ir.Model"]], Sequence[float]]
 
 
 class Pass(BaseModel):
-    """One transformation. Subclasses add `type: Literal[...]`, their parameters, and the five methods."""
+    """One transformation. Subclasses add `type: Literal[...]`, their parameters, and the methods that do the work."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,6 +70,10 @@ class Pass(BaseModel):
         """Refuse at submit, from the stored inspection alone."""
         del inspection
         return None
+
+    def prepare(self, model: "ir.Model") -> None:
+        """Bring the model in place into the form that `check`, `observes` and `apply` expect."""
+        del model
 
     def check(self, model: "ir.Model") -> "Refusal | None":
         """Refuse with the graph in hand."""

@@ -1,4 +1,4 @@
-"""The `quantize_static` pass: its parameters and its documentation; the work is in engine.graph.quantize."""
+"""The `quantize_static` pass: its parameters and its documentation; the work is in engine.quantize.static."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -34,6 +34,9 @@ class QuantizeStatic(Pass):
     weights: Annotated[
         Literal["auto", "int8", "int7", "uint8"], Searchable(choices=("auto", "int8", "int7", "uint8"))
     ] = Field("auto", description="Integer type of weights; `auto` proves per layer what cannot saturate.")
+    measure_layers: bool = Field(
+        default=True, description="Leave kinds of layers in float that the target measurably runs faster so."
+    )
     exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
         (), max_length=4096, description="Names of nodes that stay in float."
     )
@@ -50,26 +53,32 @@ class QuantizeStatic(Pass):
             )
         return None
 
+    def prepare(self, model: "ir.Model") -> None:
+        """Un-share weights, and convert old operator sets."""
+        from engine.quantize.static import prepare
+
+        prepare(model)
+
     def check(self, model: "ir.Model") -> "Refusal | None":
         """Refuse with the graph in hand: quantized already, or no layer that can be quantized."""
-        from engine.graph.quantize import check
+        from engine.quantize.static import check
 
         return check(model, self)
 
     def observes(self, model: "ir.Model") -> Sequence[Observe]:
         """Ask for the range of every tensor that will be quantized."""
-        from engine.graph.quantize import observes
+        from engine.quantize.static import observes
 
         return observes(model, self)
 
     def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
         """Insert quantization in place and say per layer which types were chosen and why."""
-        from engine.graph.quantize import quantize
+        from engine.quantize.static import quantize
 
         return quantize(model, self, observations, context)
 
     def ensures(self, model: "ir.Model") -> None:
         """Check that every scale is positive and finite and every quantized layer reads quantized weights."""
-        from engine.graph.quantize import ensures
+        from engine.quantize.static import ensures
 
         ensures(model)

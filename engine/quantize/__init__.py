@@ -1,0 +1,1 @@
+"""Quantization as graph rewriting: which tensors (plan), in which integers (types), by which nodes (rewrite)."""

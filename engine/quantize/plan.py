@@ -1,0 +1,253 @@
+"""Which layers run in integers, which operators between them stay there too, and which tensors are therefore quantized.
+
+ONNX Runtime turns DequantizeLinear -> op -> QuantizeLinear into one integer kernel. So a region of integer operators must
+be closed: every activation that enters an operator is quantized, and so is what leaves it, or the pair that was inserted
+stays in the graph, alone, and costs more than it saves.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
+# Operators with an integer kernel of their own: inputs and output have their own scales.
+COMPUTES = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool"})
+# Operators that only move or select numbers: the output keeps its input's scale, so they run on the integers as they are.
+MOVES = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"})
+# They shrink what passes through, so they are worth an integer kernel even where a float operator follows.
+REDUCES = frozenset({"AveragePool", "GlobalAveragePool", "MaxPool"})
+_VARIADIC = frozenset({"Add", "Mul", "Concat"})
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node with weights that runs in integers."""
+
+    node: ir.Node
+    weight: ir.Value
+    # The weight's axis that counts output channels.
+    axis: int
+    bias: ir.Value | None
+
+    @property
+    def input(self) -> ir.Value:
+        """The activation it reads."""
+        return _present(self.node.inputs[0])
+
+
+@dataclass
+class Plan:
+    """What will be quantized."""
+
+    layers: list[Layer] = field(default_factory=list)
+    followers: list[ir.Node] = field(default_factory=list)
+    # Every quantized tensor, in topological order; True where an integer operator produces it.
+    tensors: dict[ir.Value, bool] = field(default_factory=dict)
+    # Tensors that must share scale and zero point with an earlier one.
+    same_as: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    # Relu and Clip nodes that the saturation of a quantized tensor replaces, by that tensor (the node's output).
+    absorbed: dict[ir.Value, ir.Node] = field(default_factory=dict)
+    # Layers that stay in float, and why.
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def root(self, value: ir.Value) -> ir.Value:
+        """The tensor whose range sets this one's scale."""
+        while value in self.same_as:
+            value = self.same_as[value]
+        return value
+
+
+def make_plan(model: ir.Model, exclude: frozenset[str] = frozenset()) -> Plan:
+    """Decide what to quantize in the network's main graph; nothing is changed."""
+    plan = Plan()
+    layers: dict[ir.Node, Layer] = {}
+    for node in model.graph:
+        if node.op_type in LAYERS and node.domain in {"", "ai.onnx"}:
+            found = _layer(node, exclude)
+            if isinstance(found, Layer):
+                layers[node] = found
+            else:
+                plan.refused[node.name or node.op_type] = found
+    integers = _reachable(model.graph, layers, exclude)
+    kept = _worthwhile(model.graph, layers, integers)
+    for node in model.graph:
+        if node in layers:
+            plan.layers.append(layers[node])
+            _add(plan, layers[node].input, produced=False)
+            _add_output(plan, node, kept, layers)
+        elif node in kept:
+            plan.followers.append(node)
+            for value in _activations(node):
+                _add(plan, value, produced=False)
+            _add_output(plan, node, kept, layers)
+            if node.op_type in MOVES:
+                plan.same_as[node.outputs[0]] = _present(node.inputs[0])
+    return plan
+
+
+def final_output(node: ir.Node) -> tuple[ir.Value, ir.Node | None]:
+    """Give the tensor that an integer operator hands on: after its only consumer where that is a Relu or Clip."""
+    output = node.outputs[0]
+    users = tuple(use.node for use in output.uses())
+    if len(users) == 1 and not output.is_graph_output() and is_clamp(users[0]) and node.op_type not in MOVES:
+        return users[0].outputs[0], users[0]
+    return output, None
+
+
+def is_clamp(node: ir.Node) -> bool:
+    """Say whether a node is Relu, or Clip with constant bounds around zero: saturation can do its work."""
+    if node.op_type == "Relu":
+        return True
+    low, high = clamp_bounds(node) if node.op_type == "Clip" else (None, None)
+    return low is not None and high is not None and low <= 0 < high
+
+
+def clamp_bounds(node: ir.Node) -> tuple[float | None, float | None]:
+    """Give the bounds of a Relu or Clip; None where a bound is not constant."""
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    bounds: list[float | None] = []
+    for index, absent in ((1, -np.inf), (2, np.inf)):
+        value = node.inputs[index] if index < len(node.inputs) else None
+        if value is None:
+            bounds.append(absent)
+        else:
+            constant = ir.convenience.get_const_tensor(value)
+            bounds.append(None if constant is None or constant.size != 1 else float(constant.numpy().reshape(())))
+    return bounds[0], bounds[1]
+
+
+def _layer(node: ir.Node, exclude: frozenset[str]) -> Layer | str:
+    """Give the layer, or say why it stays in float."""
+    reason = next(_objections(node, exclude), None) or next(_matrix_objections(node), None)
+    if reason is not None:
+        return reason
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    by_row = node.op_type == "Conv" or (node.op_type == "Gemm" and _integer(node, "transB"))
+    return Layer(node, _present(node.inputs[1]), 0 if by_row else 1, bias)
+
+
+def _objections(node: ir.Node, exclude: frozenset[str]) -> Iterator[str]:
+    if node.name in exclude:
+        yield "excluded by the recipe"
+    weight = node.inputs[1]
+    if node.op_type == "MatMul" and weight is not None and not weight.is_initializer():
+        yield "both operands are activations, or the weights are on the left"
+    if weight is None or not weight.is_initializer() or weight.is_graph_input() or weight.const_value is None:
+        yield "the weights are not constant"
+        return
+    if weight.const_value.dtype != ir.DataType.FLOAT:
+        yield "the weights are not float32"
+        return
+    if node.inputs[0] is None or node.inputs[0].is_initializer():
+        yield "the input is a constant"
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None and (not bias.is_initializer() or bias.is_graph_input() or bias.const_value is None):
+        yield "the bias is not constant"
+    if not np.isfinite(weight.const_value.numpy()).all():
+        yield "the weights hold NaN or infinity"
+    if node.op_type == "Conv" and len(weight.const_value.shape) < 3:
+        yield "the weights have no spatial axis"
+
+
+def _matrix_objections(node: ir.Node) -> Iterator[str]:
+    """Object to a Gemm or MatMul that passed the objections above."""
+    if node.op_type == "Conv":
+        return
+    shape = _constant_shape(node.inputs[1])
+    if len(shape) != 2:
+        yield "the weights are not a matrix"
+        return
+    if _integer(node, "transA"):
+        yield "the input is transposed"
+    for name in ("alpha", "beta"):
+        attribute = node.attributes.get(name)
+        if attribute is not None and attribute.as_float() != 1.0:
+            yield f"{name} is not 1"
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    channels = shape[0 if _integer(node, "transB") else 1]
+    if bias is not None and (_constant_shape(bias)[-1:] != (channels,) or np.prod(_constant_shape(bias)) != channels):
+        yield "the bias is not one number per output"
+
+
+def _constant_shape(value: ir.Value | None) -> tuple[int, ...]:
+    tensor = None if value is None else value.const_value
+    return () if tensor is None else tuple(tensor.shape.numpy())
+
+
+def _reachable(graph: ir.Graph, layers: Mapping[ir.Node, Layer], exclude: frozenset[str]) -> set[ir.Node]:
+    """Find the operators between layers whose activations are all integers already."""
+    integer: set[ir.Value] = {layer.input for layer in layers.values()}
+    found: set[ir.Node] = set()
+    for node in graph:
+        if node in layers:
+            integer.add(final_output(node)[0])
+        elif _can_follow(node, exclude) and all(value in integer for value in _activations(node)):
+            found.add(node)
+            integer.add(final_output(node)[0])
+    return found
+
+
+def _worthwhile(graph: ir.Graph, layers: Mapping[ir.Node, Layer], candidates: set[ir.Node]) -> set[ir.Node]:
+    """Keep the operators that feed integer operators, or that save more than the pair of nodes at their end costs."""
+    kept: set[ir.Node] = set()
+    for node in reversed(list(graph)):
+        if node not in candidates:
+            continue
+        output, _ = final_output(node)
+        wanted = any(use.node in layers or use.node in kept for use in output.uses())
+        if wanted or node.op_type in REDUCES or (node.op_type in _VARIADIC and len(_activations(node)) > 1):
+            kept.add(node)
+    return kept
+
+
+def _can_follow(node: ir.Node, exclude: frozenset[str]) -> bool:
+    if node.domain not in {"", "ai.onnx"} or node.name in exclude:
+        return False
+    if node.op_type not in COMPUTES | MOVES or len(node.outputs) != 1:
+        return False
+    activations = _activations(node)
+    if not activations or any(value.is_initializer() for value in activations):
+        return False
+    if node.op_type in {"Add", "Mul"}:
+        return len(set(activations)) == len(activations)
+    return not (node.op_type == "AveragePool" and _integer(node, "ceil_mode"))
+
+
+def _activations(node: ir.Node) -> list[ir.Value]:
+    """List the inputs that hold activations: the others are shapes and axes."""
+    count = None if node.op_type in _VARIADIC else 1
+    return [value for value in node.inputs[:count] if value is not None]
+
+
+def _add_output(plan: Plan, node: ir.Node, kept: set[ir.Node], layers: Mapping[ir.Node, Layer]) -> None:
+    output, clamp = final_output(node)
+    # The integer kernels of matrix products can give out float, which saves the pair of nodes where a float operator follows.
+    if node.op_type in {"Gemm", "MatMul"} and not any(use.node in kept or use.node in layers for use in output.uses()):
+        return
+    _add(plan, output, produced=True)
+    if clamp is not None:
+        plan.absorbed[output] = clamp
+
+
+def _add(plan: Plan, value: ir.Value, *, produced: bool) -> None:
+    plan.tensors.setdefault(value, produced)
+
+
+def _integer(node: ir.Node, name: str) -> int:
+    attribute = node.attributes.get(name)
+    return attribute.as_int() if attribute is not None else 0
+
+
+def _present(value: ir.Value | None) -> ir.Value:
+    assert value is not None
+    return value
+
+
+def subgraph_layers(model: ir.Model) -> Iterator[ir.Node]:
+    """Yield layers inside If, Loop and Scan bodies: they stay in float."""
+    for node in model.graph.all_nodes():
+        if node.graph is not model.graph and node.op_type in LAYERS:
+            yield node
