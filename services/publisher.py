@@ -5,6 +5,7 @@ import os
 import threading
 import time
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import kombu
@@ -71,9 +72,11 @@ class BrokerPublisher:
                 return default
 
     def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.collapse()
-            self._connection = None
+        dropped, self._connection = self._connection, None
+        if dropped is not None:
+            # kombu asks a broker that is away once more before it lets go of it.
+            with suppress(OperationalError, RedisError, OSError):
+                dropped.collapse()
 
 
 def _connect(url: str) -> Any:

@@ -127,7 +127,7 @@ def _fail_overdue(session: Session, folder: Folder, settings: Settings) -> None:
 
 def _queued(session: Session) -> dict[str, int]:
     counted = select(Unit.queue, func.count()).where(Unit.status == UnitStatus.QUEUED).group_by(Unit.queue)
-    return dict(session.execute(counted).tuples().all())
+    return {row[0]: row[1] for row in session.execute(counted)}
 
 
 def _resend(session: Session, name: str, settings: Settings) -> None:
