@@ -1,0 +1,120 @@
+"""The child: limits itself, then enters the engine's front door. Started as `python -I -m sandbox.child`.
+
+It reads its order, one JSON line, from the control descriptor, and dies when that is closed. It writes JSON lines to its
+events descriptor, the last one the result. What libraries print goes to the log and means nothing.
+"""
+
+import errno
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import engine
+from sandbox import confine
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+def main(argv: list[str]) -> int:
+    """Do one order."""
+    control, events, parent = (int(word) for word in argv)
+    confine.die_with_parent(parent)
+    # Nothing that this process starts inherits them.
+    os.set_inheritable(control, False)
+    os.set_inheritable(events, False)
+    with os.fdopen(control, "rb", buffering=0) as orders, os.fdopen(events, "wb", buffering=0) as out:
+        order = json.loads(_line(orders.fileno()))
+        confine.limit(**order["limits"])
+        threading.Thread(target=_die_at_eof, args=(orders.fileno(),), daemon=True).start()
+        workspace = Path(order["workspace"])
+
+        def tell(event: dict[str, Any]) -> None:
+            out.write(json.dumps(event, allow_nan=False).encode() + b"\n")
+
+        tell({"type": "confined", "level": confine.lockdown(workspace)})
+        result = _result(order["verb"], workspace, order["payload"], tell)
+        tell({"type": "result", **result})
+        # Libraries' threads may hang or crash on the way out, and there is nothing left to say.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _result(verb: str, workspace: Path, payload: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    try:
+        return {"ok": True, "value": _VERBS[verb](workspace, payload, tell)}
+    except engine.EngineError as error:
+        return {"ok": False, "problem": error.problem()}
+    except MemoryError:
+        traceback.print_exc()
+        return _failed("memory_limit", "user", "The network needs more memory than the job's limit.")
+    except OSError as error:
+        traceback.print_exc()
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return _failed("disk_full", "transient", "The worker's disk is full.", retryable=True)
+        return _failed("engine_failed", "service", "The engine failed unexpectedly.")
+    except Exception:  # noqa: BLE001 - the process's outermost edge: the trace is logged, the text stays inside
+        traceback.print_exc()
+        return _failed("engine_failed", "service", "The engine failed unexpectedly.")
+
+
+def _failed(code: str, blame: str, message: str, *, retryable: bool = False) -> dict[str, Any]:
+    return {"ok": False, "problem": {"code": code, "class": blame, "retryable": retryable, "message": message}}
+
+
+def _inspect_model(workspace: Path, _payload: dict[str, Any], _tell: Tell) -> dict[str, Any]:
+    return engine.inspect_model(workspace / "model" / "model.onnx").model_dump(mode="json")
+
+
+def _inspect_dataset(workspace: Path, payload: dict[str, Any], _tell: Tell) -> dict[str, Any]:
+    return engine.inspect_dataset(workspace / "data" / "data.npz", metric=payload["metric"]).model_dump(mode="json")
+
+
+def _run(workspace: Path, payload: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    report = engine.run(
+        engine.Spec.model_validate(payload["spec"]),
+        workspace,
+        tell,
+        quiet=Path(payload["quiet"]) if payload["quiet"] else None,
+        crashed_steps=frozenset(payload["crashed_steps"]),
+    )
+    inspection = engine.inspect_model(workspace / "out" / "model.onnx")
+    return {"report": report.model_dump(mode="json"), "inspection": inspection.model_dump(mode="json")}
+
+
+def _targets(_workspace: Path, _payload: dict[str, Any], _tell: Tell) -> dict[str, Any]:
+    return {"targets": engine.targets()}
+
+
+_VERBS: dict[str, Callable[[Path, dict[str, Any], Tell], dict[str, Any]]] = {
+    "inspect_model": _inspect_model,
+    "inspect_dataset": _inspect_dataset,
+    "run": _run,
+    "targets": _targets,
+}
+
+
+def _line(descriptor: int) -> bytes:
+    parts = b""
+    while not parts.endswith(b"\n"):
+        part = os.read(descriptor, 1 << 16)
+        if not part:
+            os._exit(1)
+        parts += part
+    return parts
+
+
+def _die_at_eof(descriptor: int) -> None:
+    while os.read(descriptor, 1):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
