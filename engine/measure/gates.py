@@ -1,0 +1,143 @@
+"""The verdict: each gate's limit held against a one-sided confidence bound.
+
+Pass when even the unfavourable bound is inside the limit, fail when even the favourable one is outside, else inconclusive: the
+data cannot tell. A gate whose metric was not measured is inconclusive too, and so is one on latency from an unstable machine.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.measure.intervals import one_sided, rescale, rescale_ratio, tango
+from engine.report import GateResult, LatencyComparison, MemoryComparison, Quality, Size, Verdict
+from engine.spec import LOWER_IS_BETTER, TASK_METRICS, Gate
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the verdict knows beside quality; None where it was not measured. Parameters: original, compressed."""
+
+    size: Size | None = None
+    latency: LatencyComparison | None = None
+    memory: MemoryComparison | None = None
+    parameters: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A value with its one-sided bounds; a value that is exact is its own bound."""
+
+    value: float
+    low: float
+    high: float
+    stable: bool = True
+
+
+def verdict(gates: Sequence[Gate], quality: Sequence[Quality], costs: Costs) -> Verdict:
+    """Judge all gates. Those of level `warn` are reported, but do not decide."""
+    results = tuple(judge(gate, quality, costs) for gate in gates)
+    outcomes = {result.outcome for result in results if result.gate.level == "error"}
+    if not gates:
+        return Verdict(outcome="none")
+    if "fail" in outcomes:
+        return Verdict(outcome="fail", gates=results)
+    return Verdict(outcome="inconclusive" if "inconclusive" in outcomes else "pass", gates=results)
+
+
+def judge(gate: Gate, quality: Sequence[Quality], costs: Costs) -> GateResult:
+    """Hold one gate against what was measured."""
+    measured = _of_quality(gate, quality) or _of_costs(gate, costs)
+    if measured is None:
+        why = "needs labelled held-out data" if gate.metric in TASK_METRICS else "was not measured for this network"
+        return GateResult(gate=gate, measured=None, bound=None, outcome="inconclusive", reason=f"{gate.metric} {why}")
+    at_least = gate.rule == "min"
+    unfavourable, favourable = (measured.low, measured.high) if at_least else (measured.high, measured.low)
+    limit = f"{'at least' if at_least else 'at most'} {gate.value:.6g}"
+    said = f"{_subject(gate)} is {measured.value:.6g}, allowed is {limit}"
+    bound = "" if measured.low == measured.high else f"; with {gate.confidence:.1%} confidence it is {_worse(at_least)}"
+    if not measured.stable:
+        outcome, reason = "inconclusive", f"{said}; the latency measurement was not stable"
+    elif _inside(unfavourable, gate.value, at_least=at_least):
+        outcome, reason = "pass", f"{said}{bound and f'{bound} {unfavourable:.6g}'}"
+    elif _inside(favourable, gate.value, at_least=at_least):
+        outcome, reason = (
+            "inconclusive",
+            f"{said}, but it may be as {'low' if at_least else 'high'} as {unfavourable:.6g}",
+        )
+    else:
+        outcome, reason = "fail", said
+    return GateResult.model_validate(
+        {"gate": gate, "measured": measured.value, "bound": unfavourable, "outcome": outcome, "reason": reason}
+    )
+
+
+def _worse(at_least: bool) -> str:
+    return "not below" if at_least else "not above"
+
+
+def _inside(bound: float, limit: float, *, at_least: bool) -> bool:
+    return bound >= limit if at_least else bound <= limit
+
+
+def _subject(gate: Gate) -> str:
+    return {"max_drop": f"the loss of {gate.metric}", "max_ratio": f"{gate.metric} compressed / original"}.get(
+        gate.rule, gate.metric
+    )
+
+
+def _of_quality(gate: Gate, quality: Sequence[Quality]) -> _Measured | None:
+    found = next((each for each in quality if each.metric == gate.metric), None)
+    if found is None:
+        return None
+    if gate.rule == "max_drop":
+        return _drop(gate, found)
+    interval = found.compressed_interval or found.interval
+    low, high = (rescale(found.compressed, interval, gate.confidence, upper=upper) for upper in (False, True))
+    return _Measured(found.compressed, low, high)
+
+
+def _drop(gate: Gate, found: Quality) -> _Measured | None:
+    """Give how much worse the metric got, positive for a loss."""
+    if found.difference is None:
+        return None
+    if found.discordant is not None:
+        # Right and wrong were counted, so the bound is exact at any confidence.
+        net = round(found.difference * found.samples)
+        gained = (found.discordant + net) // 2
+        exact = tango(gained, found.discordant - gained, found.samples, one_sided(gate.confidence))
+        low, high = exact.low, exact.high
+    else:
+        low, high = (rescale(found.difference, found.interval, gate.confidence, upper=upper) for upper in (False, True))
+    if gate.metric in LOWER_IS_BETTER:
+        return _Measured(found.difference, low, high)
+    return _Measured(-found.difference, -high, -low)
+
+
+def _of_costs(gate: Gate, costs: Costs) -> _Measured | None:
+    if gate.metric.startswith("latency_"):
+        return _of_latency(gate, costs.latency)
+    pair = _pair(gate.metric, costs)
+    if pair is None:
+        return None
+    original, compressed = pair
+    value = compressed / max(original, 1) if gate.rule == "max_ratio" else float(compressed)
+    return _Measured(value, value, value)
+
+
+def _pair(metric: str, costs: Costs) -> tuple[int, int] | None:
+    if metric == "size_bytes" and costs.size:
+        return costs.size.original, costs.size.compressed
+    if metric == "peak_memory" and costs.memory:
+        return costs.memory.original.peak_rss_bytes, costs.memory.compressed.peak_rss_bytes
+    return costs.parameters if metric == "parameters" else None
+
+
+def _of_latency(gate: Gate, latency: LatencyComparison | None) -> _Measured | None:
+    if latency is None:
+        return None
+    statistic = gate.metric.removeprefix("latency_")
+    if gate.rule == "max_ratio":
+        value, interval = latency.ratios[statistic].value, latency.ratios[statistic].interval
+    else:
+        value, interval = float(getattr(latency.compressed, f"{statistic}_ms")), latency.compressed.intervals[statistic]
+    low, high = (rescale_ratio(value, interval, gate.confidence, upper=upper) for upper in (False, True))
+    return _Measured(value, low, high, stable=latency.stable)

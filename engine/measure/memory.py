@@ -1,0 +1,105 @@
+"""Peak memory, load time and first run of a network, each in a process that does nothing else.
+
+As a module (`python -I -m engine.measure.memory`) it is that process.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from engine import errors
+from engine.errors import EngineError, ModelInvalidError, OutOfTimeError
+from engine.measure.providers import session
+from engine.report import Memory
+from engine.spec import Target
+
+
+def probe(model_path: Path, target: Target, feed_path: Path, *, timeout: float = 300.0) -> Memory:
+    """Load the network in a fresh process and run it once on the arrays of an .npz.
+
+    The peak is the whole process's resident set, interpreter and runtime included: what a user would see.
+
+    Raises:
+        EngineError: as loading and running would raise here; ModelInvalidError when the process dies.
+        OutOfTimeError: after `timeout` seconds.
+    """
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as answers:
+        try:
+            # The answer has a descriptor of its own, because onnxruntime prints where it likes.
+            done = subprocess.run(
+                [sys.executable, "-I", "-m", "engine.measure.memory", str(writer), model_path, feed_path],
+                input=target.model_dump_json().encode(),
+                pass_fds=[writer],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise OutOfTimeError(f"Loading the network and running it once took more than {timeout:.0f} s") from error
+        finally:
+            os.close(writer)
+        answer = answers.read()
+    if done.returncode != 0 or not answer:
+        raise ModelInvalidError("The process that loaded the network on its own died")
+    return _read(json.loads(answer))
+
+
+def _read(answer: dict[str, object]) -> Memory:
+    if "code" not in answer:
+        return Memory.model_validate(answer)
+    kinds = {
+        kind.code: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, EngineError)
+    }
+    node = answer.get("node")
+    raise kinds[str(answer["code"])](str(answer["message"]), node=str(node) if node else None)
+
+
+def measure_here(model_path: Path, target: Target, feed_path: Path) -> Memory:
+    """Load and run the network in this process; its peak so far is part of the answer."""
+    with np.load(feed_path, allow_pickle=False) as arrays:
+        feed = {name: arrays[name] for name in arrays.files}
+    start = time.perf_counter()
+    loaded = session(model_path, target)
+    after_load = time.perf_counter()
+    loaded.run(feed)
+    after_run = time.perf_counter()
+    return Memory(
+        peak_rss_bytes=_peak_rss(), load_ms=(after_load - start) * 1e3, first_run_ms=(after_run - after_load) * 1e3
+    )
+
+
+def _peak_rss() -> int:
+    """Give this process's own peak; unlike getrusage's it does not start at the parent's."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("this system does not tell a process its peak memory")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Answer on the descriptor with the measurement or the problem, as JSON."""
+    parser = argparse.ArgumentParser(prog="engine.measure.memory")
+    parser.add_argument("descriptor", type=int)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("feed", type=Path)
+    parsed = parser.parse_args(arguments)
+    target = Target.model_validate_json(sys.stdin.buffer.read())
+    try:
+        answer = measure_here(parsed.model, target, parsed.feed).model_dump()
+    except EngineError as error:
+        answer = error.problem()
+    with os.fdopen(parsed.descriptor, "w", encoding="utf-8") as out:
+        json.dump(answer, out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,284 @@
+"""Two networks' scores on the same samples, paired, with intervals that hold when they hardly differ."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from math import exp, log10, sqrt
+from typing import Any
+
+import numpy as np
+
+from engine.errors import DatasetInvalidError
+from engine.measure import metrics
+from engine.measure.intervals import Floats, around, change_floor, mean_interval, tango, wilson
+from engine.measure.metrics import Array, Ints, Output
+from engine.report import Interval, Quality
+
+# Metrics of a sample that lie between 0 and 1: unseen changes have a known largest size.
+_BOUNDED = frozenset({"top1", "top5", "iou", "edit_distance"})
+
+
+class Task(ABC):
+    """Collects what one network makes of a labelled metric."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+
+    @abstractmethod
+    def add(self, output: Array, label: Array, how: Output) -> None:
+        """Take a batch; raises DatasetInvalidError where the labels do not fit the output."""
+
+    @abstractmethod
+    def beside(self, original: Any) -> Quality:
+        """Compare with what the original made of the same samples, paired."""
+
+
+class Mean(Task):
+    """A metric that is a mean over samples."""
+
+    def __init__(self, metric: str) -> None:
+        super().__init__(metric)
+        self._batches: list[Floats] = []
+
+    def add(self, output: Array, label: Array, how: Output) -> None:
+        """Score a batch."""
+        self._batches.append(metrics.MEAN_METRICS[self.metric](output, label, how))
+
+    @property
+    def scores(self) -> Floats:
+        """One per sample."""
+        return np.concatenate(self._batches)
+
+    def beside(self, original: "Mean") -> Quality:
+        """Compare right and wrong by Tango's interval, other scores by the mean of the differences."""
+        before, after = original.scores, self.scores
+        if self.metric in {"top1", "top5"} and _all_or_nothing(before) and _all_or_nothing(after):
+            return self._paired_proportions(before, after)
+        difference = after - before
+        interval, error = mean_interval(difference)
+        if self.metric in _BOUNDED:
+            interval = _not_narrower(interval, difference)
+        return Quality(
+            metric=self.metric,
+            original=float(before.mean()),
+            compressed=float(after.mean()),
+            difference=float(difference.mean()),
+            interval=interval,
+            standard_error=error,
+            samples=len(after),
+            compressed_interval=mean_interval(after)[0],
+        )
+
+    def _paired_proportions(self, before: Floats, after: Floats) -> Quality:
+        count, gained, lost = len(after), int((after > before).sum()), int((after < before).sum())
+        return Quality(
+            metric=self.metric,
+            original=float(before.mean()),
+            compressed=float(after.mean()),
+            difference=(gained - lost) / count,
+            interval=tango(gained, lost, count),
+            standard_error=sqrt(gained + lost - (gained - lost) ** 2 / count) / count,
+            samples=count,
+            compressed_interval=wilson(float(after.sum()), count),
+            discordant=gained + lost,
+        )
+
+
+class F1(Task):
+    """Macro F1: the mean over the classes that occur, of a metric of counts."""
+
+    def __init__(self, metric: str = "f1") -> None:
+        super().__init__(metric)
+        self.decided: list[Ints] = []
+        self._wanted: list[Ints] = []
+        self._owner: list[Ints] = []
+        self._samples = 0
+
+    def add(self, output: Array, label: Array, how: Output) -> None:
+        """Keep the decisions and labels that count."""
+        decided = metrics.decisions(output, how)
+        if decided.size != label.size:
+            raise DatasetInvalidError(f"f1 needs one label per decision: {label.shape} does not fit {decided.shape}")
+        wanted = label.astype(np.int64).reshape(decided.shape)
+        rows = np.arange(self._samples, self._samples + len(wanted)).reshape(-1, *[1] * (wanted.ndim - 1))
+        counted = wanted != -1
+        self.decided.append(decided[counted])
+        self._wanted.append(wanted[counted])
+        self._owner.append(np.broadcast_to(rows, wanted.shape)[counted])
+        self._samples += len(wanted)
+
+    def beside(self, original: "F1") -> Quality:
+        """Compare to first order: each sample's pull on one score less its pull on the other."""
+        wanted, owner = np.concatenate(self._wanted), np.concatenate(self._owner)
+        before_decided, after_decided = np.concatenate(original.decided), np.concatenate(self.decided)
+        before, before_pull = _macro_f1(before_decided, wanted, owner, self._samples)
+        after, after_pull = _macro_f1(after_decided, wanted, owner, self._samples)
+        pull = after_pull - before_pull
+        # As if one more sample had changed: none that did so far does not mean that none will.
+        unseen = max(float(np.abs(pull).max(initial=0.0)), 1 / self._samples)
+        error = sqrt(float((pull**2).sum()) + unseen**2)
+        return Quality(
+            metric=self.metric,
+            original=before,
+            compressed=after,
+            difference=after - before,
+            interval=around(after - before, error, self._samples),
+            standard_error=error,
+            samples=self._samples,
+            compressed_interval=around(after, sqrt(float((after_pull**2).sum())), self._samples),
+        )
+
+
+def _macro_f1(decided: Ints, wanted: Ints, owner: Ints, samples: int) -> tuple[float, Floats]:
+    """Give macro F1, and how much each sample pulls on it (the first-order influence; their squares add up to the variance)."""
+    classes, codes = np.unique(np.concatenate([wanted, decided]), return_inverse=True)
+    truth, guess = codes[: len(wanted)], codes[len(wanted) :]
+    right = truth == guess
+    true_positive = np.bincount(truth[right], minlength=len(classes))
+    either = np.bincount(truth, minlength=len(classes)) + np.bincount(guess, minlength=len(classes))
+    score = 2 * true_positive / either
+    pull = np.where(
+        right, 2 * (1 - score[truth]) / either[truth], -score[truth] / either[truth] - score[guess] / either[guess]
+    )
+    pulls = np.bincount(owner, weights=pull / len(classes), minlength=samples).astype(np.float64)
+    return float(score.mean()), pulls
+
+
+class Perplexity(Task):
+    """exp of the mean loss per token."""
+
+    def __init__(self, metric: str = "perplexity") -> None:
+        super().__init__(metric)
+        self._losses: list[Floats] = []
+        self._tokens: list[Floats] = []
+
+    def add(self, output: Array, label: Array, how: Output) -> None:
+        """Keep each sample's loss and number of tokens."""
+        losses, tokens = metrics.token_losses(output, label, how)
+        self._losses.append(losses)
+        self._tokens.append(tokens)
+
+    def pull(self) -> tuple[float, Floats]:
+        """Give the perplexity, and how much each sample pulls on it."""
+        losses, tokens = np.concatenate(self._losses), np.concatenate(self._tokens)
+        total = float(tokens.sum())
+        if not total:
+            raise DatasetInvalidError("perplexity needs at least one label that is not -1")
+        mean = min(float(losses.sum()) / total, 700.0)
+        return exp(mean), exp(mean) * (losses - mean * tokens) / total
+
+    def beside(self, original: "Perplexity") -> Quality:
+        """Compare to first order, as for F1."""
+        (before, before_pull), (after, after_pull) = original.pull(), self.pull()
+        samples = len(after_pull)
+        error = _error_of_pulls(after_pull - before_pull)
+        return Quality(
+            metric=self.metric,
+            original=before,
+            compressed=after,
+            difference=after - before,
+            interval=around(after - before, error, samples),
+            standard_error=error,
+            samples=samples,
+            compressed_interval=around(after, _error_of_pulls(after_pull), samples),
+        )
+
+
+def new_task(metric: str | None) -> Task | None:
+    """Give an empty collector for a metric, if there is one."""
+    if metric is None:
+        return None
+    if metric == "f1":
+        return F1()
+    return Perplexity() if metric == "perplexity" else Mean(metric)
+
+
+# Fidelity
+
+
+class Fidelity:
+    """Collects what two networks' main outputs have in common; a few numbers per sample."""
+
+    def __init__(self, how: Output, *, deciding: bool) -> None:
+        self._how, self._deciding = how, deciding
+        self._signal: list[Floats] = []
+        self._noise: list[Floats] = []
+        self._cosine: list[Floats] = []
+        self._agree: list[Floats] = []
+        self._kl: list[Floats] = []
+
+    def add(self, original: Array, compressed: Array) -> None:
+        """Compare a batch of the main output: the same shape, no NaN, infinities in the same places."""
+        if metrics.is_float(original):
+            signal, noise = metrics.energies(original, compressed)
+            self._signal.append(signal)
+            self._noise.append(noise)
+            self._cosine.append(metrics.cosines(original, compressed))
+        if metrics.class_like(original) or not metrics.is_float(original) or self._deciding:
+            left, right = metrics.decisions(original, self._how), metrics.decisions(compressed, self._how)
+            self._agree.append(metrics.agreement(left, right))
+        if metrics.class_like(original):
+            self._kl.append(metrics.divergences(original, compressed, self._how))
+
+    def qualities(self) -> Iterator[Quality]:
+        """Give the metrics that make sense for this output."""
+        if self._signal:
+            yield _sqnr(np.concatenate(self._signal), np.concatenate(self._noise))
+            yield _mean_quality("cosine", np.concatenate(self._cosine))
+        if self._agree:
+            yield _agreement(np.concatenate(self._agree))
+        if self._kl:
+            yield _mean_quality("kl", np.concatenate(self._kl))
+
+
+def _sqnr(signal: Floats, noise: Floats) -> Quality:
+    """Signal to noise over all samples in dB; its error from how much each sample pulls on either sum."""
+    total, lost, limit = float(signal.sum()), float(noise.sum()), metrics.MOST_DB
+    if not total or not lost:
+        value, error = (limit if not lost else -limit), 0.0
+    else:
+        value = max(min(10 * log10(total / lost), limit), -limit)
+        error = _error_of_pulls(10 / np.log(10) * (signal / total - noise / lost))
+    return _fidelity_quality("sqnr_db", value, around(value, error, len(signal)), error, len(signal))
+
+
+def _agreement(shares: Floats) -> Quality:
+    value, count = float(shares.mean()), len(shares)
+    if _all_or_nothing(shares):
+        error = sqrt(value * (1 - value) / count)
+        return _fidelity_quality("top1_agreement", value, wilson(float(shares.sum()), count), error, count)
+    interval, error = mean_interval(shares)
+    return _fidelity_quality("top1_agreement", value, _not_narrower(interval, 1 - shares), error, count)
+
+
+def _mean_quality(metric: str, values: Floats) -> Quality:
+    interval, error = mean_interval(values)
+    return _fidelity_quality(metric, float(values.mean()), interval, error, len(values))
+
+
+def _fidelity_quality(metric: str, value: float, interval: Interval, error: float, samples: int) -> Quality:
+    return Quality(
+        metric=metric,
+        original=None,
+        compressed=value,
+        difference=None,
+        interval=interval,
+        standard_error=error,
+        samples=samples,
+    )
+
+
+def _error_of_pulls(pulls: Floats) -> float:
+    """Standard error of a value from the first-order influence of each sample (they add up to zero)."""
+    count = len(pulls)
+    return sqrt(float((pulls**2).sum()) * count / (count - 1))
+
+
+def _all_or_nothing(scores: Floats) -> bool:
+    return bool(((scores == 0) | (scores == 1)).all())
+
+
+def _not_narrower(interval: Interval, difference: Floats) -> Interval:
+    """Widen an interval to what samples like these could hide; where none changed, a change may be as large as 1."""
+    largest = float(np.abs(difference).max()) or 1.0
+    centre, floor = float((interval.low + interval.high) / 2), change_floor(len(difference)) * largest
+    return Interval(low=min(interval.low, centre - floor), high=max(interval.high, centre + floor))
