@@ -8,11 +8,11 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
 from onnxpress import units
 from onnxpress.documents import Job
 from onnxpress.files import Progress as Bytes
+from onnxpress.render import words
 
 
 class Live:
@@ -23,9 +23,9 @@ class Live:
         self._bars: Progress | None = None
         if console.is_terminal and not console.is_dumb_terminal:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 TimeElapsedColumn(),
             )
             self._bars = Progress(*columns, console=console)
@@ -45,14 +45,14 @@ class Live:
 
     def say(self, text: str) -> None:
         """Print one line for people, above the bars if there are any."""
-        self._console.print(Text(text))
+        self._console.print(words(text))
 
     @contextmanager
     def transfer(self, what: str) -> Iterator[Bytes]:
         """Show bytes on their way; gives the function to call as they pass."""
         started = time.monotonic()
         size = 0
-        bar = self._bars.add_task(what, note="", total=None) if self._bars else None
+        bar = self._bars.add_task(words(what).plain, note="", total=None) if self._bars else None
 
         def show(done: int, total: int | None) -> None:
             nonlocal size
@@ -82,7 +82,9 @@ class Live:
             self._job_bar = bars.add_task(job.id, note="", total=None)
         fraction = job.progress.fraction if job.progress else None
         finished = 1.0 if job.finished else fraction
-        bars.update(self._job_bar, completed=finished or 0.0, total=None if finished is None else 1.0, note=now)
+        bars.update(
+            self._job_bar, completed=finished or 0.0, total=None if finished is None else 1.0, note=words(now).plain
+        )
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:

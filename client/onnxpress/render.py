@@ -1,5 +1,6 @@
 """A job's report as tables for a terminal; it needs the report's JSON alone, wherever that came from."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,13 @@ STYLES = {
     "warn": "yellow",
 }
 Json = Mapping[str, Any]
+# A network's node names are its author's; none of them may steer the reader's terminal.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def words(text: object, style: str = "") -> Text:
+    """Give a text that is shown as it is: no markup in it counts, no control character gets through."""
+    return Text(CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(text)), style=style)
 
 
 def show(report: Json, console: Console, *, title: str | None = None) -> None:
@@ -35,21 +43,29 @@ def result(report: Json, *, title: str | None = None) -> RenderableType:
     verdict = report["verdict"]
     if verdict["gates"]:
         parts.append(gates(verdict["gates"]))
-    parts.append(Text(str(report["summary"])))
-    parts += [Text(f"warning: {warning}", style="yellow") for warning in report.get("warnings") or ()]
+    parts.append(words(report["summary"]))
+    if report["latency"] and not report["latency"]["stable"]:
+        because = report["latency"].get("unstable_because") or "the machine was too disturbed"
+        parts.append(words(f"latency is not stable: {because}", style="yellow"))
+    parts += [words(f"warning: {warning}", style="yellow") for warning in report.get("warnings") or ()]
     parts.append(_verdict(verdict))
     return Group(*parts)
 
 
 def numbers(report: Json, *, title: str | None = None) -> Table:
     """Give what was measured: original, compressed, change with its interval."""
-    table = Table(title=title, title_justify="left", caption=_caption(report), caption_justify="left")
+    table = Table(
+        title=words(title) if title else None,
+        title_justify="left",
+        caption=words(_caption(report)),
+        caption_justify="left",
+    )
     table.add_column("")
     table.add_column("original", justify="right", no_wrap=True)
     table.add_column("compressed", justify="right", no_wrap=True)
     table.add_column("change")
     for row in _rows(report):
-        table.add_row(*row)
+        table.add_row(*map(words, row))
     return table
 
 
@@ -121,8 +137,8 @@ def steps(reports: Sequence[Json]) -> Table:
     table.add_column("what", ratio=1)
     table.add_column("time", justify="right", no_wrap=True)
     for step in reports:
-        status = Text(step["status"], style=STYLES.get(step["status"], ""))
-        table.add_row(str(step["index"] + 1), step["type"], status, _what(step), units.duration(step["seconds"]))
+        status = words(step["status"], style=STYLES.get(step["status"], ""))
+        table.add_row(str(step["index"] + 1), words(step["type"]), status, _what(step), units.duration(step["seconds"]))
     return table
 
 
@@ -130,9 +146,9 @@ def _what(step: Json) -> Text:
     refusal = step.get("refusal")
     if refusal:
         hint = f" {refusal['hint']}" if refusal.get("hint") else ""
-        return Text(f"{refusal['code']}: {refusal['reason']}{hint}")
+        return words(f"{refusal['code']}: {refusal['reason']}{hint}")
     change = step.get("change")
-    return Text(change["summary"] if change else "")
+    return words(change["summary"] if change else "")
 
 
 def gates(results: Sequence[Json]) -> Table:
@@ -147,16 +163,16 @@ def gates(results: Sequence[Json]) -> Table:
         gate, outcome = one["gate"], one["outcome"]
         softened = outcome != "pass" and gate["level"] == "warn"
         word = f"{outcome} (warn)" if softened else outcome
-        label = Text(word, style=STYLES["warn"] if softened else STYLES.get(outcome, ""))
+        label = words(word, style=STYLES["warn"] if softened else STYLES.get(outcome, ""))
         wanted = f"{gate['metric']} {gate['rule']} {gate['value']:g}"
-        table.add_row(wanted, _plain(one["measured"]), _plain(one["bound"]), label, Text(one["reason"]))
+        table.add_row(words(wanted), _plain(one["measured"]), _plain(one["bound"]), label, words(one["reason"]))
     return table
 
 
 def _verdict(verdict: Json) -> Text:
     outcome = verdict["outcome"]
     text = "verdict: none (the job has no gates)" if outcome == "none" else f"verdict: {outcome}"
-    return Text(text, style=STYLES.get(outcome, ""))
+    return words(text, style=STYLES.get(outcome, ""))
 
 
 def _factor(ratio: float, better: str, worse: str) -> str:

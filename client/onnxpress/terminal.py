@@ -11,11 +11,11 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from onnxpress.client import Client
 from onnxpress.errors import AuthenticationError, JobFailedError, OnnxpressError, WaitTimeoutError
 from onnxpress.exits import ExitCode, code_of
+from onnxpress.render import words
 from onnxpress.units import duration
 
 # Of a log file, which has no width of its own.
@@ -30,7 +30,7 @@ def people() -> Console:
 
 def tell(text: str, style: str = "") -> None:
     """Say one thing to people."""
-    people().print(Text(text, style=style))
+    people().print(words(text, style))
 
 
 def give(text: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 import pytest
 from typer.testing import CliRunner
 
+import engine
 import onnxpress
 from onnxpress.cli import app
 from standalone.serve import Embedded
@@ -133,6 +134,114 @@ def client(scripted):
     """Give a client of the scripted server that loses patience soon."""
     with onnxpress.Client(scripted.url, "opk_test_secret", patience=2.0) as found:
         yield found
+
+
+def _latency(scale):
+    names = ("mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms")
+    return {**dict.fromkeys(names, 1.2 * scale), "samples": 400, "dropped": 3}
+
+
+def _facts(size):
+    return {"sha256": "0" * 64, "size_bytes": size, "parameters": 180_000, "nodes": 40, "ops": {"Conv": 9}}
+
+
+def _interval(low, high):
+    return {"low": low, "high": high, "confidence": 0.95}
+
+
+@pytest.fixture
+def report():
+    """Give a report as the engine writes it: one step applied, one refused, one gate of each outcome."""
+    ratio = {"value": 0.69, "interval": _interval(0.66, 0.72)}
+    memory = {"peak_rss_bytes": 60 << 20, "load_ms": 30.0, "first_run_ms": 2.0}
+    gates = [
+        ("top1", "max_drop", "pass", "error", 0.001, 0.004),
+        ("size_bytes", "max_ratio", "fail", "warn", 0.34, 0.34),
+        ("latency_p95", "max_ratio", "inconclusive", "error", 0.69, 0.72),
+    ]
+    document = {
+        "summary": "1.45x faster and 2.96x smaller for 0.1 points of top1.",
+        "unchanged": False,
+        "target": {"provider": "cpu", "threads": 1, "batch": 1},
+        "original": _facts(729_000),
+        "compressed": _facts(246_000),
+        "steps": [
+            {
+                "index": 0,
+                "type": "simplify",
+                "parameters": {},
+                "status": "applied",
+                "change": {"summary": "Folded 9 BatchNormalization nodes."},
+                "seconds": 0.4,
+            },
+            {
+                "index": 1,
+                "type": "quantize_static",
+                "parameters": {},
+                "status": "refused",
+                "refusal": {"code": "too_lossy", "reason": "top1 fell by 4.7 points.", "hint": "Use 7-bit weights."},
+                "seconds": 3.2,
+            },
+        ],
+        "size": {"original": 729_000, "compressed": 246_000},
+        "quality": [
+            {
+                "metric": "top1",
+                "original": 0.912,
+                "compressed": 0.911,
+                "difference": -0.001,
+                "interval": _interval(-0.004, 0.002),
+                "standard_error": 0.0015,
+                "samples": 1000,
+            },
+            {
+                "metric": "sqnr_db",
+                "original": None,
+                "compressed": 34.1,
+                "difference": None,
+                "interval": _interval(33.9, 34.3),
+                "standard_error": 0.1,
+                "samples": 1000,
+            },
+        ],
+        "latency": {
+            "original": _latency(1.0),
+            "compressed": _latency(0.69),
+            "ratios": dict.fromkeys(("mean", "p50", "p90", "p95", "p99"), ratio),
+            "cpu_ratio": ratio,
+            "noise_floor": _interval(0.99, 1.01),
+            "stable": True,
+            "nodes_by_provider": {"CPUExecutionProvider": 40},
+        },
+        "memory": {"original": memory, "compressed": {**memory, "peak_rss_bytes": 48 << 20}},
+        "verdict": {
+            "outcome": "inconclusive",
+            "gates": [
+                {
+                    "gate": {"metric": metric, "rule": rule, "value": 0.01, "level": level},
+                    "measured": measured,
+                    "bound": bound,
+                    "outcome": outcome,
+                    "reason": f"because of {metric}",
+                }
+                for metric, rule, outcome, level, measured, bound in gates
+            ],
+        },
+        "calibration_samples": 512,
+        "held_out_samples": 1000,
+        "environment": {
+            "cpu": "A CPU",
+            "cpu_flags": ["avx2"],
+            "cores": 2,
+            "onnxruntime": "1.32.0",
+            "provider": "CPUExecutionProvider",
+            "python": "3.11",
+            "system": "Linux",
+        },
+        "seconds": 12.0,
+        "warnings": ["a warning"],
+    }
+    return engine.Report.model_validate(document).model_dump(mode="json")
 
 
 @dataclass

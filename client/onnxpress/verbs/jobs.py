@@ -8,13 +8,12 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
-from onnxpress import render
 from onnxpress.documents import Job
 from onnxpress.errors import UsageError
 from onnxpress.exits import code_of_verdict
 from onnxpress.live import Live
+from onnxpress.render import STYLES, show, words
 from onnxpress.submission import cancelled_on_interrupt
 from onnxpress.terminal import give, give_json, people, session, tell
 from onnxpress.verbs.options import AsJson, JobId, Keep, Timeout, Url, writable, write
@@ -48,8 +47,8 @@ def _table(found: list[Job]) -> Table:
         table.add_column(name, no_wrap=name == "job")
     for job in found:
         labels = ", ".join(f"{key}={value}" for key, value in job.labels.items())
-        verdict = Text(job.verdict, style=render.STYLES.get(job.verdict, ""))
-        table.add_row(job.id, job.status, verdict, (job.created_at or "")[:19].replace("T", " "), labels)
+        verdict = words(job.verdict, style=STYLES.get(job.verdict, ""))
+        table.add_row(job.id, job.status, verdict, (job.created_at or "")[:19].replace("T", " "), words(labels))
     return table
 
 
@@ -61,7 +60,7 @@ def wait(
         with Live(people()) as live, cancelled_on_interrupt(client, lambda: job_id, keep=keep):
             job = client.jobs.wait(job_id, timeout=timeout, on_update=live.update)
         code = code_of_verdict(job.verdict)
-        tell(f"job {job.id} {job.status}, verdict: {job.verdict}", render.STYLES.get(job.verdict, ""))
+        tell(f"job {job.id} {job.status}, verdict: {job.verdict}", STYLES.get(job.verdict, ""))
         if as_json:
             give_json({"job": job.document, "exit_code": int(code)})
         else:
@@ -103,7 +102,7 @@ def report(
         elif markdown:
             give(client.jobs.report_markdown(job_id).rstrip("\n"))
         else:
-            render.show(client.jobs.report(job_id), people(), title=job_id)
+            show(client.jobs.report(job_id), people(), title=job_id)
 
 
 def download(

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
+from onnxpress.render import words
 from onnxpress.terminal import give, give_json, people, session
 from onnxpress.verbs.options import AsJson, Url
 
@@ -33,11 +34,11 @@ def _show(items: list[dict[str, Any]], name: str, columns: tuple[str, ...], *, a
     for column in columns:
         table.add_column(column)
     for item in items:
-        table.add_row(*(_cell(item.get(column)) for column in columns))
+        table.add_row(*(words(_text(item.get(column))) for column in columns))
     people().print(table)
 
 
-def _cell(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):

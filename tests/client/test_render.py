@@ -1,0 +1,94 @@
+"""The result as people see it: every number beside the original's, every refusal with its reason."""
+
+import pytest
+from rich.console import Console
+
+from onnxpress import render, units
+
+
+def shown(report, width=160):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123 - closed below
+    with console.file:
+        render.show(report, console, title="net.onnx -> small.onnx")
+        return console.export_text()
+
+
+def line(text, start):
+    return " ".join(next(one for one in text.splitlines() if start in one).split())
+
+
+def test_the_numbers_stand_beside_the_original(report):
+    text = shown(report)
+    assert "net.onnx -> small.onnx" in text
+    assert line(text, "size ") == "│ size │ 712 KiB │ 240 KiB │ 2.96x smaller │"
+    assert line(text, "latency p50") == (
+        "│ latency p50 │ 1.20 ms │ 828 µs │ 1.45x faster (ratio 0.690, 95 %: 0.660 to 0.720) │"
+    )
+    assert "latency p95" in text
+    assert line(text, "│ top1 ") == "│ top1 │ 91.20 % │ 91.10 % │ -0.10 points (95 %: -0.40 to +0.20) │"
+    assert line(text, "sqnr_db") == "│ sqnr_db │ │ 34.1 dB │ 95 %: 33.9 dB to 34.3 dB │"
+    assert "1.25x less" in line(text, "peak memory")
+    assert "cpu, 1 thread, batch 1 on A CPU, onnxruntime 1.32.0" in text
+
+
+def test_steps_say_what_they_did_or_why_not(report):
+    text = shown(report)
+    assert "applied" in line(text, "simplify")
+    assert "Folded 9 BatchNormalization nodes." in line(text, "simplify")
+    assert "too_lossy: top1 fell by 4.7 points. Use 7-bit weights." in line(text, "quantize_static")
+
+
+def test_gates_and_verdict(report):
+    text = shown(report)
+    assert "pass" in line(text, "top1 max_drop 0.01")
+    assert "fail (warn)" in line(text, "size_bytes max_ratio 0.01")
+    assert "inconclusive" in line(text, "latency_p95 max_ratio 0.01")
+    assert "because of latency_p95" in text
+    assert "verdict: inconclusive" in text
+    assert "warning: a warning" in text
+
+
+def test_a_job_without_gates_latency_or_memory(report):
+    report |= {"verdict": {"outcome": "none", "gates": []}, "latency": None, "memory": None}
+    text = shown(report)
+    assert "verdict: none" in text
+    assert "latency" not in text.replace(report["summary"], "")
+
+
+def test_an_unstable_measurement_says_so(report):
+    report["latency"] |= {"stable": False, "unstable_because": "3 of 4 runs were preempted"}
+    assert "3 of 4 runs were preempted" in shown(report)
+
+
+def test_markup_in_a_report_is_only_text(report):
+    report["steps"][1]["refusal"]["reason"] = "[red]Conv[/nonsense]"
+    report["summary"] = "[bold]node[0]"
+    report["environment"]["cpu"] = "A [CPU]"
+    text = shown(report)
+    assert "[red]Conv[/nonsense]" in text
+    assert "[bold]node[0]" in text
+    assert "A [CPU]" in text
+
+
+def test_no_text_of_a_network_steers_the_terminal(report):
+    report["steps"][1]["refusal"]["reason"] = "Conv \x1b]0;title\x07 \x1b[2J \x9b1m"
+    assert not set(shown(report)) & {"\x1b", "\x07", "\x9b"}
+
+
+def test_it_fits_a_narrow_terminal(report):
+    assert max(len(one) for one in shown(report, width=80).splitlines()) <= 80
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (246_000, "240 KiB"), (3 << 30, "3.00 GiB")]
+)
+def test_sizes(size, text):
+    assert units.size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(2.5e-6, "2.50 µs"), (0.0123, "12.3 ms"), (1.5, "1.50 s"), (65, "1 min 05 s"), (7300, "2 h 01 min")],
+)
+def test_durations(seconds, text):
+    assert units.duration(seconds) == text

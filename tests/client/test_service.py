@@ -1,0 +1,203 @@
+"""The client and the real service: nothing here is scripted."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import onnxpress
+from onnxpress.exits import ExitCode
+from onnxpress.files import digest
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "fashion-mnist"
+NETWORK = EXAMPLE / "residual_cnn.onnx"
+DATA = EXAMPLE / "data.npz"
+SIMPLIFY = {"passes": [{"type": "simplify"}]}
+
+
+@pytest.fixture(scope="session")
+def network(service):
+    """Give the example network's id."""
+    return service.models.upload(NETWORK).id
+
+
+@pytest.fixture(scope="session")
+def data(service):
+    """Give the example data's id."""
+    return service.datasets.upload(DATA, metric="top1").id
+
+
+@pytest.fixture(scope="session")
+def compressed(service, network, data):
+    """Give a job that has simplified the example."""
+    gates = [{"metric": "top1", "rule": "max_drop", "value": 0.01}]
+    spec = {"kind": "compress", "model": network, "dataset": data, "recipe": SIMPLIFY, "gates": gates}
+    job = service.jobs.submit({**spec, "labels": {"made-by": "tests"}}, idempotency_key="compressed")
+    assert service.jobs.submit({**spec, "labels": {"made-by": "tests"}}, idempotency_key="compressed").id == job.id
+    seen = list(service.jobs.updates(job.id, timeout=120))
+    assert seen[-1].succeeded, seen[-1].problem
+    assert [one.status for one in seen][-2:] == ["running", "succeeded"], "changes arrive as they happen"
+    return seen[-1]
+
+
+def test_an_upload_is_inspected_and_has_its_digest(service, network):
+    model = service.models.get(network)
+    assert (model.state, model.sha256) == ("ready", hashlib.sha256(NETWORK.read_bytes()).hexdigest())
+    assert model.inspection is not None
+    assert network in {one.id for one in service.models.list()}
+
+
+def test_the_same_upload_under_one_key_is_one_model(service):
+    first, again = (service.models.upload(NETWORK, idempotency_key="once").id for _ in range(2))
+    assert first == again
+
+
+def test_what_is_no_network_is_refused_with_its_reason(service, tmp_path):
+    (tmp_path / "net.onnx").write_text("not a network")
+    with pytest.raises(onnxpress.InvalidError) as caught:
+        service.models.upload(tmp_path / "net.onnx")
+    assert caught.value.problem.code == "model_invalid"
+
+
+def test_bytes_that_changed_after_hashing_are_refused(service, tmp_path):
+    (tmp_path / "net.onnx").write_bytes(NETWORK.read_bytes())
+    wrong = replace(digest(tmp_path / "net.onnx"), sha256="0" * 64)
+    with pytest.raises(onnxpress.RequestRefusedError, match=r"(?i)digest|sha"):
+        service.models.upload(wrong)
+
+
+def test_a_wrong_key_is_refused(embedded):
+    with onnxpress.Client(embedded.url, "opk_wrong_key") as stranger, pytest.raises(onnxpress.AuthenticationError):
+        next(stranger.jobs.list())
+
+
+def test_a_spec_that_is_wrong_names_its_places(service, network):
+    with pytest.raises(onnxpress.InvalidError) as caught:
+        service.jobs.submit({"model": network, "recipe": {"passes": [{"type": "shrink"}]}})
+    assert any(fault.where.startswith("/recipe/passes/0") for fault in caught.value.problem.errors)
+
+
+def test_a_job_gives_a_network_and_a_report(service, compressed, tmp_path):
+    report = service.jobs.report(compressed.id)
+    path = service.jobs.download(compressed.id, tmp_path / "small.onnx")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert sha256 == report["compressed"]["sha256"]
+    assert service.artifacts.download(sha256, tmp_path / "again.onnx").read_bytes() == path.read_bytes()
+    assert "top1" in service.jobs.report_markdown(compressed.id)
+    assert compressed.verdict == "pass"
+
+
+def test_jobs_are_found_by_label(service, compressed):
+    assert compressed.id in {job.id for job in service.jobs.list(label="made-by=tests")}
+    assert list(service.jobs.list(label="made-by=nobody")) == []
+
+
+def test_passes_and_targets(service):
+    assert {"simplify", "quantize_static"} <= {one["type"] for one in service.passes()}
+    assert "cpu" in {one["provider"] for one in service.targets()}
+
+
+def test_the_verbs_about_a_job(embedded, key, cli, compressed, tmp_path):
+    def run(*words):
+        return cli(embedded.url, key, *words)
+
+    assert compressed.id in run("jobs").stdout.split()
+    assert run("wait", compressed.id).code == ExitCode.OK
+    assert json.loads(run("report", compressed.id, "--json").stdout)["verdict"]["outcome"] == "pass"
+    assert "verdict: pass" in run("report", compressed.id).stderr
+    assert run("report", compressed.id, "--markdown").stdout.startswith("#")
+    assert run("report", compressed.id, "--out", "report.json").code == ExitCode.OK
+    assert json.loads((tmp_path / "report.json").read_text())["kind"] == "compress"
+    assert run("download", compressed.id, "--out", "small.onnx").stdout == "small.onnx\n"
+    sha256 = hashlib.sha256((tmp_path / "small.onnx").read_bytes()).hexdigest()
+    assert run("download", sha256, "--out", "again.onnx").code == ExitCode.OK
+    assert run("download", compressed.output_model, "--out", "third.onnx").code == ExitCode.OK
+    assert run("download", "nonsense", "--out", "fourth.onnx").code == ExitCode.USAGE
+    assert run("download", "f" * 64, "--out", "fourth.onnx").code == ExitCode.USAGE
+    assert run("cancel", compressed.id).code == ExitCode.USAGE
+    assert "simplify" in run("passes").stdout.split()
+    assert "cpu" in run("targets").stdout.split()
+
+
+def test_compress_the_whole_way(embedded, key, cli, tmp_path):
+    """INT8 with gates that hold: 0, and the file is there, smaller, with the digest of the report."""
+    gates = ["--gate", "top1 max_drop 3%", "--gate", "size_bytes max_ratio 50%"]
+    words = [
+        NETWORK,
+        "--data",
+        DATA,
+        "--recipe",
+        "int8",
+        *gates,
+        "--out",
+        "small.onnx",
+        "--report",
+        "report.md",
+        "--json",
+    ]
+    done = cli(embedded.url, key, "compress", *words)
+    assert done.code == ExitCode.OK, done.stderr
+    small = (tmp_path / "small.onnx").read_bytes()
+    assert hashlib.sha256(small).hexdigest() == done.json["report"]["compressed"]["sha256"]
+    assert len(small) < NETWORK.stat().st_size / 2
+    assert (tmp_path / "report.md").read_text().startswith("#")
+    assert "latency p50" in done.stderr
+    assert "verdict: pass" in done.stderr
+
+
+def test_a_gate_that_fails_is_3(embedded, key, cli, network, data, tmp_path):
+    words = [
+        network,
+        "--data",
+        data,
+        "--recipe",
+        "simplify",
+        "--gate",
+        "size_bytes max_ratio 1%",
+        "--out",
+        "small.onnx",
+    ]
+    done = cli(embedded.url, key, "compress", *words)
+    assert done.code == ExitCode.GATE_FAILED, done.stderr
+    assert (tmp_path / "small.onnx").is_file()
+
+
+def test_a_limit_inside_the_interval_is_7(service, embedded, key, cli, compressed, network, data):
+    quality = next(one for one in service.jobs.report(compressed.id)["quality"] if one["metric"] == "top1")
+    gate = f"top1 min {quality['compressed']}"
+    done = cli(embedded.url, key, "compress", network, "--data", data, "--recipe", "simplify", "--gate", gate)
+    assert done.code == ExitCode.INCONCLUSIVE, done.stderr
+
+
+def test_an_interrupt_cancels_the_real_job(service, embedded, key, network, data):
+    words = ["compress", network, "--data", data, "--recipe", "int8"]
+    env = {"PATH": os.environ["PATH"], "ONNXPRESS_URL": embedded.url, "ONNXPRESS_API_KEY": key}
+    argv = [sys.executable, "-m", "onnxpress", *words]
+    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        job_id = process.stdout.readline().strip()
+        for job in service.jobs.updates(job_id, timeout=60):
+            if job.status == "running":
+                break
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=20)
+    assert process.returncode == ExitCode.INTERRUPTED, told
+    started = time.monotonic()
+    with pytest.raises(onnxpress.JobFailedError) as caught:
+        service.jobs.wait(job_id, timeout=20)
+    assert caught.value.job.status == "cancelled"
+    assert time.monotonic() - started < 5
+
+
+def test_waiting_for_a_cancelled_job_is_4_and_for_a_slow_one_6(service, embedded, key, cli, network, data):
+    spec = {"kind": "compress", "model": network, "dataset": data, "recipe": SIMPLIFY}
+    job = service.jobs.submit(spec)
+    assert cli(embedded.url, key, "wait", job.id, "--timeout", "0.1").code == ExitCode.TIMEOUT
+    assert cli(embedded.url, key, "cancel", job.id).code == ExitCode.OK
+    assert cli(embedded.url, key, "wait", job.id).code == ExitCode.JOB_FAILED
