@@ -1,5 +1,6 @@
 """Progress for people on stderr: moving bars on a terminal, one line per change elsewhere."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,8 @@ class Live:
                 TextColumn("{task.fields[note]}", markup=False),
                 TimeElapsedColumn(),
             )
-            self._bars = Progress(*columns, console=console)
+            # Redirected, stdout would go to this console: right on one terminal, wrong when ids go into a pipe.
+            self._bars = Progress(*columns, console=console, redirect_stdout=sys.stdout.isatty())
         self._job_bar: TaskID | None = None
         self._said: set[str] = set()
 

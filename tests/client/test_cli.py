@@ -1,8 +1,10 @@
 """Commands against a service that says what the test wants: exit codes, and what goes to stdout and to stderr."""
 
+import contextlib
 import hashlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -268,11 +270,11 @@ def test_what_nobody_foresaw_is_1(scripted, files):
     done.communicate()
 
 
-def run(url, words, **env):
+def run(url, words, stderr=subprocess.PIPE, **env):
     """Start the command in a process of its own."""
     argv = [sys.executable, "-m", "onnxpress", *map(str, words)]
     env = {"PATH": os.environ["PATH"], "ONNXPRESS_URL": url, "ONNXPRESS_API_KEY": KEY, "NO_COLOR": "1", **env}
-    return subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
 
 def interrupted(scripted, process, method, path, number=signal.SIGINT):
@@ -322,6 +324,22 @@ def test_wait_cancels_unless_told_to_keep(press, words, cancels):
     process = run(scripted.url, ["wait", "job_1", *words])
     assert interrupted(scripted, process, "GET", "/jobs/job_1")[0] == ExitCode.INTERRUPTED
     assert len(scripted.asked("POST", "/jobs/job_1:cancel")) == cancels
+
+
+def test_on_a_terminal_bars_move_and_ids_still_go_into_the_pipe(press, files):
+    scripted = press()
+    ours, theirs = pty.openpty()
+    process = run(scripted.url, files, stderr=theirs, TERM="xterm", COLUMNS="160")
+    os.close(theirs)
+    told = b""
+    with open(ours, "rb", buffering=0) as terminal, contextlib.suppress(OSError):  # noqa: PTH123 - a descriptor
+        while piece := terminal.read(65536):
+            told += piece
+    stdout, _ = process.communicate(timeout=20)
+    assert (process.returncode, stdout) == (0, "job_1\n")
+    assert "━" in told.decode()
+    assert "step 1/1 simplify applied" in told.decode()
+    assert "verdict: pass" in told.decode()
 
 
 def test_lists_are_bare_in_a_pipe_and_whole_in_json(scripted, cli):
