@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from engine.errors import DatasetInvalidError, ModelInvalidError, OutOfTimeError
+from engine.measure.memory import probe
+from engine.spec import Target
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def feed(tmp_path):
+    path = tmp_path / "feed.npz"
+    np.savez(path, x=np.ones((1, 2048), np.float32))
+    return path
+
+
+def test_a_fresh_process_measures_one_network(tmp_path, linear, feed):
+    small, large = tmp_path / "small.onnx", tmp_path / "large.onnx"
+    small.write_bytes(linear(np.ones((2048, 8))))
+    large.write_bytes(linear(np.ones((2048, 8192))))
+    ballast = np.ones(200 * MIB // 8)  # what this process holds is not counted
+    with_small, with_large = probe(small, Target(), feed), probe(large, Target(), feed)
+    assert ballast.nbytes == 200 * MIB
+    assert with_small.peak_rss_bytes < 200 * MIB
+    assert with_large.peak_rss_bytes - with_small.peak_rss_bytes > 60 * MIB  # 64 MiB of weights
+    assert with_small.load_ms > 0
+    assert with_small.first_run_ms > 0
+
+
+def test_problems_come_back_as_they_are(tmp_path, linear, feed):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"not a network")
+    with pytest.raises(ModelInvalidError, match="cannot be parsed"):
+        probe(path, Target(), feed)
+    path.write_bytes(linear(np.ones((3, 3))))
+    with pytest.raises(DatasetInvalidError, match="axis 1 is 2048, not 3"):
+        probe(path, Target(), feed)
+
+
+def test_a_slow_network_is_ended(tmp_path, linear, feed):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(linear(np.ones((2048, 8))))
+    with pytest.raises(OutOfTimeError, match="more than"):
+        probe(path, Target(), feed, timeout=0.01)
+
+
+def test_a_process_that_dies_is_told(tmp_path, linear, feed):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(linear(np.ones((2048, 8))))
+    feed.write_bytes(b"not an archive")
+    with pytest.raises(ModelInvalidError, match="died"):
+        probe(path, Target(), feed)
