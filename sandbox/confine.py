@@ -26,7 +26,8 @@ def die_with_parent(parent: int) -> None:
 def limit(*, cpu_s: int, memory_bytes: int, file_bytes: int, open_files: int) -> None:
     """Set the kernel's limits. Memory is enforced by the parent; the address space is only a backstop."""
     _set(resource.RLIMIT_CORE, 0)
-    _set(resource.RLIMIT_CPU, cpu_s)
+    # First a signal that tells why, then the end.
+    _set(resource.RLIMIT_CPU, cpu_s, spare=5)
     _set(resource.RLIMIT_FSIZE, file_bytes)
     _set(resource.RLIMIT_NOFILE, open_files)
     _set(resource.RLIMIT_AS, memory_bytes * _ADDRESS_SPACE_FACTOR + _ADDRESS_SPACE_SPARE)
@@ -47,11 +48,10 @@ def lockdown(workspace: Path) -> str:
     return "none"
 
 
-def _set(which: int, value: int) -> None:
+def _set(which: int, value: int, *, spare: int = 0) -> None:
     _, hard = resource.getrlimit(which)
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-    resource.setrlimit(which, (value, value))
+    highest = value + spare if hard == resource.RLIM_INFINITY else min(value + spare, hard)
+    resource.setrlimit(which, (min(value, highest), highest))
 
 
 def _prctl(option: int, value: int) -> None:

@@ -8,12 +8,11 @@ import uuid
 from contextlib import suppress
 from typing import Any
 
-import kombu
+from kombu.connection import Connection
 from kombu.exceptions import OperationalError
+from kombu.messaging import Producer
 from redis.exceptions import RedisError
 
-# Its types are incomplete.
-_kombu: Any = kombu
 _log = logging.getLogger(__name__)
 TASK = "worker.run_unit"
 # A client's request waits for this: better a message late than an answer late.
@@ -28,7 +27,7 @@ class BrokerPublisher:
     def __init__(self, broker_url: str) -> None:
         self._url = broker_url
         self._lock = threading.Lock()
-        self._connection: Any = None
+        self._connection: Connection | None = None
         self._pid = os.getpid()
         self._paused_until = 0.0
 
@@ -39,8 +38,9 @@ class BrokerPublisher:
     def waiting(self, queue: str) -> int | None:
         """Give the number of messages that wait in a queue, None where the broker does not answer."""
 
-        def count(connection: Any) -> int:
-            return int(connection.default_channel.client.llen(queue))
+        def count(connection: Connection) -> int:
+            channel: Any = connection.default_channel
+            return int(channel.client.llen(queue))
 
         found = self._asked(count, default=None)
         return None if found is None else int(found)
@@ -76,15 +76,15 @@ class BrokerPublisher:
         if dropped is not None:
             # kombu asks a broker that is away once more before it lets go of it.
             with suppress(OperationalError, RedisError, OSError):
-                dropped.collapse()
+                dropped.release()
 
 
-def _connect(url: str) -> Any:
+def _connect(url: str) -> Connection:
     options = {"socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S, "max_retries": 0}
-    return _kombu.Connection(url, connect_timeout=_TIMEOUT_S, transport_options=options)
+    return Connection(url, connect_timeout=_TIMEOUT_S, transport_options=options)
 
 
-def _send(connection: Any, queue: str, unit_id: str) -> bool:
+def _send(connection: Connection, queue: str, unit_id: str) -> bool:
     task_id = str(uuid.uuid4())
     headers = {
         "lang": "py",
@@ -103,7 +103,7 @@ def _send(connection: Any, queue: str, unit_id: str) -> bool:
     }
     body = [[unit_id], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
     # No exchange: the broker's default one routes by the queue's name, and no declaration is needed that could get lost.
-    _kombu.Producer(connection.default_channel, auto_declare=False).publish(
+    Producer(connection.default_channel, auto_declare=False).publish(
         body, exchange="", routing_key=queue, serializer="json", headers=headers, correlation_id=task_id, retry=False
     )
     return True

@@ -3,11 +3,12 @@
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import Select, func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -21,6 +22,7 @@ from settings import Settings
 _log = logging.getLogger(__name__)
 _AT_ONCE = 100
 _LOCK = "reconcile"
+_TIDY_S = 3600.0
 # A resent message doubles the wait for the next one, so that a long queue is not filled with copies.
 _MAX_DOUBLINGS = 5
 
@@ -28,23 +30,27 @@ Waiting = Callable[[str], int | None]
 
 
 def once(database: db.Database, folder: Folder, settings: Settings, waiting: Waiting) -> None:
-    """Do one round, in short transactions, each by one process at a time.
+    """Do one round, in short transactions, each by one process at a time; where nothing is lost it only reads.
 
     `waiting` gives the number of messages in a queue, None where the broker does not answer.
     """
-    for step in (_expire_leases, _fail_overdue):
-        with database.transaction() as session:
-            if db.try_lock(session, _LOCK):
-                step(session, folder, settings)
     with database.reading() as session:
+        moment = db.now(session)
+        expired = session.scalars(_expired(moment).limit(1)).first() is not None
+        overdue = session.scalars(_overdue(moment).limit(1)).first() is not None
         queued = _queued(session)
-    for name, count in queued.items():
-        messages = waiting(name)
-        # As many messages as queued units: the workers are busy, nothing is lost.
-        if messages is not None and messages < count:
-            with database.transaction() as session:
-                if db.try_lock(session, _LOCK):
-                    _resend(session, name, settings)
+    if expired:
+        _locked(database, lambda session: _expire_leases(session, folder, settings))
+    if overdue:
+        _locked(database, lambda session: _fail_overdue(session, folder))
+    # As many messages as queued units: the workers are busy, nothing is lost.
+    short = [name for name, count in queued.items() if (messages := waiting(name)) is not None and messages < count]
+    if short:
+        _locked(database, lambda session: _resend(session, short, settings))
+
+
+def tidy(database: db.Database) -> None:
+    """Remove rows past their retention."""
     with database.transaction() as session:
         idempotency.expire(session)
         workers.expire(session)
@@ -52,13 +58,13 @@ def once(database: db.Database, folder: Folder, settings: Settings, waiting: Wai
 
 def sweep_workspaces(database: db.Database, root: Path) -> None:
     """Remove the workspaces on this machine of units that are final or gone."""
-    names = [path.name for path in root.iterdir()] if root.exists() else []
+    names = sorted(path.name for path in root.glob("unt_*"))
     if not names:
         return
     with database.reading() as session:
-        found = session.execute(select(Unit.id, Unit.status).where(Unit.id.in_(names[:_AT_ONCE])))
+        found = session.execute(select(Unit.id, Unit.status).where(Unit.id.in_(names)))
         kept = {unit_id for unit_id, status in found if not is_final(UnitStatus(status))}
-    for name in names[:_AT_ONCE]:
+    for name in names:
         if name not in kept:
             shutil.rmtree(root / name, ignore_errors=True)
 
@@ -87,40 +93,44 @@ class Reconciler:
         self._thread.join()
 
     def _run(self) -> None:
+        tidy_at = time.monotonic()
         while not self._stopped.is_set():
             try:
                 once(self._database, self._folder, self._settings, self._waiting)
                 if self._workspaces is not None:
                     sweep_workspaces(self._database, self._workspaces)
+                if time.monotonic() >= tidy_at:
+                    tidy_at = time.monotonic() + _TIDY_S
+                    tidy(self._database)
             except (SQLAlchemyError, ServiceError, OSError) as error:
                 # The database or the disk is away: the next round repairs what this one could not.
                 _log.warning("reconcile: %s: %s", type(error).__name__, error)
             self._stopped.wait(self._settings.reconcile_s)
 
 
+def _locked(database: db.Database, step: Callable[[Session], None]) -> None:
+    with database.transaction() as session:
+        if db.try_lock(session, _LOCK):
+            step(session)
+
+
+def _expired(moment: datetime) -> Select[Unit]:
+    return select(Unit).where(Unit.status == UnitStatus.RUNNING, Unit.lease_until < moment)
+
+
+def _overdue(moment: datetime) -> Select[Unit]:
+    return select(Unit).where(Unit.status == UnitStatus.QUEUED, Unit.pending_until < moment)
+
+
 def _expire_leases(session: Session, folder: Folder, settings: Settings) -> None:
-    moment = db.now(session)
-    expired = (
-        select(Unit)
-        .where(Unit.status == UnitStatus.RUNNING, Unit.lease_until < moment)
-        .order_by(Unit.lease_until)
-        .limit(_AT_ONCE)
-        .with_for_update(skip_locked=True)
-    )
-    for unit in session.scalars(expired).all():
+    lost = _expired(db.now(session)).limit(_AT_ONCE).with_for_update(skip_locked=True)
+    for unit in session.scalars(lost).all():
         _log.warning("unit %s: attempt %d gave no sign of life", unit.id, unit.attempt)
         queue.expire_lease(session, folder, unit, settings)
 
 
-def _fail_overdue(session: Session, folder: Folder, settings: Settings) -> None:
-    del settings
-    moment = db.now(session)
-    overdue = (
-        select(Unit)
-        .where(Unit.status == UnitStatus.QUEUED, Unit.pending_until < moment)
-        .limit(_AT_ONCE)
-        .with_for_update(skip_locked=True)
-    )
+def _fail_overdue(session: Session, folder: Folder) -> None:
+    overdue = _overdue(db.now(session)).limit(_AT_ONCE).with_for_update(skip_locked=True)
     for unit in session.scalars(overdue).all():
         queue.end_failed(session, folder, unit, PENDING_LIMIT)
 
@@ -130,14 +140,14 @@ def _queued(session: Session) -> dict[str, int]:
     return {row[0]: row[1] for row in session.execute(counted)}
 
 
-def _resend(session: Session, name: str, settings: Settings) -> None:
+def _resend(session: Session, names: list[str], settings: Settings) -> None:
     moment = db.now(session)
     asked_before = moment - timedelta(seconds=settings.resend_s)
     queued = (
         select(Unit)
         .where(
             Unit.status == UnitStatus.QUEUED,
-            Unit.queue == name,
+            Unit.queue.in_(names),
             or_(Unit.sent_at.is_(None), Unit.sent_at <= asked_before),
         )
         .order_by(func.coalesce(Unit.sent_at, Unit.queued_at))

@@ -6,7 +6,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -18,6 +18,10 @@ _CHUNK = 1 << 20
 _DIGEST_LETTERS = frozenset("0123456789abcdef")
 # Clone the extents of a whole file (btrfs, xfs): neither file can change the other.
 _FICLONE = 0x40049409
+
+
+def _no_beat() -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,14 @@ class Folder:
         if path.parent.exists():
             _sync_folder(path.parent)
 
-    def materialise(self, tenant_id: str, sha256: str, target: Path) -> None:
+    def materialise(self, tenant_id: str, sha256: str, target: Path, *, beat: Callable[[], None] = _no_beat) -> None:
         """Put a verified copy of the blob at a new path: by reflink or copy, never by link, so that no job can change it.
 
-        Raises CorruptError where the bytes do not have their digest.
+        `beat` is called now and then, for whoever has a lease to renew. Raises CorruptError where the bytes do not have
+        their digest.
         """
         with self.open(tenant_id, sha256) as source, target.open("xb+") as copy:
-            found = _copy(source, copy)
+            found = _copy(source, copy, beat)
         if found != sha256:
             target.unlink()
             raise CorruptError("The stored bytes are damaged.")
@@ -229,7 +234,7 @@ def open_output(folder_fd: int, name: str, *, limit: int) -> int:
     return descriptor
 
 
-def _copy(source: BinaryIO, copy: BinaryIO) -> str:
+def _copy(source: BinaryIO, copy: BinaryIO, beat: Callable[[], None]) -> str:
     found = hashlib.sha256()
     try:
         fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())
@@ -237,10 +242,12 @@ def _copy(source: BinaryIO, copy: BinaryIO) -> str:
         while chunk := source.read(_CHUNK):
             found.update(chunk)
             copy.write(chunk)
+            beat()
         return found.hexdigest()
     # The clone is what the job will read, so it is what is hashed.
     while chunk := copy.read(_CHUNK):
         found.update(chunk)
+        beat()
     return found.hexdigest()
 
 

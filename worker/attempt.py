@@ -1,0 +1,307 @@
+"""One attempt at a unit: claim it, have a child work on it, watch, and commit what came of it if it is still ours."""
+
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+import engine
+import sandbox
+from services import queue
+from services.db import Database
+from services.errors import CorruptError, NotFoundError, ServiceError
+from services.problems import MEMORY_LIMIT, OUTPUT_INVALID, RUNTIME_LIMIT, STORE_DAMAGED, Problem
+from services.queue import Claim
+from services.storage import Folder
+from settings import Settings
+from worker.workspace import OutputInvalidError, Workspace
+
+_log = logging.getLogger(__name__)
+_LOOK_S = 1.0
+_WAIT_S = 0.25
+# A worker that was told to stop lets its unit end for so long, then gives it back.
+_DRAIN_S = 15.0
+# How long a result waits for a database that is away before the attempt counts as lost.
+_COMMIT_S = 60.0
+_MAX_EVENTS = 2000
+_TEXT_LIMIT = 2000
+_SMALL = 64 << 20
+
+Why = Literal["ended", "cancel", "lost", "drain"]
+
+
+class LeaseLostError(Exception):
+    """Somebody else has the unit now, or nobody: nothing that this attempt does counts any more."""
+
+
+class Attempts:
+    """Runs units in this process, one after the other."""
+
+    def __init__(
+        self,
+        database: Database,
+        folder: Folder,
+        settings: Settings,
+        workspaces: Path,
+        *,
+        worker_id: str,
+        draining: Callable[[], bool],
+    ) -> None:
+        self.database = database
+        self.folder = folder
+        self.settings = settings
+        self.workspaces = workspaces
+        self.draining = draining
+        self._worker_id = worker_id
+
+    def run(self, unit_id: str) -> None:
+        """Work on the unit, if it is there to be taken."""
+        if self.draining():
+            return
+        with self.database.transaction() as session:
+            claim = queue.claim(session, unit_id, worker_id=self._worker_id, lease_s=self.settings.lease_s)
+        if claim is None:
+            _log.info("unit %s: not there to be taken", unit_id)
+            return
+        _Attempt(self, claim).run()
+
+
+class _Attempt:
+    """One claimed unit."""
+
+    def __init__(self, place: Attempts, claim: Claim) -> None:
+        self._place = place
+        self._settings = place.settings
+        self._claim = claim
+        self._events_left = _MAX_EVENTS
+        self._renewed = time.monotonic()
+
+    def run(self) -> None:
+        """Do it, whatever happens; only an unknown error leaves the unit to the end of its lease."""
+        claim = self._claim
+        _log.info("unit %s: attempt %d of %s", claim.unit_id, claim.attempt, claim.kind)
+        try:
+            workspace = Workspace.prepare(self._place.workspaces, claim, self._place.folder, self._beat)
+            ended = self._work(workspace)
+        except LeaseLostError:
+            self._left(whole_unit=False)
+            _log.warning("unit %s: attempt %d was superseded", claim.unit_id, claim.attempt)
+        except (CorruptError, NotFoundError):
+            self._end(lambda session: self._fail(session, STORE_DAMAGED))
+            self._left(whole_unit=True)
+        except (OSError, ServiceError) as error:
+            # The disk is full, no process can be started, ...: not the job's fault, and it may pass.
+            _log.warning("unit %s: %s: %s", claim.unit_id, type(error).__name__, error)
+            self._end(lambda session: self._give_back(session, counted=True))
+            self._left(whole_unit=False)
+        else:
+            self._left(whole_unit=ended)
+
+    def _left(self, *, whole_unit: bool) -> None:
+        unit = self._place.workspaces / self._claim.unit_id
+        Workspace(unit, unit / str(self._claim.attempt)).remove(whole_unit=whole_unit)
+
+    def _work(self, workspace: Workspace) -> bool:
+        """Give whether the unit is final; its folder stays for the next attempt where it is not."""
+        child = sandbox.start(self._order(workspace), limits=self._limits())
+        why: Why = "lost"
+        try:
+            why = self._watch(child)
+        finally:
+            outcome = child.wait() if why == "ended" else child.kill()
+        assert outcome is not None
+        if why == "lost":
+            raise LeaseLostError
+        self._patiently(lambda: self._note(child.events()))
+        if why == "cancel":
+            self._end(lambda session: queue.cancelled(session, self._claim.unit_id, self._claim.token))
+            return True
+        if why == "drain" and outcome.kind == "killed":
+            self._end(lambda session: self._give_back(session, counted=False))
+            return False
+        return self._settle(workspace, outcome)
+
+    def _watch(self, child: sandbox.Child) -> Why:
+        """Wait for the child's end, or for a reason to end it."""
+        look_at = drain_at = 0.0
+        while child.wait(_WAIT_S) is None:
+            now = time.monotonic()
+            if self._place.draining():
+                drain_at = drain_at or now + _DRAIN_S
+                if now >= drain_at:
+                    return "drain"
+            if now < look_at:
+                continue
+            look_at = now + _LOOK_S
+            try:
+                seen = self._look()
+                self._note(child.events())
+                self._beat()
+            except LeaseLostError:
+                return "lost"
+            except OperationalError as error:
+                _log.warning("unit %s: database away: %s", self._claim.unit_id, type(error.orig).__name__)
+                if time.monotonic() - self._renewed > self._settings.lease_s:
+                    return "lost"
+                continue
+            if seen != "held":
+                return seen
+        return "ended"
+
+    def _look(self) -> Literal["held", "cancel", "lost"]:
+        with self._place.database.reading() as session:
+            return queue.look(session, self._claim.unit_id, self._claim.token)
+
+    def _beat(self) -> None:
+        """Renew the lease when it is time; raises LeaseLostError."""
+        if time.monotonic() - self._renewed < self._settings.renew_s:
+            return
+        with self._place.database.transaction() as session:
+            held = queue.renew(session, self._claim.unit_id, self._claim.token, lease_s=self._settings.lease_s)
+        if not held:
+            raise LeaseLostError
+        self._renewed = time.monotonic()
+
+    def _note(self, events: list[dict[str, Any]]) -> None:
+        """Pass on what the child told, of repeated progress only the newest, and not without end."""
+        levels = [str(event.get("level")) for event in events if event.get("type") == "confined"]
+        kept = [
+            event
+            for event, after in zip(events, [*events[1:], {}], strict=True)
+            if not event.get("type") == after.get("type") == "progress"
+        ]
+        kept = kept[: self._events_left]
+        self._events_left -= len(kept)
+        if not kept:
+            return
+        with self._place.database.transaction() as session:
+            if levels:
+                queue.confined(session, self._claim.unit_id, self._claim.token, levels[0][:20])
+            held = queue.progress(session, self._claim.unit_id, self._claim.token, kept)
+        if not held:
+            raise LeaseLostError
+
+    def _settle(self, workspace: Workspace, outcome: sandbox.Outcome) -> bool:
+        """Commit what the child's end means; gives whether the unit is final."""
+        claim = self._claim
+        if outcome.kind != "done":
+            _log.warning("unit %s: child %s %s\n%s", claim.unit_id, outcome.kind, outcome.exit_code, outcome.log)
+        if outcome.kind == "done" and outcome.value is not None:
+            try:
+                return self._finish(workspace, outcome.value)
+            except (OutputInvalidError, ValidationError) as error:
+                _log.warning("unit %s: %s", claim.unit_id, error)
+                return self._end(lambda session: self._fail(session, OUTPUT_INVALID))
+        if outcome.kind == "refused" and outcome.problem is not None:
+            problem = _checked(outcome.problem)
+            if problem["retryable"] and problem["class"] == "transient":
+                self._end(lambda session: self._give_back(session, counted=True))
+                return False
+            return self._end(lambda session: self._fail(session, problem))
+        if outcome.kind == "crashed" and outcome.exit_code != -signal.SIGXCPU:
+            self._end(self._crashed)
+            return False
+        ends = {"memory_limit": MEMORY_LIMIT, "garbled": OUTPUT_INVALID}
+        return self._end(lambda session: self._fail(session, ends.get(outcome.kind, RUNTIME_LIMIT)))
+
+    def _finish(self, workspace: Workspace, value: Any) -> bool:
+        claim = self._claim
+        if claim.kind != "run":
+            kind = engine.Inspection if claim.kind == "inspect_model" else engine.DatasetInspection
+            found = kind.model_validate(value).model_dump(mode="json")
+            folder = self._place.folder
+            return self._end(
+                lambda session: queue.finish_inspection(session, folder, claim.unit_id, claim.token, found)
+            )
+        report = engine.Report.model_validate(value.get("report"))
+        inspection = engine.Inspection.model_validate(value.get("inspection"))
+        limit = 2 * self._settings.max_model_bytes
+        with workspace.outputs(self._place.folder, claim.tenant_id, limit, self._beat) as outputs:
+            result = queue.RunResult(report, inspection, outputs.model_files, outputs.report_files)
+            return self._end(lambda session: queue.finish_run(session, claim.unit_id, claim.token, result))
+
+    def _end(self, step: Callable[[Session], bool]) -> bool:
+        """Commit an end; raises LeaseLostError."""
+
+        def commit() -> None:
+            with self._place.database.transaction() as session:
+                held = step(session)
+            if not held:
+                raise LeaseLostError
+
+        self._patiently(commit)
+        return True
+
+    @staticmethod
+    def _patiently(action: Callable[[], None]) -> None:
+        """Do it also through a short absence of the database; raises LeaseLostError after a long one."""
+        give_up = time.monotonic() + _COMMIT_S
+        while True:
+            try:
+                return action()
+            except OperationalError:
+                if time.monotonic() > give_up:
+                    raise LeaseLostError from None
+                time.sleep(_LOOK_S)
+
+    def _fail(self, session: Session, problem: Problem) -> bool:
+        return queue.fail(session, self._place.folder, self._claim.unit_id, self._claim.token, problem)
+
+    def _crashed(self, session: Session) -> bool:
+        return queue.crashed(session, self._place.folder, self._claim.unit_id, self._claim.token, self._settings)
+
+    def _give_back(self, session: Session, *, counted: bool) -> bool:
+        return queue.give_back(
+            session, self._place.folder, self._claim.unit_id, self._claim.token, self._settings, counted=counted
+        )
+
+    def _order(self, workspace: Workspace) -> sandbox.Order:
+        claim = self._claim
+        payload: dict[str, Any] = {}
+        if claim.kind == "inspect_dataset":
+            payload = {"metric": claim.metric}
+        if claim.kind == "run":
+            (workspace.path / "data" / "dataset.json").write_text(_dataset_json(claim.metric))
+            payload = {
+                "spec": claim.spec,
+                "quiet": str(self._settings.data_dir.resolve() / "quiet.lock"),
+                "crashed_steps": sorted(claim.crashed_steps),
+            }
+        return sandbox.Order(claim.kind, workspace.path, payload)
+
+    def _limits(self) -> sandbox.Limits:
+        return sandbox.Limits(
+            runtime_s=self._claim.runtime_s,
+            memory_bytes=self._claim.memory_mb << 20,
+            threads=os.cpu_count() or 1,
+            file_bytes=2 * self._settings.max_model_bytes if self._claim.kind == "run" else _SMALL,
+        )
+
+
+def _dataset_json(metric: str | None) -> str:
+    return json.dumps({} if metric is None else {"metric": metric})
+
+
+def _checked(problem: Any) -> Problem:
+    """Give the child's problem in our shape: known keys, short texts."""
+    blame = problem.get("class")
+    found: Problem = {
+        "code": str(problem.get("code"))[:64],
+        "class": blame if blame in {"user", "service", "transient"} else "service",
+        "retryable": problem.get("retryable") is True,
+        "message": str(problem.get("message"))[:_TEXT_LIMIT],
+    }
+    for name in ("node", "hint"):
+        if isinstance(problem.get(name), str):
+            found[name] = problem[name][:_TEXT_LIMIT]
+    if isinstance(problem.get("step"), int):
+        found["step"] = problem["step"]
+    return found

@@ -1,0 +1,87 @@
+"""The one task, and what a pool process keeps between tasks."""
+
+import logging
+import mmap
+import os
+import socket
+from typing import Any
+
+from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
+
+from services.db import Database
+from services.publisher import BrokerPublisher
+from services.reconcile import Reconciler
+from services.storage import open_store
+from settings import Settings, get_settings
+from worker.app import app
+from worker.attempt import Attempts
+from worker.presence import Identity, Presence
+
+_log = logging.getLogger(__name__)
+# One byte that the worker's parent and its pool processes share: the parent was told to stop.
+_draining = mmap.mmap(-1, 1)
+WORKSPACES = "work"
+
+
+class Place:
+    """What one pool process works with. Nothing of it is made before the fork: threads and connections do not survive one."""
+
+    def __init__(self, settings: Settings) -> None:
+        publisher = BrokerPublisher(settings.broker)
+        workspaces = settings.data_dir.resolve() / WORKSPACES
+        workspaces.mkdir(mode=0o700, parents=True, exist_ok=True)
+        worker = Identity(
+            id=f"wrk_{socket.gethostname()}_{os.getppid()}",
+            pid=os.getppid(),
+            queues=tuple(sorted(app.amqp.queues.consume_from)),
+            concurrency=app.conf.worker_concurrency or 1,
+        )
+        self.database = Database.from_settings(settings, publisher)
+        self.attempts = Attempts(
+            self.database, open_store(settings), settings, workspaces, worker_id=worker.id, draining=is_draining
+        )
+        self.reconciler = Reconciler(self.database, settings, publisher.waiting, workspaces)
+        self.presence = Presence(self.database, worker, workspaces)
+
+    def open(self) -> None:
+        """Begin to look after the rows and to give signs of life."""
+        self.reconciler.start()
+        self.presence.start()
+
+    def close(self) -> None:
+        """End both."""
+        self.presence.stop(leave=is_draining())
+        self.reconciler.stop()
+        self.database.dispose()
+
+
+_here: list[Place] = []
+
+
+def is_draining() -> bool:
+    """Tell whether this worker was told to stop."""
+    return _draining[0] != 0
+
+
+@app.task(name="worker.run_unit")  # type: ignore[untyped-decorator] # Celery ships no types
+def run_unit(unit_id: str) -> None:
+    """Work on the unit if it is there to be taken. Messages may come twice, late or for what is done."""
+    _here[0].attempts.run(unit_id)
+
+
+@worker_process_init.connect  # type: ignore[untyped-decorator] # Celery ships no types
+def _opened(**_: Any) -> None:
+    place = Place(get_settings())
+    _here[:] = [place]
+    place.open()
+
+
+@worker_process_shutdown.connect  # type: ignore[untyped-decorator] # Celery ships no types
+def _closed(**_: Any) -> None:
+    while _here:
+        _here.pop().close()
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator] # Celery ships no types
+def _told_to_stop(**_: Any) -> None:
+    _draining[0] = 1

@@ -1,0 +1,147 @@
+"""A unit's folder: what it reads goes in verified, what it leaves comes out checked."""
+
+import os
+import re
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.artifacts import NewFile
+from services.queue import Claim
+from services.storage import Folder, open_output
+
+_FOLDERS = ("model", "data", "steps", "out", "tmp")
+_REPORT_FILES = ("report.json", "report.md")
+_MODEL_FILE = "model.onnx"
+_REPORT_LIMIT = 64 << 20
+_CHECKPOINT = re.compile(r"\d\d[\w.-]{0,60}")
+_OUTPUT = re.compile(r"\w[\w.-]{0,100}")
+_MAX_OUTPUTS = 64
+_CHUNK = 1 << 20
+
+Beat = Callable[[], None]
+
+
+class OutputInvalidError(Exception):
+    """The child left something else than what was agreed."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a job's child left, copied into the store's `incoming/` but not placed yet."""
+
+    model_files: tuple[NewFile, ...]
+    report_files: tuple[NewFile, ...]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder of one attempt, below the unit's. A superseded attempt may still write into its own, and nobody reads that."""
+
+    unit: Path
+    path: Path
+
+    @classmethod
+    def prepare(cls, root: Path, claim: Claim, folder: Folder, beat: Beat) -> "Workspace":
+        """Make the attempt's folder with verified copies of its inputs and the checkpoints of earlier attempts here."""
+        unit = root / claim.unit_id
+        workspace = cls(unit, unit / str(claim.attempt))
+        # A token is claimed once, so nobody else works in it.
+        shutil.rmtree(workspace.path, ignore_errors=True)
+        for name in _FOLDERS:
+            (workspace.path / name).mkdir(mode=0o700, parents=True)
+        for item in claim.inputs:
+            target = workspace.path / item.path
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.materialise(claim.tenant_id, item.sha256, target, beat=beat)
+        workspace._take_checkpoints(claim.attempt, beat)
+        return workspace
+
+    def remove(self, *, whole_unit: bool) -> None:
+        """Remove the attempt's folder, or all of the unit's."""
+        shutil.rmtree(self.unit if whole_unit else self.path, ignore_errors=True)
+
+    @contextmanager
+    def outputs(self, folder: Folder, tenant_id: str, limit: int, beat: Beat) -> Iterator[Outputs]:
+        """Give the outputs, hashed and stored but not placed; what is not placed by then is removed at the end.
+
+        Raises OutputInvalidError for links, pipes, devices, foreign names, sizes over the limit, or missing files.
+        """
+        with ExitStack() as stack:
+            out = _open_folder(self.path, "out")
+            stack.callback(os.close, out)
+            names = _names(out)
+            if not {_MODEL_FILE, *_REPORT_FILES} <= set(names) or len(names) > _MAX_OUTPUTS:
+                raise OutputInvalidError(f"unexpected outputs: {names[:_MAX_OUTPUTS]}")
+            files = []
+            for name in names:
+                most = _REPORT_LIMIT if name in _REPORT_FILES else limit
+                files.append(self._take(stack, out, name, folder, tenant_id, most, beat))
+            yield Outputs(
+                tuple(file for file in files if file.path not in _REPORT_FILES),
+                tuple(file for file in files if file.path in _REPORT_FILES),
+            )
+
+    @staticmethod
+    def _take(  # noqa: PLR0917 - one private call
+        stack: ExitStack, out: int, name: str, folder: Folder, tenant_id: str, limit: int, beat: Beat
+    ) -> NewFile:
+        if _OUTPUT.fullmatch(name) is None:
+            raise OutputInvalidError(f"unexpected output: {name!r}")
+        try:
+            descriptor = open_output(out, name, limit=limit)
+        except (OSError, ValueError) as error:
+            raise OutputInvalidError(f"output {name}: {error}") from error
+        writer = stack.enter_context(folder.writer(tenant_id, limit=limit))
+        with os.fdopen(descriptor, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                writer.write(chunk)
+                beat()
+        writer.finish()
+        return NewFile(name, writer)
+
+    def _take_checkpoints(self, attempt: int, beat: Beat) -> None:
+        for earlier in range(attempt - 1, 0, -1):
+            if (self.unit / str(earlier)).is_dir():
+                self._copy_checkpoints(self.unit / str(earlier), beat)
+                return
+
+    def _copy_checkpoints(self, earlier: Path, beat: Beat) -> None:
+        """Copy plain files only: what the earlier child made of its folder is not to be trusted."""
+        try:
+            steps = _open_folder(earlier, "steps")
+        except OutputInvalidError:
+            return
+        try:
+            # The description of a step comes last: without it the other files of the step count for nothing.
+            for name in sorted(_names(steps), key=lambda name: (name.endswith(".json"), name)):
+                if _CHECKPOINT.fullmatch(name) is not None:
+                    _copy_plain(steps, name, self.path / "steps" / name, beat)
+        finally:
+            os.close(steps)
+
+
+def _open_folder(parent: Path, name: str) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(parent / name, flags)
+    except OSError as error:
+        raise OutputInvalidError(f"{name} is not a folder") from error
+
+
+def _names(folder: int) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries)
+
+
+def _copy_plain(folder: int, name: str, target: Path, beat: Beat) -> None:
+    seen = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if not stat.S_ISREG(seen.st_mode):
+        return
+    with os.fdopen(open_output(folder, name, limit=seen.st_size), "rb") as source, target.open("xb") as copy:
+        while chunk := source.read(_CHUNK):
+            copy.write(chunk)
+            beat()
