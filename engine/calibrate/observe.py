@@ -9,6 +9,7 @@ import onnx_ir as ir
 from engine.calibrate.statistics import STATISTICS, Statistic
 from engine.graph import io
 from engine.measure import providers
+from engine.measure.quiet import Quiet
 from engine.passes.contract import Observe, Samples
 from engine.spec import Target
 
@@ -25,6 +26,7 @@ def observe(
     *,
     scratch: Path,
     batch: int | None = None,
+    quiet: Quiet | None = None,
     progress: Callable[[float, str], None] = lambda _fraction, _message: None,
 ) -> dict[Observe, Any]:
     """Run the network once over the samples and give every requested statistic.
@@ -32,6 +34,7 @@ def observe(
     Memory does not grow with the number of samples, and results do not depend on `batch`; by default the batch is as large
     as a fixed memory budget allows. A fixed batch size of the network wins over both.
     """
+    quiet = quiet or Quiet(None)
     statistics: dict[Observe, Statistic] = {request: STATISTICS[request.statistic]() for request in requests}
     tensors = list(dict.fromkeys(request.tensor for request in requests))
     path = scratch / "observe.onnx"
@@ -47,7 +50,8 @@ def observe(
         count = len(next(iter(feed.values())))
         if fixed and count < fixed:
             break
-        _update(statistics, {**feed, **session.run(feed)})
+        with quiet.working():
+            _update(statistics, {**feed, **session.run(feed)})
         done += count
         progress(done / len(samples), f"calibrated with {done} of {len(samples)} samples")
     path.unlink()

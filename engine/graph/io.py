@@ -63,6 +63,12 @@ def weight_bytes(model: ir.Model) -> int:
     return sum(value.const_value.nbytes for _, value in initializers(model) if value.const_value is not None)
 
 
+def external_files(path: Path) -> list[Path]:
+    """List the files of external data that a stored network names."""
+    tensors = (value.const_value for _, value in initializers(load(path)))
+    return sorted({Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)})
+
+
 def facts(path: Path) -> ModelFacts:
     """Say what the report says of one stored network."""
     model = load(path)

@@ -136,10 +136,7 @@ def _upgrade(model: ir.Model) -> None:
             " cannot be converted.",
             hint=f"Export the network again with opset {OLDEST_OPSET} or later.",
         ) from error
-    upgraded = ir.from_proto(converted)
-    model.graph = upgraded.graph
-    model.opset_imports.clear()
-    model.opset_imports.update(upgraded.opset_imports)
+    model.graph = ir.from_proto(converted).graph
 
 
 def _slower_in_integers(

@@ -1,0 +1,121 @@
+"""`python -m engine`: the same code without a service. `run` compresses a network, `inspect` says what one is."""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from engine import Compress, EngineError, inspect_dataset, inspect_model, run
+
+# As the command line client has them.
+_OK, _USAGE, _GATE_FAILED, _JOB_FAILED, _INCONCLUSIVE = 0, 2, 3, 4, 7
+_CODES = {"pass": _OK, "none": _OK, "fail": _GATE_FAILED, "inconclusive": _INCONCLUSIVE}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; gives the exit code."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return _inspect(parsed) if parsed.verb == "inspect" else _run(parsed)
+    except EngineError as error:
+        _say(error.message + (f" (node {error.node})" if error.node else ""))
+        if error.hint:
+            _say(error.hint)
+        return _JOB_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m engine", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    compress = verbs.add_parser("run", help="compress a network and measure the result beside it")
+    compress.add_argument("model", type=Path, help=".onnx file; external data lie beside it")
+    compress.add_argument("spec", type=Path, help="JSON file: a whole job spec, or only its recipe")
+    compress.add_argument("--data", type=Path, help=".npz: one array per input, optional `label`")
+    compress.add_argument("--metric", help="what the labels are for; class numbers are top1")
+    compress.add_argument("--out", type=Path, required=True, help="folder for model.onnx, report.json and report.md")
+    look = verbs.add_parser("inspect", help="say what a network or dataset is, as JSON")
+    look.add_argument("file", type=Path, help=".onnx or .npz")
+    return parser
+
+
+def _inspect(parsed: argparse.Namespace) -> int:
+    kind = inspect_dataset if parsed.file.suffix == ".npz" else inspect_model
+    sys.stdout.write(kind(parsed.file).model_dump_json(indent=2) + "\n")
+    return _OK
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    try:
+        spec = _read_spec(parsed.spec)
+    except (ValidationError, json.JSONDecodeError) as error:
+        _say(f"{parsed.spec} is not a job spec: {error}")
+        return _USAGE
+    with tempfile.TemporaryDirectory(prefix="engine-") as folder:
+        workspace = Path(folder)
+        _fill(workspace, parsed)
+        report = run(spec, workspace, _show)
+        parsed.out.mkdir(parents=True, exist_ok=True)
+        for file in (workspace / "out").iterdir():
+            shutil.copyfile(file, parsed.out / file.name)
+    sys.stdout.write(report.summary + "\n")
+    for result in report.verdict.gates:
+        sys.stdout.write(f"{result.outcome}: {result.reason}\n")
+    return _CODES[report.verdict.outcome]
+
+
+def _read_spec(path: Path) -> Compress:
+    body = json.loads(path.read_bytes())
+    if isinstance(body, dict) and "passes" in body:
+        body = {"recipe": body}
+    if isinstance(body, dict):
+        # The service's job names what it stored; here the command line names files.
+        body = {key: value for key, value in body.items() if key not in {"model", "dataset", "labels"}}
+    return Compress.model_validate(body)
+
+
+def _fill(workspace: Path, parsed: argparse.Namespace) -> None:
+    """Copy the inputs: the engine may write beside them."""
+    model = workspace / "model"
+    model.mkdir()
+    shutil.copyfile(parsed.model, model / "model.onnx")
+    for location in _external_locations(parsed.model):
+        (model / location).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(parsed.model.parent / location, model / location)
+    if parsed.data is not None:
+        (workspace / "data").mkdir()
+        shutil.copyfile(parsed.data, workspace / "data" / "data.npz")
+        declared = {} if parsed.metric is None else {"metric": parsed.metric}
+        (workspace / "data" / "dataset.json").write_text(json.dumps(declared))
+
+
+def _external_locations(model: Path) -> list[Path]:
+    if not inspect_model(model).external_data:
+        return []
+    from engine.graph import io  # noqa: PLC0415  # most networks are one file, and onnx is slow to load
+
+    return [file.relative_to(model.parent) for file in io.external_files(model)]
+
+
+def _show(event: dict[str, object]) -> None:
+    kind = event["type"]
+    if kind == "step_started":
+        _say(f"step {event['step']}: {event['pass']}")
+    elif kind == "progress":
+        _say(f"  {event['message']}")
+    elif kind == "step_finished":
+        _say(f"  {event['status']}" + (f": {event['reason']}" if event["reason"] else ""))
+    elif kind == "measuring":
+        _say(f"measuring {event['what']}")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

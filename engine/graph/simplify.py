@@ -1,0 +1,196 @@
+"""The work of the `simplify` pass: stages that must not change what the network computes, each checked by running both."""
+
+import contextlib
+import io as textio
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxscript.optimizer
+import onnxscript.rewriter
+import onnxslim
+from onnx_ir.passes import common
+
+from engine.errors import EngineError
+from engine.graph import io, verify
+from engine.passes.contract import Context
+from engine.report import Change, Refusal
+
+# What the libraries below raise on networks that they cannot handle. A stage that fails is dropped and named in the report.
+_STAGE_ERRORS = (
+    EngineError, ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError,
+    TypeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError,
+)  # fmt: skip
+_CONTROL_FLOW = frozenset({"If", "Loop"})
+
+
+def simplify(model: ir.Model, context: Context) -> Change | Refusal:
+    """Simplify in place; the best stages in the best order, without those that broke something."""
+    before = _counts(model)
+    feeds = verify.model_feeds(model, context.calibration) if context.calibration is not None else []
+    reference = io.to_bytes(model)
+    helped: list[str] = []
+    dropped: list[dict[str, str]] = []
+    stages = list(_stages(model))
+    for position, (name, stage) in enumerate(stages):
+        context.progress(position / len(stages), name)
+        attempt, reason = _attempt(model, stage, reference, feeds, context)
+        if attempt is None:
+            dropped.append({"stage": name, "reason": reason})
+        elif _counts(attempt) != _counts(model) or name == "constant weights":
+            _replace(model, attempt)
+            helped.append(name)
+    io.strip(model)
+    after = _counts(model)
+    return Change(
+        summary=_summary(before, after),
+        details={
+            "nodes": {"before": sum(before.values()), "after": sum(after.values())},
+            "ops": {
+                kind: {"before": before.get(kind, 0), "after": after.get(kind, 0)}
+                for kind in sorted(before.keys() | after.keys())
+                if before.get(kind, 0) != after.get(kind, 0)
+            },
+            "stages": helped,
+            "dropped_stages": dropped,
+        },
+        lossless=True,
+    )
+
+
+Stage = Callable[[ir.Model], ir.Model]
+
+
+def _stages(model: ir.Model) -> Iterator[tuple[str, Stage]]:
+    if any(value.name in model.graph.initializers for value in model.graph.inputs):
+        yield "constant weights", _make_weights_constant
+    if any(node.op_type in _CONTROL_FLOW for node in model.graph.all_nodes()) or model.functions:
+        yield "control flow", _onnxscript
+    yield "constant folding and fusion", _onnxslim
+    yield "batch normalisation", _fold_batch_norms
+    yield "unused nodes and weights", _remove_unused
+
+
+def _attempt(
+    model: ir.Model, stage: Stage, reference: bytes, feeds: Sequence[verify.Feed], context: Context
+) -> tuple[ir.Model | None, str]:
+    """Run a stage on a copy; give None and the reason unless the result computes the same."""
+    try:
+        with _silent():
+            changed = stage(io.copy(model))
+        serialized = io.to_bytes(changed)
+        onnx.checker.check_model(serialized)
+        found = verify.same_outputs(reference, serialized, feeds, context.target)
+    except _STAGE_ERRORS as error:
+        return None, f"it failed ({type(error).__name__})"
+    if found.relative > verify.FLOAT_TOLERANCE:
+        return None, f"it moved the outputs by {found.relative:.1e} of their largest value"
+    return changed, ""
+
+
+def _make_weights_constant(model: ir.Model) -> ir.Model:
+    """Remove initializers from the inputs: networks before IR version 4 had to list them, and nothing folds what may change."""
+    kept = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    model.graph.inputs.clear()
+    model.graph.inputs.extend(kept)
+    model.ir_version = max(model.ir_version, 4)
+    return model
+
+
+def _onnxscript(model: ir.Model) -> ir.Model:
+    optimised: ir.Model = onnxscript.optimizer.optimize(model)
+    rewritten: ir.Model = onnxscript.rewriter.rewrite(optimised)
+    return rewritten
+
+
+def _onnxslim(model: ir.Model) -> ir.Model:
+    slimmed: onnx.ModelProto = onnxslim.slim(ir.to_proto(model))
+    return ir.from_proto(slimmed)
+
+
+def _fold_batch_norms(model: ir.Model) -> ir.Model:
+    """Fold BatchNormalization into the convolution before it: W' = W * g / sqrt(v + e), b' = (b - m) * g / sqrt(v + e) + B."""
+    taken = io.value_names(model)
+    for graph in model.graphs():
+        for node in list(graph):
+            if node.op_type == "BatchNormalization" and len(node.outputs) == 1:
+                _fold_batch_norm(graph, node, taken)
+    return model
+
+
+def _fold_batch_norm(graph: ir.Graph, norm: ir.Node, taken: set[str]) -> None:
+    source = norm.inputs[0]
+    conv = source.producer() if source is not None else None
+    if source is None or conv is None or conv.op_type != "Conv" or len(source.uses()) != 1 or source.is_graph_output():
+        return
+    bias = conv.inputs[2] if len(conv.inputs) > 2 else None
+    operands = [_constant(value) for value in (conv.inputs[1], *norm.inputs[1:5])]
+    if any(array is None for array in operands) or (bias is not None and _constant(bias) is None):
+        return
+    weight, gamma, beta, mean, variance = (np.asarray(array, dtype=np.float64) for array in operands)
+    epsilon = norm.attributes.get("epsilon")
+    factor = gamma / np.sqrt(variance + (epsilon.as_float() if epsilon is not None else 1e-5))
+    shift = np.zeros_like(mean) if bias is None else np.asarray(_constant(bias), dtype=np.float64)
+    folded = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+    for index, array in ((1, folded), (2, (shift - mean) * factor + beta)):
+        name = io.unused_name(taken, "fold")
+        tensor = ir.tensor(array.astype(np.float32), name=name)
+        value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
+        graph.register_initializer(value)
+        if len(conv.inputs) <= index:
+            conv.resize_inputs(index + 1)
+        conv.replace_input_with(index, value)
+    output = norm.outputs[0]
+    ir.convenience.replace_all_uses_with(output, source, replace_graph_outputs=True)
+    inherited, output.name = output.name, io.unused_name(taken, "was")
+    graph.remove(norm, safe=True)
+    source.name, source.type, source.shape = inherited, output.type, output.shape
+
+
+def _remove_unused(model: ir.Model) -> ir.Model:
+    common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedOpsetsPass()(model)
+    return model
+
+
+def _constant(value: ir.Value | None) -> Any:
+    if value is None or not value.is_initializer() or value.is_graph_input() or value.const_value is None:
+        return None
+    return value.const_value.numpy() if value.const_value.dtype == ir.DataType.FLOAT else None
+
+
+def _replace(model: ir.Model, other: ir.Model) -> None:
+    model.graph = other.graph
+    model.ir_version = other.ir_version
+    model.functions.clear()
+    model.functions.update(other.functions)
+    # The imports of opsets live in the graph that was just replaced.
+
+
+def _counts(model: ir.Model) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for node in model.graph.all_nodes():
+        counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return counts
+
+
+def _summary(before: dict[str, int], after: dict[str, int]) -> str:
+    was, now = sum(before.values()), sum(after.values())
+    return "The network was as simple as it gets." if was == now else f"{was} operators became {now}."
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep the libraries' prints, warnings and log lines away from the job's output."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(textio.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

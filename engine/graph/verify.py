@@ -1,0 +1,186 @@
+"""The ladder that every network climbs before a user may see it: valid, loads, runs at several sizes, computes the same.
+
+Two networks are compared by the largest difference of any output, as a share of that output's largest value. Integer kernels
+round differently from the float operators that they replace, so there the signal-to-noise ratio counts instead.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from engine.errors import EngineError, VerificationFailedError
+from engine.graph import io
+from engine.measure import providers
+from engine.measure.providers import ModelSource, Session
+from engine.passes.contract import Samples
+from engine.spec import Target
+
+# Of float networks: fused kernels sum in another order.
+FLOAT_TOLERANCE = 1e-4
+# Of quantized networks with and without ONNX Runtime's optimisation: one rounding step in places, never a saturated sum.
+INTEGER_SQNR_DB = 15.0
+_SAMPLES = 8
+_STANDARD = frozenset({"", "ai.onnx"})
+
+Feed = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two networks' outputs are apart over some feeds."""
+
+    relative: float
+    sqnr_db: float
+
+
+def verify(candidate: Path, original: Path, samples: Samples, target: Target, *, lossless: bool) -> Agreement:
+    """Climb the ladder; raises VerificationFailedError at the first broken rung, gives the agreement with the original."""
+    valid(candidate)
+    optimised, reference = providers.session(candidate, target), providers.session(original, target)
+    _same_boundary(optimised, reference)
+    feeds = list(_sizes(reference, samples))
+    plain = providers.session(candidate, target, optimise=False)
+    try:
+        with_and_without = agreement(plain, optimised, feeds)
+        to_original = agreement(reference, optimised, feeds)
+    except EngineError as error:
+        if isinstance(error, VerificationFailedError):
+            raise
+        raise VerificationFailedError(
+            f"The network does not run where the original does: {error.message}", node=error.node
+        ) from error
+    if is_quantized(candidate):
+        if with_and_without.sqnr_db < INTEGER_SQNR_DB:
+            raise VerificationFailedError(
+                "ONNX Runtime's integer kernels give something else than the network says:"
+                f" {with_and_without.sqnr_db:.1f} dB, at least {INTEGER_SQNR_DB:.0f} dB are required."
+            )
+    elif with_and_without.relative > FLOAT_TOLERANCE:
+        raise VerificationFailedError(
+            f"The network gives {with_and_without.relative:.1e} different results when ONNX Runtime optimises it;"
+            f" {FLOAT_TOLERANCE:.0e} are allowed."
+        )
+    if lossless and to_original.relative > FLOAT_TOLERANCE:
+        raise VerificationFailedError(
+            f"The outputs moved by {to_original.relative:.1e} of their largest value; a lossless step may move them by"
+            f" {FLOAT_TOLERANCE:.0e}."
+        )
+    return to_original
+
+
+def valid(path: Path) -> None:
+    """Raise VerificationFailedError unless onnx's checker, and shape inference where it knows all operators, accept a file."""
+    structure = onnx.load(path, load_external_data=False)
+    known = all(entry.domain in _STANDARD for entry in structure.opset_import)
+    try:
+        onnx.checker.check_model(str(path), full_check=known)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise VerificationFailedError(
+            f"The network is not valid ONNX any more: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def agreement(reference: Session, candidate: Session, feeds: Sequence[Feed]) -> Agreement:
+    """Compare two networks on the same feeds; raises VerificationFailedError where shapes or types differ."""
+    relative, signal, noise = 0.0, 0.0, 0.0
+    for feed in feeds:
+        expected, got = reference.run(feed), candidate.run(feed)
+        for name, left in expected.items():
+            right = got[name]
+            if left.shape != right.shape or left.dtype != right.dtype:
+                raise VerificationFailedError(
+                    f"Output `{name}` is {right.dtype}{list(right.shape)}, but was {left.dtype}{list(left.shape)}."
+                )
+            if np.isnan(right.astype(np.float64)).any() and not np.isnan(left.astype(np.float64)).any():
+                raise VerificationFailedError(f"Output `{name}` holds NaN, the original's does not.")
+            wide, other = np.nan_to_num(left.astype(np.float64)), np.nan_to_num(right.astype(np.float64))
+            difference = np.abs(wide - other)
+            scale = float(np.abs(wide).max(initial=0.0)) or 1.0
+            relative = max(relative, float(difference.max(initial=0.0)) / scale)
+            signal += float(np.square(wide / scale).sum())
+            noise += float(np.square(difference / scale).sum())
+    decibel = 200.0 if noise == 0 else 10 * float(np.log10(max(signal, 1e-300) / noise))
+    return Agreement(relative, decibel)
+
+
+def same_outputs(before: ModelSource, after: ModelSource, feeds: Sequence[Feed], target: Target) -> Agreement:
+    """Compare two stored or serialized networks."""
+    return agreement(providers.session(before, target), providers.session(after, target), feeds)
+
+
+def some_feeds(model_inputs: Session, samples: Samples, count: int = _SAMPLES) -> list[Feed]:
+    """Give a few samples one by one, or in batches of the network's fixed size."""
+    fixed = next((port.shape[0] for port in model_inputs.inputs if port.shape and isinstance(port.shape[0], int)), 1)
+    feeds = islice(samples.batches(int(fixed)), count)
+    return [padded(feed, int(fixed)) for feed in feeds]
+
+
+def padded(feed: Feed, size: int) -> Feed:
+    """Repeat the last sample until the batch has the size that a network fixes."""
+    missing = size - len(next(iter(feed.values())))
+    if missing <= 0:
+        return feed
+    return {name: np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) for name, array in feed.items()}
+
+
+def is_quantized(path: Path) -> bool:
+    """Say whether a stored network holds quantized tensors."""
+    kinds = {node.op_type for node in io.load(path).graph.all_nodes()}
+    return any("QuantizeLinear" in kind or kind.endswith("NBits") or "Integer" in kind for kind in kinds)
+
+
+def _same_boundary(candidate: Session, original: Session) -> None:
+    for role, left, right in (
+        ("inputs", original.inputs, candidate.inputs),
+        ("outputs", original.outputs, candidate.outputs),
+    ):
+        before, after = ({port.name: port.dtype for port in ports} for ports in (left, right))
+        if before != after:
+            raise VerificationFailedError(f"The network's {role} changed: {sorted(before)} became {sorted(after)}.")
+
+
+def _sizes(session: Session, samples: Samples) -> Iterator[Feed]:
+    """Yield single samples, then where the network leaves it open a batch of two, then another spatial size."""
+    singles = some_feeds(session, samples)
+    yield from singles
+    open_batch = all(port.shape and not isinstance(port.shape[0], int) for port in session.inputs)
+    if open_batch and len(samples) > 1:
+        yield next(iter(samples.batches(2)))
+    larger = _resized(session, singles[0])
+    if larger is not None:
+        try:
+            session.run(larger)
+        except EngineError:
+            return  # The original cannot do it either: its open axes are tied to something inside.
+        yield larger
+
+
+def _resized(session: Session, feed: Feed) -> Feed | None:
+    """Make one sample half as large again along every open axis behind the batch; None where there is none."""
+    grown: dict[str, npt.NDArray[Any]] = dict(feed)
+    changed = False
+    for port in session.inputs:
+        array = grown[port.name]
+        for axis, size in enumerate(port.shape):
+            if axis > 0 and not isinstance(size, int) and array.shape[axis] > 1:
+                extra = (array.shape[axis] + 1) // 2
+                # Repeating from the start keeps values such as token ids within what the network knows.
+                array = np.concatenate([array, np.take(array, np.arange(extra), axis=axis)], axis=axis)
+                changed = True
+        grown[port.name] = array
+    return grown if changed else None
+
+
+def model_feeds(model: ir.Model, samples: Samples, count: int = _SAMPLES) -> list[Feed]:
+    """Give a few samples as feeds for a network that is not stored yet."""
+    first = next((value for value in model.graph.inputs if value.name not in model.graph.initializers), None)
+    fixed = first.shape[0] if first is not None and first.shape is not None and len(first.shape) else 1
+    size = fixed if isinstance(fixed, int) else 1
+    return [padded(feed, size) for feed in islice(samples.batches(size), count)]

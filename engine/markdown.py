@@ -1,0 +1,174 @@
+"""A report for people: the summary sentences, and the whole as Markdown."""
+
+from collections.abc import Iterator, Sequence
+
+from engine.report import LatencyComparison, Quality, Report, Size, StepReport
+
+_SHARES = frozenset({"top1", "top5", "f1", "iou", "top1_agreement"})
+_MARK = {"pass": "pass", "fail": "FAIL", "inconclusive": "inconclusive", "none": "none"}
+
+
+def summarise(
+    steps: Sequence[StepReport],
+    size: Size,
+    latency: LatencyComparison | None,
+    quality: Sequence[Quality],
+    *,
+    unchanged: bool,
+) -> str:
+    """Say in one or two plain sentences what was gained at what cost."""
+    refused = [f"{step.type}: {step.refusal.reason}" for step in steps if step.refusal is not None]
+    if unchanged:
+        return "Nothing helped, so the result is the original network. " + " ".join(refused)
+    gains = [f"{size.original / size.compressed:.2f}x smaller"]
+    if latency is not None:
+        p50 = latency.ratios["p50"]
+        low, high = 1 / p50.interval.high, 1 / p50.interval.low
+        speed = f"{1 / p50.value:.2f}x as fast ({low:.2f} to {high:.2f})"
+        gains.append(speed if latency.stable else f"{speed}, measured on a busy machine")
+    lost = next((_cost(each) for each in quality if each.difference is not None), None) or next(
+        (_cost(each) for each in quality), None
+    )
+    text = f"The network is {' and '.join(gains)}" + (f"; {lost}" if lost else "") + "."
+    return f"{text} Refused: {' '.join(refused)}" if refused else text
+
+
+def markdown(report: Report) -> str:
+    """Give the whole report as GitHub-flavoured Markdown."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: Report) -> Iterator[str]:
+    yield f"# Compression report: {_MARK[report.verdict.outcome]}"
+    yield ""
+    yield report.summary
+    yield ""
+    yield from _table(("", "original", "compressed", "change"), _measures(report))
+    if report.verdict.gates:
+        yield from ("", "## Gates", "")
+        yield from _table(
+            ("gate", "outcome", "reason"),
+            (
+                (
+                    f"{result.gate.metric} {result.gate.rule} {result.gate.value:g}",
+                    _MARK[result.outcome] + (" (warning only)" if result.gate.level == "warn" else ""),
+                    result.reason,
+                )
+                for result in report.verdict.gates
+            ),
+        )
+    yield from ("", "## Steps", "")
+    yield from _table(("step", "status", "what happened", "seconds"), (_step(step) for step in report.steps))
+    for step in report.steps:
+        yield from _layers(step)
+    for warning in report.warnings:
+        yield from ("", f"> {warning}")
+    yield from ("", *_conditions(report))
+
+
+def _measures(report: Report) -> Iterator[tuple[str, ...]]:
+    size = report.size
+    yield "size", _bytes(size.original), _bytes(size.compressed), f"{size.original / size.compressed:.2f}x smaller"
+    if report.latency is not None:
+        before, after = report.latency.original, report.latency.compressed
+        for name in ("p50", "p95"):
+            ratio = report.latency.ratios[name]
+            low, high = 1 / ratio.interval.high, 1 / ratio.interval.low
+            yield (
+                f"latency {name}",
+                f"{getattr(before, name + '_ms'):.3f} ms",
+                f"{getattr(after, name + '_ms'):.3f} ms",
+                f"{1 / ratio.value:.2f}x as fast ({low:.2f} to {high:.2f})",
+            )
+    for each in report.quality:
+        original = "" if each.original is None else _value(each.metric, each.original)
+        change = "" if each.difference is None else _difference(each)
+        yield each.metric, original, _value(each.metric, each.compressed), change
+    if report.memory is not None:
+        left, right = report.memory.original, report.memory.compressed
+        ratio_text = f"{right.peak_rss_bytes / left.peak_rss_bytes:.2f}x"
+        yield "peak memory", _bytes(left.peak_rss_bytes), _bytes(right.peak_rss_bytes), ratio_text
+        yield "load", f"{left.load_ms:.1f} ms", f"{right.load_ms:.1f} ms", ""
+    yield "parameters", str(report.original.parameters), str(report.compressed.parameters), ""
+    yield "operators", str(report.original.nodes), str(report.compressed.nodes), ""
+
+
+def _step(step: StepReport) -> tuple[str, ...]:
+    if step.refusal is not None:
+        told = f"{step.refusal.reason} {step.refusal.hint or ''}".strip()
+        return f"{step.index}: {step.type}", f"refused ({step.refusal.code})", told, f"{step.seconds:.1f}"
+    return f"{step.index}: {step.type}", "applied", step.change.summary if step.change else "", f"{step.seconds:.1f}"
+
+
+def _layers(step: StepReport) -> Iterator[str]:
+    details = step.change.details if step.change is not None else {}
+    layers = details.get("layers")
+    if not layers:
+        return
+    yield from ("", f"### Layers of step {step.index}", "", f"{details.get('why', '')}.", "")
+    yield from _table(
+        ("layer", "operator", "activation", "weight", "accumulator load", "weight SQNR"),
+        (
+            (
+                str(layer["node"]),
+                str(layer["op"]),
+                str(layer["activation"]),
+                str(layer["weight"]),
+                f"{layer['accumulator_load']:.1%}",
+                f"{layer['weight_sqnr_db']:.1f} dB",
+            )
+            for layer in layers
+        ),
+    )
+    for left in details.get("in_float", ()):
+        yield from ("", f"`{left['node']}` stays in float: {left['reason']}.")
+
+
+def _conditions(report: Report) -> Iterator[str]:
+    where, latency = report.environment, report.latency
+    target = report.target
+    yield (
+        f"Measured on {where.cpu} ({', '.join(where.cpu_flags)}), {target.provider}, {target.threads} thread(s), batch"
+        f" {target.batch}, ONNX Runtime {where.onnxruntime}, Python {where.python}, {where.system}."
+    )
+    yield f"Calibrated with {report.calibration_samples} samples, judged on {report.held_out_samples} others."
+    if latency is not None:
+        yield (
+            f"Latency from {latency.compressed.samples} runs of each, in turn; {latency.compressed.dropped} disturbed runs"
+            f" dropped; ratio by CPU time {1 / latency.cpu_ratio.value:.2f}x; the original beside itself reads"
+            f" {latency.noise_floor.low:.3f} to {latency.noise_floor.high:.3f}."
+        )
+
+
+def _table(head: Sequence[str], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    for row in rows:
+        yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
+
+
+def _cost(quality: Quality) -> str:
+    if quality.difference is None:
+        return f"{quality.metric} is {_value(quality.metric, quality.compressed)}"
+    return f"{quality.metric} changes by {_difference(quality)}"
+
+
+def _difference(quality: Quality) -> str:
+    assert quality.difference is not None
+    low, high, value = quality.interval.low, quality.interval.high, quality.difference
+    if quality.metric in _SHARES:
+        return f"{100 * value:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
+    return f"{value:+.4g} ({low:+.4g} to {high:+.4g})"
+
+
+def _value(metric: str, value: float) -> str:
+    return f"{100 * value:.2f} %" if metric in _SHARES else f"{value:.4g}"
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"
