@@ -73,9 +73,7 @@ async def upload_dataset(  # noqa: PLR0917 - FastAPI calls it by name
 
         dataset_id = await asked.write(register)
     response.headers["Location"] = f"/v1/datasets/{dataset_id}"
-    return DatasetView.of(
-        await settled(asked, lambda at: artifacts.get_dataset(at.session, at.tenant_id, dataset_id), wait)
-    )
+    return await settled(asked, lambda at: get_dataset(dataset_id, at), wait)
 
 
 @router.get("", responses=problems(403))

@@ -51,7 +51,7 @@ async def upload_model(  # noqa: PLR0917 - FastAPI calls it by name
 
         model_id = await asked.write(register)
     response.headers["Location"] = f"/v1/models/{model_id}"
-    return ModelView.of(await settled(asked, lambda at: artifacts.get_model(at.session, at.tenant_id, model_id), wait))
+    return await settled(asked, lambda at: get_model(model_id, at), wait)
 
 
 @router.get("", responses=problems(403))

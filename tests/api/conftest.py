@@ -1,0 +1,148 @@
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+import models
+from api.__main__ import Server
+from api.app import create_app
+from services import db, keys, queue
+from services.storage import open_store
+from settings import Settings
+
+RAW = {"Content-Type": "application/octet-stream"}
+INSPECTION = {
+    "inputs": [{"name": "x", "dtype": "float32", "shape": ["n", 4]}],
+    "outputs": [{"name": "y", "dtype": "float32", "shape": ["n", 2]}],
+    "opset": {"": 17},
+    "ir_version": 9,
+    "producer": "test",
+    "parameters": 10,
+    "size_bytes": 100,
+    "nodes": 2,
+    "ops": {"Gemm": 1, "Relu": 1},
+    "quantized": "none",
+    "float_type": "float32",
+    "external_data": False,
+}
+DATASET_INSPECTION = {
+    "arrays": [{"name": "x", "dtype": "float32", "shape": [32, 4]}],
+    "label": {"name": "label", "dtype": "int64", "shape": [32]},
+    "samples": 32,
+    "labelled": 32,
+    "unlabelled": 0,
+    "metric": "top1",
+}
+
+
+@dataclass
+class Service:
+    """The real app under the real server, on a database and a store of its own, without workers."""
+
+    app: object
+    url: str
+    settings: Settings
+    database: db.Database
+    keys: dict[str, str]
+    inspection = INSPECTION
+    dataset_inspection = DATASET_INSPECTION
+
+    def client(self, tenant="alpha", **more):
+        key = self.keys[tenant]
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=30, **more)
+
+    def new_key(self, tenant="alpha", scopes=("read", "write"), **more):
+        with self.database.transaction() as session:
+            return keys.create(session, tenant, "test", scopes, **more)
+
+    def stored_files(self):
+        return sorted(path for path in (self.settings.data_dir / "store").rglob("*") if path.is_file())
+
+    def inspect(self, subject_id, inspection=None, problem=None):
+        """Do what a worker does with an upload's inspection unit."""
+        column = models.Unit.model_id if subject_id.startswith("mdl") else models.Unit.dataset_id
+        with self.database.transaction() as session:
+            unit_id = session.query(models.Unit.id).filter(column == subject_id, models.Unit.kind != "run").scalar()
+            claim = queue.claim(session, unit_id, worker_id="wrk_test", lease_s=30)
+        folder = open_store(self.settings)
+        with self.database.transaction() as session:
+            if problem is not None:
+                assert queue.fail(session, folder, unit_id, claim.token, problem)
+            else:
+                assert queue.finish_inspection(session, folder, unit_id, claim.token, inspection)
+
+    def claim_job(self, job_id):
+        with self.database.transaction() as session:
+            unit_id = session.query(models.Unit.id).filter(models.Unit.job_id == job_id).scalar()
+            return queue.claim(session, unit_id, worker_id="wrk_test", lease_s=30)
+
+    def ready_model(self, client, content=b"model bytes"):
+        model_id = client.post("/v1/models", params={"name": "net"}, content=content, headers=RAW).json()["id"]
+        self.inspect(model_id, INSPECTION)
+        return model_id
+
+    def ready_dataset(self, client, content=b"dataset bytes"):
+        dataset_id = client.post("/v1/datasets", content=content, headers=RAW).json()["id"]
+        self.inspect(dataset_id, DATASET_INSPECTION)
+        return dataset_id
+
+
+@contextmanager
+def serving(settings):
+    """Serve until the end of the block."""
+    app = create_app(settings)
+    server = Server(app, settings, port=0)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    end = time.monotonic() + 20
+    while not server.started:
+        assert thread.is_alive(), "the server died at its start"
+        assert time.monotonic() < end, "the server did not start"
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield app, f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive(), "the server did not stop"
+
+
+@contextmanager
+def new_service(settings):
+    """Make a service with two tenants, each with a key."""
+    db.upgrade(settings)
+    database = db.Database.from_settings(settings)
+    with database.transaction() as session:
+        texts = {}
+        for tenant in ("alpha", "beta"):
+            keys.ensure_tenant(session, tenant)
+            texts[tenant] = keys.create(session, tenant, "test", ("read", "write")).text
+    try:
+        with serving(settings) as (app, url):
+            yield Service(app, url, settings, database, texts)
+    finally:
+        database.dispose()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    settings = Settings(data_dir=tmp_path_factory.mktemp("data"), max_model_bytes=8 << 20, max_dataset_bytes=8 << 20)
+    with new_service(settings) as made:
+        yield made
+
+
+@pytest.fixture
+def client(service):
+    with service.client() as made:
+        yield made
+
+
+@pytest.fixture
+def stranger(service):
+    """A client with another tenant's key."""
+    with service.client("beta") as made:
+        yield made

@@ -1,0 +1,229 @@
+"""Raw uploads of models and datasets."""
+
+import base64
+import hashlib
+import http.client
+import os
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+RAW = {"Content-Type": "application/octet-stream"}
+
+
+def sha256_header(content):
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(content).digest()).decode()}:"
+
+
+def incoming(service):
+    return list((service.settings.data_dir / "store" / "incoming").iterdir())
+
+
+def until(true, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_an_upload_is_stored_under_its_digest_and_checked(service, client):
+    content = os.urandom(3 << 20)
+    answer = client.post(
+        "/v1/models", params={"name": "net"}, content=content, headers={**RAW, "Repr-Digest": sha256_header(content)}
+    )
+    assert answer.status_code == 201, answer.text
+    model = answer.json()
+    assert answer.headers["Location"] == f"/v1/models/{model['id']}"
+    assert (model["name"], model["state"], model["size_bytes"]) == ("net", "checking", len(content))
+    assert model["sha256"] == hashlib.sha256(content).hexdigest()
+    service.inspect(model["id"], service.inspection)
+    ready = client.get(answer.headers["Location"]).json()
+    assert ready["state"] == "ready"
+    assert ready["inspection"]["inputs"][0]["name"] == "x"
+    assert model["id"] in [one["id"] for one in client.get("/v1/models").json()["items"]]
+
+
+def test_a_body_without_a_length_is_streamed(client):
+    answer = client.post("/v1/models", content=iter([b"a" * 100_000] * 30), headers=RAW)
+    assert answer.status_code == 201
+    assert answer.json()["size_bytes"] == 3_000_000
+
+
+@pytest.mark.parametrize("header", ["Repr-Digest", "Content-Digest"])
+def test_other_bytes_than_announced_are_refused_and_leave_nothing(service, client, header):
+    before = service.stored_files()
+    answer = client.post("/v1/models", content=b"these", headers={**RAW, header: sha256_header(b"others")})
+    assert answer.status_code == 400
+    assert answer.json()["code"] == "digest_mismatch"
+    assert service.stored_files() == before
+
+
+def test_a_digest_that_cannot_be_read_is_named(client):
+    answer = client.post("/v1/models", content=b"x", headers={**RAW, "Repr-Digest": "sha-256=:AAAA:"})
+    assert answer.status_code == 400
+    assert answer.json()["errors"][0]["parameter"] == "Repr-Digest"
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/datasets"])
+def test_over_the_limit_is_refused_before_the_body_comes(service, path):
+    host, port = service.url.removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=5)
+    connection.putrequest("POST", path)
+    connection.putheader("Authorization", f"Bearer {service.keys['alpha']}")
+    connection.putheader("Content-Type", "application/octet-stream")
+    connection.putheader("Content-Length", str((8 << 20) + 1))
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert answer.status == 413
+    connection.close()
+    assert incoming(service) == []
+
+
+def test_over_the_limit_is_refused_while_it_streams(service, client):
+    before = service.stored_files()
+    answer = client.post("/v1/models", content=iter([b"a" * (1 << 20)] * 9), headers=RAW)
+    assert answer.status_code == 413
+    assert answer.json()["code"] == "too_large"
+    assert service.stored_files() == before
+
+
+def test_an_empty_body_is_refused(service, client):
+    before = service.stored_files()
+    answer = client.post("/v1/models", content=b"", headers=RAW)
+    assert (answer.status_code, answer.json()["code"]) == (400, "empty_body")
+    assert service.stored_files() == before
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Content-Type": "multipart/form-data; boundary=x"}, {}, RAW | {"Content-Encoding": "gzip"}]
+)
+def test_only_bare_bytes_are_taken(client, headers):
+    answer = client.post("/v1/models", content=b"x", headers=headers)
+    assert answer.status_code == 415
+    assert "Content-" in answer.json()["detail"]
+
+
+def test_a_client_that_goes_away_leaves_nothing(service):
+    before = service.stored_files()
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as link:
+        head = (
+            f"POST /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.keys['alpha']}\r\n"
+            "Content-Type: application/octet-stream\r\nContent-Length: 5000000\r\n\r\n"
+        )
+        link.sendall(head.encode() + b"x" * 2_500_000)
+        until(lambda: any(path.stat().st_size for path in incoming(service)))
+    until(lambda: incoming(service) == [])
+    assert service.stored_files() == before
+
+
+def test_the_same_upload_under_one_key_is_one_model(service, client):
+    def post(_):
+        with service.client() as own:
+            return own.post("/v1/models", content=b"once", headers={**RAW, "Idempotency-Key": "up-1"})
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(post, range(4)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    other = client.post("/v1/models", content=b"other", headers={**RAW, "Idempotency-Key": "up-1"})
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    assert incoming(service) == []
+
+
+def test_wait_answers_as_soon_as_the_upload_is_ready(service, client):
+    ids = []
+
+    def work():
+        until(lambda: bool(ids) or bool(unchecked()))
+        time.sleep(0.3)
+        service.inspect(unchecked()[0], service.inspection)
+
+    def unchecked():
+        return [one["id"] for one in client.get("/v1/models").json()["items"] if one["name"] == "awaited"]
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    started = time.monotonic()
+    answer = client.post("/v1/models", params={"wait": 20, "name": "awaited"}, content=b"awaited", headers=RAW)
+    took = time.monotonic() - started
+    worker.join()
+    assert (answer.status_code, answer.json()["state"]) == (201, "ready")
+    assert took < 3
+
+
+def test_wait_ends_without_an_inspection(client):
+    started = time.monotonic()
+    answer = client.post("/v1/models", params={"wait": 0.3}, content=b"slow", headers=RAW)
+    assert (answer.status_code, answer.json()["state"]) == (201, "checking")
+    assert 0.25 < time.monotonic() - started < 2
+
+
+def test_a_rejected_upload_is_422_and_its_bytes_go(service, client):
+    before = service.stored_files()
+    found = client.post("/v1/models", content=b"junk", headers={**RAW, "Idempotency-Key": "junk"}).json()
+    problem = {
+        "code": "model_invalid",
+        "class": "user",
+        "retryable": False,
+        "message": "This is not an ONNX network.",
+        "hint": "Export it again.",
+    }
+    service.inspect(found["id"], problem=problem)
+    answer = client.post("/v1/models", content=b"junk", headers={**RAW, "Idempotency-Key": "junk"})
+    assert answer.status_code == 422
+    told = answer.json()
+    assert (told["code"], told["detail"], told["hint"]) == (problem["code"], problem["message"], problem["hint"])
+    assert answer.headers["Location"] == f"/v1/models/{found['id']}"
+    row = client.get(answer.headers["Location"]).json()
+    assert (row["state"], row["problem"]["code"], row["sha256"]) == ("rejected", "model_invalid", None)
+    assert client.get(answer.headers["Location"] + "/content").status_code == 409
+    assert service.stored_files() == before
+
+
+def test_a_dataset_is_held_against_the_model_that_it_is_for(service, client):
+    model = service.ready_model(client)
+    wrong = {**service.dataset_inspection, "arrays": [{"name": "z", "dtype": "float32", "shape": [32, 4]}]}
+    before = service.stored_files()
+    params = {"model": model, "metric": "top1"}
+    dataset = client.post("/v1/datasets", params=params, content=b"wrong names", headers=RAW).json()
+    service.inspect(dataset["id"], wrong)
+    row = client.get(f"/v1/datasets/{dataset['id']}").json()
+    assert (row["state"], row["problem"]["code"]) == ("rejected", "dataset_invalid")
+    assert "`" in row["problem"]["message"] or "input" in row["problem"]["message"]
+    assert service.stored_files() == before
+    right = client.post("/v1/datasets", params=params, content=b"right names", headers=RAW).json()
+    service.inspect(right["id"], service.dataset_inspection)
+    assert client.get(f"/v1/datasets/{right['id']}").json()["state"] == "ready"
+
+
+def test_a_dataset_for_an_unknown_model_is_refused_before_its_body(client):
+    answer = client.post("/v1/datasets", params={"model": "mdl_" + "0" * 26}, content=b"x", headers=RAW)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert client.post("/v1/datasets", params={"metric": "magic"}, content=b"x", headers=RAW).status_code == 422
+
+
+def test_uploads_do_not_hold_up_the_event_loop(service):
+    content = os.urandom(6 << 20)
+    slowest = 0.0
+    done = threading.Event()
+
+    def upload():
+        with service.client() as own:
+            for _ in range(6):
+                assert own.post("/v1/models", content=content, headers=RAW).status_code == 201
+        done.set()
+
+    thread = threading.Thread(target=upload)
+    thread.start()
+    with service.client() as own:
+        while not done.is_set():
+            started = time.monotonic()
+            assert own.get("/livez").status_code == 200
+            slowest = max(slowest, time.monotonic() - started)
+    thread.join()
+    # The bar is 50 ms for the loop; this is the whole request, with the client and its GIL in the same process.
+    assert slowest < 0.5
