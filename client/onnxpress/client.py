@@ -161,12 +161,16 @@ class Models(_Collection[Model]):
             progress=progress,
         )
 
-    def download(self, model_id: str, path: AnyPath, *, progress: Progress | None = None) -> Path:
+    def download(
+        self, model_id: str, path: AnyPath, *, progress: Progress | None = None, timeout: float | None = None
+    ) -> Path:
         """Fetch a model's file; `path` appears complete and checked or not at all."""
-        sha256 = self.get(model_id).sha256
+        deadline = Deadline.after(timeout)
+        sha256 = self._get(model_id, deadline).sha256
         if sha256 is None:
             raise ConflictError(Problem(f"model {model_id} has no bytes yet", code="not_finished"))
-        return download(self._transport, f"/models/{model_id}/content", sha256, path, progress=progress)
+        source = f"/models/{model_id}/content"
+        return download(self._transport, source, sha256, path, progress=progress, deadline=deadline)
 
 
 class Datasets(_Collection[Dataset]):
@@ -276,14 +280,16 @@ class Jobs:
         """Give the report as Markdown."""
         return self._transport.fetch(Ask("GET", f"/jobs/{job_id}/report.md", headers={"Accept": "text/markdown"})).text
 
-    def download(self, job_id: str, path: AnyPath, *, progress: Progress | None = None) -> Path:
+    def download(
+        self, job_id: str, path: AnyPath, *, progress: Progress | None = None, timeout: float | None = None
+    ) -> Path:
         """Fetch a finished job's network; `path` appears complete and checked or not at all."""
         job = self.get(job_id)
         if job.finished and not job.succeeded:
             raise JobFailedError(job)
         if not job.succeeded or job.output_model is None:
             raise ConflictError(Problem(f"job {job_id} is {job.status} and has no result yet", code="not_finished"))
-        return Models(self._transport).download(job.output_model, path, progress=progress)
+        return Models(self._transport).download(job.output_model, path, progress=progress, timeout=timeout)
 
     def _poll(
         self, job_id: str, etag: str | None, seconds: float, deadline: Deadline

@@ -22,7 +22,7 @@ class Live:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bars: Progress | None = None
-        if console.is_terminal and not console.is_dumb_terminal:
+        if sys.stderr.isatty() and not console.is_dumb_terminal:
             columns = (
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),

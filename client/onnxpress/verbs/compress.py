@@ -113,7 +113,7 @@ def _compress(client: Client, wish: Wish, deadline: Deadline, *, wait: bool, kee
         if as_json:
             give_json({"job": job.document, "exit_code": 0})
         return
-    _deliver(client, wish, job, as_json=as_json)
+    _deliver(client, wish, job, deadline, as_json=as_json)
 
 
 def _prepare(client: Client, wish: Wish, live: Live, deadline: Deadline) -> Submission:
@@ -160,13 +160,14 @@ class _Sender:
             ).id
 
 
-def _deliver(client: Client, wish: Wish, job: Job, *, as_json: bool) -> None:
+def _deliver(client: Client, wish: Wish, job: Job, deadline: Deadline, *, as_json: bool) -> None:
     """Fetch the report and the network, show the result and end with the verdict's exit code."""
     report = client.jobs.report(job.id)
     if wish.report:
         write(wish.report, _report_text(client, job, report, wish.report))
     if wish.out:
-        client.jobs.download(job.id, wish.out)
+        with Live(people()) as live, live.transfer(f"download {wish.out.name}") as progress:
+            client.jobs.download(job.id, wish.out, progress=progress, timeout=deadline.remaining())
     title = f"{Path(wish.model).name} -> {wish.out.name if wish.out else job.output_model}"
     render.show(report, people(), title=title)
     if wish.out:
