@@ -1,0 +1,157 @@
+import pytest
+
+from engine.measure.gates import Costs, judge, verdict
+from engine.measure.intervals import tango
+from engine.report import (
+    Interval,
+    Latency,
+    LatencyComparison,
+    Memory,
+    MemoryComparison,
+    Quality,
+    Ratio,
+    Size,
+)
+from engine.spec import Gate
+
+NONE = Costs()
+
+
+def top1(gained, lost, samples=1000, original=0.9):
+    net = (gained - lost) / samples
+    return Quality(
+        metric="top1",
+        original=original,
+        compressed=original + net,
+        difference=net,
+        interval=tango(gained, lost, samples),
+        standard_error=0.0,
+        samples=samples,
+        compressed_interval=Interval(low=original + net - 0.02, high=original + net + 0.02),
+        discordant=gained + lost,
+    )
+
+
+def mse(difference, half):
+    return Quality(
+        metric="mse",
+        original=1.0,
+        compressed=1.0 + difference,
+        difference=difference,
+        interval=Interval(low=difference - half, high=difference + half),
+        standard_error=half / 2,
+        samples=100,
+        compressed_interval=Interval(low=0.5, high=1.5),
+    )
+
+
+def latency(ratio=0.5, half=0.02, *, stable=True):
+    one = Latency(mean_ms=2, p50_ms=2, p90_ms=2, p95_ms=2, p99_ms=2, samples=100, dropped=0)
+    names = ("mean", "p50", "p90", "p95", "p99")
+    intervals = {name: Interval(low=0.9, high=1.1) for name in names}
+    other = Latency(mean_ms=1, p50_ms=1, p90_ms=1, p95_ms=1, p99_ms=1, samples=100, dropped=0, intervals=intervals)
+    value = Ratio(value=ratio, interval=Interval(low=ratio - half, high=ratio + half))
+    return LatencyComparison(
+        original=one,
+        compressed=other,
+        ratios=dict.fromkeys(names, value),
+        cpu_ratio=value,
+        noise_floor=Interval(low=0.99, high=1.01),
+        stable=stable,
+        unstable_because=None if stable else "noise",
+        nodes_by_provider={},
+    )
+
+
+def gate(metric, rule, value, **more):
+    return Gate(metric=metric, rule=rule, value=value, **more)
+
+
+@pytest.mark.parametrize(
+    ("quality", "limit", "outcome"),
+    [
+        (top1(2, 3), 0.01, "pass"),
+        (top1(0, 8), 0.01, "inconclusive"),
+        (top1(0, 12), 0.01, "inconclusive"),
+        (top1(1, 40), 0.01, "fail"),
+        (top1(0, 0), 0.003, "pass"),
+        (top1(0, 0), 0.0, "inconclusive"),  # no loss in 1,000 samples does not prove none
+        (top1(0, 0, samples=100), 0.01, "inconclusive"),
+        (top1(30, 5), 0.0, "pass"),
+    ],
+)
+def test_a_drop_is_judged_by_its_one_sided_bound(quality, limit, outcome):
+    assert judge(gate("top1", "max_drop", limit), [quality], NONE).outcome == outcome
+
+
+def test_the_bound_is_tangos_at_the_gates_confidence():
+    found = judge(gate("top1", "max_drop", 0.05, confidence=0.9), [top1(4, 9)], NONE)
+    assert found.bound == pytest.approx(-tango(4, 9, 1000, 0.8).low)
+    assert found.measured == pytest.approx(0.005)
+    assert "with 90.0% confidence it is not above" in found.reason
+
+
+def test_for_errors_a_drop_is_a_rise():
+    assert judge(gate("mse", "max_drop", 0.1), [mse(0.05, 0.04)], NONE).outcome == "pass"
+    assert judge(gate("mse", "max_drop", 0.1), [mse(0.05, 0.2)], NONE).outcome == "inconclusive"
+    assert judge(gate("mse", "max_drop", 0.1), [mse(0.4, 0.2)], NONE).outcome == "fail"
+    assert judge(gate("mse", "max_drop", 0.0), [mse(-0.4, 0.2)], NONE).outcome == "pass"
+
+
+def test_values_are_judged_by_their_own_interval():
+    quality = [top1(0, 0)]
+    assert judge(gate("top1", "min", 0.85), quality, NONE).outcome == "pass"
+    assert judge(gate("top1", "min", 0.89), quality, NONE).outcome == "inconclusive"
+    assert judge(gate("top1", "min", 0.95), quality, NONE).outcome == "fail"
+    assert judge(gate("mse", "max", 2.0), [mse(0, 0.1)], NONE).outcome == "pass"
+
+
+@pytest.mark.parametrize(
+    ("limit", "outcome"), [(0.6, "pass"), (0.51, "inconclusive"), (0.5, "inconclusive"), (0.4, "fail")]
+)
+def test_latency_ratios(limit, outcome):
+    assert judge(gate("latency_p95", "max_ratio", limit), [], Costs(latency=latency())).outcome == outcome
+
+
+def test_unstable_latency_decides_nothing():
+    found = judge(gate("latency_p50", "max_ratio", 0.9), [], Costs(latency=latency(stable=False)))
+    assert found.outcome == "inconclusive"
+    assert "not stable" in found.reason
+    assert judge(gate("latency_p50", "max", 9), [], Costs(latency=latency(stable=False))).outcome == "inconclusive"
+
+
+def test_latency_in_milliseconds():
+    assert judge(gate("latency_mean", "max", 1.2), [], Costs(latency=latency())).outcome == "pass"
+    assert judge(gate("latency_mean", "max", 1.05), [], Costs(latency=latency())).outcome == "inconclusive"
+    assert judge(gate("latency_mean", "max", 0.8), [], Costs(latency=latency())).outcome == "fail"
+
+
+def test_what_is_exact_has_no_doubt():
+    size = Costs(size=Size(original=1000, compressed=300), parameters=(100, 100))
+    found = judge(gate("size_bytes", "max_ratio", 0.3), [], size)
+    assert (found.outcome, found.measured, found.bound) == ("pass", 0.3, 0.3)
+    assert judge(gate("size_bytes", "max_ratio", 0.29), [], size).outcome == "fail"
+    assert judge(gate("size_bytes", "max", 300), [], size).outcome == "pass"
+    assert judge(gate("parameters", "max_ratio", 1), [], size).outcome == "pass"
+    before, after = (Memory(peak_rss_bytes=peak, load_ms=1, first_run_ms=1) for peak in (200, 150))
+    memory = Costs(memory=MemoryComparison(original=before, compressed=after))
+    assert judge(gate("peak_memory", "max_ratio", 0.7), [], memory).outcome == "fail"
+
+
+def test_what_was_not_measured_is_inconclusive():
+    found = judge(gate("top1", "max_drop", 0.1), [], NONE)
+    assert (found.outcome, found.measured, found.bound) == ("inconclusive", None, None)
+    assert "labelled" in found.reason
+    assert judge(gate("size_bytes", "max", 10), [], NONE).outcome == "inconclusive"
+    assert judge(gate("latency_p50", "max", 10), [], NONE).outcome == "inconclusive"
+
+
+def test_the_verdict_takes_errors_together_and_lets_warnings_be():
+    size = Costs(size=Size(original=1000, compressed=300))
+    passes, fails = gate("size_bytes", "max", 400), gate("size_bytes", "max", 200)
+    warns, unknown = gate("size_bytes", "max", 200, level="warn"), gate("kl", "max", 1)
+    assert verdict([], [], size).outcome == "none"
+    assert verdict([passes, warns], [], size).outcome == "pass"
+    assert verdict([passes, unknown], [], size).outcome == "inconclusive"
+    assert verdict([unknown, fails], [], size).outcome == "fail"
+    assert [result.outcome for result in verdict([passes, warns], [], size).gates] == ["pass", "fail"]

@@ -1,0 +1,188 @@
+"""No assertion here reads a clock: what is tested is the bookkeeping, on injected samples, and the shape of real answers."""
+
+import gc
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+
+from engine.errors import TargetUnavailableError
+from engine.measure import latency as module
+from engine.measure.intervals import block_weights
+from engine.measure.latency import Turns, compare, compare_many, judge_turns, per_op, take_turns
+from engine.measure.profile import NodeRun, summarise
+from engine.measure.providers import session
+from engine.measure.quiet import Quiet
+from engine.spec import Target
+
+CPU = Target()
+FEED = {"x": np.ones((1, 16, 16, 16), np.float32)}
+QUICK = {"seconds": 0.0, "min_runs": 12}
+
+
+def turns(rng, count=400, ratio=0.5, *, cpu_ratio=None, again=1.0, disturbed=0.0):
+    """Times that drift together, as on a machine whose clock does."""
+    drift = 1 + 0.1 * np.sin(np.arange(count) / 40)
+    base = np.array([[1.0], [again], [ratio]])
+    wall = base * drift * rng.lognormal(0, 0.02, size=(3, count))
+    cpu = wall.copy()
+    cpu[2] *= (cpu_ratio or ratio) / ratio
+    return Turns(("original", "original again", "candidate"), wall, cpu, rng.random((3, count)) < disturbed)
+
+
+def judged(sample, target=CPU):
+    return judge_turns(sample, "candidate", target, {"CPUExecutionProvider": 1})
+
+
+def test_intervals_cover_the_true_ratio():
+    rng = np.random.default_rng(0)
+    hits = {"p50": 0, "mean": 0, "p90": 0}
+    for _ in range(100):
+        ratios = judged(turns(rng, 200, ratio=0.6)).ratios
+        for name in hits:
+            hits[name] += ratios[name].interval.low <= 0.6 <= ratios[name].interval.high
+    # Nominal 95 %; 100 draws know it to about +-4.4 points, and the bootstrap runs a little short on 200 turns.
+    assert all(89 <= hit <= 100 for hit in hits.values()), hits
+
+
+def test_preempted_samples_are_left_out_and_counted():
+    rng = np.random.default_rng(1)
+    clean = turns(rng)
+    spoilt = Turns(clean.names, clean.wall_ms.copy(), clean.cpu_ms, clean.disturbed.copy())
+    spoilt.disturbed[2, ::4] = True
+    spoilt.wall_ms[2, ::4] *= 30
+    found = judged(spoilt)
+    assert (found.compressed.samples, found.compressed.dropped, found.original.dropped) == (300, 100, 0)
+    assert found.stable
+    assert found.compressed.p99_ms < 1
+    assert found.ratios["mean"].value == pytest.approx(0.5, abs=0.01)
+
+
+def test_steady_samples_are_stable_and_consistent():
+    found = judged(turns(np.random.default_rng(2)))
+    assert found.stable
+    assert found.unstable_because is None
+    assert found.noise_floor.low <= 1 <= found.noise_floor.high
+    for name in ("mean", "p50", "p90", "p95", "p99"):
+        value, ratio = getattr(found.compressed, f"{name}_ms"), found.ratios[name]
+        assert ratio.value == pytest.approx(value / getattr(found.original, f"{name}_ms"))
+        assert ratio.interval.low <= ratio.value <= ratio.interval.high
+        assert found.compressed.intervals[name].low <= value <= found.compressed.intervals[name].high
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"disturbed": 0.7}, "preempted"),
+        ({"disturbed": 1.0}, "preempted 400 of 400"),
+        ({"again": 1.2}, "The original beside itself"),
+        ({"cpu_ratio": 1.0}, "by wall time but"),
+    ],
+)
+def test_what_cannot_be_trusted_is_not_stable(how, words):
+    found = judged(turns(np.random.default_rng(3), **how))
+    assert not found.stable
+    assert words in found.unstable_because
+
+
+def test_clocks_are_compared_only_where_the_cpu_works():
+    sample = turns(np.random.default_rng(4), cpu_ratio=1.0)
+    assert judged(sample, Target(provider="cuda")).stable
+
+
+def test_weighted_quantiles_are_those_of_the_drawn_samples():
+    rng = np.random.default_rng(5)
+    times, kept = rng.random(60), rng.random(60) < 0.8
+    weights = block_weights(60, 20, seed=0)
+    found = module._Resampled.of(times, kept, weights)
+    for row, drawn in enumerate(weights):
+        sample = np.repeat(times[kept], drawn[kept])
+        assert found.resampled["mean"][row] == pytest.approx(sample.mean())
+        for name, share in module._QUANTILES.items():
+            assert found.resampled[name][row] == np.quantile(sample, share, method="inverted_cdf")
+
+
+def test_everyone_takes_every_place_equally_often():
+    orders = module._orders(4, seed=0)
+    places = np.zeros((4, 4), int)
+    for _ in range(8 * 10):
+        for place, who in enumerate(next(orders)):
+            places[who, place] += 1
+    assert (places == 20).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_real_comparison(convolutions, threads):
+    found = compare(convolutions(3), convolutions(1), FEED, Target(threads=threads), **QUICK)
+    assert found.original.samples + found.original.dropped >= 12
+    assert set(found.ratios) == {"mean", "p50", "p90", "p95", "p99"}
+    assert all(
+        np.isfinite([ratio.value, ratio.interval.low, ratio.interval.high]).all() for ratio in found.ratios.values()
+    )
+    assert list(found.nodes_by_provider) == ["CPUExecutionProvider"]
+    assert found.cpu_ratio.value > 0
+
+
+def test_many_candidates_share_the_turns(convolutions):
+    found = compare_many(
+        convolutions(2), {"same": convolutions(2), "half": convolutions(1)}, [FEED, FEED], CPU, **QUICK
+    )
+    assert set(found) == {"same", "half"}
+    assert found["same"].original == found["half"].original
+
+
+def test_raw_samples_hold_every_turn(convolutions):
+    sessions = {name: session(convolutions(1), CPU) for name in ("original", "original again", "candidate")}
+    sample = take_turns(sessions, [FEED], seconds=0.0, min_runs=7, max_runs=20, precision=0.0)
+    assert sample.wall_ms.shape == sample.cpu_ms.shape == sample.disturbed.shape == (3, 7)
+    assert (sample.wall_ms > 0).all()
+    assert take_turns(sessions, [FEED], seconds=60.0, min_runs=7, max_runs=9, precision=0.0).wall_ms.shape == (3, 9)
+    assert take_turns(sessions, [FEED], seconds=60.0, min_runs=7, max_runs=900, precision=1e9).wall_ms.shape == (3, 7)
+
+
+def test_preemptions_of_the_pool_are_seen(convolutions):
+    with ExitStack() as stack:
+        contestant = module._Contestant(session(convolutions(1), Target(threads=2)), [FEED], stack)
+        assert len(contestant._pool) == 1
+        assert contestant.preemptions() >= 0
+
+
+def test_garbage_is_not_collected_while_timing(convolutions, monkeypatch):
+    seen = []
+    real = module._Record.take
+    monkeypatch.setattr(
+        module._Record, "take", lambda *args, **more: (seen.append(gc.isenabled()), real(*args, **more))
+    )
+    compare(convolutions(1), convolutions(1), FEED, CPU, **QUICK)
+    assert not any(seen)
+    assert gc.isenabled()
+
+
+def test_the_host_is_held_alone(convolutions, tmp_path, monkeypatch):
+    quiet, seen = Quiet(tmp_path / "quiet"), []
+    real = module._Record.take
+    monkeypatch.setattr(module._Record, "take", lambda *args, **more: (seen.append(quiet._mode), real(*args, **more)))
+    compare(convolutions(1), convolutions(1), FEED, CPU, quiet=quiet, **QUICK)
+    assert set(seen) == {"measuring"}
+
+
+def test_an_absent_target_is_refused(convolutions):
+    with pytest.raises(TargetUnavailableError):
+        compare(convolutions(1), convolutions(1), FEED, Target(provider="tensorrt"), **QUICK)
+
+
+def test_time_per_operator(convolutions):
+    found = per_op(convolutions(3), FEED, CPU, runs=3)
+    conv = next(cost for cost in found.by_type if cost.op_type == "Conv")
+    assert conv.count == 3
+    assert sum(cost.share for cost in found.by_node) == pytest.approx(1)
+    assert found.nodes_by_provider["CPUExecutionProvider"] == len(found.by_node)
+    assert list(found.by_node) == sorted(found.by_node, key=lambda cost: -cost.ms)
+
+
+def test_control_flow_is_not_counted_twice():
+    run = [NodeRun("If", "branch", "cpu", 1000), NodeRun("Conv", "a", "cpu", 600), NodeRun("Relu", "b", "cpu", 200)]
+    found = summarise([run, run])
+    assert [cost.op_type for cost in found.by_type] == ["Conv", "Relu"]
+    assert [cost.ms for cost in found.by_type] == pytest.approx([0.6, 0.2])
+    assert [cost.share for cost in found.by_type] == pytest.approx([0.75, 0.25])
