@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from engine.calibrate.moments import SecondMoment
+
 # Attention masks hold -3.4e38 where a position is hidden. Such sentinels are no activations and would make ranges useless.
 SENTINEL = 1e30
 
@@ -56,4 +58,4 @@ class MinMax:
         return Range(self._low, self._high) if self._low <= self._high else Range(0.0, 0.0)
 
 
-STATISTICS: dict[str, Callable[[], Statistic]] = {"min_max": MinMax}
+STATISTICS: dict[str, Callable[[], Statistic]] = {"min_max": MinMax, "second_moment": SecondMoment}

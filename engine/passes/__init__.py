@@ -8,9 +8,10 @@ from pydantic import Field
 
 from engine.passes.contract import Pass, Searchable
 from engine.passes.quantize_static import QuantizeStatic
+from engine.passes.quantize_weights import QuantizeWeights
 from engine.passes.simplify import Simplify
 
-AnyPass = Annotated[Simplify | QuantizeStatic, Field(discriminator="type")]
+AnyPass = Annotated[Simplify | QuantizeStatic | QuantizeWeights, Field(discriminator="type")]
 
 PASSES: tuple[type[Pass], ...] = get_args(get_args(AnyPass)[0])
 

@@ -30,7 +30,7 @@ class Observe:
     """A statistic that a pass wants of one tensor over the calibration data."""
 
     tensor: str
-    statistic: Literal["min_max"] = "min_max"
+    statistic: Literal["min_max", "second_moment"] = "min_max"
 
 
 class Samples(Protocol):

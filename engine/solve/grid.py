@@ -68,9 +68,10 @@ def fit(
     return best
 
 
-def encode(weights: Floats, scale: Floats, zero: NDArray[np.generic], bits: Bits) -> Codes:
+def encode(weights: Floats, scale: Floats, zero: Codes, bits: Bits) -> Codes:
     """Give the nearest codes; ties go to the even step as in ONNX."""
-    codes = np.rint(weights / scale)
+    codes = weights / scale
+    np.rint(codes, out=codes)
     codes += zero
     return np.clip(codes, 0, (1 << bits) - 1, out=codes).astype(np.uint8)
 

@@ -1,0 +1,157 @@
+"""Second moments of a network's layers beside the original's: X'^T X' and X'^T Y, all that closed-form solvers need."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from engine.calibrate.observe import fixed_batch
+from engine.graph import io
+from engine.measure import providers
+from engine.passes.contract import Samples
+from engine.solve.gram import Gram, Moments, Window, patches, positions
+from engine.spec import Target
+
+# One run in so many is not fitted to: candidates are judged on it.
+_HELD_OUT_EVERY = 5
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A layer whose rows are wanted: what it reads, and the weights (outputs, inputs) that make its targets."""
+
+    tensor: str
+    weights: npt.NDArray[np.floating[Any]]
+    window: Window | None = None  # of a convolution
+
+    @property
+    def groups(self) -> int:
+        """Give the number of independent problems: those of a grouped convolution."""
+        return 1 if self.window is None else self.window.groups
+
+    @property
+    def bytes(self) -> int:
+        """Give the memory that the sums take."""
+        outputs, inputs = self.weights.shape
+        return int(2 * self.groups * inputs * (inputs + outputs // self.groups) * 8)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Per group of a layer: what to fit to and what to judge by."""
+
+    fit: Sequence[Moments]
+    held_out: Sequence[Moments]
+
+
+def paired_moments(
+    teacher: ir.Model,
+    student: ir.Model,
+    taps: Mapping[str, Tap],
+    samples: Samples,
+    target: Target,
+    *,
+    rows: int = 4096,
+    progress: Callable[[float], None] = lambda _fraction: None,
+) -> dict[str, Sums]:
+    """Sum X'^T X' and X'^T Y for each layer: X' is its input in `student`, Y = X W^T with X its input in `teacher`.
+
+    Both networks run side by side on the same samples, cut down to what makes the wanted tensors, one sample at a time
+    (or as many as the network's batch size fixes), so nothing depends on batching and no layout needs a batch axis first.
+    Of each sample as many rows are used as make up about `rows`, or eight per input where that is more.
+    """
+    names = sorted({tap.tensor for tap in taps.values()})
+    size = fixed_batch(student) or 1
+    runs = len(samples) // size
+    grams = {key: (_gram(tap), _gram(tap)) for key, tap in taps.items()}
+    with tempfile.TemporaryDirectory(prefix="moments-") as folder:
+        sessions = [
+            _open(model, names, Path(folder, f"{name}.onnx"), target)
+            for name, model in (("teacher", teacher), ("student", student))
+        ]
+        for run, feed in enumerate(samples.batches(size)):
+            if run >= runs:
+                break
+            was, now = ({**feed, **session.run(feed)} for session in sessions)
+            for key, tap in taps.items():
+                wanted = max(rows, 8 * tap.weights.shape[1])
+                x, y = _rows(tap, was[tap.tensor], now[tap.tensor], run, -(-wanted // runs))
+                grams[key][run % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1].update(x, y)
+            progress((run + 1) / runs)
+    return {key: _sums(taps[key], *pair) for key, pair in grams.items()}
+
+
+def cut(model: ir.Model, tensors: Sequence[str]) -> ir.Model:
+    """Copy a network down to what makes these tensors, and let them be its outputs."""
+    kept = io.copy(model)
+    values = {value.name: value for node in kept.graph for value in node.outputs}
+    kept.graph.outputs.clear()
+    kept.graph.outputs.extend(values[name] for name in tensors if name in values)
+    needed: set[ir.Value] = set(kept.graph.outputs)
+    for node in reversed(list(kept.graph)):
+        if needed.isdisjoint(node.outputs):
+            kept.graph.remove(node, safe=False)
+            continue
+        inner = [value for graph in _bodies(node) for part in graph.all_nodes() for value in part.inputs]
+        inner += [value for graph in _bodies(node) for value in graph.outputs]
+        needed.update(value for value in (*node.inputs, *inner) if value is not None)
+    for name, value in list(kept.graph.initializers.items()):
+        if value not in needed:
+            kept.graph.initializers.pop(name)
+    return kept
+
+
+def _bodies(node: ir.Node) -> list[ir.Graph]:
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            found.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            found.extend(attribute.as_graphs())
+    return found
+
+
+def _open(model: ir.Model, tensors: Sequence[str], path: Path, target: Target) -> Any:
+    part = cut(model, tensors)
+    if not part.graph.outputs:
+        return _Nothing()
+    io.save(part, path)
+    return providers.session(path, target)
+
+
+class _Nothing:
+    """Stands for a network of which only inputs are wanted."""
+
+    def run(self, feed: providers.Feed) -> dict[str, Any]:
+        del feed
+        return {}
+
+
+def _gram(tap: Tap) -> Gram:
+    outputs, inputs = tap.weights.shape
+    return Gram(inputs, outputs // tap.groups, groups=tap.groups, block=256)
+
+
+def _rows(tap: Tap, was: Any, now: Any, run: int, keep: int) -> tuple[Any, Any]:
+    if tap.window is None:
+        x, target = now.reshape(-1, now.shape[-1]), was.reshape(-1, was.shape[-1])
+        chosen = positions(run, 1, len(x), keep)[0]
+        return x[chosen], target[chosen] @ tap.weights.T.astype(np.float32)
+    sizes = now.shape[2:]
+    places = int(np.prod(tap.window.outputs(sizes)))
+    count = len(now)
+    chosen = positions(run * count, count, places, -(-keep // count))
+    target = patches(was, tap.window, chosen)
+    weights = tap.weights.reshape(tap.groups, -1, tap.weights.shape[1]).astype(np.float32)
+    return patches(now, tap.window, chosen), target @ weights.transpose(0, 2, 1)
+
+
+def _sums(tap: Tap, fit: Gram, held_out: Gram) -> Sums:
+    fitted = [fit.moments(group) for group in range(tap.groups)]
+    judged = [held_out.moments(group) for group in range(tap.groups)] if held_out.rows else fitted
+    return Sums(fitted, judged)

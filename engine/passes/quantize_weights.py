@@ -1,0 +1,93 @@
+"""The `quantize_weights` pass: its parameters and its documentation; the work is in engine.quantize.weights."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from engine.passes.contract import Context, Observe, Pass, Searchable
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from engine.inspection import Inspection
+    from engine.report import Change, Refusal
+
+
+class QuantizeWeights(Pass):
+    """Store weights in 4 or 8 bits, block by block; activations stay in float.
+
+    With calibration data, weights are found by GPTQ: layer after layer, on the inputs that the layer really gets once all
+    before it are quantized, aiming at the original layer's output; each candidate (plain rounding, rounding with searched
+    ranges, GPTQ) is judged on samples that none was fitted to. Without data, weights are rounded to nearest.
+
+    Large networks whose weights lie in external data are rounded while they are written: one tensor is in memory at a
+    time. Made for networks that are bound by memory: MatMul and Gemm run faster where few rows meet large weights.
+    Convolutions get smaller only, because ONNX Runtime restores their weights in every run.
+    """
+
+    type: Literal["quantize_weights"] = "quantize_weights"
+
+    bits: Annotated[Literal[4, 8], Searchable(choices=(4, 8))] = Field(4, description="Bits per weight.")
+    group: Annotated[Literal[16, 32, 64, 128, 256], Searchable(choices=(32, 64, 128))] = Field(
+        32, description="Weights of one output that share a scale."
+    )
+    method: Literal["auto", "rtn", "gptq"] = Field(
+        "auto", description="`rtn` rounds to nearest; `auto` is `gptq` where there are calibration data."
+    )
+    symmetric: bool = Field(default=False, description="No zero points: half a byte less per group of 4-bit weights.")
+    range_search: bool = Field(
+        default=False, description="With `rtn`: also try smaller ranges and keep that of the least squared error."
+    )
+    activation_order: bool = Field(
+        default=False,
+        description="With `gptq`: round the inputs of largest energy first (grids are then fixed before).",
+    )
+    format: Literal["matmul_nbits", "qdq"] = Field(
+        "matmul_nbits",
+        description="`matmul_nbits` is ONNX Runtime's own operator; `qdq` is standard ONNX (needs opset 21 for blocks).",
+    )
+    accuracy: Annotated[Literal["int8", "float32"], Searchable(choices=("int8", "float32"))] = Field(
+        "int8",
+        description="How MatMulNBits computes: `int8` also rounds each block of activations to 8 bits in passing and is far"
+        " faster; `float32` does not round them.",
+    )
+    operators: tuple[Literal["MatMul", "Gemm", "Conv"], ...] = Field(
+        ("MatMul", "Gemm", "Conv"), max_length=3, description="Operators whose weights are quantized."
+    )
+    exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
+        (), max_length=4096, description="Names of nodes that stay in float."
+    )
+
+    def requires(self, inspection: "Inspection") -> "Refusal | None":
+        """Refuse networks that are quantized already or hold none of the operators."""
+        from engine.report import Refusal
+
+        if inspection.quantized == "fully":
+            return Refusal(
+                code="already_done",
+                reason="The network is fully quantized already.",
+                hint="Upload the floating-point network that it was made from.",
+            )
+        if not any(inspection.ops.get(operator) for operator in self.operators):
+            return Refusal(code="not_applicable", reason=f"The network has no {', '.join(self.operators)}.")
+        return None
+
+    def check(self, model: "ir.Model") -> "Refusal | None":
+        """Refuse a network of which no layer can be quantized; name the first and why."""
+        from engine.quantize.weights import check
+
+        return check(model, self)
+
+    def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
+        """Quantize in place and say per layer how, at what held-out error, and what stayed in float."""
+        del observations
+        from engine.quantize.weights import quantize
+
+        return quantize(model, self, context)
+
+    def ensures(self, model: "ir.Model") -> None:
+        """Check that packed weights have the sizes that their operators state, and scales are finite."""
+        from engine.quantize.weights import ensures
+
+        ensures(model)

@@ -1,0 +1,289 @@
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+from engine.errors import SpecInvalidError, VerificationFailedError
+from engine.graph import io
+from engine.passes.quantize_weights import QuantizeWeights
+from engine.report import Change, Refusal
+
+
+def correlated(rows, inputs, seed=0):
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(np.random.default_rng(99).standard_normal((inputs, inputs)))[0]
+    return ((rng.standard_normal((rows, inputs)) * np.arange(1, inputs + 1) ** -0.75) @ basis.T).astype(np.float32)
+
+
+def perceptron(tools, *, opset=17, seed=0):
+    """MatMul, Gemm with every attribute, Gemm without: all ways that matrices are stored."""
+    rng = np.random.default_rng(seed)
+    weights = {
+        "w1": (rng.standard_normal((64, 96)) / 8).astype(np.float32),
+        "w2": (rng.standard_normal((80, 96)) / 10).astype(np.float32),
+        "b2": rng.standard_normal(80).astype(np.float32),
+        "w3": (rng.standard_normal((80, 40)) / 9).astype(np.float32),
+        "small": rng.standard_normal((40, 5)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h1"], name="first"),
+        helper.make_node("Relu", ["h1"], ["r1"], name="relu"),
+        helper.make_node("Gemm", ["r1", "w2", "b2"], ["h2"], name="second", transB=1, alpha=0.5, beta=2.0),
+        helper.make_node("Tanh", ["h2"], ["r2"], name="tanh"),
+        helper.make_node("Gemm", ["r2", "w3"], ["h3"], name="third"),
+        helper.make_node("MatMul", ["h3", "small"], ["y"], name="last"),
+    ]
+    return tools.build(nodes, {"x": ["n", 64]}, {"y": ["n", 5]}, weights, opset=opset, ir_version=10)
+
+
+def convolutions(tools, *, opset=17):
+    rng = np.random.default_rng(1)
+    weights = {
+        "w1": (rng.standard_normal((32, 4, 3, 3)) / 6).astype(np.float32),
+        "b1": rng.standard_normal(32).astype(np.float32),
+        "w2": (rng.standard_normal((32, 8, 3, 3)) / 8).astype(np.float32),
+        "w3": (rng.standard_normal((64, 32, 1, 1)) / 6).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["h1"], name="first", pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("Relu", ["h1"], ["r1"], name="relu"),
+        helper.make_node(
+            "Conv", ["r1", "w2"], ["h2"], name="grouped", group=4, auto_pad="SAME_UPPER", dilations=[1, 1]
+        ),
+        helper.make_node("Relu", ["h2"], ["r2"], name="relu2"),
+        helper.make_node("Conv", ["r2", "w3"], ["y"], name="pointwise"),
+    ]
+    return tools.build(nodes, {"x": ["n", 4, 12, 12]}, {"y": ["n", 64, 6, 6]}, weights, opset=opset, ir_version=10)
+
+
+def apply(tools, model, samples=None, **parameters):
+    step = QuantizeWeights(**parameters)
+    refusal = step.check(model)
+    if refusal is not None:
+        return refusal
+    outcome = step.apply(model, {}, tools.context(io.copy(model), samples))
+    if isinstance(outcome, Change):
+        step.ensures(model)
+    return outcome
+
+
+# Four bits keep about 20 dB per layer of plain noise weights; eight about 45.
+@pytest.mark.parametrize(("bits", "least"), [(4, 14), (8, 34)])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("form", ["matmul_nbits", "qdq"])
+@pytest.mark.parametrize("group", [16, 32, 64])
+def test_every_form_runs_and_agrees_with_and_without_optimisation(tools, bits, least, symmetric, form, group):
+    model = perceptron(tools, opset=21)
+    x = np.random.default_rng(2).standard_normal((9, 64)).astype(np.float32)
+    reference = tools.run(model, {"x": x})["y"]
+    change = apply(tools, model, bits=bits, symmetric=symmetric, format=form, group=group, accuracy="float32")
+    assert [layer["node"] for layer in change.details["layers"]] == ["first", "second", "third"]
+    assert change.details["in_float"] == [{"node": "last", "reason": "it has fewer than 1024 weights"}]
+    plain, optimised = (tools.run(model, {"x": x}, optimise=optimise)["y"] for optimise in (False, True))
+    assert tools.sqnr(reference, plain) > least
+    # The runtime turns qdq into its own operator, which rounds activations to 8 bits.
+    assert tools.sqnr(plain, optimised) > (35 if form == "qdq" else 90)
+    assert tools.run(model, {"x": x[:1]})["y"].shape == (1, 5)
+
+
+@pytest.mark.parametrize("accuracy", ["int8", "float32"])
+def test_accuracy_is_stated_in_the_operator(tools, accuracy):
+    model = perceptron(tools)
+    apply(tools, model, accuracy=accuracy)
+    levels = {node.attributes["accuracy_level"].as_int() for node in model.graph if node.op_type == "MatMulNBits"}
+    assert levels == {{"int8": 4, "float32": 1}[accuracy]}
+
+
+@pytest.mark.parametrize(("bits", "opset", "kinds"), [(8, 13, {"INT8"}), (4, 21, {"UINT4"}), (4, 17, {"INT8"})])
+def test_convolutions_are_restored_by_dequantizelinear(tools, bits, opset, kinds):
+    model = convolutions(tools, opset=opset)
+    x = np.random.default_rng(3).standard_normal((2, 4, 12, 12)).astype(np.float32)
+    reference = tools.run(model, {"x": x})["y"]
+    change = apply(tools, model, bits=bits)
+    assert len(change.details["layers"]) == 3
+    found = {node.inputs[0].dtype.name for node in model.graph if node.op_type == "DequantizeLinear"}
+    assert found == kinds
+    for optimise in (False, True):
+        assert tools.sqnr(reference, tools.run(model, {"x": x}, optimise=optimise)["y"]) > (
+            14 if kinds == {"UINT4"} else 34
+        )
+
+
+def test_gptq_follows_the_quantized_prefix_and_beats_rounding(tools):
+    x = correlated(320, 64)
+    samples, held_out = tools.Feeds(x=x[:256]), x[256:]
+    original = perceptron(tools)
+    reference = tools.run(original, {"x": held_out})["y"]
+    rounded, solved = perceptron(tools), perceptron(tools)
+    apply(tools, rounded, accuracy="float32", method="rtn")
+    change = apply(tools, solved, samples, accuracy="float32")
+    gain = tools.sqnr(reference, tools.run(solved, {"x": held_out})["y"]) - tools.sqnr(
+        reference, tools.run(rounded, {"x": held_out})["y"]
+    )
+    assert gain > 3
+    assert change.details["method"] == "gptq"
+    for layer in change.details["layers"]:
+        errors = layer["held_out_error"]
+        assert errors[layer["method"]] == min(errors.values())
+
+
+@pytest.mark.parametrize(("bits", "opset"), [(4, 21), (8, 17)])
+def test_gptq_of_convolutions_beats_rounding(tools, bits, opset):
+    rng = np.random.default_rng(4)
+    smooth = rng.standard_normal((80, 4, 14, 14))
+    smooth = (smooth[:, :, 1:-1, 1:-1] + smooth[:, :, :-2, 1:-1] + smooth[:, :, 2:, 1:-1] + smooth[:, :, 1:-1, :-2]) / 2
+    x = smooth.astype(np.float32)
+    original = convolutions(tools, opset=opset)
+    reference = tools.run(original, {"x": x[64:]})["y"]
+    rounded, solved = convolutions(tools, opset=opset), convolutions(tools, opset=opset)
+    apply(tools, rounded, bits=bits, method="rtn")
+    apply(tools, solved, tools.Feeds(x=x[:64]), bits=bits)
+    noise = [tools.sqnr(reference, tools.run(model, {"x": x[64:]})["y"]) for model in (solved, rounded)]
+    assert noise[0] > noise[1] + 1
+
+
+def test_gptq_without_data_is_refused_and_auto_rounds(tools):
+    refusal = apply(tools, perceptron(tools), method="gptq")
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "needs_data"
+    assert apply(tools, perceptron(tools), tools.Feeds(x=np.zeros((0, 64), np.float32))).details["method"] == "rtn"
+
+
+def test_constant_inputs_do_no_harm(tools):
+    model = perceptron(tools)
+    x = np.random.default_rng(5).standard_normal((4, 64)).astype(np.float32)
+    reference = tools.run(model, {"x": x})["y"]
+    apply(tools, model, tools.Feeds(x=np.zeros((16, 64), np.float32)), bits=8, accuracy="float32")
+    assert tools.sqnr(reference, tools.run(model, {"x": x})["y"]) > 30
+
+
+def test_a_second_time_changes_nothing(tools):
+    for parameters in ({}, {"format": "qdq"}):
+        model = perceptron(tools, opset=21)
+        apply(tools, model, **parameters)
+        written = io.to_bytes(model)
+        refusal = apply(tools, model, **parameters)
+        assert isinstance(refusal, Refusal)
+        assert refusal.code == "already_done"
+        assert io.to_bytes(model) == written
+
+
+def test_results_do_not_depend_on_chance(tools):
+    x = correlated(64, 64)
+    first, second = perceptron(tools), perceptron(tools)
+    for model in (first, second):
+        apply(tools, model, tools.Feeds(x=x))
+    assert io.to_bytes(first) == io.to_bytes(second)
+
+
+def test_tied_weights_are_quantized_once(tools):
+    rng = np.random.default_rng(6)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="one"),
+        helper.make_node("Relu", ["h"], ["r"], name="relu"),
+        helper.make_node("MatMul", ["r", "w"], ["y"], name="two"),
+    ]
+    model = tools.build(
+        nodes, {"x": ["n", 48]}, {"y": ["n", 48]}, {"w": rng.standard_normal((48, 48)).astype(np.float32)}
+    )
+    apply(tools, model, tools.Feeds(x=correlated(32, 48)))
+    packed = {node.inputs[1] for node in model.graph if node.op_type == "MatMulNBits"}
+    assert len(packed) == 1
+    assert "w" not in model.graph.initializers
+    tools.run(model, {"x": correlated(3, 48)})
+
+
+def test_weights_that_others_need_stay(tools):
+    rng = np.random.default_rng(7)
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["e"], name="embed"),
+        helper.make_node("Gemm", ["x", "table"], ["y"], name="head", transB=1),
+    ]
+    model = tools.build(
+        nodes,
+        {"x": ["n", 32], "ids": (TensorProto.INT64, ["m"])},
+        {"y": ["n", 50], "e": ["m", 32]},
+        {"table": rng.standard_normal((50, 32)).astype(np.float32)},
+    )
+    refusal = apply(tools, model)
+    assert refusal.code == "not_applicable"
+    assert refusal.node == "head"
+    assert "shared" in refusal.reason
+
+
+def test_bodies_of_if_are_quantized(tools):
+    rng = np.random.default_rng(8)
+    w = rng.standard_normal((32, 40)).astype(np.float32)
+    branches = [
+        helper.make_graph(
+            [helper.make_node("MatMul", ["x", name], [f"{name}_out"], name=f"in_{name}")],
+            f"{name}_branch",
+            [],
+            [helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, ["n", 40])],
+        )
+        for name in ("w1", "w2")
+    ]
+    nodes = [helper.make_node("If", ["flag"], ["y"], name="if", then_branch=branches[0], else_branch=branches[1])]
+    model = tools.build(
+        nodes, {"x": ["n", 32], "flag": (TensorProto.BOOL, [])}, {"y": ["n", 40]}, {"w1": w, "w2": w[::-1].copy()}
+    )
+    x = rng.standard_normal((3, 32)).astype(np.float32)
+    feeds = [{"x": x, "flag": np.array(flag)} for flag in (True, False)]
+    references = [tools.run(model, feed)["y"] for feed in feeds]
+    apply(tools, model, bits=8, accuracy="float32")
+    for feed, reference in zip(feeds, references, strict=True):
+        assert tools.sqnr(reference, tools.run(model, feed)["y"]) > 35
+
+
+def test_nan_is_named(tools):
+    model = perceptron(tools)
+    broken = model.graph.initializers["w2"].const_value.numpy().copy()
+    broken[3, 3] = np.nan
+    model.graph.initializers["w2"].const_value = ir.Tensor(broken, name="w2")
+    with pytest.raises(VerificationFailedError) as caught:
+        apply(tools, model)
+    assert caught.value.node == "second"
+
+
+def test_excluded_nodes_stay_and_unknown_ones_are_told(tools):
+    model = perceptron(tools)
+    change = apply(tools, model, exclude=("second",))
+    assert {"node": "second", "reason": "the recipe excludes it"} in change.details["in_float"]
+    with pytest.raises(SpecInvalidError, match="does not have: nowhere"):
+        apply(tools, perceptron(tools), exclude=("nowhere",))
+
+
+def test_old_operator_sets_take_the_runtimes_own_operator_only(tools):
+    refusal = apply(tools, perceptron(tools, opset=11), format="qdq")
+    assert "needs operator set" in refusal.reason
+    x = np.random.default_rng(9).standard_normal((2, 64)).astype(np.float32)
+    model = perceptron(tools, opset=11)
+    reference = tools.run(model, {"x": x})["y"]
+    apply(tools, model, bits=8, accuracy="float32")
+    assert tools.sqnr(reference, tools.run(model, {"x": x})["y"]) > 34
+
+
+def test_stored_weights_are_rounded_as_those_in_memory_but_only_when_written(tools, tmp_path):
+    rng = np.random.default_rng(10)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"], name="one"),
+        helper.make_node("Gemm", ["h", "w2"], ["y"], name="two", transB=1, alpha=0.5),
+    ]
+    weights = {
+        name: rng.standard_normal(shape).astype(np.float32) for name, shape in (("w1", (520, 700)), ("w2", (510, 700)))
+    }
+    model = tools.build(nodes, {"x": ["n", 520]}, {"y": ["n", 510]}, weights)
+    ir.save(model, tmp_path / "model.onnx", external_data="model.data")
+    stored = ir.load(tmp_path / "model.onnx")
+    apply(tools, stored, bits=4)
+    kinds = {type(value.const_value) for value in stored.graph.initializers.values()}
+    assert kinds == {ir.LazyTensor}
+    loaded = ir.from_proto(ir.to_proto(model))
+    apply(tools, loaded, bits=4)
+    assert io.to_bytes(stored) == io.to_bytes(loaded)
+    ir.save(stored, tmp_path / "small.onnx", external_data="small.data")
+    assert (tmp_path / "small.data").stat().st_size < 0.17 * (tmp_path / "model.data").stat().st_size
+    x = rng.standard_normal((2, 520)).astype(np.float32)
+    np.testing.assert_array_equal(
+        tools.run(ir.load(tmp_path / "small.onnx"), {"x": x})["y"], tools.run(loaded, {"x": x})["y"]
+    )
