@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 import engine
 import onnxpress
 from onnxpress.cli import app
-from standalone.serve import Embedded
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "fashion-mnist"
 
@@ -273,6 +272,9 @@ def cli(monkeypatch, tmp_path):
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory):
     """Give the whole real service on a free port."""
+    # Imported here: most tests need no service, and it brings half the world.
+    from standalone.serve import Embedded
+
     with Embedded(tmp_path_factory.mktemp("var"), host="127.0.0.1", port=0, workers=1, say=print) as service:
         yield service
 
