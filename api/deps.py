@@ -22,6 +22,14 @@ from settings import Settings
 Scope = Literal["read", "write", "admin", "metrics"]
 T = TypeVar("T")
 
+# Whoever may write sees what came of it.
+_GRANTED_BY: dict[Scope, frozenset[str]] = {
+    "read": frozenset({"read", "write", "admin"}),
+    "write": frozenset({"write", "admin"}),
+    "admin": frozenset({"admin"}),
+    "metrics": frozenset({"metrics", "admin"}),
+}
+
 _bearer = HTTPBearer(bearerFormat="opk_<id>_<secret>", scheme_name="key", auto_error=False)
 
 
@@ -77,7 +85,7 @@ class Asked:
     def _caller(self, session: Session, scope: Scope) -> Caller:
         caller = keys.authenticate(session, self._key)
         self._request.state.passage.key = caller.key_id
-        if scope not in caller.scopes and "admin" not in caller.scopes:
+        if not caller.scopes & _GRANTED_BY[scope]:
             raise ApiError(403, f"The key lacks the scope `{scope}`.")
         return caller
 
