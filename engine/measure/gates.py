@@ -140,4 +140,7 @@ def _of_latency(gate: Gate, latency: LatencyComparison | None) -> _Measured | No
     else:
         value, interval = float(getattr(latency.compressed, f"{statistic}_ms")), latency.compressed.intervals[statistic]
     low, high = (rescale_ratio(value, interval, gate.confidence, upper=upper) for upper in (False, True))
-    return _Measured(value, low, high, stable=latency.stable)
+    # Where even the original beside itself excludes 1, that much of any ratio is the machine's and not the network's.
+    floor = latency.noise_floor
+    doubt = 1 + max(0.0, floor.low - 1, 1 - floor.high)
+    return _Measured(value, low / doubt, high * doubt, stable=latency.stable)

@@ -33,7 +33,8 @@ _RESAMPLES = 1000
 # A percentile needs some samples even to be wrong about; below this all runs are used and the result is not stable.
 _FEWEST_KEPT = 10
 _MOST_DROPPED = 0.5
-_WIDEST_NOISE = 0.05
+# Of the original beside itself: always allowed, or else up to this share of the effect that is measured, or never.
+_SMALL_NOISE, _NOISE_OF_EFFECT, _LARGE_NOISE = 0.05, 0.25, 0.15
 # How far the ratios by CPU and by wall may differ. With more threads the two also differ in how well the work is spread.
 _CLOCKS_AGREE = {True: 0.10, False: 0.30}
 
@@ -174,7 +175,7 @@ def judge_turns(
     noise = walls[1].ratio_to(walls[0], "p50").interval
     reason = (
         _too_disturbed(turns, (_ORIGINAL, _AGAIN, candidate))
-        or _too_noisy(noise)
+        or _too_noisy(noise, ratios["p50"])
         or _clocks_disagree(ratios["p50"], cpu_ratio, target)
     )
     return LatencyComparison(
@@ -251,8 +252,10 @@ def _too_disturbed(turns: Turns, rows: Sequence[int]) -> str | None:
     return None
 
 
-def _too_noisy(noise: Interval) -> str | None:
-    if noise.low < 1 - _WIDEST_NOISE or noise.high > 1 + _WIDEST_NOISE:
+def _too_noisy(noise: Interval, ratio: Ratio) -> str | None:
+    """Refuse a noise floor that is wide beside the effect: a ratio of 0.5 stands where one of 0.95 would be lost."""
+    allowed = min(max(_SMALL_NOISE, _NOISE_OF_EFFECT * abs(np.log(ratio.value))), _LARGE_NOISE)
+    if noise.low < 1 - allowed or noise.high > 1 + allowed:
         return f"The original beside itself reads {noise.low:.2f} to {noise.high:.2f}: the machine is too noisy"
     return None
 

@@ -113,6 +113,13 @@ def test_latency_ratios(limit, outcome):
     assert judge(gate("latency_p95", "max_ratio", limit), [], Costs(latency=latency())).outcome == outcome
 
 
+def test_a_biased_noise_floor_widens_the_bound():
+    biased = latency().model_copy(update={"noise_floor": Interval(low=1.04, high=1.06)})
+    plain = judge(gate("latency_p95", "max_ratio", 0.6), [], Costs(latency=latency()))
+    found = judge(gate("latency_p95", "max_ratio", 0.6), [], Costs(latency=biased))
+    assert found.bound == pytest.approx(plain.bound * 1.04)
+
+
 def test_unstable_latency_decides_nothing():
     found = judge(gate("latency_p50", "max_ratio", 0.9), [], Costs(latency=latency(stable=False)))
     assert found.outcome == "inconclusive"

@@ -85,6 +85,12 @@ def test_what_cannot_be_trusted_is_not_stable(how, words):
     assert words in found.unstable_because
 
 
+def test_noise_is_held_against_the_effect():
+    rng = np.random.default_rng(8)
+    assert judged(turns(rng, ratio=0.5, again=1.1)).stable
+    assert "too noisy" in judged(turns(rng, ratio=0.9, again=1.1)).unstable_because
+
+
 def test_clocks_are_compared_only_where_the_cpu_works():
     sample = turns(np.random.default_rng(4), cpu_ratio=1.0)
     assert judged(sample, Target(provider="cuda")).stable
