@@ -452,7 +452,10 @@ def _steps(report: dict[str, Any]) -> list[dict[str, Any]]:
             "reason": (step["refusal"] or {}).get("reason"),
             "change": (step["change"] or {}).get("summary"),
             "size": step["size"],
-            "quality": step["quality"],
+            "quality": [
+                {name: quality[name] for name in ("metric", "original", "compressed", "difference")}
+                for quality in step["quality"]
+            ],
             "latency_ratio": _latency_ratio(step["latency"]),
         }
         for step in report["steps"]

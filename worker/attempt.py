@@ -172,6 +172,8 @@ class _Attempt:
 
     def _note(self, events: list[dict[str, Any]]) -> None:
         """Pass on what the child told, of repeated progress only the newest, and not without end."""
+        if not events:
+            return
         levels = [str(event.get("level")) for event in events if event.get("type") == "confined"]
         kept = [
             event

@@ -104,10 +104,12 @@ class Workspace:
         return NewFile(name, writer)
 
     def _take_checkpoints(self, attempt: int, beat: Beat) -> None:
-        for earlier in range(attempt - 1, 0, -1):
-            if (self.unit / str(earlier)).is_dir():
-                self._copy_checkpoints(self.unit / str(earlier), beat)
-                return
+        earlier = [self.unit / str(number) for number in range(attempt - 1, 0, -1)]
+        found = [path for path in earlier if path.is_dir()]
+        if found:
+            self._copy_checkpoints(found[0], beat)
+        for path in found:
+            shutil.rmtree(path, ignore_errors=True)
 
     def _copy_checkpoints(self, earlier: Path, beat: Beat) -> None:
         """Copy plain files only: what the earlier child made of its folder is not to be trusted."""
