@@ -3,7 +3,7 @@
 from models.artifacts import Artifact, ArtifactFile, Blob, Dataset, Model
 from models.base import Base, UtcDateTime, new_id
 from models.jobs import Event, Idempotency, Job, Unit, Worker
-from models.states import TRANSITIONS, DatasetState, JobStatus, ModelState, UnitStatus, is_final, sources
+from models.states import TRANSITIONS, DatasetState, JobStatus, ModelState, UnitStatus, following, is_final, sources
 from models.tenants import ApiKey, Tenant
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "UnitStatus",
     "UtcDateTime",
     "Worker",
+    "following",
     "is_final",
     "new_id",
     "sources",

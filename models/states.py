@@ -46,39 +46,53 @@ class UnitStatus(StrEnum):
 State = ModelState | DatasetState | JobStatus | UnitStatus
 StateT = TypeVar("StateT", ModelState, DatasetState, JobStatus, UnitStatus)
 
-TRANSITIONS: dict[State, frozenset[State]] = {
-    ModelState.PENDING: frozenset({ModelState.READY, ModelState.REJECTED}),
-    ModelState.CHECKING: frozenset({ModelState.READY, ModelState.REJECTED}),
-    ModelState.READY: frozenset(),
-    ModelState.REJECTED: frozenset(),
-    DatasetState.CHECKING: frozenset({DatasetState.READY, DatasetState.REJECTED}),
-    DatasetState.READY: frozenset(),
-    DatasetState.REJECTED: frozenset(),
-    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.FAILED, JobStatus.CANCELLED}),
-    # Back to queued when the worker was lost: nothing of the job runs then.
-    JobStatus.RUNNING: frozenset(
-        {JobStatus.QUEUED, JobStatus.CANCELLING, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}
-    ),
-    JobStatus.CANCELLING: frozenset({JobStatus.CANCELLED}),
-    JobStatus.SUCCEEDED: frozenset(),
-    JobStatus.FAILED: frozenset(),
-    JobStatus.CANCELLED: frozenset(),
-    UnitStatus.WAITING: frozenset({UnitStatus.QUEUED, UnitStatus.FAILED, UnitStatus.CANCELLED}),
-    UnitStatus.QUEUED: frozenset({UnitStatus.RUNNING, UnitStatus.FAILED, UnitStatus.CANCELLED}),
-    UnitStatus.RUNNING: frozenset(
-        {UnitStatus.QUEUED, UnitStatus.WAITING, UnitStatus.SUCCEEDED, UnitStatus.FAILED, UnitStatus.CANCELLED}
-    ),
-    UnitStatus.SUCCEEDED: frozenset(),
-    UnitStatus.FAILED: frozenset(),
-    UnitStatus.CANCELLED: frozenset(),
+# By class first: members of two of these enumerations with the same word are equal, and would be one key.
+TRANSITIONS: dict[type[State], dict[State, frozenset[State]]] = {
+    ModelState: {
+        ModelState.PENDING: frozenset({ModelState.READY, ModelState.REJECTED}),
+        ModelState.CHECKING: frozenset({ModelState.READY, ModelState.REJECTED}),
+        ModelState.READY: frozenset(),
+        ModelState.REJECTED: frozenset(),
+    },
+    DatasetState: {
+        DatasetState.CHECKING: frozenset({DatasetState.READY, DatasetState.REJECTED}),
+        DatasetState.READY: frozenset(),
+        DatasetState.REJECTED: frozenset(),
+    },
+    JobStatus: {
+        JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.FAILED, JobStatus.CANCELLED}),
+        # Back to queued when the worker was lost: nothing of the job runs then.
+        JobStatus.RUNNING: frozenset(
+            {JobStatus.QUEUED, JobStatus.CANCELLING, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}
+        ),
+        JobStatus.CANCELLING: frozenset({JobStatus.CANCELLED}),
+        JobStatus.SUCCEEDED: frozenset(),
+        JobStatus.FAILED: frozenset(),
+        JobStatus.CANCELLED: frozenset(),
+    },
+    UnitStatus: {
+        UnitStatus.WAITING: frozenset({UnitStatus.QUEUED, UnitStatus.FAILED, UnitStatus.CANCELLED}),
+        UnitStatus.QUEUED: frozenset({UnitStatus.RUNNING, UnitStatus.FAILED, UnitStatus.CANCELLED}),
+        UnitStatus.RUNNING: frozenset(
+            {UnitStatus.QUEUED, UnitStatus.WAITING, UnitStatus.SUCCEEDED, UnitStatus.FAILED, UnitStatus.CANCELLED}
+        ),
+        UnitStatus.SUCCEEDED: frozenset(),
+        UnitStatus.FAILED: frozenset(),
+        UnitStatus.CANCELLED: frozenset(),
+    },
 }
+
+
+def following(state: State) -> frozenset[State]:
+    """Give the states that may come after this one."""
+    return TRANSITIONS[type(state)][state]
 
 
 def is_final(state: State) -> bool:
     """Tell whether nothing follows this state."""
-    return not TRANSITIONS[state]
+    return not following(state)
 
 
 def sources(state: StateT) -> tuple[StateT, ...]:
     """Give the states that may change to this one, for the WHERE of a conditional update."""
-    return tuple(before for before in type(state) if state in TRANSITIONS[before])
+    return tuple(before for before in type(state) if state in following(before))

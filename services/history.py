@@ -4,7 +4,19 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from models import TRANSITIONS, Dataset, DatasetState, Event, Job, JobStatus, Model, ModelState, Unit, UnitStatus
+from models import (
+    Dataset,
+    DatasetState,
+    Event,
+    Job,
+    JobStatus,
+    Model,
+    ModelState,
+    Unit,
+    UnitStatus,
+    following,
+    is_final,
+)
 from services import db
 from services.errors import ConflictError
 
@@ -14,14 +26,14 @@ Subject = Job | Model | Dataset
 def advance(session: Session, subject: Subject, state: JobStatus | ModelState | DatasetState, **data: Any) -> None:
     """Change the state of what clients see and record it; raises ConflictError where the table of states forbids it."""
     before = subject.in_status if isinstance(subject, Job) else subject.in_state
-    if state not in TRANSITIONS[before]:
+    if state not in following(before):
         raise ConflictError(f"{subject.id} is {before} and cannot become {state}.")
     moment = db.now(session)
     if isinstance(subject, Job):
         subject.status = state
         if state is JobStatus.RUNNING and subject.started_at is None:
             subject.started_at = moment
-        if not TRANSITIONS[state]:
+        if is_final(state):
             subject.finished_at = moment
             subject.progress = None
     else:
@@ -31,10 +43,10 @@ def advance(session: Session, subject: Subject, state: JobStatus | ModelState | 
 
 def advance_unit(session: Session, unit: Unit, status: UnitStatus) -> None:
     """Change a unit's status; raises ConflictError where the table of states forbids it."""
-    if status not in TRANSITIONS[unit.in_status]:
+    if status not in following(unit.in_status):
         raise ConflictError(f"{unit.id} is {unit.status} and cannot become {status}.")
     unit.status = status
-    if not TRANSITIONS[status]:
+    if is_final(status):
         unit.finished_at = db.now(session)
         unit.token = None
         unit.lease_until = None

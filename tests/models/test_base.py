@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from sqlalchemy.dialects import postgresql, sqlite
 
-from models import TRANSITIONS, JobStatus, UnitStatus, UtcDateTime, is_final, new_id, sources
+from models import TRANSITIONS, JobStatus, UnitStatus, UtcDateTime, following, is_final, new_id, sources
 
 
 def test_ids_sort_by_time_and_do_not_repeat():
@@ -34,14 +34,21 @@ def test_naive_times_are_refused():
         UtcDateTime().process_bind_param(datetime(2026, 3, 1), sqlite.dialect())  # noqa: DTZ001 - what is refused
 
 
-def test_every_state_leads_to_an_end():
-    for state in TRANSITIONS:
+@pytest.mark.parametrize("states", TRANSITIONS)
+def test_every_state_leads_to_an_end(states):
+    assert set(TRANSITIONS[states]) == set(states)
+    for state in states:
         reached, todo = set(), [state]
         while todo:
             now = todo.pop()
             reached.add(now)
-            todo += [after for after in TRANSITIONS[now] if after not in reached]
+            todo += [after for after in following(now) if after not in reached]
         assert any(is_final(after) for after in reached), state
+
+
+def test_states_of_two_kinds_with_one_word_are_apart():
+    assert JobStatus.CANCELLING in following(JobStatus.RUNNING)
+    assert JobStatus.CANCELLING not in following(UnitStatus.RUNNING)
 
 
 def test_sources_invert_the_table():
