@@ -32,15 +32,12 @@ _MEDIA_TYPES: dict[Format, str] = {"json": "application/json", "md": "text/markd
 _NOT_CHANGED: dict[int | str, dict[str, Any]] = {
     304: {"description": "With If-None-Match: nothing changed within `wait` seconds."}
 }
-_REPORT: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The report.",
-        "content": {
-            "application/json": {"schema": {"$ref": "#/components/schemas/Report"}},
-            "text/markdown": {"schema": {"type": "string"}},
-        },
-    }
-}
+_JSON = {"application/json": {"schema": {"$ref": "#/components/schemas/Report"}}}
+_MARKDOWN = {"text/markdown": {"schema": {"type": "string"}}}
+_SAME: dict[int | str, dict[str, Any]] = {304: {"description": "With If-None-Match: the client has it."}}
+_REPORT_JSON = _SAME | {200: {"description": "The report.", "content": _JSON}}
+_REPORT_MARKDOWN = _SAME | {200: {"description": "The report.", "content": _MARKDOWN}}
+_REPORT = _SAME | {200: {"description": "The report.", "content": _JSON | _MARKDOWN}}
 
 
 async def json_body(request: Request) -> None:
@@ -118,10 +115,16 @@ def get_report(job_id: str, request: Request, at: Reading) -> Response:
     raise ApiError(406, "The report is offered as application/json and text/markdown.")
 
 
-@router.get("/{job_id}/report.{format}", response_class=Response, responses=problems(403, 404) | _REPORT)
-def get_report_as(job_id: str, format: Format, request: Request, at: Reading) -> Response:  # noqa: A002 - the API's word
-    """Give the measured report in one format."""
-    return _report(at, request, job_id, format)
+@router.get("/{job_id}/report.json", response_class=Response, responses=problems(403, 404) | _REPORT_JSON)
+def get_report_json(job_id: str, request: Request, at: Reading) -> Response:
+    """Give the measured report for programs."""
+    return _report(at, request, job_id, "json")
+
+
+@router.get("/{job_id}/report.md", response_class=Response, responses=problems(403, 404) | _REPORT_MARKDOWN)
+def get_report_markdown(job_id: str, request: Request, at: Reading) -> Response:
+    """Give the measured report for people."""
+    return _report(at, request, job_id, "md")
 
 
 def _report(at: At, request: Request, job_id: str, form: Format) -> Response:

@@ -1,0 +1,86 @@
+"""Downloads: whole, verified, attached."""
+
+import base64
+import hashlib
+import io
+import os
+import zipfile
+
+import httpx
+import pytest
+
+from services.artifacts import NewFile, store
+from services.storage import open_store
+
+RAW = {"Content-Type": "application/octet-stream"}
+
+
+def uploaded(client, content, name="net"):
+    return client.post("/v1/models", params={"name": name}, content=content, headers=RAW).json()
+
+
+@pytest.mark.parametrize("size", [1, (1 << 20) - 1, 1 << 20, (3 << 20) + 7])
+def test_the_same_bytes_come_back(client, size):
+    content = os.urandom(size)
+    model = uploaded(client, content)
+    digest = hashlib.sha256(content).digest()
+    for path in (
+        f"/v1/models/{model['id']}/content",
+        f"/v1/artifacts/{model['artifact']}",
+        f"/v1/artifacts/{model['sha256']}",
+    ):
+        answer = client.get(path)
+        assert answer.content == content
+        assert answer.headers["Content-Length"] == str(size)
+        assert answer.headers["ETag"] == f'"{digest.hex()}"'
+        assert answer.headers["Repr-Digest"] == f"sha-256=:{base64.b64encode(digest).decode()}:"
+        assert answer.headers["Content-Disposition"].startswith("attachment; filename=")
+        assert answer.headers["Content-Type"] == "application/octet-stream"
+        assert client.get(path, headers={"If-None-Match": f'W/"x", "{digest.hex()}"'}).status_code == 304
+
+
+def test_names_are_safe_in_a_header(client):
+    model = uploaded(client, b"named", name='né"t; x\\/../小')
+    value = client.get(f"/v1/models/{model['id']}/content").headers["Content-Disposition"]
+    assert value.startswith("attachment; filename=\"ne_t_ x__.._.onnx\"; filename*=UTF-8''n%C3%A9%22t%3B")
+    assert client.post("/v1/models", params={"name": "a\r\nb"}, content=b"x", headers=RAW).status_code == 422
+
+
+@pytest.mark.parametrize("size", [1000, 3 << 20])
+def test_damaged_bytes_never_arrive_whole(service, client, size):
+    content = os.urandom(size)
+    model = uploaded(client, content)
+    path = open_store(service.settings).path("alpha", model["sha256"])
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        answer = client.get(f"/v1/models/{model['id']}/content")
+    except httpx.RemoteProtocolError:
+        assert size > 1 << 20, "what fits into one block fails before anything is sent"
+    else:
+        assert (answer.status_code, answer.json()["code"]) == (500, "corrupt")
+        assert size < 1 << 20
+
+
+def test_several_files_are_one_zip_that_is_always_the_same(service, client):
+    folder = open_store(service.settings)
+    contents = {"model.onnx": os.urandom(1000), "weights.bin": os.urandom((2 << 20) + 5), "empty": b""}
+    files = []
+    for name, content in contents.items():
+        writer = folder.writer("alpha", limit=1 << 30)
+        writer.write(content)
+        writer.finish()
+        files.append(NewFile(name, writer))
+    with service.database.transaction() as session:
+        digest = store(session, "alpha", "model", files).digest
+    first = client.get(f"/v1/artifacts/{digest}")
+    assert first.headers["Content-Type"] == "application/zip"
+    assert first.headers["ETag"] == f'"{digest}"'
+    with zipfile.ZipFile(io.BytesIO(first.content)) as archive:
+        assert archive.testzip() is None
+        assert {name: archive.read(name) for name in archive.namelist()} == contents
+        assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
+    assert client.get(f"/v1/artifacts/{digest}").content == first.content
+
+
+def test_a_digest_that_nobody_stored(client):
+    assert client.get(f"/v1/artifacts/{'0' * 64}").status_code == 404

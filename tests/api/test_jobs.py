@@ -1,0 +1,268 @@
+"""Jobs over HTTP, on a service without workers: the test does what a worker would do."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+import engine
+from services import queue
+from services.artifacts import NewFile
+from services.storage import open_store
+
+SIMPLIFY = {"passes": [{"type": "simplify"}]}
+
+
+@pytest.fixture(scope="module")
+def model(service):
+    with service.client() as client:
+        return service.ready_model(client)
+
+
+@pytest.fixture(scope="module")
+def dataset(service):
+    with service.client() as client:
+        return service.ready_dataset(client)
+
+
+@pytest.fixture
+def body(model):
+    return {"model": model, "recipe": SIMPLIFY}
+
+
+def new_job(client, body, **headers):
+    answer = client.post("/v1/jobs", json=body, headers=headers)
+    assert answer.status_code == 202, answer.text
+    return answer.json()
+
+
+def report_of(service, job):
+    """The smallest valid report."""
+    facts = {"sha256": "0" * 64, "size_bytes": 100, "parameters": 10, "nodes": 2, "ops": {}}
+    return engine.Report.model_validate(
+        {
+            "summary": "Nothing was gained.",
+            "unchanged": True,
+            "target": {},
+            "original": facts,
+            "compressed": facts,
+            "steps": [],
+            "size": {"original": 100, "compressed": 100},
+            "quality": [],
+            "latency": None,
+            "memory": None,
+            "verdict": {"outcome": "none"},
+            "calibration_samples": 0,
+            "held_out_samples": 0,
+            "environment": {
+                "cpu": "x",
+                "cpu_flags": [],
+                "cores": 1,
+                "onnxruntime": "1",
+                "provider": "cpu",
+                "python": "3",
+                "system": "linux",
+            },
+            "seconds": 1.0,
+        }
+    )
+
+
+def finish(service, job_id):
+    claim = service.claim_job(job_id)
+    folder = open_store(service.settings)
+    with service.database.transaction() as session:
+        assert queue.progress(
+            session, claim.unit_id, claim.token, [{"type": "step_started", "step": 0, "pass": "simplify"}]
+        )
+    report = report_of(service, job_id)
+    files = {"model.onnx": b"small", "report.json": report.model_dump_json().encode(), "report.md": b"# Report\n"}
+    written = {}
+    for name, content in files.items():
+        written[name] = folder.writer("alpha", limit=1 << 20)
+        written[name].write(content)
+        written[name].finish()
+    result = queue.RunResult(
+        report,
+        engine.Inspection.model_validate(service.inspection),
+        (NewFile("model.onnx", written["model.onnx"]),),
+        tuple(NewFile(name, written[name]) for name in ("report.json", "report.md")),
+    )
+    with service.database.transaction() as session:
+        assert queue.finish_run(session, claim.unit_id, claim.token, result)
+
+
+def test_a_job_is_accepted_and_tells_where_to_look(client, body, dataset):
+    answer = client.post("/v1/jobs", json={**body, "dataset": dataset, "labels": {"branch": "main"}})
+    assert answer.status_code == 202
+    job = answer.json()
+    assert answer.headers["Location"] == f"/v1/jobs/{job['id']}"
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert (job["status"], job["verdict"], job["kind"]) == ("queued", "none", "compress")
+    assert job["steps"] == [{"index": 0, "type": "simplify", "status": "waiting"}]
+    assert job["spec"]["limits"]["max_memory_mb"] == 4096
+    assert client.get(answer.headers["Location"]).json() == job
+    # The output's id is known before there is an output.
+    output = client.get(f"/v1/models/{job['output_model']}").json()
+    assert (output["state"], output["parent"], output["job"]) == ("pending", body["model"], job["id"])
+    waiting = client.get(job["links"]["output"])
+    assert (waiting.status_code, waiting.json()["code"]) == (409, "model_pending")
+    early = client.get(f"/v1/jobs/{job['id']}/report")
+    assert (early.status_code, early.json()["code"]) == (404, "no_report")
+
+
+def test_the_same_key_and_body_are_one_job_even_at_once(service, client, body):
+    def post(_):
+        return client.post("/v1/jobs", json=body, headers={"Idempotency-Key": "same"})
+
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(post, range(20)))
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    other = client.post("/v1/jobs", json={**body, "labels": {"a": "b"}}, headers={"Idempotency-Key": "same"})
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    # Without a key each request is a job; another tenant's key is another key.
+    assert new_job(client, body)["id"] != new_job(client, body)["id"]
+
+
+def test_jobs_are_listed_by_status_and_label_page_by_page(client, body):
+    made = [new_job(client, {**body, "labels": {"run": "list", "n": str(n)}})["id"] for n in range(5)]
+    seen, cursor, pages = [], None, 0
+    while pages == 0 or cursor:
+        params = {"label": "run=list", "limit": 2, **({"cursor": cursor} if cursor else {})}
+        page = client.get("/v1/jobs", params=params).json()
+        seen += [one["id"] for one in page["items"]]
+        cursor, pages = page["next_cursor"], pages + 1
+    assert seen == made[::-1]
+    assert pages == 3
+    both = client.get("/v1/jobs", params={"label": ["run=list", "n=3"]}).json()["items"]
+    assert [one["id"] for one in both] == [made[3]]
+    assert client.get("/v1/jobs", params={"label": "run=list", "status": "succeeded"}).json()["items"] == []
+    assert len(client.get("/v1/jobs", params={"label": "run=list", "status": "queued"}).json()["items"]) == 5
+
+
+def test_a_queued_job_is_cancelled_at_once(client, body):
+    job = new_job(client, body)
+    cancelled = client.post(f"/v1/jobs/{job['id']}:cancel")
+    assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
+    assert cancelled.json()["problem"]["code"] == "cancelled"
+    assert client.post(f"/v1/jobs/{job['id']}:cancel").status_code == 200
+    output = client.get(f"/v1/models/{job['output_model']}").json()
+    assert (output["state"], output["problem"]["code"]) == ("rejected", "dependency_failed")
+
+
+def test_a_running_job_is_cancelling_first(service, client, body):
+    job = new_job(client, body)
+    service.claim_job(job["id"])
+    answer = client.post(f"/v1/jobs/{job['id']}:cancel")
+    assert (answer.status_code, answer.json()["status"]) == (200, "cancelling"), answer.text
+
+
+def test_the_result_the_report_and_the_bytes(service, client, body):
+    job = new_job(client, body)
+    finish(service, job["id"])
+    done = client.get(f"/v1/jobs/{job['id']}").json()
+    assert (done["status"], done["verdict"]) == ("succeeded", "none")
+    assert done["finished_at"]
+    output = client.get(f"/v1/models/{job['output_model']}").json()
+    assert output["state"] == "ready"
+    assert client.get(done["links"]["output"]).content == b"small"
+    report = client.get(done["links"]["report"])
+    assert report.headers["Content-Type"] == "application/json"
+    assert engine.Report.model_validate(report.json()).unchanged
+    text = client.get(done["links"]["report"], headers={"Accept": "text/markdown"})
+    assert (text.headers["Content-Type"], text.text) == ("text/markdown; charset=utf-8", "# Report\n")
+    assert client.get(f"/v1/jobs/{job['id']}/report.md").content == text.content
+    assert client.get(f"/v1/jobs/{job['id']}/report.json").content == report.content
+    assert client.get(f"/v1/jobs/{job['id']}/report.exe").status_code == 404
+    assert client.get(done["links"]["report"], headers={"Accept": "image/png"}).status_code == 406
+    known = {"If-None-Match": report.headers["ETag"]}
+    assert client.get(done["links"]["report"], headers=known).status_code == 304
+    late = client.post(f"/v1/jobs/{job['id']}:cancel")
+    assert (late.status_code, late.json()["code"]) == (409, "already_final")
+
+
+def test_a_poll_with_the_known_etag_is_304(client, body):
+    job = new_job(client, body)
+    first = client.get(f"/v1/jobs/{job['id']}")
+    again = client.get(f"/v1/jobs/{job['id']}", headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["ETag"] == first.headers["ETag"]
+    assert client.get(f"/v1/jobs/{job['id']}", headers={"If-None-Match": '"other"'}).status_code == 200
+    started = time.monotonic()
+    waited = client.get(f"/v1/jobs/{job['id']}?wait=0.4", headers={"If-None-Match": first.headers["ETag"]})
+    assert waited.status_code == 304
+    assert 0.35 < time.monotonic() - started < 2
+
+
+def test_everybody_who_waits_hears_of_a_change_within_a_second(service, client, body):
+    job = new_job(client, body)
+    etag = client.get(f"/v1/jobs/{job['id']}").headers["ETag"]
+    changed = 0.0
+    heard = []
+
+    def wait(n):
+        known = {"If-None-Match": etag} if n % 2 else {}
+        answer = own.get(f"/v1/jobs/{job['id']}?wait=30", headers=known)
+        heard.append((time.monotonic(), answer.json()["status"]))
+
+    threads = [threading.Thread(target=wait, args=(n,)) for n in range(40)]
+    own = service.client(limits=httpx.Limits(max_connections=None))
+    for thread in threads:
+        thread.start()
+    time.sleep(1.5)
+    assert heard == []
+    slowest = max(_livez(client) for _ in range(20))
+    changed = time.monotonic()
+    client.post(f"/v1/jobs/{job['id']}:cancel")
+    for thread in threads:
+        thread.join(10)
+    own.close()
+    assert [status for _, status in heard] == ["cancelled"] * 40
+    assert max(moment for moment, _ in heard) - changed < 1.5
+    assert slowest < 0.5
+    # There is nothing to wait for any more.
+    started = time.monotonic()
+    assert client.get(f"/v1/jobs/{job['id']}?wait=30").json()["status"] == "cancelled"
+    assert time.monotonic() - started < 2
+
+
+def _livez(client):
+    started = time.monotonic()
+    assert client.get("/livez").status_code == 200
+    return time.monotonic() - started
+
+
+def test_a_job_for_an_unknown_or_unchecked_model(client, body):
+    unknown = client.post("/v1/jobs", json={**body, "model": "mdl_" + "0" * 26})
+    assert (unknown.status_code, unknown.json()["code"]) == (422, "unknown_reference")
+    assert unknown.json()["errors"][0]["pointer"] == "/model"
+    raw = {"Content-Type": "application/octet-stream"}
+    fresh = client.post("/v1/models", content=b"unchecked", headers=raw).json()["id"]
+    early = client.post("/v1/jobs", json={**body, "model": fresh})
+    assert (early.status_code, early.json()["code"]) == (409, "model_not_ready")
+
+
+def test_what_network_data_and_spec_cannot_do_together(client, body, dataset):
+    missing = client.post("/v1/jobs", json={**body, "recipe": {"passes": [{"type": "quantize_static"}]}})
+    assert (missing.status_code, missing.json()["code"]) == (422, "spec_invalid")
+    assert missing.json()["step"] == 0
+    assert "dataset" in missing.json()["detail"]
+    target = client.post("/v1/jobs", json={**body, "target": {"provider": "cuda"}})
+    assert (target.status_code, target.json()["code"]) == (422, "target_unavailable")
+    assert "cpu" in target.json()["hint"]
+    gate = {"metric": "top5", "rule": "max_drop", "value": 0.01}
+    wrong = client.post("/v1/jobs", json={**body, "dataset": dataset, "gates": [gate]})
+    assert (wrong.status_code, wrong.json()["code"]) == (422, "spec_invalid")
+
+
+def test_passes_and_targets(client):
+    passes = client.get("/v1/passes").json()["items"]
+    assert {"simplify", "quantize_static"} <= {one["type"] for one in passes}
+    one = client.get("/v1/passes/quantize_static").json()
+    assert one in passes
+    assert one["schema"]["properties"]["type"]["const"] == "quantize_static"
+    assert client.get("/v1/passes/magic").status_code == 404
+    assert client.get("/v1/targets").json() == {"items": []}

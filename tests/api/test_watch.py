@@ -1,0 +1,103 @@
+"""Long polling asks once for all who wait, and not at all when nobody does."""
+
+import asyncio
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from api import watch
+from api.watch import Watcher
+
+
+class Rows:
+    def __init__(self):
+        self.versions = {}
+        self.asked = []
+        self.failing = 0
+
+    def __call__(self, ids):
+        self.asked.append(set(ids))
+        if self.failing:
+            self.failing -= 1
+            raise OperationalError("SELECT", {}, Exception("away"))
+        return {one: self.versions[one] for one in ids if one in self.versions}
+
+
+def scene(play):
+    async def run():
+        rows = Rows()
+        watcher = Watcher(rows, interval_s=0.02)
+        task = asyncio.create_task(watcher.run())
+        try:
+            await play(rows, watcher)
+        finally:
+            task.cancel()
+
+    asyncio.run(run())
+
+
+def test_nobody_waits_nobody_asks():
+    async def play(rows, watcher):
+        await asyncio.sleep(0.1)
+        assert rows.asked == []
+        rows.versions["a"] = "1"
+        await watcher.wait("a", "1", 0.1)
+        asked = len(rows.asked)
+        await asyncio.sleep(0.1)
+        assert len(rows.asked) <= asked + 1
+
+    scene(play)
+
+
+def test_many_who_wait_are_one_question():
+    async def play(rows, watcher):
+        rows.versions |= {"a": "1", "b": "1"}
+        waits = [asyncio.create_task(watcher.wait(one, "1", 10)) for one in "ab" for _ in range(100)]
+        await asyncio.sleep(0.15)
+        assert {frozenset(asked) for asked in rows.asked} == {frozenset("ab")}
+        assert len(rows.asked) < 12
+        rows.versions["a"] = "2"
+        await asyncio.wait(waits[:100], timeout=1)
+        assert all(wait.done() for wait in waits[:100])
+        assert not any(wait.done() for wait in waits[100:])
+        rows.versions["b"] = "2"
+        await asyncio.wait(waits, timeout=1)
+        assert all(wait.done() for wait in waits)
+
+    scene(play)
+
+
+def test_a_change_before_the_wait_is_not_missed():
+    async def play(rows, watcher):
+        rows.versions["a"] = "2"
+        async with asyncio.timeout(1):
+            await watcher.wait("a", "1", 10)
+
+    scene(play)
+
+
+def test_a_database_that_is_away_only_costs_time(monkeypatch):
+    monkeypatch.setattr(watch, "BACK_OFF_S", 0.05)
+
+    async def play(rows, watcher):
+        rows.versions["a"] = "2"
+        rows.failing = 2
+        async with asyncio.timeout(1):
+            await watcher.wait("a", "1", 10)
+        assert len(rows.asked) == 3
+
+    scene(play)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_stopping_server_sends_everybody_home(before):
+    async def play(_rows, watcher):
+        if before:
+            watcher.close()
+        wait = asyncio.create_task(watcher.wait("a", "1", 10))
+        await asyncio.sleep(0.05)
+        watcher.close()
+        async with asyncio.timeout(1):
+            await wait
+
+    scene(play)
