@@ -1,0 +1,491 @@
+"""Concrete sizes of every value at chosen input dimensions, and the small constants that shape arithmetic computes."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import shape_inference
+
+from engine.errors import ModelUnsupportedError
+
+Shape = tuple[int, ...]
+Array = np.ndarray
+
+# Shape vectors, axes, scales and scalars are known by value; weights are not read.
+_MOST_INTEGERS = 4096
+_MOST_FLOATS = 16
+# Stand-ins for dynamic dimensions: images divide by every common stride, sequences stay short.
+BATCH = 1
+_IMAGE = 64
+_SEQUENCE = 8
+
+
+@dataclass
+class Sizes:
+    """Shapes, element types and known small values by value name, at one choice of the dynamic dimensions."""
+
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+    known: dict[str, Array] = field(default_factory=dict)
+
+    def shape(self, value: ir.Value | None) -> Shape | None:
+        """Give the value's concrete shape, None where it could not be inferred."""
+        return None if value is None or value.name is None else self.shapes.get(value.name)
+
+    def constant(self, value: ir.Value | None) -> Array | None:
+        """Give the value's content if shape arithmetic or a small initializer determines it."""
+        return None if value is None or value.name is None else self.known.get(value.name)
+
+
+def infer(model: ir.Model, dims: Mapping[str, int] | None = None, *, scale: int = 1) -> Sizes:
+    """Walk the graph with every dynamic dimension replaced by a number.
+
+    `dims` names sizes for symbolic dimensions; `scale` multiplies the others, so that two walks show which sizes are
+    dynamic.
+    """
+    sizes = Sizes()
+    chosen = dict(dims or {})
+    for value in model.graph.inputs:
+        if not value.is_initializer():
+            _enter(sizes, value, _concrete(value, chosen, scale))
+    for value in model.graph.initializers.values():
+        _enter_initializer(sizes, value)
+    for node in model.graph:
+        _walk(model, sizes, node, chosen, scale)
+    return sizes
+
+
+def _enter(sizes: Sizes, value: ir.Value, shape: Shape) -> None:
+    assert value.name is not None
+    sizes.shapes[value.name] = shape
+    sizes.types[value.name] = int(value.dtype or ir.DataType.FLOAT)
+
+
+def _enter_initializer(sizes: Sizes, value: ir.Value) -> None:
+    tensor = value.const_value
+    if tensor is None or value.name is None:
+        return
+    sizes.shapes[value.name] = tuple(int(size) for size in tensor.shape.numpy())
+    sizes.types[value.name] = int(tensor.dtype)
+    most = _MOST_FLOATS if tensor.dtype.is_floating_point() else _MOST_INTEGERS
+    if tensor.size <= most and tensor.dtype != ir.DataType.STRING:
+        sizes.known[value.name] = tensor.numpy()
+
+
+def _concrete(value: ir.Value, chosen: dict[str, int], scale: int) -> Shape:
+    if value.shape is None:
+        raise ModelUnsupportedError(f"Input {value.name} has no declared rank.", node=value.name)
+    rank = len(value.shape)
+    found = []
+    for axis, size in enumerate(value.shape):
+        if isinstance(size, int):
+            found.append(size)
+            continue
+        name = size.value or f"{value.name}.{axis}"
+        default = BATCH if axis == 0 else _IMAGE if rank >= 4 else _SEQUENCE
+        found.append(chosen.setdefault(name, default * scale))
+    return tuple(found)
+
+
+def _walk(model: ir.Model, sizes: Sizes, node: ir.Node, chosen: dict[str, int], scale: int) -> None:
+    evaluated = evaluate(node, [sizes.constant(value) for value in node.inputs], sizes)
+    if evaluated is not None:
+        for value, array in zip(node.outputs, evaluated, strict=False):
+            if value.name:
+                sizes.shapes[value.name] = array.shape
+                sizes.types[value.name] = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+                sizes.known[value.name] = array
+        return
+    inferred = _infer_node(model, sizes, node)
+    first = sizes.shape(node.inputs[0]) if node.inputs else None
+    if node.op_type in _SAME_SHAPE and first is not None and inferred.get(node.outputs[0].name or "", (0, None))[1] is None:
+        # Operators that are defined as functions have no inference of their own.
+        inferred[node.outputs[0].name or ""] = (sizes.types[node.inputs[0].name or ""], first)
+    for value in node.outputs:
+        if not value.name:
+            continue
+        if value.name in inferred:
+            sizes.types[value.name], shape = inferred[value.name]
+        else:
+            sizes.types[value.name], shape = int(value.dtype or ir.DataType.FLOAT), None
+        if shape is None and value.shape is not None:
+            shape = _concrete(value, chosen, scale)
+        if shape is not None:
+            sizes.shapes[value.name] = shape
+
+
+def _infer_node(model: ir.Model, sizes: Sizes, node: ir.Node) -> dict[str, tuple[int, Shape | None]]:
+    contrib = CONTRIB.get(node.op_type) if node.domain == "com.microsoft" else None
+    if contrib is not None:
+        return _infer_contrib(sizes, node, contrib)
+    version = model.opset_imports.get(node.domain, 0)
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+    except onnx.defs.SchemaError:
+        # Exporters put LayerNormalization-like functions of later sets or of the runtime into the standard domain.
+        simple = CONTRIB.get(node.op_type)
+        return {} if simple is None else _infer_contrib(sizes, node, simple)
+    types: dict[str, onnx.TypeProto] = {}
+    data: dict[str, onnx.TensorProto] = {}
+    for value in node.inputs:
+        if value is None or not value.name:
+            continue
+        name = value.name
+        if name not in sizes.types:
+            return {}
+        types[name] = onnx.helper.make_tensor_type_proto(sizes.types[name], sizes.shapes.get(name))
+        if name in sizes.known:
+            data[name] = onnx.numpy_helper.from_array(sizes.known[name])
+    imports = [onnx.helper.make_opsetid(domain, number) for domain, number in model.opset_imports.items()]
+    proto = ir.serde.serialize_node(node)
+    try:
+        found = shape_inference.infer_node_outputs(schema, proto, types, data, None, imports)
+    except (shape_inference.InferenceError, RuntimeError):
+        return {}
+    return {name: _read_type(kind) for name, kind in found.items()}
+
+
+def _read_type(kind: onnx.TypeProto) -> tuple[int, Shape | None]:
+    tensor = kind.tensor_type
+    if not tensor.HasField("shape") or not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+        return tensor.elem_type, None
+    return tensor.elem_type, tuple(dim.dim_value for dim in tensor.shape.dim)
+
+
+ContribShape = Callable[[ir.Node, list[Shape | None]], Shape | None]
+
+
+def _infer_contrib(sizes: Sizes, node: ir.Node, shape_of: ContribShape) -> dict[str, tuple[int, Shape | None]]:
+    shapes = [sizes.shape(value) for value in node.inputs]
+    first = next((value.name for value in node.inputs if value is not None), None)
+    output = node.outputs[0]
+    if first is None or not output.name:
+        return {}
+    kind = sizes.types.get(first, int(ir.DataType.FLOAT))
+    if node.op_type == "EmbedLayerNormalization":
+        kind = int(ir.DataType.FLOAT)
+    found = {output.name: (kind, shape_of(node, shapes))}
+    if node.op_type.startswith("Skip") and len(node.outputs) > 3 and node.outputs[3].name:  # the sum before the norm
+        found[node.outputs[3].name] = found[output.name]
+    return found
+
+
+_SAME_SHAPE = frozenset({"GroupNormalization", "MeanVarianceNormalization", "RMSNormalization", "RotaryEmbedding", "Swish"})
+
+
+def _as_first(_: ir.Node, shapes: list[Shape | None]) -> Shape | None:
+    return shapes[0]
+
+
+def _fused_matmul(node: ir.Node, shapes: list[Shape | None]) -> Shape | None:
+    left, right = shapes[0], shapes[1]
+    if left is None or right is None or len(left) < 2 or len(right) < 2:
+        return None
+    rows = left[-1] if integer(node, "transA", 0) else left[-2]
+    columns = right[-2] if integer(node, "transB", 0) else right[-1]
+    return (*np.broadcast_shapes(left[:-2], right[:-2]), rows, columns)
+
+
+def _attention(node: ir.Node, shapes: list[Shape | None]) -> Shape | None:
+    source, weight = shapes[0], shapes[1]
+    if source is None or weight is None:
+        return None
+    hidden = integers(node, "qkv_hidden_sizes")
+    return (*source[:-1], hidden[2] if hidden else weight[1] // 3)
+
+
+def _multi_head(_: ir.Node, shapes: list[Shape | None]) -> Shape | None:
+    query, value = shapes[0], shapes[2] if len(shapes) > 2 else None
+    if query is None or len(query) != 3:
+        return None
+    return query if value is None or len(value) != 3 else (*query[:-1], value[-1])
+
+
+def _grouped_query(node: ir.Node, shapes: list[Shape | None]) -> Shape | None:
+    query = shapes[0]
+    if query is None or (len(shapes) > 1 and shapes[1] is not None):
+        return query
+    heads, pairs = integer(node, "num_heads", 1), integer(node, "kv_num_heads", 1)
+    return (*query[:-1], query[-1] * heads // (heads + 2 * pairs))
+
+
+def _embedding(_: ir.Node, shapes: list[Shape | None]) -> Shape | None:
+    ids, table = shapes[0], shapes[2]
+    return None if ids is None or table is None else (*ids, table[-1])
+
+
+def _fused_conv(node: ir.Node, shapes: list[Shape | None]) -> Shape | None:
+    source, weight = shapes[0], shapes[1]
+    if source is None or weight is None:
+        return None
+    kind = onnx.helper.make_tensor_type_proto
+    types = {"x": kind(1, source), "w": kind(1, weight)}
+    names = ("dilations", "group", "kernel_shape", "pads", "strides", "auto_pad")
+    attributes = [ir.serde.serialize_attribute(node.attributes[name]) for name in names if name in node.attributes]
+    proto = onnx.helper.make_node("Conv", ["x", "w"], ["y"])
+    proto.attribute.extend(attributes)
+    schema = onnx.defs.get_schema("Conv", 11, "")
+    return _read_type(shape_inference.infer_node_outputs(schema, proto, types)["y"])[1]
+
+
+CONTRIB: dict[str, ContribShape] = {
+    **dict.fromkeys(
+        (
+            "BiasAdd", "BiasGelu", "FastGelu", "Gelu", "GroupNorm", "LayerNormalization", "QuickGelu", "RotaryEmbedding",
+            "SimplifiedLayerNormalization", "SkipGroupNorm", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
+        ),
+        _as_first,
+    ),
+    "Attention": _attention,
+    "EmbedLayerNormalization": _embedding,
+    "FusedConv": _fused_conv,
+    "FusedGemm": _fused_matmul,
+    "FusedMatMul": _fused_matmul,
+    "GroupQueryAttention": _grouped_query,
+    "MultiHeadAttention": _multi_head,
+}  # fmt: skip
+
+
+def integer(node: ir.Node, name: str, default: int) -> int:
+    """Read an integer attribute."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else int(attribute.as_int())
+
+
+def number(node: ir.Node, name: str, default: float) -> float:
+    """Read a float attribute."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else float(attribute.as_float())
+
+
+def integers(node: ir.Node, name: str) -> list[int] | None:
+    """Read a list-of-integers attribute, None where it is absent."""
+    attribute = node.attributes.get(name)
+    return None if attribute is None else [int(item) for item in attribute.as_ints()]
+
+
+def text(node: ir.Node, name: str, default: str) -> str:
+    """Read a string attribute."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else str(attribute.as_string())
+
+
+def axes_of(node: ir.Node, constant: Array | None, rank: int) -> tuple[int, ...] | None:
+    """Read axes from the attribute of older operator sets or from the constant input of newer ones."""
+    listed = integers(node, "axes")
+    if listed is None and constant is not None:
+        listed = [int(axis) for axis in constant.reshape(-1)]
+    return None if listed is None else tuple(axis % rank for axis in listed)
+
+
+# --- the value of shape arithmetic -----------------------------------------------------------------------------------
+
+_ELEMENTWISE: dict[str, Callable[..., Array]] = {
+    "Abs": np.abs, "Add": np.add, "And": np.logical_and, "Ceil": np.ceil, "Equal": np.equal, "Floor": np.floor,
+    "Greater": np.greater, "GreaterOrEqual": np.greater_equal, "Less": np.less, "LessOrEqual": np.less_equal,
+    "Mul": np.multiply, "Neg": np.negative, "Not": np.logical_not, "Or": np.logical_or, "Reciprocal": np.reciprocal,
+    "Round": np.rint, "Sign": np.sign, "Sqrt": np.sqrt, "Sub": np.subtract, "Exp": np.exp, "Log": np.log,
+    "Where": np.where, "Xor": np.logical_xor,
+}  # fmt: skip
+
+
+def evaluate(node: ir.Node, values: Sequence[Array | None], sizes: Sizes | None = None) -> list[Array] | None:
+    """Compute a node's outputs from known inputs, None where the node or an input is not known."""
+    if node.domain not in {"", "ai.onnx"}:
+        return None
+    if node.op_type == "Constant":
+        return _constant(node)
+    if node.op_type in {"Shape", "Size"} and sizes is not None:
+        shape = sizes.shape(node.inputs[0])
+        return None if shape is None else [_shape(node, shape)]
+    given = [values[index] for index, value in enumerate(node.inputs) if value is not None]
+    if not given or any(value is None for value in given):
+        return None
+    arrays = [value for value in given if value is not None]
+    function = _EVALUATORS.get(node.op_type)
+    if function is None and node.op_type in _ELEMENTWISE:
+        return [np.asarray(_ELEMENTWISE[node.op_type](*arrays)).astype(_elementwise_type(node, arrays), copy=False)]
+    if function is None:
+        return None
+    outcome = function(node, arrays)
+    return None if outcome is None or any(array.size > _MOST_INTEGERS and sizes for array in outcome) else outcome
+
+
+def _elementwise_type(node: ir.Node, arrays: list[Array]) -> np.dtype:
+    if node.op_type in {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor"}:
+        return np.dtype(bool)
+    return arrays[-1].dtype
+
+
+def _constant(node: ir.Node) -> list[Array] | None:
+    for name in ("value", "value_int", "value_ints", "value_float", "value_floats"):
+        attribute = node.attributes.get(name)
+        if attribute is None:
+            continue
+        if name == "value":
+            tensor = attribute.as_tensor()
+            small = tensor.size <= (_MOST_FLOATS if tensor.dtype.is_floating_point() else _MOST_INTEGERS)
+            return [tensor.numpy()] if small and tensor.dtype != ir.DataType.STRING else None
+        return [np.array(attribute.value, np.int64 if "int" in name else np.float32)]
+    return None
+
+
+def _shape(node: ir.Node, shape: Shape) -> Array:
+    if node.op_type == "Size":
+        return np.array(math.prod(shape), np.int64)
+    start, end = integer(node, "start", 0), node.attributes.get("end")
+    return np.array(shape[start : None if end is None else end.as_int()], np.int64)
+
+
+def _divide(_: ir.Node, arrays: list[Array]) -> list[Array] | None:
+    left, right = arrays
+    if not np.issubdtype(left.dtype, np.integer):
+        return [np.asarray(left / right).astype(left.dtype)]
+    if not np.all(right):
+        return None
+    return [np.asarray(np.trunc(left / right)).astype(left.dtype)]
+
+
+def _cast(node: ir.Node, arrays: list[Array]) -> list[Array]:
+    return [arrays[0].astype(ir.DataType(node.attributes["to"].as_int()).numpy())]
+
+
+def _gather(node: ir.Node, arrays: list[Array]) -> list[Array]:
+    return [np.asarray(np.take(arrays[0], arrays[1].astype(np.int64), axis=integer(node, "axis", 0)))]
+
+
+def _slice(node: ir.Node, arrays: list[Array]) -> list[Array]:
+    data = arrays[0]
+    where = slices(node, arrays[1:], data.ndim)
+    return [data if where is None else data[where]]
+
+
+def slices(node: ir.Node, operands: Sequence[Array | None], rank: int) -> tuple[slice, ...] | None:
+    """Give a Slice node's ranges for each axis, None where they are not constant."""
+    starts, ends = integers(node, "starts"), integers(node, "ends")
+    axes: Sequence[int] | None = integers(node, "axes")
+    steps: Sequence[int] | None = None
+    if starts is None or ends is None:
+        if len(operands) < 2 or operands[0] is None or operands[1] is None:
+            return None
+        starts, ends = operands[0].tolist(), operands[1].tolist()
+        axes = operands[2].tolist() if len(operands) > 2 and operands[2] is not None else None
+        steps = operands[3].tolist() if len(operands) > 3 and operands[3] is not None else None
+    found = [slice(None)] * rank
+    for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        axis = index if axes is None else axes[index] % rank
+        step = 1 if steps is None else steps[index]
+        # A negative step to before the first element has no spelling in Python but None.
+        found[axis] = slice(start, None if step < 0 and end < -(1 << 31) else end, step)
+    return tuple(found)
+
+
+def _concat(node: ir.Node, arrays: list[Array]) -> list[Array]:
+    return [np.concatenate(arrays, axis=integer(node, "axis", 0))]
+
+
+def _squeeze(node: ir.Node, arrays: list[Array]) -> list[Array]:
+    axes = axes_of(node, arrays[1] if len(arrays) > 1 else None, arrays[0].ndim)
+    return [np.squeeze(arrays[0], axis=axes)]
+
+
+def _unsqueeze(node: ir.Node, arrays: list[Array]) -> list[Array]:
+    listed = integers(node, "axes") or arrays[1].reshape(-1).tolist()
+    return [np.expand_dims(arrays[0], tuple(listed))]
+
+
+def _reshape(node: ir.Node, arrays: list[Array]) -> list[Array] | None:
+    target = arrays[1].tolist()
+    if not integer(node, "allowzero", 0):
+        target = [arrays[0].shape[axis] if size == 0 else size for axis, size in enumerate(target)]
+    return [arrays[0].reshape(target)]
+
+
+def _flatten(node: ir.Node, arrays: list[Array]) -> list[Array]:
+    axis = integer(node, "axis", 1) % (arrays[0].ndim + 1)
+    return [arrays[0].reshape(math.prod(arrays[0].shape[:axis]), -1)]
+
+
+def _transpose(node: ir.Node, arrays: list[Array]) -> list[Array]:
+    return [arrays[0].transpose(integers(node, "perm"))]
+
+
+def _constant_of_shape(node: ir.Node, arrays: list[Array]) -> list[Array] | None:
+    shape = tuple(arrays[0].tolist())
+    if math.prod(shape) > _MOST_INTEGERS:
+        return None
+    attribute = node.attributes.get("value")
+    return [
+        np.full(
+            shape, 0.0 if attribute is None else attribute.as_tensor().numpy()[0], None if attribute else np.float32
+        )
+    ]
+
+
+def _range(_: ir.Node, arrays: list[Array]) -> list[Array] | None:
+    start, limit, delta = (array.item() for array in arrays)
+    if delta == 0 or (limit - start) / delta > _MOST_INTEGERS:
+        return None
+    return [np.arange(start, limit, delta, dtype=arrays[0].dtype)]
+
+
+def _expand(_: ir.Node, arrays: list[Array]) -> list[Array] | None:
+    shape = np.broadcast_shapes(arrays[0].shape, tuple(arrays[1].tolist()))
+    return [np.broadcast_to(arrays[0], shape)] if math.prod(shape) <= _MOST_INTEGERS else None
+
+
+def _reduce(function: Callable[..., Array]) -> Callable[[ir.Node, list[Array]], list[Array]]:
+    def run(node: ir.Node, arrays: list[Array]) -> list[Array]:
+        axes = axes_of(node, arrays[1] if len(arrays) > 1 else None, arrays[0].ndim)
+        keep = bool(integer(node, "keepdims", 1))
+        return [np.asarray(function(arrays[0], axis=axes, keepdims=keep)).astype(arrays[0].dtype)]
+
+    return run
+
+
+def _split(node: ir.Node, arrays: list[Array]) -> list[Array]:
+    axis = integer(node, "axis", 0)
+    pieces = integers(node, "split") or (arrays[1].tolist() if len(arrays) > 1 else None)
+    if pieces is None:
+        return [np.asarray(piece) for piece in np.array_split(arrays[0], len(node.outputs), axis=axis)]
+    return [np.asarray(piece) for piece in np.split(arrays[0], np.cumsum(pieces)[:-1], axis=axis)]
+
+
+def _extreme(function: Callable[..., Array]) -> Callable[[ir.Node, list[Array]], list[Array]]:
+    def run(_: ir.Node, arrays: list[Array]) -> list[Array]:
+        result = arrays[0]
+        for other in arrays[1:]:
+            result = function(result, other)
+        return [np.asarray(result)]
+
+    return run
+
+
+_EVALUATORS: dict[str, Callable[[ir.Node, list[Array]], list[Array] | None]] = {
+    "Cast": _cast,
+    "Concat": _concat,
+    "ConstantOfShape": _constant_of_shape,
+    "Div": _divide,
+    "Expand": _expand,
+    "Flatten": _flatten,
+    "Gather": _gather,
+    "Identity": lambda _, arrays: [arrays[0]],
+    "Max": _extreme(np.maximum),
+    "Min": _extreme(np.minimum),
+    "Mod": lambda node, arrays: [np.asarray((np.fmod if integer(node, "fmod", 0) else np.mod)(arrays[0], arrays[1]))],
+    "Pow": lambda _, arrays: [np.asarray(np.power(arrays[0], arrays[1])).astype(arrays[0].dtype)],
+    "Range": _range,
+    "ReduceMax": _reduce(np.max),
+    "ReduceMin": _reduce(np.min),
+    "ReduceProd": _reduce(np.prod),
+    "ReduceSum": _reduce(np.sum),
+    "Reshape": _reshape,
+    "Slice": _slice,
+    "Split": _split,
+    "Squeeze": _squeeze,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+}

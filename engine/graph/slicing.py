@@ -1,0 +1,403 @@
+"""Remove channels: cut the initializers, rewrite the sizes that nodes hold, give a new valid network."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx_ir as ir
+
+from engine.errors import SpecInvalidError
+from engine.graph import io
+from engine.graph.coupling import Coupling
+from engine.graph.execution import Member, Site
+from engine.graph.labels import Array, Labels
+from engine.graph.sizes import integer, integers, slices
+
+
+def remove(model: ir.Model, coupling: Coupling, atoms: Iterable[int]) -> ir.Model:
+    """Give a copy of the analysed model without the channels of these atoms; tensors that stay whole are shared.
+
+    Raises SpecInvalidError if the atoms may not go, or not in this combination.
+    """
+    gone = removed(coupling, atoms)
+    pruned = model.clone()
+    for name, members in by_initializer(coupling, gone).items():
+        value = pruned.graph.initializers[name]
+        tensor = value.const_value
+        assert tensor is not None
+        _store(value, _cut(tensor.numpy(), members, gone, name))
+    nodes = {str(node.name): node for node in pruned.graph}
+    writer = _Writer(pruned)
+    for (node_name, kind, attribute), sites in _by_node(coupling, gone).items():
+        _REWRITES[kind](writer, nodes[node_name], sites, gone, attribute)
+    _forget_shapes(pruned)
+    return pruned
+
+
+def removed(coupling: Coupling, atoms: Iterable[int]) -> Array:
+    """Check that atoms may go together, and give them as a mask over atom numbers."""
+    chosen = set(atoms)
+    known = [atom for group in coupling.groups for atom in group.atoms]
+    unknown = chosen.difference(known)
+    if unknown:
+        raise SpecInvalidError(f"Channels {sorted(unknown)[:5]} cannot be removed.")
+    for group in coupling.groups:
+        inside = np.array([atom in chosen for atom in group.atoms])
+        if inside.any() and (group.balance @ inside.astype(np.int64)).any():
+            raise SpecInvalidError(
+                f"Removing these channels of group {group.name} would leave lines of unequal length.",
+                node=group.producers[0],
+                hint="Remove whole units as `units` lists them.",
+            )
+    size = 1 + max(
+        (int(item.labels.atoms.max()) for item in (*coupling.members, *coupling.sites, *coupling.sinks)), default=0
+    )
+    gone = np.zeros(max(size, max(known, default=0) + 1), bool)
+    gone[list(chosen)] = True
+    return gone
+
+
+def by_initializer(coupling: Coupling, gone: Array) -> dict[str, list[Member]]:
+    """List the members that lose something, by initializer."""
+    found: dict[str, list[Member]] = {}
+    for member in coupling.members:
+        if gone[member.labels.atoms].any():
+            found.setdefault(member.initializer, []).append(member)
+    return found
+
+
+def _store(value: ir.Value, array: Array) -> None:
+    old = value.const_value
+    assert old is not None
+    value.const_value = ir.tensor(np.ascontiguousarray(array), dtype=old.dtype, name=value.name)
+    value.shape = ir.Shape(array.shape)
+
+
+def _by_node(coupling: Coupling, gone: Array) -> dict[tuple[str, str, str], list[Site]]:
+    found: dict[tuple[str, str, str], list[Site]] = {}
+    for site in coupling.sites:
+        if gone[site.labels.atoms].any():
+            found.setdefault((site.node, site.kind, site.name), []).append(site)
+    return found
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+def _cut(array: Array, members: list[Member], gone: Array, name: str) -> Array:
+    """Drop what any member loses. Only one axis may lose different places on different lines."""
+    losses = losses_by_axis([member.labels for member in members], gone)
+    uneven = [axis for axis, loss in losses.items() if loss.size > loss.shape[axis]]
+    if len(uneven) > 1:
+        raise SpecInvalidError(f"Two axes of {name} would lose different places on different lines.", node=name)
+    masks = {axis: loss for axis, loss in losses.items() if axis not in uneven}
+    table = losses[uneven[0]] if uneven else None
+    for axis, loss in masks.items():
+        kept = ~loss.reshape(-1)
+        if not kept.any():
+            raise SpecInvalidError(f"{name} would have width 0.", node=name, hint="Keep at least one unit of each group.")
+        array = array.compress(kept, axis=axis)
+        if table is not None and table.shape[axis] > 1:
+            table = table.compress(kept, axis=axis)
+    return array if table is None else _cut_lines(array, table, uneven[0], name)
+
+
+def _cut_lines(array: Array, table: Array, axis: int, name: str) -> Array:
+    kept = np.moveaxis(~np.broadcast_to(table, array.shape), axis, -1)
+    counts = kept.sum(axis=-1)
+    left = int(counts.flat[0])
+    if not (counts == left).all() or left == 0:
+        raise SpecInvalidError(f"{name} would have lines of unequal length.", node=name)
+    lines = np.moveaxis(array, axis, -1)
+    return np.moveaxis(lines[kept].reshape(*lines.shape[:-1], left), -1, axis)
+
+
+def losses_by_axis(labels: Iterable[Labels], gone: Array) -> dict[int, Array]:
+    """Give for each axis that gets shorter which places go; labels of several layers are joined."""
+    found: dict[int, Array] = {}
+    for part in labels:
+        loss = gone[part.atoms]
+        if loss.any():
+            found[part.axis] = found[part.axis] | loss if part.axis in found else loss
+    return {axis: _even(loss, axis) for axis, loss in found.items()}
+
+
+def _even(loss: Array, axis: int) -> Array:
+    """Drop axes along which the loss is the same everywhere."""
+    for other, size in enumerate(loss.shape):
+        if other != axis and size > 1 and (loss == loss.take([0], axis=other)).all():
+            loss = loss.take([0], axis=other)
+    return loss
+
+
+def _line(loss: Array, axis: int) -> Array:
+    """Give the loss on the first line; the analysis made sure that the others count as many in every range."""
+    return np.moveaxis(loss, axis, -1).reshape(-1, loss.shape[axis])[0]
+
+
+def new_sizes(sites: list[Site], gone: Array) -> dict[int, int]:
+    """Give the new length of each axis that gets shorter."""
+    shape = sites[0].labels.shape
+    found = {}
+    for axis, loss in losses_by_axis([site.labels for site in sites], gone).items():
+        left = shape[axis] - int(_line(loss, axis).sum())
+        if left == 0:
+            raise SpecInvalidError(
+                "An axis would have width 0.", node=sites[0].node, hint="Keep at least one unit of each group."
+            )
+        found[axis] = left
+    return found
+
+
+# --- sizes in nodes --------------------------------------------------------------------------------------------------
+
+
+class _Writer:
+    """Puts new constants into a network."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        self._taken = io.value_names(model)
+        self._nodes = {str(node.name) for node in model.graph.all_nodes()}
+
+    def constant(self, array: Array, stem: str) -> ir.Value:
+        name = io.unused_name(self._taken, f"{stem}_pruned")
+        tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
+        value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
+        self.model.graph.register_initializer(value)
+        return value
+
+    def add(self, before: ir.Node, op_type: str, inputs: list[ir.Value | None], **attributes: int) -> ir.Value:
+        name = io.unused_name(self._nodes, f"{before.name}_{op_type}")
+        node = ir.node(op_type, inputs, attributes or None, name=name)
+        node.outputs[0].name = io.unused_name(self._taken, f"{name}_output")
+        self.model.graph.insert_before(before, node)
+        return node.outputs[0]
+
+    def insert_after(self, node: ir.Node, index: int, op_type: str, inputs: list[ir.Value], **attributes: int) -> None:
+        """Send an output through one more node before anybody reads it."""
+        output = node.outputs[index]
+        name = io.unused_name(self._nodes, f"{node.name}_{op_type}")
+        added = ir.node(op_type, [output, *inputs], attributes or None, name=name)
+        added.outputs[0].name = io.unused_name(self._taken, f"{name}_output")
+        output.replace_all_uses_with(added.outputs[0], replace_graph_outputs=True)
+        added.replace_input_with(0, output)
+        self.model.graph.insert_after(node, added)
+
+    def write(self, node: ir.Node, index: int, changes: dict[int, int]) -> None:
+        """Change elements of an integer input, also where the rest of it is computed at run time."""
+        value = node.inputs[index]
+        assert value is not None
+        stem = str(value.name)
+        if value.const_value is not None:
+            array = value.const_value.numpy().copy()
+            for place, number in changes.items():
+                array.reshape(-1)[place] = number
+            node.replace_input_with(index, self.constant(array, stem))
+            return
+        length = max(changes) + 1 if value.shape is None else max(int(value.shape.numpy()[0]), max(changes) + 1)
+        chosen = np.zeros(length, bool)
+        numbers = np.zeros(length, np.int64)
+        for place, number in changes.items():
+            chosen[place], numbers[place] = True, number
+        mixed = self.add(node, "Where", [self.constant(chosen, stem), self.constant(numbers, stem), value])
+        node.replace_input_with(index, mixed)
+
+
+def _reshape(writer: _Writer, node: ir.Node, sites: list[Site], gone: Array, _: str) -> None:
+    changes = new_sizes(sites, gone)
+    target = node.inputs[1]
+    assert target is not None
+    dynamic = {site.labels.axis for site in sites if site.dynamic}
+    rank = len(sites[0].labels.shape)
+    written = None if target.const_value is None else target.const_value.numpy()
+    kept_marks = {0, -1} if not integer(node, "allowzero", 0) else {-1}
+    wanted = {}
+    for axis, size in changes.items():
+        if written is not None and int(written[axis]) in kept_marks:
+            continue
+        wanted[axis] = -1 if axis in dynamic else size
+    if not wanted:
+        return
+    if written is None:
+        # The length of the vector is the rank; it must be known to mix constants into it.
+        target.shape = ir.Shape([rank])
+        wanted = {axis: size for axis, size in wanted.items() if not _is_mark(target, axis)}
+    if wanted:
+        writer.write(node, 1, wanted)
+
+
+def _is_mark(target: ir.Value, axis: int) -> bool:
+    """Tell whether an element of a computed shape is the constant -1 or 0, which adapts by itself."""
+    producer = target.producer()
+    if producer is None or producer.op_type != "Concat":
+        return False
+    place = 0
+    for value in producer.inputs:
+        if value is None:
+            return False
+        constant = None if value.const_value is None else value.const_value.numpy().reshape(-1)
+        size = 1 if constant is None else len(constant)
+        if value.const_value is None and value.shape is not None and value.shape.is_static():
+            size = int(value.shape.numpy()[0])
+        if place <= axis < place + size:
+            return constant is not None and int(constant[axis - place]) in {0, -1}
+        place += size
+    return False
+
+
+def _expand(writer: _Writer, node: ir.Node, sites: list[Site], gone: Array, _: str) -> None:
+    """The labelled axis is there before Expand, so that a 1 in the target keeps it."""
+    target = node.inputs[1]
+    assert target is not None
+    rank = len(sites[0].labels.shape)
+    if target.const_value is None:
+        target.shape = ir.Shape([rank]) if target.shape is None else target.shape
+        length = int(target.shape.numpy()[0])
+    else:
+        length = target.const_value.size
+    changes = {axis - (rank - length): 1 for axis in new_sizes(sites, gone) if axis >= rank - length}
+    if changes:
+        writer.write(node, 1, changes)
+
+
+def _resize(writer: _Writer, node: ir.Node, sites: list[Site], gone: Array, _: str) -> None:
+    target = node.inputs[3]
+    assert target is not None
+    listed = integers(node, "axes")
+    rank = len(sites[0].labels.shape)
+    places = list(range(rank)) if listed is None else [axis % rank for axis in listed]
+    if target.const_value is None:
+        target.shape = ir.Shape([len(places)])
+    changes = {places.index(axis): size for axis, size in new_sizes(sites, gone).items() if axis in places}
+    if changes:
+        writer.write(node, 3, changes)
+
+
+def _split(writer: _Writer, node: ir.Node, sites: list[Site], gone: Array, _: str) -> None:
+    axis = sites[0].axis
+    size = sites[0].labels.shape[axis]
+    loss = losses_by_axis([site.labels for site in sites], gone).get(axis)
+    if loss is None:
+        return
+    given = node.inputs[1] if len(node.inputs) > 1 else None
+    pieces = integers(node, "split")
+    by_attribute = pieces is not None
+    if given is not None and given.const_value is not None:
+        pieces = given.const_value.numpy().tolist()
+    if pieces is None:
+        largest = -(-size // len(node.outputs))
+        pieces = [min(largest, size - start) for start in range(0, size, largest)]
+    line, start, new = _line(loss, axis), 0, []
+    for piece in pieces:
+        new.append(piece - int(line[start : start + piece].sum()))
+        start += piece
+    if min(new) == 0:
+        raise SpecInvalidError("A part would have width 0.", node=str(node.name), hint="Keep at least one unit of each part.")
+    if by_attribute or writer.model.opset_imports.get("", 0) < 13:
+        node.attributes.add(ir.AttrInt64s("split", new))
+        return
+    node.attributes.pop("num_outputs", None)
+    node.resize_inputs(2)
+    node.replace_input_with(1, writer.constant(np.array(new, np.int64), f"{node.name}_split"))
+
+
+def _slice(writer: _Writer, node: ir.Node, sites: list[Site], gone: Array, _: str) -> None:
+    labels = [site.labels for site in sites]
+    shape = labels[0].shape
+    operands = [
+        None if value is None or value.const_value is None else value.const_value.numpy() for value in node.inputs[1:]
+    ]
+    for axis, loss in losses_by_axis(labels, gone).items():
+        line = _line(loss, axis)
+        where = _range_on(node, operands, len(shape), axis)
+        chosen = np.arange(shape[axis])[where]
+        places = (np.cumsum(~line) - 1)[chosen[~line[chosen]]]
+        if not len(places):
+            raise SpecInvalidError("A part would have width 0.", node=str(node.name))
+        steps = np.diff(places)
+        forward = where.step in {None, 1}
+        if forward or (len(steps) and (steps == steps[0]).all() and steps[0] == (where.step or 1)):
+            step = 1 if forward else int(steps[0])
+            end = int(places[-1]) + (1 if step > 0 else -1)
+            _write_range(writer, node, axis, int(places[0]), end if end >= 0 else -(1 << 62), len(shape))
+        else:
+            # What is left does not lie evenly: take everything here, then pick.
+            _write_range(writer, node, axis, 0, 1 << 62, len(shape), step=1)
+            writer.insert_after(node, 0, "Gather", [writer.constant(places.astype(np.int64), f"{node.name}_kept")], axis=axis)
+
+
+def _range_on(node: ir.Node, operands: list[Array | None], rank: int, axis: int) -> slice:
+    """Read the range on one axis; others may be computed at run time."""
+    if "starts" in node.attributes or all(operand is not None for operand in operands[:2]):
+        found = slices(node, operands, rank)
+        assert found is not None
+        return found[axis]
+    raise SpecInvalidError("A range that is computed at run time cuts channels.", node=str(node.name))
+
+
+def _write_range(
+    writer: _Writer, node: ir.Node, axis: int, start: int, end: int, rank: int, *, step: int | None = None
+) -> None:
+    listed = integers(node, "axes")
+    if "starts" in node.attributes:
+        starts, ends = list(integers(node, "starts") or ()), list(integers(node, "ends") or ())
+        place = axis if listed is None else [item % rank for item in listed].index(axis)
+        starts[place], ends[place] = start, end
+        node.attributes.add(ir.AttrInt64s("starts", starts))
+        node.attributes.add(ir.AttrInt64s("ends", ends))
+        return
+    axes = node.inputs[3] if len(node.inputs) > 3 else None
+    place = axis
+    if axes is not None and axes.const_value is not None:
+        place = (axes.const_value.numpy() % rank).tolist().index(axis)
+    for index, number in ((1, start), (2, end)):
+        # 32-bit ranges are legal too.
+        value = node.inputs[index]
+        assert value is not None
+        assert value.const_value is not None
+        limit = np.iinfo(value.const_value.numpy().dtype)
+        writer.write(node, index, {place: max(min(number, limit.max), limit.min)})
+    if step is not None:
+        writer.write(node, 4, {place: step})
+
+
+def _gather(writer: _Writer, node: ir.Node, sites: list[Site], gone: Array, _: str) -> None:
+    axis = integer(node, "axis", 0) % len(sites[0].labels.shape)
+    loss = losses_by_axis([site.labels for site in sites], gone).get(axis)
+    indices = node.inputs[1]
+    if loss is None or indices is None or indices.const_value is None:
+        return
+    line = _line(loss, axis)
+    chosen = indices.const_value.numpy() % len(line)
+    kept = chosen[~line[chosen]]
+    if not len(kept):
+        raise SpecInvalidError("A part would have width 0.", node=str(node.name))
+    places = (np.cumsum(~line) - 1)[kept].astype(indices.const_value.numpy().dtype)
+    node.replace_input_with(1, writer.constant(places, str(indices.name)))
+
+
+def _attribute(writer: _Writer, node: ir.Node, sites: list[Site], gone: Array, name: str) -> None:
+    del writer
+    found = new_sizes(sites, gone).get(sites[0].axis)
+    if found is not None:
+        node.attributes.add(ir.AttrInt64(name, found))
+
+
+_REWRITES = {
+    "attribute": _attribute,
+    "expand": _expand,
+    "gather": _gather,
+    "reshape": _reshape,
+    "resize": _resize,
+    "slice": _slice,
+    "split": _split,
+}
+
+
+def _forget_shapes(model: ir.Model) -> None:
+    """Inferred shapes of inner values are stale."""
+    outputs = set(model.graph.outputs)
+    for node in model.graph:
+        for value in node.outputs:
+            if value not in outputs:
+                value.shape = None
