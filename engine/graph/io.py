@@ -10,6 +10,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from engine.errors import ModelInvalidError
+from engine.graph.derived import is_stored
 from engine.measure.size import parameters, stored_bytes
 from engine.report import ModelFacts
 
@@ -17,6 +18,7 @@ PRODUCER = "onnxpress"
 # A protobuf message must stay under 2 GiB; weights move to a file beside it well before.
 SINGLE_FILE_BYTES = (1 << 31) - (1 << 27)
 _EXTERNAL_ABOVE_BYTES = 1 << 10
+_STREAMED_FILE_BYTES = 1 << 27
 
 
 def load(path: Path) -> ir.Model:
@@ -28,9 +30,13 @@ def load(path: Path) -> ir.Model:
 
 
 def save(model: ir.Model, path: Path) -> None:
-    """Write a network under its name only when it is complete; weights go beside it when one file cannot hold them."""
+    """Write a network under its name only when it is complete.
+
+    Weights go beside it when one file cannot hold them, or when they are many and come from disk: then one tensor at a time
+    is in memory.
+    """
     partial = path.with_name(path.name + ".partial")
-    if weight_bytes(model) < SINGLE_FILE_BYTES:
+    if weight_bytes(model) < (_STREAMED_FILE_BYTES if _is_streamed(model) else SINGLE_FILE_BYTES):
         partial.write_bytes(to_bytes(model))
     else:
         ir.save(model, partial, external_data=f"{path.stem}.data", size_threshold_bytes=_EXTERNAL_ABOVE_BYTES)
@@ -127,6 +133,10 @@ def value_names(model: ir.Model) -> set[str]:
         for node in graph:
             names.update(value.name for value in node.outputs if value.name)
     return names
+
+
+def _is_streamed(model: ir.Model) -> bool:
+    return any(value.const_value is not None and is_stored(value.const_value) for _, value in initializers(model))
 
 
 def _strip_value(value: ir.Value) -> None:
