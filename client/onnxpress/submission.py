@@ -50,8 +50,8 @@ def _cancel(client: Client, job_id: Callable[[], str | None]) -> None:
         if known is not None:
             job = client.jobs.cancel(known)
             tell(f"interrupted; job {known} is {job.status}")
-    except ConflictError:
-        tell(f"interrupted; job {known} was finished already")
+    except ConflictError as error:
+        tell(f"interrupted; job {known} was not cancelled: {error}")
     except OnnxpressError as error:
         tell(f"interrupted; the job could not be cancelled: {error}", "red")
         if known is not None:

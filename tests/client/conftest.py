@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
@@ -16,8 +15,6 @@ from typer.testing import CliRunner
 import engine
 import onnxpress
 from onnxpress.cli import app
-
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "fashion-mnist"
 
 
 @dataclass
