@@ -133,7 +133,7 @@ def padded(feed: Feed, size: int) -> Feed:
 def is_quantized(path: Path) -> bool:
     """Say whether a stored network holds quantized tensors."""
     kinds = {node.op_type for node in io.load(path).graph.all_nodes()}
-    return any("QuantizeLinear" in kind or kind.endswith("NBits") or "Integer" in kind for kind in kinds)
+    return any("Quantize" in kind or kind.endswith("NBits") or "Integer" in kind for kind in kinds)
 
 
 def _same_boundary(candidate: Session, original: Session) -> None:

@@ -7,11 +7,12 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from engine.passes.contract import Pass, Searchable
+from engine.passes.quantize_dynamic import QuantizeDynamic
 from engine.passes.quantize_static import QuantizeStatic
 from engine.passes.quantize_weights import QuantizeWeights
 from engine.passes.simplify import Simplify
 
-AnyPass = Annotated[Simplify | QuantizeStatic | QuantizeWeights, Field(discriminator="type")]
+AnyPass = Annotated[Simplify | QuantizeStatic | QuantizeDynamic | QuantizeWeights, Field(discriminator="type")]
 
 PASSES: tuple[type[Pass], ...] = get_args(get_args(AnyPass)[0])
 
@@ -33,7 +34,7 @@ def _describe(kind: type[Pass]) -> dict[str, Any]:
         "schema": kind.model_json_schema(),
         "defaults": kind().model_dump(mode="json", exclude={"type"}),
         "search_space": {
-            name: {key: value for key, value in asdict(note).items() if value is not None}
+            name: {key: value for key, value in asdict(note).items() if value not in (None, False)}
             for name, field in parameters.items()
             for note in field.metadata
             if isinstance(note, Searchable)
