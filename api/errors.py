@@ -162,8 +162,16 @@ def _quoted(text: object) -> str:
     return ascii(str(text)[:64])
 
 
+def _inside(loc: Sequence[Any], outer: Sequence[Any]) -> bool:
+    return len(loc) > len(outer) and loc[: len(outer)] == outer
+
+
 def _field_errors(error: RequestValidationError) -> Iterator[FieldError]:
-    for one in error.errors():
+    errors = error.errors()
+    for one in errors:
+        # A list whose items are wrong is also told to be too short: that would only confuse.
+        if one["type"] == "too_short" and any(_inside(other["loc"], one["loc"]) for other in errors):
+            continue
         where, *loc = one["loc"]
         if where != "body":
             yield FieldError(parameter=str(loc[0]) if loc else str(where), detail=_words(one))

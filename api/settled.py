@@ -15,8 +15,9 @@ async def settled(asked: Asked, read: Callable[[At], Upload], wait_s: float) -> 
     """Give the upload as soon as it is ready, or as it is after `wait_s`; raises 422 where it was rejected."""
     end = time.monotonic() + wait_s
     shown = await asked.read(read)
-    while shown.state == "checking" and (left := end - time.monotonic()) > 0:
-        await asked.parts.watcher.wait(shown.id, shown.state, left)
+    watcher = asked.parts.watcher
+    while shown.state == "checking" and not watcher.closed and (left := end - time.monotonic()) > 0:
+        await watcher.wait(shown.id, shown.state, left)
         shown = await asked.read(read)
     if shown.problem is not None:
         raise _rejection(shown)

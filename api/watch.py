@@ -34,11 +34,11 @@ class Watcher:
         self._interval_s = interval_s
         self._waiting: dict[str, set[_Waiter]] = {}
         self._somebody = asyncio.Event()
-        self._closed = False
+        self.closed = False
 
     async def wait(self, row: str, seen: Hashable, seconds: float) -> None:
         """Return when the row's version is no longer `seen`, at the latest after `seconds`."""
-        if self._closed:
+        if self.closed:
             return
         waiter = _Waiter(seen, asyncio.Event())
         self._waiting.setdefault(row, set()).add(waiter)
@@ -81,7 +81,7 @@ class Watcher:
 
     def close(self) -> None:
         """Send everybody home with what there is, so that a stopping server need not wait for them."""
-        self._closed = True
+        self.closed = True
         for waiters in self._waiting.values():
             for waiter in waiters:
                 waiter.woken.set()

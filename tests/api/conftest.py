@@ -112,8 +112,7 @@ def serving(settings):
 
 
 @contextmanager
-def new_service(settings):
-    """Make a service with two tenants, each with a key."""
+def _new_service(settings):
     db.upgrade(settings)
     database = db.Database.from_settings(settings)
     with database.transaction() as session:
@@ -128,8 +127,14 @@ def new_service(settings):
         database.dispose()
 
 
+@pytest.fixture(scope="session")
+def new_service():
+    """Give the function that serves with given settings, two tenants and a key for each."""
+    return _new_service
+
+
 @pytest.fixture(scope="module")
-def service(tmp_path_factory):
+def service(new_service, tmp_path_factory):
     settings = Settings(data_dir=tmp_path_factory.mktemp("data"), max_model_bytes=8 << 20, max_dataset_bytes=8 << 20)
     with new_service(settings) as made:
         yield made

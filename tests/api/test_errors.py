@@ -67,6 +67,7 @@ def test_what_is_wrong_with_a_job_is_pointed_at(client, body, at):
 def test_an_unknown_pass_is_told_the_known_ones(client):
     body = {"model": MODEL, "recipe": {"passes": [{"type": "magic"}]}}
     told = problem(client.post("/v1/jobs", json=body), 422, "invalid")
+    assert len(told["errors"]) == 1
     assert "'magic'" in told["errors"][0]["detail"]
     assert "simplify" in told["errors"][0]["detail"]
 
