@@ -194,7 +194,9 @@ def _confidence(interval: Json) -> str:
 def _value(metric: str, value: float) -> str:
     if metric in SHARES:
         return f"{value * 100:.2f} %"
-    return f"{value:.1f} dB" if metric == "sqnr_db" else f"{value:.4g}"
+    # Cosines live so near to 1 that the usual digits would not tell them apart.
+    forms = {"sqnr_db": ".1f", "cosine": ".6f"}
+    return f"{value:{forms.get(metric, '.4g')}}" + " dB" * (metric == "sqnr_db")
 
 
 def _plain(value: float | None) -> str:

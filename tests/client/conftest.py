@@ -127,8 +127,8 @@ def scripted():
 
 @pytest.fixture
 def client(scripted):
-    """Give a client of the scripted server that loses patience soon."""
-    with onnxpress.Client(scripted.url, "opk_test_secret", patience=2.0) as found:
+    """Give a client of the scripted server."""
+    with onnxpress.Client(scripted.url, "opk_test_secret", patience=10.0) as found:
         yield found
 
 

@@ -245,7 +245,7 @@ def test_a_deadline_is_6_wherever_it_passes(press, cli, files, silent):
     done = cli(scripted.url, KEY, *files, "--timeout", 0.5, "--json")
     assert done.code == ExitCode.TIMEOUT
     assert done.json["exit_code"] == 6
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 def test_a_wait_that_runs_out_says_how_to_go_on(press, cli):

@@ -104,7 +104,7 @@ def _compress(client: Client, wish: Wish, deadline: Deadline, *, wait: bool, kee
             job = submission.send()
             if not as_json:
                 give(job.id)
-            live.say(f"job {job.id} {job.status}")
+            live.say(f"submitted {job.id}")
             for warning in job.warnings:
                 live.say(f"warning: {warning}")
             if wait:
