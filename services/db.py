@@ -76,6 +76,8 @@ class Database:
         """
         with Session(self._writing, expire_on_commit=False, info={_DATABASE: self}) as session:
             with session.begin():
+                # Now, not at the first statement: what is read after this cannot change before the commit on SQLite.
+                session.connection()
                 yield session
             self._sent(session)
 

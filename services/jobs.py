@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 import engine
@@ -30,6 +30,8 @@ from services.problems import CANCELLED, JOB_ENDED
 
 WORK_QUEUE = "work"
 _ROUTE = "POST /v1/jobs"
+# Built once: every poll asks it.
+_GET = select(Job).where(Job.tenant_id == bindparam("tenant_id"), Job.id == bindparam("job_id"))
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def check(session: Session, tenant_id: str, request: Request) -> tuple[Model, Da
 
 def get(session: Session, tenant_id: str, job_id: str) -> Job:
     """Give the tenant's job; raises NotFoundError."""
-    found = session.scalars(select(Job).where(Job.tenant_id == tenant_id, Job.id == job_id)).one_or_none()
+    found = session.scalars(_GET, {"tenant_id": tenant_id, "job_id": job_id}).one_or_none()
     if found is None:
         raise NotFoundError("There is no such job.")
     return found

@@ -407,14 +407,14 @@ def _metric(dataset: Dataset | None) -> str | None:
 
 def _clean(told: Mapping[str, Any]) -> dict[str, Any] | None:
     kind, step, fraction = told.get("type"), told.get("step"), told.get("fraction")
-    if kind not in _EVENTS:
+    if not isinstance(kind, str) or kind not in _EVENTS:
         return None
     event: dict[str, Any] = {"type": kind}
     if isinstance(step, int) and 0 <= step < 1 << 16:
         event["step"] = step
     if isinstance(fraction, int | float) and math.isfinite(fraction):
         event["fraction"] = min(max(float(fraction), 0.0), 1.0)
-    if told.get("status") in {"applied", "refused"}:
+    if told.get("status") in ("applied", "refused"):  # noqa: PLR6201 - what came may not be hashable
         event["status"] = told["status"]
     for name in ("pass", "message", "reason", "what", "verdict"):
         if isinstance(told.get(name), str):

@@ -297,7 +297,7 @@ def _checked(problem: Any) -> Problem:
     blame = problem.get("class")
     found: Problem = {
         "code": str(problem.get("code"))[:64],
-        "class": blame if blame in {"user", "service", "transient"} else "service",
+        "class": blame if isinstance(blame, str) and blame in {"user", "service", "transient"} else "service",
         "retryable": problem.get("retryable") is True,
         "message": str(problem.get("message"))[:_TEXT_LIMIT],
     }

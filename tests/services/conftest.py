@@ -1,0 +1,198 @@
+"""A service without processes: the real database (both kinds), the real store, and a publisher that keeps its messages."""
+
+import itertools
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+import engine
+from services import artifacts, db, jobs, keys, queue
+from services.storage import Folder
+from settings import Settings
+
+TENANT = "default"
+INSPECTION = engine.Inspection.model_validate(
+    {
+        "inputs": [{"name": "image", "dtype": "float32", "shape": ["N", 3]}],
+        "outputs": [{"name": "logits", "dtype": "float32", "shape": ["N", 2]}],
+        "opset": {"": 17},
+        "ir_version": 9,
+        "producer": "test",
+        "parameters": 8,
+        "size_bytes": 200,
+        "nodes": 1,
+        "ops": {"Gemm": 1},
+        "quantized": "none",
+        "float_type": "float32",
+        "external_data": False,
+    }
+)
+DATA = engine.DatasetInspection.model_validate(
+    {
+        "arrays": [{"name": "image", "dtype": "uint8", "shape": [40, 3]}],
+        "label": {"name": "label", "dtype": "int64", "shape": [40]},
+        "samples": 40,
+        "labelled": 40,
+        "unlabelled": 0,
+        "metric": "top1",
+    }
+)
+FACTS = {"sha256": "0" * 64, "size_bytes": 200, "parameters": 8, "nodes": 1, "ops": {"Gemm": 1}}
+REPORT = engine.Report.model_validate(
+    {
+        "summary": "Nothing was gained.",
+        "unchanged": True,
+        "target": {},
+        "original": FACTS,
+        "compressed": FACTS,
+        "steps": [
+            {
+                "index": 0,
+                "type": "simplify",
+                "parameters": {},
+                "status": "refused",
+                "refusal": {"code": "no_gain", "reason": "Already simple."},
+                "seconds": 0.1,
+            }
+        ],
+        "size": {"original": 200, "compressed": 200},
+        "quality": [],
+        "latency": None,
+        "memory": None,
+        "verdict": {"outcome": "none"},
+        "calibration_samples": 20,
+        "held_out_samples": 20,
+        "environment": {
+            "cpu": "x",
+            "cpu_flags": [],
+            "cores": 2,
+            "onnxruntime": "1.32",
+            "provider": "cpu",
+            "python": "3.11",
+            "system": "Linux",
+        },
+        "seconds": 1.0,
+    }
+)
+_contents = itertools.count()
+
+
+@dataclass
+class Messages:
+    """A publisher that keeps what it was given, and that a test may switch off."""
+
+    sent: list[tuple[str, str]] = field(default_factory=list)
+    on: bool = True
+
+    def publish(self, queue: str, unit_id: str) -> bool:
+        if self.on:
+            self.sent.append((queue, unit_id))
+        return self.on
+
+    def waiting(self, queue: str) -> int | None:
+        return sum(name == queue for name, _ in self.sent) if self.on else None
+
+    def take(self) -> str:
+        return self.sent.pop(0)[1]
+
+
+@dataclass
+class Service:
+    """The parts, and the verbs that tests repeat."""
+
+    database: db.Database
+    folder: Folder
+    settings: Settings
+    messages: Messages
+
+    def upload(self, register=artifacts.register_model, content=None, tenant=TENANT, **fields):
+        content = content if content is not None else f"content {next(_contents)}".encode()
+        with self.folder.writer(tenant, limit=1 << 20) as writer:
+            writer.write(content)
+            writer.finish()
+            with self.database.transaction() as session:
+                return register(session, tenant, writer, name="net", **fields)
+
+    def claim(self, unit_id=None, lease_s=30.0):
+        with self.database.transaction() as session:
+            return queue.claim(session, unit_id or self.messages.take(), worker_id="wrk_1", lease_s=lease_s)
+
+    def ready_model(self, **fields):
+        on, self.messages.on = self.messages.on, True
+        row = self._inspected(self.upload(**fields), INSPECTION)
+        self.messages.on = on
+        return row
+
+    def ready_dataset(self, **fields):
+        return self._inspected(self.upload(artifacts.register_dataset, **fields), DATA)
+
+    def _inspected(self, row, inspection):
+        claim = self.claim(self.messages.sent.pop()[1])
+        with self.database.transaction() as session:
+            found = inspection.model_dump(mode="json")
+            assert queue.finish_inspection(session, self.folder, claim.unit_id, claim.token, found)
+        return self.read(lambda session: session.get_one(type(row), row.id))
+
+    def request(self, model=None, dataset=None, *, passes=({"type": "simplify"},), labels=None, **fields):
+        spec = engine.Spec.model_validate({"recipe": {"passes": list(passes)}, **fields})
+        model = model or self.ready_model()
+        return jobs.Request(model.id, dataset.id if dataset else None, spec, labels or {})
+
+    def submit(self, request=None, **fields):
+        request = request or self.request()
+        with self.database.transaction() as session:
+            return jobs.submit(session, TENANT, request, **fields)
+
+    def finish(self, claim):
+        """Store and commit a result, as a worker does."""
+        names = {"model.onnx": b"small", "report.json": b"{}", "report.md": claim.token.encode()}
+        writers = {name: self.folder.writer(TENANT, limit=1 << 20) for name in names}
+        try:
+            for name, content in names.items():
+                writers[name].write(content)
+                writers[name].finish()
+            files = {name: artifacts.NewFile(name, writer) for name, writer in writers.items()}
+            result = queue.RunResult(
+                REPORT, INSPECTION, (files["model.onnx"],), (files["report.json"], files["report.md"])
+            )
+            with self.database.transaction() as session:
+                return queue.finish_run(session, claim.unit_id, claim.token, result)
+        finally:
+            for writer in writers.values():
+                writer.abort()
+
+    def write(self, step):
+        with self.database.transaction() as session:
+            return step(session)
+
+    def read(self, step):
+        with self.database.reading() as session:
+            return step(session)
+
+    def job(self, job_id):
+        return self.read(lambda session: jobs.get(session, TENANT, job_id))
+
+    def events(self, job_id):
+        return [event.type for event in self.read(lambda session: jobs.events(session, TENANT, job_id))]
+
+    def stored(self) -> set[Path]:
+        """Every file of the store, complete or not."""
+        root = self.settings.data_dir / "store"
+        return {path for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def service(request, tmp_path):
+    """A service on each of the two databases."""
+    url = f"sqlite:///{tmp_path / 'x.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    settings = Settings(data_dir=tmp_path, database_url=url)
+    messages = Messages()
+    database = db.Database.from_settings(settings, messages)
+    if request.param == "sqlite":
+        db.upgrade_database(database)
+    with database.transaction() as session:
+        keys.ensure_tenant(session, TENANT)
+        keys.ensure_tenant(session, "other")
+    yield Service(database, Folder(tmp_path / "store"), settings, messages)
+    database.dispose()

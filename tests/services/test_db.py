@@ -1,0 +1,117 @@
+"""Transactions commit once, messages follow the commit, writers do not fail each other."""
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError
+
+from models import Tenant
+from services import db, keys
+
+
+def test_messages_are_sent_after_the_commit_and_dropped_on_rollback(service):
+    with service.database.transaction() as session:
+        db.enqueue(session, "work", "unt_1")
+        assert service.messages.sent == []
+    assert service.messages.sent == [("work", "unt_1")]
+
+    def fail(session):
+        keys.ensure_tenant(session, "gone")
+        db.enqueue(session, "work", "unt_2")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        service.write(fail)
+    assert service.messages.sent == [("work", "unt_1")]
+    assert service.read(lambda session: session.get(Tenant, "gone")) is None
+
+
+def test_a_broker_that_is_away_fails_no_transaction(service, caplog):
+    service.messages.on = False
+    with service.database.transaction() as session:
+        db.enqueue(session, "work", "unt_1")
+    assert "the reconciler will" in caplog.text
+
+
+def test_parallel_writers_wait_for_each_other(service):
+    def count(_):
+        with service.database.transaction() as session:
+            tenant = session.scalars(select(Tenant).where(Tenant.id == "other").with_for_update()).one()
+            tenant.name = str(int(tenant.name) + 1)
+
+    service.write(lambda session: setattr(session.get_one(Tenant, "other"), "name", "0"))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(count, range(40)))
+    assert service.read(lambda session: session.get_one(Tenant, "other").name) == "40"
+
+
+def test_named_locks_exclude_each_other(service):
+    inside = threading.Lock()
+
+    def enter(_):
+        with service.database.transaction() as session:
+            db.lock(session, "x")
+            assert inside.acquire(blocking=False)
+            inside.release()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(enter, range(12)))
+
+
+def test_readers_do_not_wait_for_a_writer(service):
+    with service.database.transaction() as session:
+        session.get_one(Tenant, "other").name = "changed"
+        session.flush()
+        assert service.read(lambda reader: reader.get_one(Tenant, "other").name) == "other"
+
+
+def test_a_forked_child_gets_connections_of_its_own(service):
+    service.read(db.ping)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            service.write(lambda session: keys.ensure_tenant(session, "child"))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert service.read(lambda session: session.get(Tenant, "child")) is not None
+
+
+@pytest.fixture
+def sqlite(tmp_path):
+    database = db.Database(f"sqlite:///{tmp_path / 'x.db'}")
+    yield database
+    database.dispose()
+
+
+def test_sqlite_is_durable_and_its_reader_cannot_write(sqlite):
+    with sqlite.transaction() as session:
+        found = [session.scalar(text(f"PRAGMA {name}")) for name in ("journal_mode", "synchronous", "foreign_keys")]
+    # 2 is FULL.
+    assert found == ["wal", 2, 1]
+    with pytest.raises(OperationalError, match="readonly"), sqlite.reading() as session:
+        session.execute(text("CREATE TABLE x (y INT)"))
+
+
+def test_a_second_process_waits_for_the_write_lock(sqlite, tmp_path):
+    other = db.Database(f"sqlite:///{tmp_path / 'x.db'}")
+    started = threading.Event()
+
+    def write():
+        with sqlite.transaction() as session:
+            started.set()
+            session.execute(text("CREATE TABLE x (y INT)"))
+            # Long enough for the other one to come to the lock.
+            threading.Event().wait(0.3)
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(write)
+        started.wait()
+        with other.transaction() as session:
+            session.execute(text("INSERT INTO x VALUES (1)"))
+        done.result()
+    other.dispose()
