@@ -292,7 +292,14 @@ class Execution:
     # --- notes -------------------------------------------------------------------------------------------------------
 
     def note(
-        self, node: ir.Node, kind: SiteKind, found: Labels | None, *, axis: int = 0, name: str = "", dynamic: bool = False
+        self,
+        node: ir.Node,
+        kind: SiteKind,
+        found: Labels | None,
+        *,
+        axis: int = 0,
+        name: str = "",
+        dynamic: bool = False,
     ) -> None:
         """Record what to rewrite in a node when these labels lose atoms."""
         if found is not None:

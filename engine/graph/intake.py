@@ -3,6 +3,7 @@
 Cheap checks come first: each one protects the next, more trusting one (onnx's checker, then shape inference).
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from math import prod
@@ -18,7 +19,7 @@ from engine.inspection import Inspection, TensorInfo
 
 FILE_BYTES = (1 << 31) - 1
 NODES = 100_000
-DEPTH = 32
+DEPTH = 16
 TENSOR_BYTES = 16 << 30
 OLDEST_OPSET = 7
 OLDEST_IR = 3
@@ -363,7 +364,8 @@ def _check_with_onnx(path: Path, nodes: _Counted) -> None:
 def _first_line(error: Exception) -> str:
     """Give onnx's own sentence: it names operators and tensors of the network, never files of the host."""
     line = next((part for part in str(error).splitlines() if part.strip()), "")
-    return line[:300] if "/" not in line or "Bad node spec" in line else "see onnx.checker"
+    line = re.sub(r"\[\w+Error\]\s*|Inference error\(s\):\s*", "", line).strip().rstrip(".")
+    return f"{line[:300]}." if "/" not in line or "Bad node spec" in line else "onnx's checker refuses it."
 
 
 def _quantized(nodes: _Counted) -> Literal["none", "partly", "fully"]:

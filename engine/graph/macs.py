@@ -34,6 +34,10 @@ def _conv(_: ir.Node, shapes: tuple[Shape, ...], output: Shape) -> int:
     return math.prod(output) * math.prod(shapes[1][1:])
 
 
+def _quantized_conv(_: ir.Node, shapes: tuple[Shape, ...], output: Shape) -> int:
+    return math.prod(output) * math.prod(shapes[3][1:])
+
+
 def _conv_transpose(_: ir.Node, shapes: tuple[Shape, ...], output: Shape) -> int:
     del output
     return math.prod(shapes[0]) * math.prod(shapes[1][1:])
@@ -93,7 +97,7 @@ _RULES: dict[str, Callable[[ir.Node, tuple[Shape, ...], Shape], int]] = {
     "MatMul": _matmul,
     "MatMulInteger": _matmul,
     "MultiHeadAttention": _attention,
-    "QLinearConv": lambda node, shapes, output: math.prod(output) * math.prod(shapes[3][1:]),
+    "QLinearConv": _quantized_conv,
     "RNN": _recurrent,
 }
 

@@ -7,6 +7,7 @@ them as well.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -62,7 +63,11 @@ def _zero_of(value: ir.Value, array: Array) -> Array:
             if point is not None and point.const_value is not None:
                 points = point.const_value.numpy()
                 axis = integer(node, "axis", 1) % array.ndim
-                return points.reshape([-1 if place == axis else 1 for place in range(array.ndim)]) if points.size > 1 else points
+                return (
+                    points.reshape([-1 if place == axis else 1 for place in range(array.ndim)])
+                    if points.size > 1
+                    else points
+                )
     return np.zeros((), array.dtype)
 
 
@@ -112,6 +117,14 @@ class _Editor:
         return self.add(before, "Mul", found, ratio)
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """Ones where elements are kept, and all elements by kept ones: what a mean over all has to be multiplied with."""
+
+    silencer: ir.Value
+    ratio: ir.Value
+
+
 def _mask_sink(editor: _Editor, node: ir.Node, index: int, sinks: list[Sink], gone: Array) -> None:
     value = node.inputs[index]
     assert value is not None
@@ -124,7 +137,7 @@ def _mask_sink(editor: _Editor, node: ir.Node, index: int, sinks: list[Sink], go
         share = np.moveaxis(kept, axis, -1).reshape(-1, kept.shape[axis])[0].mean()
         # GroupNormalization by whole groups averages inside a group, so nothing is missing there.
         ratio /= float(share) if sink.statistics else 1.0
-        factors.append(_silencer(editor, node, value, sink, gone, dtype))
+        factors.append(_silencer(editor, node, sink, gone, dtype))
     silencer = factors[0]
     for factor in factors[1:]:
         silencer = editor.add(node, "Mul", silencer, factor)
@@ -134,14 +147,13 @@ def _mask_sink(editor: _Editor, node: ir.Node, index: int, sinks: list[Sink], go
     replace = _STATISTICS.get(node.op_type)
     if replace is None:
         raise ModelUnsupportedError(f"{node.op_type} cannot be masked.", node=str(node.name))
-    replace(editor, node, silencer, editor.constant(np.array(ratio, np.float32), dtype))
+    replace(editor, node, _Kept(silencer, editor.constant(np.array(ratio, np.float32), dtype)))
 
 
-def _silencer(
-    editor: _Editor, node: ir.Node, value: ir.Value, sink: Sink, gone: Array, dtype: ir.DataType
-) -> ir.Value:
-    """Give ones and zeros that broadcast against the value; through a reshape they take the way of the value itself."""
-    reshape = value.producer()
+def _silencer(editor: _Editor, node: ir.Node, sink: Sink, gone: Array, dtype: ir.DataType) -> ir.Value:
+    """Give ones and zeros that broadcast against the input; through a reshape they take the way of the value itself."""
+    value = node.inputs[sink.index]
+    reshape = None if value is None else value.producer()
     if sink.before is None or reshape is None:
         return editor.constant((~gone[sink.labels.atoms]).astype(np.float32), dtype)
     source, target = reshape.inputs[:2]
@@ -152,14 +164,14 @@ def _silencer(
     return editor.add(node, "Reshape", whole, target)
 
 
-def _reduce_mean(editor: _Editor, node: ir.Node, silencer: ir.Value, ratio: ir.Value) -> None:
+def _reduce_mean(editor: _Editor, node: ir.Node, kept: _Kept) -> None:
     value = node.inputs[0]
     assert value is not None
-    node.replace_input_with(0, editor.add(node, "Mul", value, silencer))
-    editor.after(node, "Mul", ratio)
+    node.replace_input_with(0, editor.add(node, "Mul", value, kept.silencer))
+    editor.after(node, "Mul", kept.ratio)
 
 
-def _layer_norm(editor: _Editor, node: ir.Node, silencer: ir.Value, ratio: ir.Value) -> None:
+def _layer_norm(editor: _Editor, node: ir.Node, kept: _Kept) -> None:
     centred = "RMS" not in node.op_type and "Simplified" not in node.op_type
     values = [value for value in node.inputs if value is not None]
     source, vectors = values[0], values[1:]
@@ -171,10 +183,10 @@ def _layer_norm(editor: _Editor, node: ir.Node, silencer: ir.Value, ratio: ir.Va
         vectors = values[2 : 2 + count]
         if len(node.outputs) > 3 and node.outputs[3].uses():
             node.outputs[3].replace_all_uses_with(source)
-    rank = _rank(silencer)
+    rank = _rank(kept.silencer)
     axis = integer(node, "axis", -1) % rank if not node.op_type.startswith("Skip") else rank - 1
     axes = range(axis, rank)
-    result = _standardised(editor, node, source, silencer, ratio, axes, centred=centred)
+    result = _standardised(editor, node, source, kept, axes, centred=centred)
     _replace(editor, node, _affine(editor, node, result, vectors))
 
 
@@ -195,24 +207,25 @@ def _standardised(
     editor: _Editor,
     node: ir.Node,
     source: ir.Value,
-    silencer: ir.Value,
-    ratio: ir.Value,
+    kept: _Kept,
     axes: Iterable[int],
     *,
     centred: bool = True,
 ) -> ir.Value:
     listed = list(axes)
-    kept = editor.add(node, "Mul", source, silencer)
+    value = editor.add(node, "Mul", source, kept.silencer)
     if centred:
-        difference = editor.add(node, "Sub", kept, editor.mean(node, kept, listed, ratio))
-        kept = editor.add(node, "Mul", difference, silencer)
-    square = editor.add(node, "Mul", kept, kept)
-    dtype = ir.DataType.FLOAT if ratio.dtype is None else ratio.dtype
+        difference = editor.add(node, "Sub", value, editor.mean(node, value, listed, kept.ratio))
+        value = editor.add(node, "Mul", difference, kept.silencer)
+    square = editor.add(node, "Mul", value, value)
+    dtype = ir.DataType.FLOAT if kept.ratio.dtype is None else kept.ratio.dtype
     # The contrib Skip forms default to 1e-12, everything else to 1e-5.
     default = 1e-12 if node.op_type.startswith("Skip") else 1e-5
     epsilon = editor.constant(np.array(number(node, "epsilon", default), np.float32), dtype)
-    deviation = editor.add(node, "Sqrt", editor.add(node, "Add", editor.mean(node, square, listed, ratio), epsilon))
-    return editor.add(node, "Div", kept, deviation)
+    deviation = editor.add(
+        node, "Sqrt", editor.add(node, "Add", editor.mean(node, square, listed, kept.ratio), epsilon)
+    )
+    return editor.add(node, "Div", value, deviation)
 
 
 def _affine(editor: _Editor, node: ir.Node, value: ir.Value, vectors: Sequence[ir.Value]) -> ir.Value:
@@ -228,24 +241,28 @@ def _replace(editor: _Editor, node: ir.Node, result: ir.Value) -> None:
     editor.model.graph.remove(node, safe=True)
 
 
-def _instance_norm(editor: _Editor, node: ir.Node, silencer: ir.Value, ratio: ir.Value) -> None:
+def _instance_norm(editor: _Editor, node: ir.Node, kept: _Kept) -> None:
     source, *vectors = [value for value in node.inputs if value is not None]
-    rank = _rank(silencer)
-    result = _standardised(editor, node, source, silencer, ratio, range(2, rank))
+    rank = _rank(kept.silencer)
+    result = _standardised(editor, node, source, kept, range(2, rank))
     spread = editor.constant(np.array([1, -1, *[1] * (rank - 2)], np.int64))
-    _replace(editor, node, _affine(editor, node, result, [editor.add(node, "Reshape", each, spread) for each in vectors]))
+    _replace(
+        editor, node, _affine(editor, node, result, [editor.add(node, "Reshape", each, spread) for each in vectors])
+    )
 
 
-def _group_norm(editor: _Editor, node: ir.Node, silencer: ir.Value, ratio: ir.Value) -> None:
+def _group_norm(editor: _Editor, node: ir.Node, kept: _Kept) -> None:
     """Statistics by group: the same as over the last axis of batch x groups x rest."""
     source, *vectors = [value for value in node.inputs if value is not None]
     groups = integer(node, "num_groups", 1)
-    rank = _rank(silencer)
+    rank = _rank(kept.silencer)
     shape = editor.add(node, "Shape", source)
     lines = editor.constant(np.array([0, groups, -1], np.int64))
-    ones = editor.add(node, "Add", editor.add(node, "Mul", source, editor.constant(np.zeros((), np.float32))), silencer)
-    kept = editor.add(node, "Reshape", ones, lines)
-    result = _standardised(editor, node, editor.add(node, "Reshape", source, lines), kept, ratio, [2])
+    ones = editor.add(
+        node, "Add", editor.add(node, "Mul", source, editor.constant(np.zeros((), np.float32))), kept.silencer
+    )
+    grouped = _Kept(editor.add(node, "Reshape", ones, lines), kept.ratio)
+    result = _standardised(editor, node, editor.add(node, "Reshape", source, lines), grouped, [2])
     result = editor.add(node, "Reshape", result, shape)
     channels = max(int(vector.const_value.size) for vector in vectors if vector.const_value is not None)
     spread = editor.constant(np.array([1, -1, *[1] * (rank - 2)], np.int64))
@@ -261,7 +278,7 @@ def _group_norm(editor: _Editor, node: ir.Node, silencer: ir.Value, ratio: ir.Va
     _replace(editor, node, _affine(editor, node, result, affine))
 
 
-_STATISTICS: dict[str, Callable[[_Editor, ir.Node, ir.Value, ir.Value], None]] = {
+_STATISTICS: dict[str, Callable[[_Editor, ir.Node, _Kept], None]] = {
     "GroupNormalization": _group_norm,
     "InstanceNormalization": _instance_norm,
     "LayerNormalization": _layer_norm,

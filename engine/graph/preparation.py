@@ -1,5 +1,7 @@
 """Bring a network into the form that pruning reads: plain constants, no shared small weights, every node named."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
@@ -16,23 +18,24 @@ _FOLDED = frozenset(
 )
 
 
-def prepare(model: ir.Model) -> None:
-    """Change the network in place without changing its results."""
+def prepare(model: ir.Model, dims: Mapping[str, int] | None = None) -> tuple[Sizes, Sizes]:
+    """Change the network in place without changing its results.
+
+    Gives its sizes at two choices of the dynamic dimensions: what differs between them is dynamic.
+    """
     if model.functions:
         passes.InlinePass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.RemoveInitializersFromInputsPass()(model)
     bypass_identities(model)
     _name_nodes(model)
-    _fold_weights(model)
-    _fold_sizes(model)
+    taken = io.value_names(model)
+    _fold_weights(model, taken)
+    both = infer(model, dims), infer(model, scale=2)
+    _fold_sizes(model, both, taken)
     passes.RemoveUnusedNodesPass()(model)
-    _unshare_small(model)
-
-
-def both_sizes(model: ir.Model, dims: dict[str, int] | None) -> tuple[Sizes, Sizes]:
-    """Give the sizes at two choices of the dynamic dimensions: what differs is dynamic."""
-    return infer(model, dims), infer(model, scale=2)
+    _unshare_small(model, both, taken)
+    return both
 
 
 def _name_nodes(model: ir.Model) -> None:
@@ -44,9 +47,8 @@ def _name_nodes(model: ir.Model) -> None:
         seen.add(node.name)
 
 
-def _fold_weights(model: ir.Model) -> None:
+def _fold_weights(model: ir.Model, taken: set[str]) -> None:
     """Compute movement of weights now, where that does not make the network larger."""
-    taken = io.value_names(model)
     for node in model.graph:
         inputs = [value for value in node.inputs if value is not None]
         foldable = node.op_type in _FOLDED or all(
@@ -70,40 +72,48 @@ def _bytes(value: ir.Value) -> int:
     return 0 if value.const_value is None else value.const_value.nbytes
 
 
-def _fold_sizes(model: ir.Model) -> None:
+def _fold_sizes(model: ir.Model, both: tuple[Sizes, Sizes], taken: set[str]) -> None:
     """Compute sizes that do not depend on dynamic dimensions; numbers taken from a width keep their old value."""
-    first, second = infer(model), infer(model, scale=2)
-    taken = io.value_names(model)
+    first, second = both
     for node in model.graph:
         for value in node.outputs:
             name = value.name or ""
             array, other = first.known.get(name), second.known.get(name)
             if array is not None and other is not None and array.shape == other.shape and np.array_equal(array, other):
-                _replace(model, value, array, taken)
+                constant = _replace(model, value, array, taken)
+                if constant is not None:
+                    first.enter_initializer(constant)
+                    second.enter_initializer(constant)
 
 
-def _replace(model: ir.Model, value: ir.Value, array: np.ndarray, taken: set[str]) -> None:
+def _replace(model: ir.Model, value: ir.Value, array: np.ndarray, taken: set[str]) -> ir.Value | None:
     if value.is_graph_output() or not value.uses():
-        return
-    name = io.unused_name(taken, f"{value.name}_constant")
-    constant = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name))
-    assert constant.const_value is not None
-    constant.type, constant.shape = ir.TensorType(constant.const_value.dtype), ir.Shape(array.shape)
-    model.graph.register_initializer(constant)
+        return None
+    constant = _register(model, io.unused_name(taken, f"{value.name}_constant"), array)
     value.replace_all_uses_with(constant)
+    return constant
 
 
-def _unshare_small(model: ir.Model) -> None:
+def _register(model: ir.Model, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
+    # Making an array contiguous turns a scalar into a vector; hence the reshape.
+    tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), dtype=dtype, name=name)
+    constant = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
+    model.graph.register_initializer(constant)
+    return constant
+
+
+def _unshare_small(model: ir.Model, both: tuple[Sizes, Sizes], taken: set[str]) -> None:
     """Give each use of a small weight its own copy: exporters store equal biases and shapes once."""
-    taken = io.value_names(model)
     for value in list(model.graph.initializers.values()):
+        tensor = value.const_value
         uses = list(value.uses())
-        if len(uses) < 2 or _bytes(value) > _SMALL_BYTES or value.is_graph_output():
+        if tensor is None or len(uses) < 2 or tensor.nbytes > _SMALL_BYTES or tensor.dtype == ir.DataType.STRING:
             continue
-        for node, index in uses[1:]:
+        for node, index in uses[0 if value.is_graph_output() else 1 :]:
             if node.graph is not model.graph:
                 continue
-            name = io.unused_name(taken, f"{value.name}_")
-            twin = ir.Value(name=name, type=value.type, shape=value.shape, const_value=value.const_value)
-            model.graph.register_initializer(twin)
+            # A tensor carries its value's name, so that a copy needs a tensor of its own.
+            twin = _register(model, io.unused_name(taken, f"{value.name}_"), tensor.numpy(), tensor.dtype)
             node.replace_input_with(index, twin)
+            for sizes in both:
+                sizes.enter_initializer(twin)

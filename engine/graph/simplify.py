@@ -17,6 +17,7 @@ from onnx_ir.passes import common
 
 from engine.errors import EngineError
 from engine.graph import io, verify
+from engine.graph.spatial_mean import use_global_average_pool
 from engine.passes.contract import Context
 from engine.report import Change, Refusal
 
@@ -72,6 +73,7 @@ def _stages(model: ir.Model) -> Iterator[tuple[str, Stage]]:
         yield "control flow", _onnxscript
     yield "constant folding and fusion", _onnxslim
     yield "batch normalisation", _fold_batch_norms
+    yield "spatial means", use_global_average_pool
     yield "unused nodes and weights", _remove_unused
 
 

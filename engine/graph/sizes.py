@@ -39,6 +39,17 @@ class Sizes:
         """Give the value's content if shape arithmetic or a small initializer determines it."""
         return None if value is None or value.name is None else self.known.get(value.name)
 
+    def enter_initializer(self, value: ir.Value) -> None:
+        """Note what an initializer tells of itself."""
+        tensor = value.const_value
+        if tensor is None or value.name is None:
+            return
+        self.shapes[value.name] = tuple(int(size) for size in tensor.shape.numpy())
+        self.types[value.name] = int(tensor.dtype)
+        most = _MOST_FLOATS if tensor.dtype.is_floating_point() else _MOST_INTEGERS
+        if tensor.size <= most and tensor.dtype != ir.DataType.STRING:
+            self.known[value.name] = tensor.numpy()
+
 
 def infer(model: ir.Model, dims: Mapping[str, int] | None = None, *, scale: int = 1) -> Sizes:
     """Walk the graph with every dynamic dimension replaced by a number.
@@ -52,7 +63,7 @@ def infer(model: ir.Model, dims: Mapping[str, int] | None = None, *, scale: int 
         if not value.is_initializer():
             _enter(sizes, value, _concrete(value, chosen, scale))
     for value in model.graph.initializers.values():
-        _enter_initializer(sizes, value)
+        sizes.enter_initializer(value)
     for node in model.graph:
         _walk(model, sizes, node, chosen, scale)
     return sizes
@@ -64,27 +75,17 @@ def _enter(sizes: Sizes, value: ir.Value, shape: Shape) -> None:
     sizes.types[value.name] = int(value.dtype or ir.DataType.FLOAT)
 
 
-def _enter_initializer(sizes: Sizes, value: ir.Value) -> None:
-    tensor = value.const_value
-    if tensor is None or value.name is None:
-        return
-    sizes.shapes[value.name] = tuple(int(size) for size in tensor.shape.numpy())
-    sizes.types[value.name] = int(tensor.dtype)
-    most = _MOST_FLOATS if tensor.dtype.is_floating_point() else _MOST_INTEGERS
-    if tensor.size <= most and tensor.dtype != ir.DataType.STRING:
-        sizes.known[value.name] = tensor.numpy()
-
-
 def _concrete(value: ir.Value, chosen: dict[str, int], scale: int) -> Shape:
     if value.shape is None:
         raise ModelUnsupportedError(f"Input {value.name} has no declared rank.", node=value.name)
     rank = len(value.shape)
     found = []
     for axis, size in enumerate(value.shape):
-        if isinstance(size, int):
+        if isinstance(size, int) and size >= 0:
             found.append(size)
             continue
-        name = size.value or f"{value.name}.{axis}"
+        # Some exporters write -1 for a dynamic dimension.
+        name = (None if isinstance(size, int) else size.value) or f"{value.name}.{axis}"
         default = BATCH if axis == 0 else _IMAGE if rank >= 4 else _SEQUENCE
         found.append(chosen.setdefault(name, default * scale))
     return tuple(found)
@@ -100,10 +101,10 @@ def _walk(model: ir.Model, sizes: Sizes, node: ir.Node, chosen: dict[str, int], 
                 sizes.known[value.name] = array
         return
     inferred = _infer_node(model, sizes, node)
-    first = sizes.shape(node.inputs[0]) if node.inputs else None
-    if node.op_type in _SAME_SHAPE and first is not None and inferred.get(node.outputs[0].name or "", (0, None))[1] is None:
+    result = node.outputs[0].name if node.outputs else None
+    if node.op_type in _SAME_SHAPE and result and inferred.get(result, (0, None))[1] is None:
         # Operators that are defined as functions have no inference of their own.
-        inferred[node.outputs[0].name or ""] = (sizes.types[node.inputs[0].name or ""], first)
+        inferred |= _infer_contrib(sizes, node, _as_first)
     for value in node.outputs:
         if not value.name:
             continue
@@ -173,7 +174,9 @@ def _infer_contrib(sizes: Sizes, node: ir.Node, shape_of: ContribShape) -> dict[
     return found
 
 
-_SAME_SHAPE = frozenset({"GroupNormalization", "MeanVarianceNormalization", "RMSNormalization", "RotaryEmbedding", "Swish"})
+_SAME_SHAPE = frozenset(
+    {"GroupNormalization", "MeanVarianceNormalization", "RMSNormalization", "RotaryEmbedding", "Swish"}
+)
 
 
 def _as_first(_: ir.Node, shapes: list[Shape | None]) -> Shape | None:
@@ -294,17 +297,15 @@ _ELEMENTWISE: dict[str, Callable[..., Array]] = {
 
 def evaluate(node: ir.Node, values: Sequence[Array | None], sizes: Sizes | None = None) -> list[Array] | None:
     """Compute a node's outputs from known inputs, None where the node or an input is not known."""
-    if node.domain not in {"", "ai.onnx"}:
-        return None
     if node.op_type == "Constant":
         return _constant(node)
     if node.op_type in {"Shape", "Size"} and sizes is not None:
         shape = sizes.shape(node.inputs[0])
         return None if shape is None else [_shape(node, shape)]
     given = [values[index] for index, value in enumerate(node.inputs) if value is not None]
-    if not given or any(value is None for value in given):
-        return None
     arrays = [value for value in given if value is not None]
+    if node.domain not in {"", "ai.onnx"} or not given or len(arrays) < len(given):
+        return None
     function = _EVALUATORS.get(node.op_type)
     if function is None and node.op_type in _ELEMENTWISE:
         return [np.asarray(_ELEMENTWISE[node.op_type](*arrays)).astype(_elementwise_type(node, arrays), copy=False)]

@@ -48,10 +48,12 @@ def removed(coupling: Coupling, atoms: Iterable[int]) -> Array:
                 node=group.producers[0],
                 hint="Remove whole units as `units` lists them.",
             )
-    size = 1 + max(
-        (int(item.labels.atoms.max()) for item in (*coupling.members, *coupling.sites, *coupling.sinks)), default=0
-    )
-    gone = np.zeros(max(size, max(known, default=0) + 1), bool)
+    labels = [
+        *(member.labels for member in coupling.members),
+        *(site.labels for site in coupling.sites),
+        *(sink.labels for sink in coupling.sinks),
+    ]
+    gone = np.zeros(1 + max([*known, *(int(part.atoms.max()) for part in labels)], default=0), bool)
     gone[list(chosen)] = True
     return gone
 
@@ -84,21 +86,23 @@ def _by_node(coupling: Coupling, gone: Array) -> dict[tuple[str, str, str], list
 
 
 def _cut(array: Array, members: list[Member], gone: Array, name: str) -> Array:
-    """Drop what any member loses. Only one axis may lose different places on different lines."""
+    """Drop what any member loses: first whole places, then places that differ from line to line."""
     losses = losses_by_axis([member.labels for member in members], gone)
-    uneven = [axis for axis, loss in losses.items() if loss.size > loss.shape[axis]]
-    if len(uneven) > 1:
-        raise SpecInvalidError(f"Two axes of {name} would lose different places on different lines.", node=name)
-    masks = {axis: loss for axis, loss in losses.items() if axis not in uneven}
-    table = losses[uneven[0]] if uneven else None
-    for axis, loss in masks.items():
-        kept = ~loss.reshape(-1)
-        if not kept.any():
-            raise SpecInvalidError(f"{name} would have width 0.", node=name, hint="Keep at least one unit of each group.")
-        array = array.compress(kept, axis=axis)
-        if table is not None and table.shape[axis] > 1:
-            table = table.compress(kept, axis=axis)
-    return array if table is None else _cut_lines(array, table, uneven[0], name)
+    whole = {axis: loss.reshape(-1) for axis, loss in losses.items() if loss.size == loss.shape[axis]}
+    tables = {axis: loss for axis, loss in losses.items() if axis not in whole}
+    for axis, loss in whole.items():
+        if loss.all():
+            raise SpecInvalidError(
+                f"{name} would have width 0.", node=name, hint="Keep at least one unit of each group."
+            )
+        array = array.compress(~loss, axis=axis)
+        for other, table in tables.items():
+            tables[other] = table.compress(~loss, axis=axis) if table.shape[axis] > 1 else table
+    for axis, table in tables.items():
+        if any(table.shape[other] > 1 for other in tables if other != axis):
+            raise SpecInvalidError(f"Two axes of {name} would lose places that depend on each other.", node=name)
+        array = _cut_lines(array, table, axis, name)
+    return array
 
 
 def _cut_lines(array: Array, table: Array, axis: int, name: str) -> Array:
@@ -131,7 +135,8 @@ def _even(loss: Array, axis: int) -> Array:
 
 def _line(loss: Array, axis: int) -> Array:
     """Give the loss on the first line; the analysis made sure that the others count as many in every range."""
-    return np.moveaxis(loss, axis, -1).reshape(-1, loss.shape[axis])[0]
+    line: Array = np.moveaxis(loss, axis, -1).reshape(-1, loss.shape[axis])[0]
+    return line
 
 
 def new_sizes(sites: list[Site], gone: Array) -> dict[int, int]:
@@ -292,7 +297,9 @@ def _split(writer: _Writer, node: ir.Node, sites: list[Site], gone: Array, _: st
         new.append(piece - int(line[start : start + piece].sum()))
         start += piece
     if min(new) == 0:
-        raise SpecInvalidError("A part would have width 0.", node=str(node.name), hint="Keep at least one unit of each part.")
+        raise SpecInvalidError(
+            "A part would have width 0.", node=str(node.name), hint="Keep at least one unit of each part."
+        )
     if by_attribute or writer.model.opset_imports.get("", 0) < 13:
         node.attributes.add(ir.AttrInt64s("split", new))
         return
@@ -319,11 +326,13 @@ def _slice(writer: _Writer, node: ir.Node, sites: list[Site], gone: Array, _: st
         if forward or (len(steps) and (steps == steps[0]).all() and steps[0] == (where.step or 1)):
             step = 1 if forward else int(steps[0])
             end = int(places[-1]) + (1 if step > 0 else -1)
-            _write_range(writer, node, axis, int(places[0]), end if end >= 0 else -(1 << 62), len(shape))
+            _write_range(writer, node, axis, start=int(places[0]), end=end if end >= 0 else -(1 << 62), rank=len(shape))
         else:
             # What is left does not lie evenly: take everything here, then pick.
-            _write_range(writer, node, axis, 0, 1 << 62, len(shape), step=1)
-            writer.insert_after(node, 0, "Gather", [writer.constant(places.astype(np.int64), f"{node.name}_kept")], axis=axis)
+            _write_range(writer, node, axis, start=0, end=1 << 62, rank=len(shape), step=1)
+            writer.insert_after(
+                node, 0, "Gather", [writer.constant(places.astype(np.int64), f"{node.name}_kept")], axis=axis
+            )
 
 
 def _range_on(node: ir.Node, operands: list[Array | None], rank: int, axis: int) -> slice:
@@ -336,7 +345,7 @@ def _range_on(node: ir.Node, operands: list[Array | None], rank: int, axis: int)
 
 
 def _write_range(
-    writer: _Writer, node: ir.Node, axis: int, start: int, end: int, rank: int, *, step: int | None = None
+    writer: _Writer, node: ir.Node, axis: int, *, start: int, end: int, rank: int, step: int | None = None
 ) -> None:
     listed = integers(node, "axes")
     if "starts" in node.attributes:

@@ -46,14 +46,14 @@ def multi_head(run: Execution, node: ir.Node) -> None:
     extras = [value for value in node.inputs[3:] if value is not None]
     for value in extras:
         run.freeze(run.label(value), node, _WIDTH)
-    query, key, value = (
+    query, key, content = (
         headed(run, node, part, count) for part, count in zip(parts, (heads, shared, shared), strict=True)
     )
-    if query is None or key is None or value is None:
-        for labels in (query, key, value):
-            run.freeze(labels, node, _WIDTH)
+    if query is None or key is None or content is None:
+        for atoms in (query, key, content):
+            run.freeze(atoms, node, _WIDTH)
         return
-    run.unite(key, value, node)
+    run.unite(key, content, node)
     run.unite(query, np.repeat(key, heads // shared), node)
     if any(_has_heads(run, extra, heads) for extra in extras) or any(output.name for output in node.outputs[1:]):
         run.freeze(query, node, "its caches, bias or masks are listed by head")

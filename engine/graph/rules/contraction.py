@@ -12,7 +12,7 @@ from engine.graph.rules.registry import CONTRIB, Rules, listed
 from engine.graph.sizes import integer, text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Term:
     """An operand: its value, a letter for each axis ("" where the size is 1), its labels, its place in the node."""
 
@@ -51,27 +51,34 @@ def contract(run: Execution, node: ir.Node, operands: list[tuple[int, str]], out
         if term.labels is not None:
             owners.setdefault(term.letter, []).append(term)
     result: Labels | None = None
-    shape = run.shape(node.outputs[0])
     for letter, owned in owners.items():
-        if any(letter in term.letters and not term.constant and term not in owned for term in terms):
-            for term in owned:
-                run.freeze(term.labels, node, "is multiplied with a value without removable channels")
-        merged, letters = _united(run, node, owned)
-        for term in terms:
-            if term.constant and letter in term.letters:
-                rest = _projected(run, node, merged, letters, term.letters)
-                found = Labels(run.shape(term.value), rest, term.letters.index(letter))
-                run.member(term.value, found, "pass" if letter in out else "in", node)
-        if letter in out:
-            inherited = Labels(shape, _projected(run, node, merged, letters, tuple(out)), out.index(letter))
-            if result is None:
-                result = inherited
-            else:
-                run.freeze(inherited, node, "meets channels of another axis")
-        elif not any(term.constant and letter in term.letters for term in terms):
-            assert owned[0].labels is not None
-            run.sink(node, owned[0].index, owned[0].labels)
+        inherited = _shared(run, node, terms, out, letter=letter, owned=owned)
+        if result is not None:
+            run.freeze(inherited, node, "meets channels of another axis")
+        result = result or inherited
     return _produced(run, node, terms, out, result)
+
+
+def _shared(
+    run: Execution, node: ir.Node, terms: list[Term], out: str, *, letter: str, owned: list[Term]
+) -> Labels | None:
+    """Unite all that has a letter; give the result's labels if it has the letter too."""
+    if any(letter in term.letters and not term.constant and term not in owned for term in terms):
+        for term in owned:
+            run.freeze(term.labels, node, "is multiplied with a value without removable channels")
+    merged, letters = _united(run, node, owned)
+    weights = [term for term in terms if term.constant and letter in term.letters]
+    for term in weights:
+        rest = _projected(run, node, merged, letters, term.letters)
+        found = Labels(run.shape(term.value), rest, term.letters.index(letter))
+        run.member(term.value, found, "pass" if letter in out else "in", node)
+    if letter in out:
+        rest = _projected(run, node, merged, letters, tuple(out))
+        return Labels(run.shape(node.outputs[0]), rest, out.index(letter))
+    if not weights:
+        assert owned[0].labels is not None
+        run.sink(node, owned[0].index, owned[0].labels)
+    return None
 
 
 def _term(run: Execution, node: ir.Node, index: int, letters: str) -> Term:

@@ -130,13 +130,13 @@ def cut(run: Execution, node: ir.Node) -> None:
         _slice_by_data(run, node, found)
         return
     shape = run.shape(node.outputs[0])
-    result = found
+    taken = found
     for axis, part in enumerate(where):
-        result = lab.take(result, axis, part, shape[axis])
+        taken = lab.take(taken, axis, part, shape[axis])
     if where[found.axis] != slice(None) and shape[found.axis] != found.shape[found.axis]:
         run.note(node, "slice", found)
         _require_prefix(run, found, where[found.axis], node)
-    run.set(node, _alive(run, result, found, node))
+    run.set(node, _alive(run, taken, found, node))
 
 
 def _fixed_range(run: Execution, node: ir.Node, found: Labels) -> bool:
@@ -193,12 +193,12 @@ def split(run: Execution, node: ir.Node) -> None:
 def concat(run: Execution, node: ir.Node) -> None:
     """Join along an axis; parts without labels keep their place."""
     axis = integer(node, "axis", 0) % len(run.shape(node.outputs[0]))
-    found = [run.label(value) for value in node.inputs]
-    run_along = {part.axis for part in found if part is not None}
+    parts = [run.label(value) for value in node.inputs]
+    run_along = {part.axis for part in parts if part is not None}
     if not run_along and any(not run.constant(value) for value in node.inputs):
         return
     hint = next(iter(run_along)) if len(run_along) == 1 else None
-    found = [part or run.moved(value, hint) for part, value in zip(found, node.inputs, strict=True)]
+    found = [part or run.moved(value, hint) for part, value in zip(parts, node.inputs, strict=True)]
     labelled = [part for part in found if part is not None]
     if not labelled:
         return
@@ -317,7 +317,9 @@ def pad(run: Execution, node: ir.Node) -> None:
     known = run.known(node, 1)
     pads = np.array(listed_pads) if listed_pads is not None else known
     axes = run.known(node, 3) if len(node.inputs) > 3 and node.inputs[3] is not None else None
-    if pads is None or (listed_pads is None and axes is None and not run.fixed(node, 1)[[found.axis, found.axis + rank]].all()):
+    if pads is None or (
+        listed_pads is None and axes is None and not run.fixed(node, 1)[[found.axis, found.axis + rank]].all()
+    ):
         run.freeze(found, node, "its widths are computed from data")
         return
     width = np.zeros((rank, 2), int)

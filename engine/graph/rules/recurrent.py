@@ -37,13 +37,13 @@ def recurrent(run: Execution, node: ir.Node) -> None:
         return
     atoms = fresh.reshape(directions, hidden)
     gated = np.tile(atoms, (1, gates))[:, :, None]
-    _weigh(run, node, weight, gated, 1, "out")
-    _weigh(run, node, recurrence, gated, 1, "out")
-    _weigh(run, node, recurrence, atoms[:, None, :], 2, "in")
+    _weigh(run, node, weight, gated, axis=1, role="out")
+    _weigh(run, node, recurrence, gated, axis=1, role="out")
+    _weigh(run, node, recurrence, atoms[:, None, :], axis=2, role="in")
     for index, times in ((3, 2 * gates), (7, 3)):
         value = node.inputs[index] if index < len(node.inputs) else None
         if value is not None and run.constant(value):
-            _weigh(run, node, value, np.tile(atoms, (1, times)), 1, "pass")
+            _weigh(run, node, value, np.tile(atoms, (1, times)), axis=1, role="pass")
         elif value is not None:
             run.freeze(atoms, node, "its parameters are computed")
     for _, value in states:
@@ -52,7 +52,7 @@ def recurrent(run: Execution, node: ir.Node) -> None:
     _finish(run, node, atoms)
 
 
-def _weigh(run: Execution, node: ir.Node, value: ir.Value, atoms: Array, axis: int, role: Role) -> None:
+def _weigh(run: Execution, node: ir.Node, value: ir.Value, atoms: Array, *, axis: int, role: Role) -> None:
     run.member(value, Labels(run.shape(value), atoms, axis), role, node)
 
 
@@ -60,7 +60,7 @@ def _start(run: Execution, node: ir.Node, value: ir.Value, atoms: Array) -> None
     """A starting state has the hidden units on its last axis."""
     spread = atoms[:, None, :]
     if run.constant(value) and value.name not in run.labels:
-        _weigh(run, node, value, spread, 2, "pass")
+        _weigh(run, node, value, spread, axis=2, role="pass")
         return
     found = run.label(value)
     if found is None or found.axis != 2:

@@ -1,0 +1,251 @@
+"""Untrusted networks: what is told of good ones, and that each kind of bad one is refused in words for its owner."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from engine import EngineError, inspect_model
+from engine.errors import ModelInvalidError, ModelUnsupportedError
+
+
+def _model(
+    nodes, *, initializers=(), functions=(), imports=(("", 18),), inputs=(("x", [2, 2]),), ir_version=9, out=("a", "b")
+):
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, out)],
+        list(initializers),
+    )
+    return helper.make_model(
+        graph,
+        ir_version=ir_version,
+        opset_imports=[helper.make_opsetid(*entry) for entry in imports],
+        functions=list(functions),
+    )
+
+
+def _relu():
+    return helper.make_node("Relu", ["x"], ["y"], "act")
+
+
+def _bomb(depth=30):
+    """Each function calls the one below twice: 2^depth operators in a few kilobytes."""
+    functions = []
+    for level in range(depth):
+        inner = ("Relu", "") if level == 0 else (f"f{level - 1}", "local")
+        nodes = [
+            helper.make_node(inner[0], ["a"], ["b"], domain=inner[1]),
+            helper.make_node(inner[0], ["b"], ["c"], domain=inner[1]),
+        ]
+        imports = [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)]
+        functions.append(helper.make_function("local", f"f{level}", ["a"], ["c"], nodes, imports))
+    call = helper.make_node(f"f{depth - 1}", ["x"], ["y"], domain="local")
+    return _model([call], functions=functions, imports=(("", 18), ("local", 1)))
+
+
+def _nested(depth=20):
+    def body(level):
+        if level == 0:
+            node = helper.make_node("Relu", ["x"], ["r0"])
+        else:
+            inner = body(level - 1)
+            node = helper.make_node("If", ["c"], [f"r{level}"], then_branch=inner)
+        return helper.make_graph([node], f"g{level}", [], [helper.make_tensor_value_info(f"r{level}", 1, None)])
+
+    top = body(depth)
+    node = helper.make_node("If", ["c"], ["y"], then_branch=top)
+    model = _model([node])
+    model.graph.input.append(helper.make_tensor_value_info("c", TensorProto.BOOL, []))
+    return model
+
+
+def _external(location, **keys):
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2, 2], data_location=TensorProto.EXTERNAL)
+    for key, value in {"location": location, **keys}.items():
+        weight.external_data.add(key=key, value=value)
+    return _model([helper.make_node("MatMul", ["x", "w"], ["y"])], initializers=[weight])
+
+
+def _recursive():
+    node = helper.make_node("f", ["a"], ["b"], domain="local")
+    function = helper.make_function("local", "f", ["a"], ["b"], [node], [helper.make_opsetid("local", 1)])
+    call = helper.make_node("f", ["x"], ["y"], domain="local")
+    return _model([call], functions=[function], imports=(("", 18), ("local", 1)))
+
+
+def _short_weight():
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2, 2], raw_data=b"\0" * 8)
+    return _model([helper.make_node("MatMul", ["x", "w"], ["y"])], initializers=[weight])
+
+
+def _huge_weight():
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[200_000, 200_000], raw_data=b"")
+    return _model([helper.make_node("MatMul", ["x", "w"], ["y"])], initializers=[weight])
+
+
+def _sparse():
+    values = numpy_helper.from_array(np.ones(1, np.float32), "w")
+    indices = numpy_helper.from_array(np.zeros(1, np.int64), "i")
+    model = _model([_relu()])
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4]))
+    return model
+
+
+INVALID = {
+    "no operators": lambda: _model([]),
+    "cycle": lambda: _model([helper.make_node("Add", ["x", "y"], ["z"]), helper.make_node("Relu", ["z"], ["y"])]),
+    "unknown operator": lambda: _model([helper.make_node("Nonsense", ["x"], ["y"])]),
+    "required input empty": lambda: _model([helper.make_node("Einsum", [""], ["y"], equation="ij->i")]),
+    "required input missing": lambda: _model([helper.make_node("Add", ["x"], ["y"])]),
+    "input from nowhere": lambda: _model([helper.make_node("Relu", ["q"], ["y"])]),
+    "shapes contradict": lambda: _model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        initializers=[numpy_helper.from_array(np.ones((3, 3), np.float32), "w")],
+    ),
+    "opset not imported": lambda: _model(
+        [helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")],
+    ),
+    "weight too short": _short_weight,
+    "negative size": lambda: _model([_relu()], inputs=(("x", [-1, 2]),)),
+    "external data outside": lambda: _external("../weights.bin"),
+    "external data absolute": lambda: _external("/etc/passwd"),
+    "external data missing": lambda: _external("weights.bin"),
+    "function calls itself": _recursive,
+}
+UNSUPPORTED = {
+    "foreign domain": lambda: _model(
+        [helper.make_node("Op", ["x"], ["y"], "n", domain="evil")], imports=(("", 18), ("evil", 1))
+    ),
+    "old opset": lambda: _model([_relu()], imports=(("", 6),)),
+    "opset of the future": lambda: _model([_relu()], imports=(("", 99),)),
+    "function bomb": _bomb,
+    "nested too deep": _nested,
+    "160 GB weight": _huge_weight,
+    "160 GB declared": lambda: _model([_relu()], inputs=(("x", [400_000, 400_000]),)),
+    "sparse weight": _sparse,
+    "input called label": lambda: _model([helper.make_node("Relu", ["label"], ["y"])], inputs=(("label", [2, 2]),)),
+    "no inputs": lambda: _model(
+        [helper.make_node("Relu", ["w"], ["y"])],
+        inputs=(),
+        initializers=[numpy_helper.from_array(np.ones((2, 2), np.float32), "w")],
+    ),
+}
+
+
+def _write(tmp_path, content) -> Path:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("kind", INVALID)
+def test_invalid_networks_are_refused_with_a_sentence(tmp_path, kind):
+    with pytest.raises(ModelInvalidError) as caught:
+        inspect_model(_write(tmp_path, INVALID[kind]()))
+    assert caught.value.message.endswith((".", "]", ")")) or "onnx" in caught.value.message.lower()
+    assert str(tmp_path) not in caught.value.message
+
+
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_networks_that_are_not_taken_are_refused_with_a_sentence(tmp_path, kind):
+    with pytest.raises(ModelUnsupportedError) as caught:
+        inspect_model(_write(tmp_path, UNSUPPORTED[kind]()))
+    assert caught.value.problem()["class"] == "user"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"this is a text file, not a network\n" * 50, b"\x08\x07", b"PK\x03\x04" + b"\0" * 64]
+)
+def test_other_files_are_refused(tmp_path, content):
+    with pytest.raises(ModelInvalidError):
+        inspect_model(_write(tmp_path, content))
+
+
+def test_truncation_anywhere_is_refused_or_another_valid_network(tmp_path, residual_cnn):
+    whole = residual_cnn()
+    for cut in range(1, len(whole), max(1, len(whole) // 60)):
+        with pytest.raises(EngineError):
+            inspect_model(_write(tmp_path, whole[:cut]))
+
+
+def test_a_node_is_named(tmp_path):
+    with pytest.raises(ModelInvalidError) as caught:
+        inspect_model(_write(tmp_path, _model([helper.make_node("Add", ["x", ""], ["y"], "sum")])))
+    assert caught.value.node == "sum"
+    assert "`B`" in caught.value.message
+
+
+def test_a_good_network_is_described(tmp_path, residual_cnn):
+    found = inspect_model(_write(tmp_path, residual_cnn()))
+    assert found.inputs[0].model_dump() == {"name": "image", "dtype": "float32", "shape": ("n", 3, 12, 12)}
+    assert found.outputs[0].name == "scores"
+    assert found.ops["Conv"] == 6
+    assert found.nodes == sum(found.ops.values())
+    assert (found.quantized, found.float_type, found.external_data) == ("none", "float32", False)
+    assert (
+        found.parameters
+        == 3 * 16 * 9 + 16 + 2 * (16 * 16 * 9 + 16) + 16 * 32 * 9 + 32 * 32 * 9 + 16 * 32 + 3 * 32 + 5 * 33
+    )
+
+
+def test_external_data_in_the_folder_are_taken(tmp_path):
+    model = _external("weights.bin", offset="0", length="16")
+    (tmp_path / "weights.bin").write_bytes(np.eye(2, dtype=np.float32).tobytes())
+    found = inspect_model(_write(tmp_path, model))
+    assert found.external_data
+    assert found.size_bytes == len(model.SerializeToString()) + 16
+
+
+def test_external_data_through_a_link_are_refused(tmp_path):
+    (tmp_path / "secret.bin").write_bytes(b"\0" * 16)
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "weights.bin").symlink_to(tmp_path / "secret.bin")
+    with pytest.raises(ModelInvalidError, match="outside"):
+        inspect_model(_write(inner, _external("weights.bin")))
+
+
+def test_initializers_among_the_inputs_are_no_inputs(tmp_path):
+    weight = numpy_helper.from_array(np.eye(2, dtype=np.float32), "w")
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    model = _model(
+        [node], initializers=[weight], inputs=(("x", [2, 2]), ("w", [2, 2])), ir_version=3, imports=(("", 9),)
+    )
+    found = inspect_model(_write(tmp_path, model))
+    assert [entry.name for entry in found.inputs] == ["x"]
+    assert any("also inputs" in warning for warning in found.warnings)
+
+
+def test_quantization_is_recognised(tmp_path):
+    def quantized(*, also_float):
+        nodes = [
+            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+            helper.make_node("DequantizeLinear", ["w8", "s"], ["w"]),
+            helper.make_node("MatMul", ["d", "w"], ["m"]),
+            helper.make_node("MatMul", ["m", "f"], ["y"]) if also_float else helper.make_node("Relu", ["m"], ["y"]),
+        ]
+        arrays = {
+            "s": np.float32(0.1),
+            "z": np.uint8(0),
+            "w8": np.ones((2, 2), np.int8),
+            "f": np.eye(2, dtype=np.float32),
+        }
+        return _model(nodes, initializers=[numpy_helper.from_array(np.asarray(a), n) for n, a in arrays.items()])
+
+    assert inspect_model(_write(tmp_path, quantized(also_float=False))).quantized == "fully"
+    assert inspect_model(_write(tmp_path, quantized(also_float=True))).quantized == "partly"
+
+
+def test_contrib_operators_are_taken(tmp_path):
+    node = helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")
+    assert inspect_model(_write(tmp_path, _model([node], imports=(("", 18), ("com.microsoft", 1))))).ops == {"Gelu": 1}
+
+
+def test_onnx_itself_accepts_the_good_ones(tmp_path, residual_cnn):
+    onnx.checker.check_model(str(_write(tmp_path, residual_cnn())), full_check=True)
