@@ -223,13 +223,12 @@ def _joined(run: Execution, node: ir.Node, found: list[Labels | None], axis: int
     for part in labelled:
         outline = [max(left, right) for left, right in zip(outline, part.atoms.shape, strict=True)]
     pieces = []
-    for part, size in zip(found, sizes, strict=True):
+    for piece, size in zip(found, sizes, strict=True):
         outline[axis] = size
         if math.prod(outline) * len(sizes) > lab.MOST_LABELS:
             raise lab.TooManyLabelsError
-        pieces.append(
-            np.zeros(outline, np.int32) if part is None else np.broadcast_to(lab.full_on(part, axis), outline)
-        )
+        atoms = np.zeros((), np.int32) if piece is None else lab.full_on(piece, axis)
+        pieces.append(np.broadcast_to(atoms, outline))
     return Labels(shape, np.concatenate(pieces, axis=axis), shrinking)
 
 

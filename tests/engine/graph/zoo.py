@@ -265,7 +265,9 @@ def yolo():
     for _ in range(3):
         pools.append(net.op("MaxPool", pools[-1], kernel_shape=[5, 5], pads=[2] * 4))
     x = net.cbs(net.op("Concat", *pools, axis=1), 128, 64, 1)
-    up = net.op("Resize", x, "", "", net.op("Concat", net.op("Shape", x, end=1), net.ints(64, 16, 16), axis=0), mode="nearest")
+    up = net.op(
+        "Resize", x, "", "", net.op("Concat", net.op("Shape", x, end=1), net.ints(64, 16, 16), axis=0), mode="nearest"
+    )
     x = _c2f(net, net.op("Concat", up, small, axis=1), 96, 32, 1, shortcut=False)
     box = net.conv(net.cbs(x, 32, 32), 32, 16, 1)
     score = net.conv(net.cbs(x, 32, 48), 48, 6, 1)
@@ -278,7 +280,10 @@ def yolo():
 def _attend(net, q, k, v, heads, width, mask=None):
     """Batch x time x hidden to the same, by constants in the target shapes."""
     hidden = heads * width
-    parts = [net.op("Transpose", net.op("Reshape", part, net.ints(0, -1, heads, width)), perm=[0, 2, 1, 3]) for part in (q, k, v)]
+    parts = [
+        net.op("Transpose", net.op("Reshape", part, net.ints(0, -1, heads, width)), perm=[0, 2, 1, 3])
+        for part in (q, k, v)
+    ]
     scores = net.op("MatMul", parts[0], net.op("Transpose", parts[1], perm=[0, 1, 3, 2]))
     scores = net.op("Mul", scores, net.const(np.float32(width**-0.5)))
     if mask is not None:
@@ -310,7 +315,11 @@ def vit(fused=False):
             qkv = net.op("Reshape", qkv, net.ints(0, -1, 3, heads, width))
             qkv = net.op("Transpose", qkv, perm=[2, 0, 3, 1, 4])
             q, k, v = (net.op("Gather", qkv, net.const(np.int64(place)), axis=0) for place in range(3))
-            scores = net.op("MatMul", net.op("Mul", q, net.const(np.float32(width**-0.5))), net.op("Transpose", k, perm=[0, 1, 3, 2]))
+            scores = net.op(
+                "MatMul",
+                net.op("Mul", q, net.const(np.float32(width**-0.5))),
+                net.op("Transpose", k, perm=[0, 1, 3, 2]),
+            )
             y = net.op("MatMul", net.op("Softmax", scores, axis=-1), v)
             y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), net.ints(0, -1, hidden))
         else:
@@ -352,15 +361,23 @@ def bert():
     length = net.op("Unsqueeze", net.op("Gather", net.op("Shape", ids), net.const(np.int64(1))), net.ints(0))
     places = net.op("Slice", net.const(np.arange(64, dtype=np.int64)[None]), net.ints(0), length, net.ints(1))
     words = net.op("Gather", net.weight(100, hidden, fan=1), ids)
-    x = net.op("Add", net.op("Add", words, net.op("Gather", net.weight(64, hidden, fan=1), places)), net.weight(1, 1, hidden, fan=1))
+    x = net.op(
+        "Add",
+        net.op("Add", words, net.op("Gather", net.weight(64, hidden, fan=1), places)),
+        net.weight(1, 1, hidden, fan=1),
+    )
     x = _decomposed_norm(net, x, hidden)
     for _ in range(2):
         q, k, v = (_dynamic_heads(net, net.linear(x, hidden, hidden), heads, width) for _ in range(3))
-        scores = net.op("Div", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), net.const(np.float32(width**0.5)))
+        scores = net.op(
+            "Div", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), net.const(np.float32(width**0.5))
+        )
         y = net.op("MatMul", net.op("Softmax", net.op("Add", scores, mask), axis=-1), v)
         y = net.op("Transpose", y, perm=[0, 2, 1, 3])
         shape = net.op("Shape", y)
-        ends = [net.op("Unsqueeze", net.op("Gather", shape, net.const(np.int64(place))), net.ints(0)) for place in (0, 1)]
+        ends = [
+            net.op("Unsqueeze", net.op("Gather", shape, net.const(np.int64(place))), net.ints(0)) for place in (0, 1)
+        ]
         y = net.op("Reshape", y, net.op("Concat", *ends, net.ints(hidden), axis=0))
         x = _decomposed_norm(net, net.op("Add", x, net.linear(y, hidden, hidden)), hidden)
         y = net.linear(net.gelu(net.linear(x, hidden, 144)), 144, hidden)
@@ -384,7 +401,9 @@ def decoder():
     length = net.op("Unsqueeze", net.op("Gather", net.op("Shape", ids), net.const(np.int64(1))), net.ints(0))
     angle = np.outer(np.arange(32), 1 / 100 ** (np.arange(width // 2) / (width // 2))).astype(np.float32)
     angle = np.concatenate([angle, angle], axis=1)
-    cos, sin = (net.op("Slice", net.const(table), net.ints(0), length, net.ints(0)) for table in (np.cos(angle), np.sin(angle)))
+    cos, sin = (
+        net.op("Slice", net.const(table), net.ints(0), length, net.ints(0)) for table in (np.cos(angle), np.sin(angle))
+    )
     causal = np.triu(np.full((32, 32), -1e4, np.float32), 1)
     mask = net.op("Slice", net.const(causal), net.ints(0, 0), net.op("Concat", length, length, axis=0), net.ints(0, 1))
 
@@ -396,9 +415,13 @@ def decoder():
 
     def repeat(part):
         shape = net.op("Shape", part)
-        n, _, t, _ = (net.op("Unsqueeze", net.op("Gather", shape, net.const(np.int64(place))), net.ints(0)) for place in range(4))
+        n, _, t, _ = (
+            net.op("Unsqueeze", net.op("Gather", shape, net.const(np.int64(place))), net.ints(0)) for place in range(4)
+        )
         part = net.op("Unsqueeze", part, net.ints(2))
-        part = net.op("Expand", part, net.op("Concat", n, net.ints(shared, heads // shared), t, net.ints(width), axis=0))
+        part = net.op(
+            "Expand", part, net.op("Concat", n, net.ints(shared, heads // shared), t, net.ints(width), axis=0)
+        )
         return net.op("Reshape", part, net.op("Concat", n, net.ints(heads), t, net.ints(width), axis=0))
 
     for _ in range(2):
@@ -406,7 +429,9 @@ def decoder():
         q = rotate(_dynamic_heads(net, net.linear(y, hidden, heads * width, bias=False), heads, width))
         k = repeat(rotate(_dynamic_heads(net, net.linear(y, hidden, shared * width, bias=False), shared, width)))
         v = repeat(_dynamic_heads(net, net.linear(y, hidden, shared * width, bias=False), shared, width))
-        scores = net.op("Mul", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), net.const(np.float32(width**-0.5)))
+        scores = net.op(
+            "Mul", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), net.const(np.float32(width**-0.5))
+        )
         y = net.op("MatMul", net.op("Softmax", net.op("Add", scores, mask), axis=-1), v)
         y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), net.ints(0, -1, heads * width))
         x = net.op("Add", x, net.linear(y, heads * width, hidden, bias=False))
@@ -467,14 +492,26 @@ def fused_bert():
     x = net.linear(x, 20, hidden)
     for number in range(2):
         if number:
-            y = net.op("Attention", x, net.weight(hidden, 3 * hidden, fan=hidden), net.vector(3 * hidden, -0.5, 0.5), domain=CONTRIB, num_heads=heads)
+            y = net.op(
+                "Attention",
+                x,
+                net.weight(hidden, 3 * hidden, fan=hidden),
+                net.vector(3 * hidden, -0.5, 0.5),
+                domain=CONTRIB,
+                num_heads=heads,
+            )
         else:
             q, k, v = (net.linear(x, hidden, hidden) for _ in range(3))
             y = net.op("MultiHeadAttention", q, k, v, domain=CONTRIB, num_heads=heads)
         y = net.op("MatMul", y, net.weight(hidden, hidden))
         norm = [net.vector(hidden), net.vector(hidden, -0.5, 0.5), net.vector(hidden, -0.5, 0.5)]
         x = net.op("SkipLayerNormalization", y, x, *norm, domain=CONTRIB, epsilon=1e-5)
-        y = net.op("BiasGelu", net.op("MatMul", x, net.weight(hidden, 128, fan=hidden)), net.vector(128, -0.5, 0.5), domain=CONTRIB)
+        y = net.op(
+            "BiasGelu",
+            net.op("MatMul", x, net.weight(hidden, 128, fan=hidden)),
+            net.vector(128, -0.5, 0.5),
+            domain=CONTRIB,
+        )
         y = net.op("MatMul", y, net.weight(128, hidden, fan=128))
         norm = [net.vector(hidden), net.vector(hidden, -0.5, 0.5)]
         x = net.op("SkipLayerNormalization", y, x, *norm, domain=CONTRIB, epsilon=1e-5)
@@ -491,10 +528,14 @@ def group_norm(decomposed=True):
             return net.op("GroupNormalization", part, net.vector(size), net.vector(size), num_groups=groups)
         shape = net.op("Shape", part)
         y = net.op("Reshape", part, net.ints(0, groups, -1))
-        y = net.op("InstanceNormalization", y, net.const(np.ones(groups, np.float32)), net.const(np.zeros(groups, np.float32)))
+        y = net.op(
+            "InstanceNormalization", y, net.const(np.ones(groups, np.float32)), net.const(np.zeros(groups, np.float32))
+        )
         y = net.op("Reshape", y, shape)
         scale = net.const(net.random.uniform(0.5, 1.5, (size, 1, 1)).astype(np.float32))
-        return net.op("Add", net.op("Mul", y, scale), net.const(net.random.uniform(-1, 1, (size, 1, 1)).astype(np.float32)))
+        return net.op(
+            "Add", net.op("Mul", y, scale), net.const(net.random.uniform(-1, 1, (size, 1, 1)).astype(np.float32))
+        )
 
     for _ in range(2):
         y = net.conv(net.silu(normalise(x, 32, 8)), 32, 64)
@@ -530,16 +571,24 @@ def swin():
     for shift in (0, 2):
         y = net.norm(x, hidden)
         if shift:
-            parts = [net.op("Slice", y, net.ints(start), net.ints(end), net.ints(1)) for start, end in ((shift, 2**62), (0, shift))]
+            parts = [
+                net.op("Slice", y, net.ints(start), net.ints(end), net.ints(1))
+                for start, end in ((shift, 2**62), (0, shift))
+            ]
             y = net.op("Concat", *parts, axis=1)
         y = net.op("Reshape", y, net.ints(-1, side // window, window, side // window, window, hidden))
         y = net.op("Reshape", net.op("Transpose", y, perm=[0, 1, 3, 2, 4, 5]), net.ints(-1, window * window, hidden))
         bias = net.weight(1, heads, window * window, window * window, fan=4)
-        y = net.linear(_attend(net, *(net.linear(y, hidden, hidden) for _ in range(3)), heads, width, bias), hidden, hidden)
+        y = net.linear(
+            _attend(net, *(net.linear(y, hidden, hidden) for _ in range(3)), heads, width, bias), hidden, hidden
+        )
         y = net.op("Reshape", y, net.ints(-1, side // window, side // window, window, window, hidden))
         y = net.op("Reshape", net.op("Transpose", y, perm=[0, 1, 3, 2, 4, 5]), net.ints(-1, side, side, hidden))
         if shift:
-            parts = [net.op("Slice", y, net.ints(start), net.ints(end), net.ints(1)) for start, end in ((-shift, 2**62), (0, -shift))]
+            parts = [
+                net.op("Slice", y, net.ints(start), net.ints(end), net.ints(1))
+                for start, end in ((-shift, 2**62), (0, -shift))
+            ]
             y = net.op("Concat", *parts, axis=1)
         x = net.op("Add", x, y)
         x = net.op("Add", x, net.linear(net.gelu(net.linear(net.norm(x, hidden), hidden, 96)), 96, hidden))
