@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from engine.errors import SpecInvalidError, VerificationFailedError
 from engine.graph import io
-from engine.graph.derived import Derivation, Form, is_stored
+from engine.graph.derived import Derivation, Form, is_stored, transposed
 from engine.measure import cpu
 from engine.passes.contract import Context
 from engine.quantize import types
@@ -240,23 +240,24 @@ class _Rounded:
     facts: dict[str, Any]
 
 
-def _round(name: str, rows: Floats, rule: types.WeightRule, *, per_channel: bool) -> _Rounded:
-    """Round weights (outputs, inputs), some outputs at a time where each has its own scale."""
-    if not np.isfinite(rows).all():
-        raise VerificationFailedError("The weights hold NaN or infinity.", node=name)
-    step = max(1, _CHUNK // rows.shape[1]) if per_channel else len(rows)
-    parts = [
-        types.quantize_weight(
-            np.ascontiguousarray(rows[start : start + step], np.float32), rule, per_channel=per_channel
-        )
-        for start in range(0, len(rows), step)
-    ]
-    values, scale = np.concatenate([part.values for part in parts]), np.concatenate([part.scale for part in parts])
+def _round(name: str, weights: Floats, rule: types.WeightRule, *, by_row: bool, per_channel: bool) -> _Rounded:
+    """Round weights, (outputs, inputs) if `by_row`, some outputs at a time where each has its own scale."""
+    outputs, inputs = weights.shape if by_row else weights.shape[::-1]
+    step = max(1, _CHUNK // inputs) if per_channel else outputs
+    parts = []
     noise = energy = 0.0
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        noise += float(np.square(rows[part] - values[part] * scale[part, None], dtype=np.float64).sum())
-        energy += float(np.square(rows[part], dtype=np.float64).sum())
+    for start in range(0, outputs, step):
+        chosen = slice(start, start + step)
+        rows = np.ascontiguousarray(weights[chosen] if by_row else transposed(weights[:, chosen]), np.float32)
+        energy += float(np.vdot(rows, rows))
+        if not math.isfinite(energy):
+            raise VerificationFailedError("The weights hold NaN or infinity, or numbers near it.", node=name)
+        part = types.quantize_weight(rows, rule, per_channel=per_channel)
+        parts.append(part)
+        off = part.values * part.scale[:, None]
+        off -= rows
+        noise += float(np.vdot(off, off))
+    values, scale = np.concatenate([part.values for part in parts]), np.concatenate([part.scale for part in parts])
     facts = {
         "accumulator_load": round(max(part.accumulator_load for part in parts), 3),
         "limited_channels": sum(part.limited_channels for part in parts),
@@ -335,15 +336,11 @@ class _Writer:
         facts: dict[str, Any] = {}
 
         def compute(array: Floats) -> Sequence[npt.NDArray[Any]]:
-            rows = array if by_row else array.T
-            rounded = _round(
-                layer.name,
-                rows if alpha == 1 else rows * np.float32(alpha),
-                self._choice.rule,
-                per_channel=self._per_channel,
-            )
+            rounded = _round(layer.name, array, self._choice.rule, by_row=by_row, per_channel=self._per_channel)
             facts.update(rounded.facts)
-            return [self._stored(rounded.values).T, rounded.scale[:count]]
+            # The scale alone takes alpha; a negative one turns the integers' signs, which are symmetric.
+            integers = rounded.values if alpha >= 0 else -rounded.values
+            return [transposed(self._stored(integers)), rounded.scale[:count] * np.float32(abs(alpha))]
 
         forms = [
             Form(self._free(f"{weight.name}_q8_"), self._kind, (inputs, outputs)),
@@ -368,7 +365,7 @@ class _Writer:
 
             def compute(array: Floats) -> Sequence[npt.NDArray[Any]]:
                 # Nothing is multiplied in integers here, so nothing can saturate.
-                rounded = _round(layer.name, array, "int8", per_channel=True)
+                rounded = _round(layer.name, array, "int8", by_row=True, per_channel=True)
                 facts["weight_sqnr_db"] = rounded.facts["weight_sqnr_db"]
                 return [rounded.values, rounded.scale]
 
@@ -418,7 +415,10 @@ class _Writer:
         scales = (directions, outputs) if self._per_channel else (directions,)
 
         def compute(array: Floats) -> Sequence[npt.NDArray[Any]]:
-            parts = [_round(layer.name, part, self._choice.rule, per_channel=self._per_channel) for part in array]
+            parts = [
+                _round(layer.name, part, self._choice.rule, by_row=True, per_channel=self._per_channel)
+                for part in array
+            ]
             facts.update(parts[0].facts)
             facts["accumulator_load"] = max(part.facts["accumulator_load"] for part in parts)
             integers = np.stack([self._stored(part.values).T for part in parts])
