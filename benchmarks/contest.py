@@ -1,0 +1,189 @@
+"""A contest on one network: everybody compresses it, then all results are judged and raced side by side."""
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import cases
+from benchmarks.cases import Case, Data
+from benchmarks.peers import environments
+from benchmarks.process import Spent, spend
+from benchmarks.scores import Array
+from engine import EngineError
+from engine.measure.latency import compare_many
+from engine.measure.providers import session
+from engine.measure.size import stored_bytes
+from engine.report import LatencyComparison
+from engine.spec import Target
+
+HERE = Path(__file__).resolve().parent
+SCRATCH = HERE.parent / "var" / "benchmarks" / "work"
+OURS = "onnxpress"
+ONE_THREAD = Target(provider="cpu", threads=1, batch=1)
+_FEEDS = 8
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Who compresses, how: the script that does it, in which peer's environment (None: ours), with which settings."""
+
+    maker: str
+    setting: str
+    script: Path
+    settings: Mapping[str, Any]
+    peer: str | None = None
+    needs_data: bool = True
+
+    @property
+    def name(self) -> str:
+        """Maker and setting."""
+        return f"{self.maker} {self.setting}"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much time a contest may take."""
+
+    seconds: float = 60.0
+    min_runs: int = 50
+    samples: int | None = None
+
+    @classmethod
+    def quick(cls) -> "Effort":
+        """Enough to see that everything works."""
+        return cls(seconds=4.0, min_runs=10, samples=cases.QUICK_SAMPLES)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one entry; a problem in words where nothing did."""
+
+    maker: str
+    setting: str
+    path: str | None = None
+    problem: str | None = None
+    note: str | None = None
+    unchanged: bool = False
+    bytes: int | None = None
+    seconds: float | None = None
+    peak_rss_bytes: int | None = None
+    score: dict[str, Any] | None = None
+    latency: dict[str, Any] | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Maker and setting."""
+        return f"{self.maker} {self.setting}"
+
+    def record(self) -> dict[str, Any]:
+        """Give it as JSON values, without the path."""
+        return {name: value for name, value in asdict(self).items() if name != "path"}
+
+
+def recipe(setting: str, *passes: Mapping[str, Any], gates: Sequence[Mapping[str, Any]] = ()) -> Entry:
+    """Make an entry of ours."""
+    settings = {"recipe": {"passes": list(passes)}, "gates": list(gates)}
+    return Entry(OURS, setting, HERE / "engine_job.py", settings)
+
+
+def hold(case: Case, entries: Sequence[Entry], effort: Effort, group: str) -> list[Result]:
+    """Let everybody compress the case's network, then judge and race the results; the original is the first result."""
+    data = case.data() if effort.samples is None else case.data().first(effort.samples)
+    folder = SCRATCH / group / case.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    made = [make(case, data, entry, folder) for entry in entries]
+    original = Result("fp32", "original", path=str(case.path), bytes=stored_bytes(case.path))
+    return race(judge(case, data, [original, *made]), data, effort)
+
+
+def make(case: Case, data: Data, entry: Entry, folder: Path) -> Result:
+    """Run one entry in its own process."""
+    print(f"{case.name}: {entry.name}", file=sys.stderr, flush=True)
+    place = folder / entry.name.replace(" ", "_").replace("/", "_")
+    place.mkdir(parents=True, exist_ok=True)
+    out = place / "model.onnx"
+    try:
+        spent = _order(case, data, entry, place, out)
+    except environments.PeerMissingError as error:
+        return Result(entry.maker, entry.setting, problem=f"cannot be installed: {error}")
+    result = Result(
+        entry.maker,
+        entry.setting,
+        problem=spent.problem,
+        seconds=spent.seconds,
+        peak_rss_bytes=spent.peak_rss_bytes,
+        told=spent.value,
+        note=_refusals(spent),
+        unchanged=bool(spent.value.get("unchanged")),
+    )
+    if spent.problem is not None:
+        return result
+    if not out.exists():
+        return replace(result, problem="wrote no network")
+    return replace(result, path=str(out), bytes=stored_bytes(out))
+
+
+def judge(case: Case, data: Data, results: Sequence[Result]) -> list[Result]:
+    """Score every network on all test samples beside the original, which is the first."""
+    original: Array | None = None
+    judged = []
+    for result in results:
+        if result.path is None:
+            judged.append(result)
+            continue
+        print(f"{case.name}: judging {result.name}", file=sys.stderr, flush=True)
+        try:
+            answers = case.answer(session(Path(result.path), ONE_THREAD), data)
+        except EngineError as error:
+            judged.append(replace(result, path=None, problem=f"does not run: {error.message.splitlines()[0]}"))
+            continue
+        original = answers if original is None else original
+        judged.append(replace(result, score=case.judge(answers, original, data.truth).record()))
+    return judged
+
+
+def race(results: Sequence[Result], data: Data, effort: Effort) -> list[Result]:
+    """Measure the latency of all networks in the same turns; those that are the original itself do not run twice."""
+    original, *others = results
+    assert original.path is not None
+    racing = {each.name: Path(each.path) for each in others if each.path is not None and not each.unchanged}
+    if not racing:
+        return list(results)
+    print(f"racing {len(racing)} networks beside the original", file=sys.stderr, flush=True)
+    feeds = list(data.feeds(1, most=_FEEDS))
+    compared = compare_many(
+        Path(original.path), racing, feeds, ONE_THREAD, seconds=effort.seconds, min_runs=effort.min_runs
+    )
+    return [replace(each, latency=_latency(compared[each.name])) if each.name in compared else each for each in results]
+
+
+def _order(case: Case, data: Data, entry: Entry, place: Path, out: Path) -> Spent:
+    request: dict[str, Any] = {"model": str(case.path), "out": str(out)}
+    inputs = place / "data.npz"
+    if entry.maker == OURS:
+        if case.for_engine:
+            cases.write_dataset(data, inputs)
+        request["data"] = str(inputs) if case.for_engine else None
+        gates = [*entry.settings.get("gates", ()), *case.gates]
+        request["spec"] = {"recipe": entry.settings["recipe"], "gates": gates}
+        return spend(Path(sys.executable), entry.script, request, place)
+    assert entry.peer is not None
+    request["layout"] = cases.write_calibration(data, inputs)
+    request["calibration"] = str(inputs)
+    request["settings"] = dict(entry.settings)
+    return spend(environments.interpreter(entry.peer), entry.script, request, place)
+
+
+def _refusals(spent: Spent) -> str | None:
+    steps = spent.value.get("steps", ())
+    words = [f"{step['type']} refused: {step['reason']}" for step in steps if step["status"] == "refused"]
+    return "; ".join(words) or None
+
+
+def _latency(compared: LatencyComparison) -> dict[str, Any]:
+    return compared.model_dump(mode="json", exclude={"original": {"intervals"}, "compressed": {"intervals"}})

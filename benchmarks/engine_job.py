@@ -1,0 +1,50 @@
+"""Run a recipe of ours through the engine's front door, in a process of its own, as the command line does.
+
+The request has `model`, `data` (an .npz for the engine, or None), `metric`, `spec`, and `out`, the file to write.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import engine
+
+
+def work(request: dict[str, Any]) -> dict[str, Any]:
+    """Do the job and copy the artifact; tell what became of each step."""
+    out = Path(request["out"])
+    spec = engine.Compress.model_validate(request["spec"])
+    with tempfile.TemporaryDirectory(prefix="job-") as folder:
+        workspace = Path(folder)
+        _fill(workspace, request)
+        report = engine.run(spec, workspace, lambda event: print(event, flush=True))
+        for file in (workspace / "out").iterdir():
+            shutil.copyfile(file, out.parent / (out.name if file.name == "model.onnx" else file.name))
+    return {
+        "summary": report.summary,
+        "unchanged": report.unchanged,
+        "steps": [_step(step.model_dump(mode="json")) for step in report.steps],
+    }
+
+
+def _fill(workspace: Path, request: dict[str, Any]) -> None:
+    (workspace / "model").mkdir()
+    model = Path(request["model"])
+    shutil.copyfile(model, workspace / "model" / "model.onnx")
+    for name in request.get("external", []):
+        shutil.copyfile(model.with_name(name), workspace / "model" / name)
+    if request.get("data"):
+        (workspace / "data").mkdir()
+        shutil.copyfile(request["data"], workspace / "data" / "data.npz")
+
+
+def _step(step: dict[str, Any]) -> dict[str, Any]:
+    refusal = step["refusal"] or {}
+    return {
+        "type": step["type"],
+        "status": step["status"],
+        "seconds": step["seconds"],
+        "reason": refusal.get("reason"),
+        "change": (step["change"] or {}).get("summary"),
+    }

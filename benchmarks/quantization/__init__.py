@@ -1,0 +1,1 @@
+"""Quantization beside onnxruntime, NNCF and onnxsim."""

@@ -1,0 +1,39 @@
+"""Put all sections that were measured together into docs/benchmarks.md.
+
+python -m benchmarks.report
+"""
+
+from pathlib import Path
+
+from benchmarks.documents import RESULTS
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+GROUPS = {
+    "service": "Service",
+    "quantization": "Quantization",
+    "pruning": "Pruning",
+}
+OPENING = """\
+# Benchmarks
+
+Written by `python -m benchmarks.report` from what the benchmarks measured; [how to repeat each](../benchmarks/README.md).
+Speeds are multiples of the fp32 network, measured run by run in turn in one process at one thread and batch 1. Changes of
+quality are in points, paired sample by sample, with a 95 % interval. Peers run with the settings that are named, on the same
+calibration samples.
+"""
+
+
+def main() -> None:
+    """Entry point."""
+    parts = [OPENING]
+    for group, title in GROUPS.items():
+        sections = sorted((RESULTS / group).glob("*.md"))
+        if sections:
+            parts.append(f"## {title}\n")
+            parts += [section.read_text() for section in sections]
+    DOCUMENT.write_text("\n".join(parts))
+    print(DOCUMENT)
+
+
+if __name__ == "__main__":
+    main()
