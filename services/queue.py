@@ -414,7 +414,7 @@ def _clean(told: Mapping[str, Any]) -> dict[str, Any] | None:
         event["step"] = step
     if isinstance(fraction, int | float) and math.isfinite(fraction):
         event["fraction"] = min(max(float(fraction), 0.0), 1.0)
-    if told.get("status") in ("applied", "refused"):  # noqa: PLR6201 - what came may not be hashable
+    if told.get("status") in ("applied", "refused"):
         event["status"] = told["status"]
     for name in ("pass", "message", "reason", "what", "verdict"):
         if isinstance(told.get(name), str):

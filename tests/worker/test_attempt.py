@@ -1,0 +1,171 @@
+"""An attempt ends its unit, or leaves it to somebody else; never both."""
+
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+
+import engine
+from models import Unit
+from services import artifacts, jobs, queue, workers
+from worker.presence import Identity, Presence
+
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def row(database):
+    def row(kind, row_id):
+        with database.reading() as session:
+            return session.get_one(kind, row_id)
+
+    return row
+
+
+def children(settings):
+    mine = str(settings.data_dir / "work")
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.ppid() == os.getpid() and process.environ().get("HOME", "").startswith(mine):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def when_it_works(settings, action):
+    """Do something, in a thread, once the attempt has a child."""
+
+    def run():
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            for child in children(settings):
+                action(child)
+                return
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def test_uploads_become_ready(attempts, database, upload, network, data, row, folder):
+    model = upload(artifacts.register_model, network)
+    dataset = upload(artifacts.register_dataset, data)
+    for unit_id in database.publisher.sent:
+        attempts.run(unit_id)
+    model, dataset = row(type(model), model.id), row(type(dataset), dataset.id)
+    assert (model.state, dataset.state) == ("ready", "ready"), (model.problem, dataset.problem)
+    assert engine.Inspection.model_validate(model.inspection).ops == {"MatMul": 1}
+    assert list(attempts.workspaces.iterdir()) == []
+
+
+def test_what_is_no_network_is_rejected(attempts, database, upload, row, settings):
+    model = upload(artifacts.register_model, b"text")
+    attempts.run(database.publisher.sent[0])
+    found = row(type(model), model.id)
+    assert (found.state, found.problem["code"]) == ("rejected", "model_invalid")
+    assert not [path for path in (settings.data_dir / "store").rglob("*") if path.is_file()]
+    assert list(attempts.workspaces.iterdir()) == []
+
+
+def test_a_damaged_input_is_never_worked_on(attempts, database, upload, network, row, folder):
+    model = upload(artifacts.register_model, network)
+    [path] = [path for path in (folder._root / "blobs").rglob("*") if path.is_file()]
+    path.write_bytes(network[:-1] + b"?")
+    attempts.run(database.publisher.sent[0])
+    found = row(type(model), model.id)
+    assert (found.state, found.problem["code"]) == ("rejected", "store_damaged")
+
+
+def test_a_crash_is_tried_again(attempts, database, upload, network, row, settings):
+    model = upload(artifacts.register_model, network)
+    thread = when_it_works(settings, lambda child: child.send_signal(signal.SIGSEGV))
+    attempts.run(database.publisher.sent[0])
+    thread.join()
+    assert row(Unit, database.publisher.sent[0]).crashes == 1
+    assert len(database.publisher.sent) == 2
+    attempts.run(database.publisher.sent[1])
+    assert row(type(model), model.id).state == "ready"
+
+
+def test_a_lost_lease_ends_the_child_and_commits_nothing(attempts, database, upload, network, row, settings):
+    model = upload(artifacts.register_model, network)
+    unit_id = database.publisher.sent[0]
+
+    def lose(child):
+        child.suspend()
+        with database.transaction() as session:
+            queue.expire_lease(session, attempts.folder, session.get_one(Unit, unit_id), settings)
+
+    thread = when_it_works(settings, lose)
+    attempts.run(unit_id)
+    thread.join()
+    assert children(settings) == []
+    assert row(type(model), model.id).state == "checking"
+    unit = row(Unit, unit_id)
+    assert (unit.status, unit.losses) == ("queued", 1)
+
+
+def test_the_lease_is_renewed_while_the_child_works(attempts, database, upload, network, row, settings):
+    upload(artifacts.register_model, network)
+    unit_id = database.publisher.sent[0]
+    leases = []
+
+    def watch(child):
+        child.suspend()
+        leases.append(row(Unit, unit_id).lease_until)
+        time.sleep(2.5)
+        leases.append(row(Unit, unit_id).lease_until)
+        child.resume()
+
+    thread = when_it_works(settings, watch)
+    attempts.run(unit_id)
+    thread.join()
+    assert leases[1] > leases[0]
+
+
+def test_a_cancelled_job_ends_its_child(attempts, database, upload, network, data, row, settings):
+    model, dataset = upload(artifacts.register_model, network), upload(artifacts.register_dataset, data)
+    for unit_id in list(database.publisher.sent):
+        attempts.run(unit_id)
+    spec = engine.Spec.model_validate({"recipe": {"passes": [{"type": "simplify"}]}})
+    with database.transaction() as session:
+        job = jobs.submit(session, "default", jobs.Request(model.id, dataset.id, spec, {})).job
+
+    def cancel(child):
+        child.suspend()
+        with database.transaction() as session:
+            jobs.cancel(session, "default", job.id)
+
+    thread = when_it_works(settings, cancel)
+    attempts.run(database.publisher.sent[-1])
+    thread.join()
+    assert row(type(job), job.id).status == "cancelled"
+    assert children(settings) == []
+    assert list(attempts.workspaces.iterdir()) == []
+
+
+def test_a_message_for_nothing_does_nothing(attempts):
+    attempts.run("unt_none")
+
+
+def test_presence_tells_what_this_worker_can_run(database, tmp_path):
+    presence = Presence(database, Identity("wrk_1", 1, ("work",), 2), tmp_path)
+    presence.start()
+    end = time.monotonic() + PATIENCE_S
+    found = []
+    while not found and time.monotonic() < end:
+        time.sleep(0.05)
+        with database.reading() as session:
+            found = [target for target in workers.targets(session) if target["provider"] == "cpu"]
+    presence.stop(leave=True)
+    assert found
+    assert found[0]["live"]
+    with database.reading() as session:
+        assert workers.live(session) == []
+        assert workers.targets(session)[0]["live"] is False

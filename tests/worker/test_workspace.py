@@ -1,0 +1,114 @@
+"""What goes in is a copy, what comes out is checked."""
+
+import os
+
+import pytest
+
+from services.queue import Claim, Input
+from worker.workspace import OutputInvalidError, Workspace
+
+LIMIT = 1000
+
+
+def beat():
+    return None
+
+
+@pytest.fixture
+def prepare(tmp_path, folder):
+    def prepare(attempt, inputs=()):
+        claim = Claim(
+            unit_id="unt_1",
+            tenant_id="default",
+            kind="run",
+            token="t",
+            attempt=attempt,
+            job_id="job_1",
+            spec={},
+            metric=None,
+            inputs=tuple(inputs),
+            crashed_steps=frozenset(),
+            runtime_s=1,
+            memory_mb=1,
+        )
+        return Workspace.prepare(tmp_path / "work", claim, folder, beat)
+
+    return prepare
+
+
+@pytest.fixture
+def filled(prepare):
+    workspace = prepare(1)
+    for name in ("model.onnx", "report.json", "report.md"):
+        (workspace.path / "out" / name).write_text(name)
+    return workspace
+
+
+def test_inputs_are_copies(prepare, folder):
+    stored = folder.put("default", [b"net"], limit=10)
+    workspace = prepare(1, [Input("model/model.onnx", stored.sha256, 3)])
+    path = workspace.path / "model" / "model.onnx"
+    assert path.read_bytes() == b"net"
+    assert path.stat().st_nlink == 1
+    path.write_bytes(b"changed")
+    assert b"".join(folder.read("default", stored.sha256)) == b"net"
+
+
+def test_checkpoints_go_on_to_the_next_attempt(prepare, tmp_path):
+    first = prepare(1)
+    (first.path / "steps" / "00.onnx").write_text("net")
+    (first.path / "steps" / "00.json").write_text("{}")
+    (first.path / "steps" / "odd").write_text("x")
+    (tmp_path / "secret").write_text("secret")
+    (first.path / "steps" / "01.onnx").symlink_to(tmp_path / "secret")
+    second = prepare(3)
+    assert sorted(path.name for path in (second.path / "steps").iterdir()) == ["00.json", "00.onnx"]
+    assert not first.path.exists()
+
+
+def test_a_folder_that_became_a_link_is_not_followed(prepare, tmp_path):
+    first = prepare(1)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "00.json").write_text("{}")
+    (first.path / "steps").rmdir()
+    (first.path / "steps").symlink_to(tmp_path / "elsewhere")
+    assert list((prepare(2).path / "steps").iterdir()) == []
+
+
+def test_outputs_are_stored_but_not_yet_visible(filled, folder):
+    with filled.outputs(folder, "default", LIMIT, beat) as outputs:
+        assert [file.path for file in outputs.model_files] == ["model.onnx"]
+        assert [file.path for file in outputs.report_files] == ["report.json", "report.md"]
+        [digest] = [file.writer.finish().sha256 for file in outputs.model_files]
+        assert not folder.exists("default", digest)
+        outputs.model_files[0].writer.place()
+    assert folder.exists("default", digest)
+    assert list((folder._root / "incoming").iterdir()) == []
+
+
+@pytest.mark.parametrize("harm", ["missing", "symlink", "hardlink", "pipe", "folder", "large", "name", "out is a link"])
+def test_odd_outputs_are_refused_and_leave_nothing(filled, folder, tmp_path, harm):
+    out = filled.path / "out"
+    (tmp_path / "secret").write_text("secret")
+    model = out / "model.onnx"
+    if harm != "name":
+        model.unlink()
+    match harm:
+        case "symlink":
+            model.symlink_to(tmp_path / "secret")
+        case "hardlink":
+            model.hardlink_to(tmp_path / "secret")
+        case "pipe":
+            os.mkfifo(model)
+        case "folder":
+            model.mkdir()
+        case "large":
+            model.write_bytes(b"x" * (LIMIT + 1))
+        case "name":
+            (out / "-x y").write_text("x")
+        case "out is a link":
+            out.rename(tmp_path / "elsewhere")
+            out.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputInvalidError), filled.outputs(folder, "default", LIMIT, beat):
+        pass
+    assert list((folder._root / "incoming").iterdir()) == []
