@@ -1,5 +1,6 @@
-"""What every request passes through: a request id, a body limit, security headers, the access log, the last-resort 500."""
+"""What every request passes through: a request id, limits of its body, security headers, the access log, the last-resort 500."""
 
+import asyncio
 import json
 import logging
 import re
@@ -19,6 +20,9 @@ access_log = logging.getLogger("onnxpress.access")
 
 # What JSON bodies may weigh; uploads raise their own request's limit.
 JSON_BODY_LIMIT = 1 << 20
+# A client that sends less than this, or nothing for so long, holds a connection for no use.
+MIN_BYTES_PER_S = 1024
+SILENCE_S = 30.0
 
 _REQUEST_ID = re.compile(r"[0-9A-Za-z_.\-]{1,64}")
 _SECURITY_HEADERS = {
@@ -93,17 +97,33 @@ def _request_id(scope: Scope) -> str:
 
 def _limited(passage: Passage, scope: Scope, receive: Receive) -> Receive:
     declared = Headers(scope=scope).get("content-length", "")
+    complete = False
 
     async def limited() -> Message:
+        nonlocal complete
+        if complete:
+            # What is waited for now is only the client's leaving, which may take as long as it likes.
+            return await receive()
         if declared.isdecimal():
             passage.admit(int(declared))
-        message = await receive()
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                message = await receive()
+        except TimeoutError:
+            raise _too_slow() from None
         if message["type"] == "http.request":
             passage.received += len(message.get("body", b""))
             passage.admit(passage.received)
+            complete = not message.get("more_body", False)
+            if passage.received < MIN_BYTES_PER_S * (time.monotonic() - passage.started - SILENCE_S):
+                raise _too_slow()
         return message
 
     return limited
+
+
+def _too_slow() -> HTTPException:
+    return HTTPException(408, headers={"Connection": "close"})
 
 
 def _dressed(passage: Passage, send: Send) -> Send:

@@ -1,6 +1,5 @@
 """Raw uploads: a body streamed to disk, hashed on the way, gone without trace when it is refused or cut off."""
 
-import asyncio
 import base64
 import binascii
 import re
@@ -11,7 +10,6 @@ from typing import Any
 from anyio import CancelScope
 from anyio.to_thread import run_sync
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 
 from api.deps import Parts
 from api.errors import ApiError, FieldError
@@ -19,9 +17,6 @@ from services.storage import Writer
 
 # Few large writes instead of many small ones: each costs a hop to a thread.
 CHUNK = 1 << 20
-# A client that sends less than this, or nothing for so long, holds a connection for no use.
-MIN_BYTES_PER_S = 1024
-SILENCE_S = 30.0
 
 RAW_TYPES = ("application/octet-stream", "application/onnx", "application/x-npz", "application/zip")
 BYTES: dict[int | str, dict[str, Any]] = {
@@ -115,32 +110,19 @@ async def received(request: Request, parts: Parts, tenant_id: str, *, limit: int
 
 
 async def _chunks(request: Request) -> AsyncIterator[list[bytes]]:
-    """Yield the body as lists of chunks that make about 1 MiB; raises 408 when the client is too slow.
+    """Yield the body as lists of chunks that make about 1 MiB.
 
     The chunks are neither joined nor copied: at this size, copies are what an upload costs.
     """
-    loop = asyncio.get_running_loop()
-    started, received, pending, size = loop.time(), 0, [], 0
-    more = True
-    while more:
-        try:
-            async with asyncio.timeout(SILENCE_S) as silence:
-                while more and size < CHUNK:
-                    message = await request.receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientDisconnect
-                    chunk = message.get("body", b"")
-                    pending.append(chunk)
-                    size += len(chunk)
-                    more = message.get("more_body", False)
-                    silence.reschedule(loop.time() + SILENCE_S)
-        except TimeoutError:
-            raise ApiError(408) from None
-        received += size
-        if received < MIN_BYTES_PER_S * (loop.time() - started - SILENCE_S):
-            raise ApiError(408)
-        yield pending
-        pending, size = [], 0
+    pending: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        pending.append(chunk)
+        size += len(chunk)
+        if size >= CHUNK:
+            yield pending
+            pending, size = [], 0
+    yield pending
 
 
 def _write(writer: Writer, chunks: list[bytes]) -> None:

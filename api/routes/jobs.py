@@ -47,7 +47,7 @@ async def json_body(request: Request) -> None:
         raise ApiError(415, "Send the job as JSON, with the Content-Type application/json.")
 
 
-@router.post("", status_code=202, dependencies=[Depends(json_body)], responses=problems(403, 409, 413, 415))
+@router.post("", status_code=202, dependencies=[Depends(json_body)], responses=problems(403, 408, 409, 413, 415))
 def create_job(body: NewJob, at: Writing, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
     """Accept a job; it reaches a final state whatever happens to API, workers or broker. Poll it at Location."""
     asked = jobs.Request(body.model, body.dataset, body.spec(), body.labels)

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from api import access
+
 RAW = {"Content-Type": "application/octet-stream"}
 
 
@@ -117,6 +119,21 @@ def test_a_client_that_goes_away_leaves_nothing(service):
         link.sendall(head.encode() + b"x" * 2_500_000)
         until(lambda: any(path.stat().st_size for path in incoming(service)))
     until(lambda: incoming(service) == [])
+    assert service.stored_files() == before
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/jobs"])
+def test_a_client_that_falls_silent_is_sent_away(service, monkeypatch, path):
+    monkeypatch.setattr(access, "SILENCE_S", 0.3)
+    before = service.stored_files()
+    host, port = service.url.removeprefix("http://").split(":")
+    kind = "application/json" if path == "/v1/jobs" else "application/octet-stream"
+    with socket.create_connection((host, int(port)), timeout=5) as link:
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.keys['alpha']}\r\n"
+        link.sendall(f"{head}Content-Type: {kind}\r\nContent-Length: 1000\r\n\r\n{{".encode())
+        told = b"".join(iter(lambda: link.recv(1 << 16), b""))
+    assert told.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"request_timeout"' in told
     assert service.stored_files() == before
 
 
