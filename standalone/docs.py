@@ -40,7 +40,7 @@ def _passes() -> str:
 
 
 def _one_pass(item: dict[str, Any]) -> list[str]:
-    lines = [f"## `{item['type']}`", "", item["description"].strip(), ""]
+    lines = [f"## `{item['type']}`", "", item["documentation"].strip(), ""]
     fields = {name: field for name, field in item["schema"].get("properties", {}).items() if name != "type"}
     if not fields:
         return [*lines, "No parameters.", ""]

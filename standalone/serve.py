@@ -123,7 +123,7 @@ def serve(data_dir: Path, *, host: str, port: int, workers: int) -> int:
         signal.signal(number, stop)
     print("onnxpress starts ...", file=sys.stderr)
     with Embedded(data_dir, host=host, port=port, workers=workers, say=_tell) as service:
-        print(f"URL       {service.url}   (API description: {service.url}/docs)")
+        print(f"URL       {service.url}   (API description: {service.url}/openapi.json)")
         print(f"API key   in {service.key_file}")
         print(f"data      {service.data_dir}   (logs in {service.data_dir / 'log'})")
         print("Ctrl-C stops it; accepted jobs go on at the next start.", flush=True)
