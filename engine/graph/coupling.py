@@ -6,7 +6,7 @@ axes that met labels of another axis in the first (token mixing) get their turn.
 goes if any of its labels goes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,7 +26,7 @@ from engine.graph.execution import (
     block_pattern,
     every_unit,
 )
-from engine.graph.grouping import Grouping
+from engine.graph.grouping import Grouping, overlapping
 from engine.graph.groups import Group, Unit, balanced
 from engine.graph.labels import Array, Labels, TooManyLabelsError, Union
 from engine.graph.preparation import prepare
@@ -58,6 +58,9 @@ class Coupling:
     prunable_parameters: float
     prunable_macs: float
     _cost: Mapping[int, tuple[float, float]] = field(repr=False)
+    # Axes that two layers label: one line for each layer; a place goes if any of its labels goes.
+    _overlaps: tuple[Array, ...] = field(repr=False)
+    _overlaps_of: Mapping[int, tuple[int, ...]] = field(repr=False)
 
     def units(self, group: Group, scores: Mapping[int, float] | None = None) -> tuple[Unit, ...]:
         """Partition a group's channels into the least sets whose removal keeps every shape rectangular.
@@ -69,18 +72,28 @@ class Coupling:
         atoms = sorted(group.atoms, key=lambda atom: (weights.get(atom, 0.0), atom))
         return tuple(self._unit(found) for found in balanced(atoms, group))
 
-    def choose(self, group: Group, count: int, scores: Mapping[int, float] | None = None) -> tuple[Unit, ...]:
-        """Give up to `count` units of low score that may go together: every axis and every part of a split keeps one."""
-        gone: set[int] = set()
+    def choose(
+        self, group: Group, count: int, scores: Mapping[int, float] | None = None, beside: Collection[int] = ()
+    ) -> tuple[Unit, ...]:
+        """Choose up to `count` units of low score that may go together, and `beside` what was chosen of other groups.
+
+        Every axis and every part of a split keeps at least one channel.
+        """
+        gone = set(beside)
         chosen: list[Unit] = []
         for unit in self.units(group, scores):
             after = gone.union(unit.atoms)
-            if len(chosen) < count and not any(
-                line <= after for line in group.lines if not line.isdisjoint(unit.atoms)
-            ):
+            if len(chosen) < count and self._leaves_width(group, unit, after):
                 chosen.append(unit)
                 gone = after
         return tuple(chosen)
+
+    def _leaves_width(self, group: Group, unit: Unit, gone: set[int]) -> bool:
+        if any(line <= gone for line in group.lines if not line.isdisjoint(unit.atoms)):
+            return False
+        touched = {number for atom in unit.atoms for number in self._overlaps_of.get(atom, ())}
+        removed = np.fromiter(gone, np.int64, len(gone))
+        return all(not np.isin(self._overlaps[number], removed).any(axis=0).all() for number in touched)
 
     def _unit(self, atoms: Sequence[int]) -> Unit:
         costs = [self._cost.get(atom, (0.0, 0.0)) for atom in atoms]
@@ -253,6 +266,11 @@ def _result(model: ir.Model, sizes: Sizes, union: Union, runs: list[Execution], 
         value.const_value.size for value in model.graph.initializers.values() if value.const_value is not None
     )
     shares = costs.shares(free)
+    overlaps = overlapping(runs, root)
+    overlaps_of: dict[int, list[int]] = {}
+    for number, lines in enumerate(overlaps):
+        for atom in np.unique(lines).tolist():
+            overlaps_of.setdefault(atom, []).append(number)
     return Coupling(
         groups=tuple(groups),
         frozen=_frozen(events, root),
@@ -264,6 +282,8 @@ def _result(model: ir.Model, sizes: Sizes, union: Union, runs: list[Execution], 
         prunable_parameters=shares[0] / max(1, parameters),
         prunable_macs=shares[1] / max(1, sum(macs.values())),
         _cost=costs.by_atom(),
+        _overlaps=overlaps,
+        _overlaps_of={atom: tuple(numbers) for atom, numbers in overlaps_of.items()},
     )
 
 

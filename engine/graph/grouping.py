@@ -1,13 +1,13 @@
 """From one run on labels to groups: which axes offer alternatives, and what must stay in balance."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from engine.graph.execution import Execution, Freeze, Member, Producer
 from engine.graph.groups import Group, Slice, stuck
-from engine.graph.labels import Array, Union
+from engine.graph.labels import Array, Labels, Union
 
 _WEIGHTED_ONCE = frozenset({"Conv", "ConvTranspose", "FusedConv"})
 
@@ -195,3 +195,27 @@ def _balance(tables: list[_Table], atoms: Array) -> Array:
     if not rows:
         return np.zeros((0, len(atoms)), np.int32)
     return np.unique(np.concatenate(rows), axis=0)
+
+
+def overlapping(runs: Sequence[Execution], root: Array) -> tuple[Array, ...]:
+    """List the axes that several layers label: for each line of places the labels of every layer."""
+    found: dict[bytes, Array] = {}
+    seen: set[tuple[int, ...]] = set()
+    axes: dict[tuple[str, int], list[Labels]] = {}
+    for run in runs:
+        values = list(run.labels.items())
+        values += [(f"{member.node}/{member.initializer}", member.labels) for member in run.members]
+        for name, labels in values:
+            axes.setdefault((name, labels.axis), []).append(labels)
+    for parts in axes.values():
+        key = tuple(id(part.atoms) for part in parts)
+        if len(parts) < 2 or key in seen:
+            continue
+        seen.add(key)
+        tables = np.broadcast_arrays(*(root[part.atoms] for part in parts))
+        lines = np.stack(
+            [np.moveaxis(table, parts[0].axis, -1).reshape(-1, table.shape[parts[0].axis]) for table in tables]
+        )
+        for line in lines.transpose(1, 0, 2):
+            found[line.tobytes()] = line
+    return tuple(found.values())

@@ -12,7 +12,6 @@ from engine.graph.unshare import bypass_identities
 
 # Larger weights that several nodes read stay shared: their axes are united instead, so that files do not grow.
 _SMALL_BYTES = 1 << 16
-_MOST_GROWTH_BYTES = 1 << 20
 _FOLDED = frozenset(
     {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Concat", "Slice", "Split", "Gather"}
 )
@@ -57,7 +56,7 @@ def _fold_weights(model: ir.Model, taken: set[str]) -> None:
         if not inputs or not foldable or not all(value.is_initializer() for value in inputs):
             continue
         alone = len(inputs[0].uses()) == 1
-        if not alone and sum(_bytes(value) for value in inputs) > _MOST_GROWTH_BYTES:
+        if not alone and sum(_bytes(value) for value in inputs) > _SMALL_BYTES:
             continue
         arrays = [
             None if value is None or value.const_value is None else value.const_value.numpy() for value in node.inputs

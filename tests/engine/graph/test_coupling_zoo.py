@@ -22,7 +22,7 @@ def half_of(coupling: Coupling) -> set[int]:
         if group.kind == "conv_groups" or (has_heads and group.kind == "head_width"):
             continue
         count = len(coupling.units(group)) // 2
-        found.update(atom for unit in coupling.choose(group, count) for atom in unit.atoms)
+        found.update(atom for unit in coupling.choose(group, count, beside=found) for atom in unit.atoms)
     return found
 
 
@@ -62,7 +62,7 @@ def test_each_kind_of_group_goes_alone(name, zoo, run, difference):
         atoms: set[int] = set()
         for group in groups:
             scores = {atom: float((atom * 7919) % 101) for atom in group.atoms}
-            chosen = coupling.choose(group, max(1, len(coupling.units(group)) // 3), scores)
+            chosen = coupling.choose(group, max(1, len(coupling.units(group)) // 3), scores, atoms)
             atoms.update(atom for unit in chosen for atom in unit.atoms)
         pruned, masked = remove(model, coupling, atoms), mask(model, coupling, atoms)
         assert macs.total(pruned) < macs.total(model), kind
