@@ -80,8 +80,9 @@ class Opened:
         )
         return self._mapped.numpy()
 
-    def __exit__(self, *_: object) -> None:
-        if self._mapped is not None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        # An error's traceback still holds the array; the memory then goes with it.
+        if self._mapped is not None and kind is None:
             self._mapped.release()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from engine.errors import ModelInvalidError
+from engine.errors import EngineError, ModelInvalidError
 from engine.graph.derived import is_stored
 from engine.measure.size import parameters, stored_bytes
 from engine.report import ModelFacts
@@ -48,7 +48,14 @@ def save(model: ir.Model, path: Path) -> None:
 def to_bytes(model: ir.Model) -> bytes:
     """Serialize a network with its weights inside."""
     ir.external_data.load_to_model(model)
-    serialized: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+    try:
+        serialized: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+    except ir.serde.SerdeError as error:
+        # Weights that are derived while they are written may turn out to break a promise.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, EngineError):
+            cause = cause.__cause__
+        raise cause or error from error
     return serialized
 
 

@@ -1,0 +1,67 @@
+"""The `float16` pass: its parameters and its documentation; the work is in engine.quantize.half."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from engine.passes.contract import Context, Observe, Pass, Searchable
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from engine.inspection import Inspection
+    from engine.report import Change, Refusal
+
+
+class Float16(Pass):
+    """Store weights in 16-bit floats, and compute in them where the target has kernels for it.
+
+    On graphics processors the network itself becomes 16-bit: operators that know no such type, whose inputs are fixed to
+    float32, or whose values left the range of float16 on the calibration data stay in float32 behind casts. On ordinary
+    processors ONNX Runtime has few 16-bit kernels, so there weights are stored in 16 bits, are widened when the network is
+    loaded, and compute in float32: half the size at the same speed.
+    """
+
+    type: Literal["float16"] = "float16"
+
+    dtype: Annotated[Literal["float16", "bfloat16"], Searchable(choices=("float16", "bfloat16"))] = Field(
+        "float16", description="`bfloat16` has the range of float32 and 8 bits of precision."
+    )
+    compute: Literal["auto", "half", "float32"] = Field(
+        "auto",
+        description="`float32` stores weights in 16 bits only; `auto` does that where the target is a processor.",
+    )
+    keep_io: bool = Field(default=True, description="Inputs and outputs of the network stay float32.")
+    margin: float = Field(
+        2.0, ge=1.0, le=1e4, description="Values this many times larger than any that was seen must still fit float16."
+    )
+    exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
+        (), max_length=4096, description="Names of nodes that stay in float32."
+    )
+
+    def requires(self, inspection: "Inspection") -> "Refusal | None":
+        """Refuse networks whose weights are 16-bit floats already, or integers alone."""
+        from engine.report import Refusal
+
+        if inspection.float_type in {"float16", "bfloat16"}:
+            return Refusal(code="already_done", reason=f"Most weights are {inspection.float_type} already.")
+        return None
+
+    def check(self, model: "ir.Model") -> "Refusal | None":
+        """Refuse a network without float32 weights, or with operators whose types are not known."""
+        from engine.quantize.half import check
+
+        return check(model, self)
+
+    def observes(self, model: "ir.Model") -> Sequence[Observe]:
+        """Ask for the range of every float32 activation: none may overflow."""
+        from engine.quantize.half import observes
+
+        return observes(model, self)
+
+    def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
+        """Convert in place and say which nodes stay in float32 and why."""
+        from engine.quantize.half import convert
+
+        return convert(model, self, observations, context)
