@@ -260,6 +260,7 @@ class _Run:
             observe=record,
             progress=progress,
             race=self._race,
+            has_data=self._calibration is not None,
         )
 
     def _evaluate(self, model: ir.Model) -> tuple[Quality, ...]:

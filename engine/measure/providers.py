@@ -67,6 +67,9 @@ PROVIDERS: Mapping[ProviderName, Provider] = {
 }
 
 
+FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
+
+
 @dataclass(frozen=True)
 class Port:
     """An input or output of a session. `dtype` is None where it is not a tensor; open axes are names or None."""
@@ -106,7 +109,7 @@ class Session:
     def run(self, feed: Feed) -> dict[str, Any]:
         """Give every output by name."""
         try:
-            values = self._inner.run(self._output_names, dict(feed))
+            values = self._inner.run(self._output_names, self._fitted(feed))
         except _run_errors() as error:
             raise explain_run(error) from error
         return dict(zip(self._output_names, values, strict=True))
@@ -118,18 +121,26 @@ class Session:
         """
         if all(port.dtype is not None and port.dtype != np.dtype(object) for port in (*self.inputs, *self.outputs)):
             binding = self._inner.io_binding()
-            for name, array in feed.items():
+            for name, array in self._fitted(feed).items():
                 binding.bind_cpu_input(name, np.ascontiguousarray(array))
             for name in self._output_names:
                 binding.bind_output(name)
             call = partial(self._inner.run_with_iobinding, binding)
         else:
-            call = partial(self._inner.run, self._output_names, dict(feed))
+            call = partial(self._inner.run, self._output_names, self._fitted(feed))
         try:
             call()
         except _run_errors() as error:
             raise explain_run(error) from error
         return call
+
+    def _fitted(self, feed: Feed) -> dict[str, np.ndarray]:
+        """Give float arrays the width that the network wants: one of a pair may take 16 bits where the other takes 32."""
+        wanted = {port.name: port.dtype for port in self.inputs if port.dtype is not None and port.dtype.name in FLOATS}
+        return {
+            name: array.astype(wanted[name], copy=False) if name in wanted and array.dtype.name in FLOATS else array
+            for name, array in feed.items()
+        }
 
 
 def session(model: ModelSource, target: Target, *, optimise: bool = True) -> Session:

@@ -55,6 +55,8 @@ class Context:
     progress: Callable[[float, str], None]
     # Run the networks in turn on the target; give each one's time per run as a multiple of the first one's.
     race: Callable[[Sequence["ir.Model"]], Sequence[float]]
+    # False: the job has no data, and `calibration` holds made-up samples, good for comparing networks, not for fitting.
+    has_data: bool = True
 
 
 class Pass(BaseModel):

@@ -148,7 +148,8 @@ def make_plan(model: ir.Model, step: "QuantizeWeights") -> Plan:
 
 def quantize(model: ir.Model, step: "QuantizeWeights", context: Context) -> Change | Refusal:
     """Quantize weights in place."""
-    if step.method == "gptq" and not context.calibration:
+    has_data = context.has_data and bool(context.calibration)
+    if step.method == "gptq" and not has_data:
         return Refusal(
             code="needs_data",
             reason="GPTQ needs calibration data, but the job has none.",
@@ -158,7 +159,7 @@ def quantize(model: ir.Model, step: "QuantizeWeights", context: Context) -> Chan
     writer = _Writer(model, step)
     facts: dict[str, dict[str, Any]] = {}
     solvable = [layer for layer in plan.layers if _solvable(layer, model)]
-    solve = step.method != "rtn" and bool(context.calibration) and bool(solvable)
+    solve = step.method != "rtn" and has_data and bool(solvable)
     if solve:
         for layer, quantized, fact in _solve(model, solvable, step, context):
             facts[layer.name] = {**fact, **_weight_facts(layer, quantized)}
@@ -167,7 +168,7 @@ def quantize(model: ir.Model, step: "QuantizeWeights", context: Context) -> Chan
         if layer.name not in facts:
             facts[layer.name] = {"method": "rtn"}
             writer.replace(layer, None)
-        context.progress((number + 1) / len(plan.layers), f"quantized {number + 1} of {len(plan.layers)} layers")
+        context.progress(0.8 * (number + 1) / len(plan.layers), f"quantized {number + 1} of {len(plan.layers)} layers")
     writer.finish()
     before = sum(layer.tensor.nbytes for layer in {layer.weight: layer for layer in plan.layers}.values())
     return Change(
@@ -325,7 +326,7 @@ def _solve(
         solved = [(layer, *_best(layer, taps[layer.name], sums[layer.name], step)) for layer in stage]
         yield from solved
         done += len(stage)
-        context.progress(done / len(layers), f"solved {done} of {len(layers)} layers")
+        context.progress(0.7 * done / len(layers), f"solved {done} of {len(layers)} layers")
 
 
 def _stages(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
