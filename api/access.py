@@ -24,6 +24,7 @@ JSON_BODY_LIMIT = 1 << 20
 MIN_BYTES_PER_S = 1024
 SILENCE_S = 30.0
 
+_HEALTH = frozenset({"/livez", "/readyz"})
 _REQUEST_ID = re.compile(r"[0-9A-Za-z_.\-]{1,64}")
 _SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -145,7 +146,10 @@ def _dressed(passage: Passage, send: Send) -> Send:
 
 def _write(passage: Passage, scope: Scope) -> None:
     route = scope.get("route")
-    access_log.info(
+    # A load balancer asks every second.
+    level = logging.DEBUG if scope["path"] in _HEALTH and passage.status == 200 else logging.INFO
+    access_log.log(
+        level,
         "%s",
         json.dumps(
             {

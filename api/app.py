@@ -85,8 +85,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     publisher = BrokerPublisher(settings.broker)
     database = Database.from_settings(settings, publisher)
-    disk = CapacityLimiter(DISK_THREADS)
-    app.state.parts = Parts(settings, database, open_store(settings), app.state.watcher, disk)
+    folder = open_store(settings)
+    # What uploads left that died with their process; those of other processes are younger.
+    await run_sync(folder.clean_incoming)
+    app.state.parts = Parts(settings, database, folder, app.state.watcher, CapacityLimiter(DISK_THREADS))
     reconciler = Reconciler(database, settings, publisher.waiting)
     reconciler.start()
     watching = asyncio.create_task(app.state.watcher.run())

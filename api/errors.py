@@ -64,7 +64,7 @@ class FieldError(BaseModel):
 class Problem(BaseModel):
     """Problem details (RFC 9457)."""
 
-    # A model_config of its own: extension members of later codes must not break old clients.
+    # Codes may bring members of their own, such as the id of a rejected upload.
     model_config = ConfigDict(extra="allow")
 
     type: Literal["about:blank"] = "about:blank"

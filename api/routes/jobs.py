@@ -40,8 +40,8 @@ _REPORT_MARKDOWN = _SAME | {200: {"description": "The report.", "content": _MARK
 _REPORT = _SAME | {200: {"description": "The report.", "content": _JSON | _MARKDOWN}}
 
 
-async def json_body(request: Request) -> None:
-    """Refuse a body that does not say that it is JSON."""
+async def json_body(request: Request, _asked: AskedFor) -> None:
+    """Refuse a body that does not say that it is JSON, after a request without a key."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "Send the job as JSON, with the Content-Type application/json.")
@@ -77,10 +77,7 @@ def list_jobs(
     return page(JobView.of, rows, limit)
 
 
-@router.get(
-    "/{job_id}",
-    responses=problems(403, 404) | _NOT_CHANGED,
-)
+@router.get("/{job_id}", responses=problems(403, 404) | _NOT_CHANGED)
 async def get_job(job_id: str, request: Request, response: Response, asked: AskedFor, wait: Wait = 0) -> JobView:
     """Give one job. With `wait`, the answer comes at the next change, at the latest after so many seconds."""
 

@@ -28,6 +28,11 @@ def test_it_serves_logs_and_lets_long_polls_go_at_the_end(tmp_path):
     settings = Settings(data_dir=tmp_path)
     db.upgrade(settings)
     keys.ensure_admin_key(settings, tmp_path / "admin.key")
+    incoming = tmp_path / "store" / "incoming"
+    incoming.mkdir(parents=True)
+    for name, age_s in {"died": 2 * 86400, "going on": 60}.items():
+        (incoming / name).write_bytes(b"x")
+        os.utime(incoming / name, times=(time.time() - age_s,) * 2)
     port = free_port()
     env = {**os.environ, "ONNXPRESS_DATA_DIR": str(tmp_path), "ONNXPRESS_PORT": str(port)}
     with (tmp_path / "api.log").open("wb") as log:
@@ -43,6 +48,7 @@ def test_it_serves_logs_and_lets_long_polls_go_at_the_end(tmp_path):
                 except httpx.TransportError:
                     assert time.monotonic() < end
                     time.sleep(0.05)
+            assert [path.name for path in incoming.iterdir()] == ["going on"]
             raw = {"Content-Type": "application/octet-stream", "X-Request-Id": "find-me"}
             poll = client.build_request("POST", "/v1/models", params={"wait": 60}, content=b"slow", headers=raw)
             started = time.monotonic()
