@@ -58,7 +58,7 @@ class Coupling:
     prunable_parameters: float
     prunable_macs: float
     _cost: Mapping[int, tuple[float, float]] = field(repr=False)
-    # Axes that two layers label: one line for each layer; a place goes if any of its labels goes.
+    # Axes that two layers label, as layer x line x place; a place goes if any of its labels goes.
     _overlaps: tuple[Array, ...] = field(repr=False)
     _overlaps_of: Mapping[int, tuple[int, ...]] = field(repr=False)
 
@@ -93,7 +93,11 @@ class Coupling:
             return False
         touched = {number for atom in unit.atoms for number in self._overlaps_of.get(atom, ())}
         removed = np.fromiter(gone, np.int64, len(gone))
-        return all(not np.isin(self._overlaps[number], removed).any(axis=0).all() for number in touched)
+        for number in touched:
+            left = (~np.isin(self._overlaps[number], removed).any(axis=0)).sum(axis=1)
+            if left.min() == 0 or left.min() < left.max():
+                return False
+        return True
 
     def _unit(self, atoms: Sequence[int]) -> Unit:
         costs = [self._cost.get(atom, (0.0, 0.0)) for atom in atoms]

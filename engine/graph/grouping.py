@@ -160,7 +160,7 @@ def _distinct(table: Array) -> Iterable[Array]:
 
 
 def _tables(run: Execution, root: Array) -> list[_Table]:
-    seen: set[bytes] = set()
+    seen: set[frozenset[bytes]] = set()
     found: list[_Table] = []
     objects: set[tuple[int, int]] = set()
     for grid in run.grids:
@@ -168,7 +168,7 @@ def _tables(run: Execution, root: Array) -> list[_Table]:
             continue
         objects.add((id(grid.atoms), grid.axis))
         distinct = {line.tobytes(): line for line in _distinct(np.sort(root[grid.table()], axis=1))}
-        key = b"".join(sorted(distinct))
+        key = frozenset(distinct)
         if len(distinct) < 2 or key in seen:
             continue
         seen.add(key)
@@ -198,7 +198,7 @@ def _balance(tables: list[_Table], atoms: Array) -> Array:
 
 
 def overlapping(runs: Sequence[Execution], root: Array) -> tuple[Array, ...]:
-    """List the axes that several layers label: for each line of places the labels of every layer."""
+    """List the axes that several layers label, each as a table of layer x line x place."""
     found: dict[bytes, Array] = {}
     seen: set[tuple[int, ...]] = set()
     axes: dict[tuple[str, int], list[Labels]] = {}
@@ -216,6 +216,7 @@ def overlapping(runs: Sequence[Execution], root: Array) -> tuple[Array, ...]:
         lines = np.stack(
             [np.moveaxis(table, parts[0].axis, -1).reshape(-1, table.shape[parts[0].axis]) for table in tables]
         )
-        for line in lines.transpose(1, 0, 2):
-            found[line.tobytes()] = line
+        # Equal lines say the same; what counts is which lines stand beside each other.
+        table = np.stack(list({line.tobytes(): line for line in lines.transpose(1, 0, 2)}.values()), axis=1)
+        found[table.tobytes()] = table
     return tuple(found.values())
