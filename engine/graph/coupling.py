@@ -137,21 +137,21 @@ def analyse(model: ir.Model, dims: Mapping[str, int] | None = None) -> Coupling:
 
     `dims` chooses sizes for symbolic dimensions where the defaults (images 64, sequences 8, batch 1) do not suit the graph.
     """
-    sizes, other = prepare(model, dims)
+    sizes = prepare(model, dims)
     union = Union()
-    units = execute(model, sizes, other, union, every_unit)
+    units = execute(model, sizes, union, every_unit)
     runs = [units]
     ids = _blocks(units.splits, units.producers, len(union))
     if ids:
-        runs.append(execute(model, sizes, other, union, block_pattern(ids)))
+        runs.append(execute(model, sizes, union, block_pattern(ids)))
     if units.deferred:
-        runs.append(execute(model, sizes, other, union, block_pattern({}, frozenset(units.deferred))))
+        runs.append(execute(model, sizes, union, block_pattern({}, frozenset(units.deferred))))
     return _result(model, sizes, union, runs, frozenset(ids))
 
 
-def execute(model: ir.Model, sizes: Sizes, other: Sizes, union: Union, pattern: Pattern) -> Execution:
+def execute(model: ir.Model, sizes: Sizes, union: Union, pattern: Pattern) -> Execution:
     """Run the graph on labels once."""
-    run = Execution(model, sizes, other, union, pattern)
+    run = Execution(model, sizes, union, pattern)
     for node in model.graph:
         _step(run, node)
     for value in model.graph.outputs:

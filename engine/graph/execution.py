@@ -98,7 +98,6 @@ class Execution:
 
     model: ir.Model
     sizes: Sizes
-    other: Sizes
     union: lab.Union
     pattern: Pattern = every_unit
     labels: dict[str, Labels] = field(default_factory=dict)
@@ -127,11 +126,11 @@ class Execution:
 
     def fixed(self, node: ir.Node, index: int) -> Array:
         """Tell which elements of a known input stay the same when dynamic dimensions change."""
-        value, other = self.known(node, index), self.other.constant(node.inputs[index])
+        value = node.inputs[index]
+        known = self.sizes.constant(value)
         assert value is not None
-        if other is None or other.shape != value.shape:
-            return np.zeros(value.shape, bool)
-        return np.asarray(value == other)
+        assert known is not None
+        return ~self.sizes.moving.get(str(value.name), np.zeros(known.shape, bool))
 
     def label(self, value: ir.Value | None) -> Labels | None:
         """Give an activation's labels, None if it has none."""

@@ -17,11 +17,8 @@ _FOLDED = frozenset(
 )
 
 
-def prepare(model: ir.Model, dims: Mapping[str, int] | None = None) -> tuple[Sizes, Sizes]:
-    """Change the network in place without changing its results.
-
-    Gives its sizes at two choices of the dynamic dimensions: what differs between them is dynamic.
-    """
+def prepare(model: ir.Model, dims: Mapping[str, int] | None = None) -> Sizes:
+    """Change the network in place without changing its results; give the sizes of its values."""
     if model.functions:
         passes.InlinePass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -30,11 +27,11 @@ def prepare(model: ir.Model, dims: Mapping[str, int] | None = None) -> tuple[Siz
     _name_nodes(model)
     taken = io.value_names(model)
     _fold_weights(model, taken)
-    both = infer(model, dims), infer(model, scale=2)
-    _fold_sizes(model, both, taken)
+    sizes = infer(model, dims)
+    _fold_sizes(model, sizes, taken)
     passes.RemoveUnusedNodesPass()(model)
-    _unshare_small(model, both, taken)
-    return both
+    _unshare_small(model, sizes, taken)
+    return sizes
 
 
 def _name_nodes(model: ir.Model) -> None:
@@ -71,18 +68,15 @@ def _bytes(value: ir.Value) -> int:
     return 0 if value.const_value is None else value.const_value.nbytes
 
 
-def _fold_sizes(model: ir.Model, both: tuple[Sizes, Sizes], taken: set[str]) -> None:
+def _fold_sizes(model: ir.Model, sizes: Sizes, taken: set[str]) -> None:
     """Compute sizes that do not depend on dynamic dimensions; numbers taken from a width keep their old value."""
-    first, second = both
     for node in model.graph:
         for value in node.outputs:
             name = value.name or ""
-            array, other = first.known.get(name), second.known.get(name)
-            if array is not None and other is not None and array.shape == other.shape and np.array_equal(array, other):
-                constant = _replace(model, value, array, taken)
+            if name in sizes.known and name not in sizes.moving:
+                constant = _replace(model, value, sizes.known[name], taken)
                 if constant is not None:
-                    first.enter_initializer(constant)
-                    second.enter_initializer(constant)
+                    sizes.enter_initializer(constant)
 
 
 def _replace(model: ir.Model, value: ir.Value, array: np.ndarray, taken: set[str]) -> ir.Value | None:
@@ -101,7 +95,7 @@ def _register(model: ir.Model, name: str, array: np.ndarray, dtype: ir.DataType 
     return constant
 
 
-def _unshare_small(model: ir.Model, both: tuple[Sizes, Sizes], taken: set[str]) -> None:
+def _unshare_small(model: ir.Model, sizes: Sizes, taken: set[str]) -> None:
     """Give each use of a small weight its own copy: exporters store equal biases and shapes once."""
     for value in list(model.graph.initializers.values()):
         tensor = value.const_value
@@ -114,5 +108,4 @@ def _unshare_small(model: ir.Model, both: tuple[Sizes, Sizes], taken: set[str]) 
             # A tensor carries its value's name, so that a copy needs a tensor of its own.
             twin = _register(model, io.unused_name(taken, f"{value.name}_"), tensor.numpy(), tensor.dtype)
             node.replace_input_with(index, twin)
-            for sizes in both:
-                sizes.enter_initializer(twin)
+            sizes.enter_initializer(twin)

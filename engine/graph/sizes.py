@@ -30,6 +30,8 @@ class Sizes:
     shapes: dict[str, Shape] = field(default_factory=dict)
     types: dict[str, int] = field(default_factory=dict)
     known: dict[str, Array] = field(default_factory=dict)
+    # Which elements of known values depend on dynamic dimensions, where any does.
+    moving: dict[str, Array] = field(default_factory=dict)
 
     def shape(self, value: ir.Value | None) -> Shape | None:
         """Give the value's concrete shape, None where it could not be inferred."""
@@ -51,21 +53,88 @@ class Sizes:
             self.known[value.name] = tensor.numpy()
 
 
-def infer(model: ir.Model, dims: Mapping[str, int] | None = None, *, scale: int = 1) -> Sizes:
-    """Walk the graph with every dynamic dimension replaced by a number.
+def infer(model: ir.Model, dims: Mapping[str, int] | None = None) -> Sizes:
+    """Walk the graph with every dynamic dimension replaced by a number; `dims` names some, the rest get defaults.
 
-    `dims` names sizes for symbolic dimensions; `scale` multiplies the others, so that two walks show which sizes are
-    dynamic.
+    A second walk at other numbers tells which sizes are dynamic, and so which elements of shape arithmetic are.
     """
+    first, second = _infer(model, dims, factors=(1, 1)), _infer(model, None, factors=(2, 3))
+    for node in model.graph:
+        if node.outputs and node.outputs[0].name in first.known:
+            _mark_moving(first, second, node)
+    return first
+
+
+def _mark_moving(first: Sizes, second: Sizes, node: ir.Node) -> None:
+    """Follow dynamic elements through shape arithmetic: what is moved stays itself, what is computed mixes."""
+    about_shapes = node.op_type in {"Shape", "Size"}
+    moving = _moving_axes(first, second, node) if about_shapes else _mixed(first, node)
+    for value, marks in zip(node.outputs, moving, strict=False):
+        if value.name and marks.any():
+            first.moving[value.name] = marks
+
+
+def _moving_axes(first: Sizes, second: Sizes, node: ir.Node) -> list[Array]:
+    one, other = first.shape(node.inputs[0]), second.shape(node.inputs[0])
+    assert one is not None
+    if other is None or len(other) != len(one):
+        return [np.ones(first.known[str(node.outputs[0].name)].shape, bool)]
+    moving = np.array(one) != np.array(other)
+    return [np.asarray(moving.any())] if node.op_type == "Size" else [_shape(node, tuple(moving)).astype(bool)]
+
+
+_MOVED = frozenset(
+    {
+        "Cast",
+        "Concat",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
+
+
+def _mixed(sizes: Sizes, node: ir.Node) -> list[Array]:
+    marks = {
+        index: sizes.moving[value.name]
+        for index, value in enumerate(node.inputs)
+        if value is not None and value.name in sizes.moving
+    }
+    shapes = [sizes.shape(value) or () for value in node.outputs]
+    if not marks:
+        return [np.zeros(shape, bool) for shape in shapes]
+    moved = node.op_type == "Concat" or (node.op_type in _MOVED and set(marks) == {0})
+    if moved:
+        values = [sizes.constant(value) for value in node.inputs]
+        data = range(len(values)) if node.op_type == "Concat" else (0,)
+        for index in data:
+            value = values[index]
+            assert value is not None
+            values[index] = marks.get(index, np.zeros(value.shape, bool)).astype(np.int64)
+        outcome = evaluate(node, values)
+        if outcome is not None:
+            return [array.astype(bool) for array in outcome]
+    if node.op_type in _ELEMENTWISE or node.op_type in {"Div", "Mod", "Max", "Min", "Pow"}:
+        return [np.broadcast_to(np.any(np.broadcast_arrays(*marks.values()), axis=0), shapes[0])]
+    return [np.ones(shape, bool) for shape in shapes]
+
+
+def _infer(model: ir.Model, dims: Mapping[str, int] | None, factors: tuple[int, int]) -> Sizes:
     sizes = Sizes()
     chosen = dict(dims or {})
     for value in model.graph.inputs:
         if not value.is_initializer():
-            _enter(sizes, value, _concrete(value, chosen, scale))
+            _enter(sizes, value, _concrete(value, chosen, factors))
     for value in model.graph.initializers.values():
         sizes.enter_initializer(value)
     for node in model.graph:
-        _walk(model, sizes, node, chosen, scale)
+        _walk(model, sizes, node, chosen, factors)
     return sizes
 
 
@@ -75,7 +144,7 @@ def _enter(sizes: Sizes, value: ir.Value, shape: Shape) -> None:
     sizes.types[value.name] = int(value.dtype or ir.DataType.FLOAT)
 
 
-def _concrete(value: ir.Value, chosen: dict[str, int], scale: int) -> Shape:
+def _concrete(value: ir.Value, chosen: dict[str, int], factors: tuple[int, int]) -> Shape:
     if value.shape is None:
         raise ModelUnsupportedError(f"Input {value.name} has no declared rank.", node=value.name)
     rank = len(value.shape)
@@ -87,11 +156,12 @@ def _concrete(value: ir.Value, chosen: dict[str, int], scale: int) -> Shape:
         # Some exporters write -1 for a dynamic dimension.
         name = (None if isinstance(size, int) else size.value) or f"{value.name}.{axis}"
         default = BATCH if axis == 0 else _IMAGE if rank >= 4 else _SEQUENCE
-        found.append(chosen.setdefault(name, default * scale))
+        # Neighbouring axes get different factors, so that their quotient is seen to be dynamic too.
+        found.append(chosen.setdefault(name, default * factors[axis % 2]))
     return tuple(found)
 
 
-def _walk(model: ir.Model, sizes: Sizes, node: ir.Node, chosen: dict[str, int], scale: int) -> None:
+def _walk(model: ir.Model, sizes: Sizes, node: ir.Node, chosen: dict[str, int], factors: tuple[int, int]) -> None:
     evaluated = evaluate(node, [sizes.constant(value) for value in node.inputs], sizes)
     if evaluated is not None:
         for value, array in zip(node.outputs, evaluated, strict=False):
@@ -113,7 +183,7 @@ def _walk(model: ir.Model, sizes: Sizes, node: ir.Node, chosen: dict[str, int], 
         else:
             sizes.types[value.name], shape = int(value.dtype or ir.DataType.FLOAT), None
         if shape is None and value.shape is not None:
-            shape = _concrete(value, chosen, scale)
+            shape = _concrete(value, chosen, factors)
         if shape is not None:
             sizes.shapes[value.name] = shape
 

@@ -417,6 +417,33 @@ def test_a_scale_computed_from_a_width_keeps_its_value(prune):
     prune(finish(net, net.op("Relu", net.conv(net.op("Div", x, scale), 16, 8)), 8))
 
 
+def test_a_quotient_of_dynamic_sizes_is_no_constant(run, difference):
+    """Half a width and the width itself divide to 2 at every even size, and to something else at odd ones."""
+    net = Net()
+    wide = net.op("Relu", net.conv(net.input("x", ["N", 3, "H", "W"]), 3, 16))
+    x = net.op("Relu", net.conv(wide, 16, 16, stride=2))
+    x = net.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+    ratios = []
+    for place in (2, 3):
+        sizes = [
+            net.op("Cast", net.op("Gather", net.op("Shape", part), net.ints(place)), to=TensorProto.FLOAT)
+            for part in (wide, x)
+        ]
+        ratios.append(net.op("Div", *sizes))
+    scales = net.op("Concat", net.const(np.ones(2, np.float32)), *ratios, axis=0)
+    x = net.op("Add", wide, net.op("Resize", x, "", scales, mode="nearest"))
+    proto = finish(net, net.op("Relu", net.conv(x, 16, 8)), 8)
+    model = ir.from_proto(proto)
+    coupling = analyse(model)
+    atoms = [atom for group in coupling.groups for unit in coupling.choose(group, 4) for atom in unit.atoms]
+    feeds = [
+        {"x": np.random.default_rng(0).standard_normal((1, 3, *size)).astype(np.float32)}
+        for size in ((16, 16), (23, 14))
+    ]
+    assert difference(run(model, *feeds), run(ir.from_proto(proto), *feeds)) == 0
+    assert difference(run(remove(model, coupling, atoms), *feeds), run(mask(model, coupling, atoms), *feeds)) <= 1e-5
+
+
 def test_inputs_that_are_initializers_and_functions_are_brought_into_form(prune):
     net = Net()
     x = net.op("Relu", image(net))
