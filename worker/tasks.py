@@ -63,7 +63,7 @@ def is_draining() -> bool:
     return _draining[0] != 0
 
 
-@app.task(name="worker.run_unit")  # type: ignore[untyped-decorator] # Celery ships no types
+@app.task(name="worker.run_unit", Request="worker.request:Request")  # type: ignore[untyped-decorator] # Celery ships no types
 def run_unit(unit_id: str) -> None:
     """Work on the unit if it is there to be taken. Messages may come twice, late or for what is done."""
     _here[0].attempts.run(unit_id)

@@ -1,0 +1,260 @@
+"""The service as real processes: broker, workers and their children, with short leases, and hands to kill them."""
+
+import contextlib
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import engine
+from models import JobStatus, is_final
+from services import artifacts, db, jobs, keys
+from services.publisher import BrokerPublisher
+from services.storage import Folder, open_store
+from settings import Settings
+
+TENANT = keys.DEFAULT_TENANT
+# Generous: the tests run beside others. What is asserted are outcomes, and bounds that the product promises.
+PATIENCE_S = 240.0
+SHORT = {
+    "ONNXPRESS_LEASE_S": "3",
+    "ONNXPRESS_RENEW_S": "0.5",
+    "ONNXPRESS_RECONCILE_S": "0.5",
+    "ONNXPRESS_RESEND_S": "2",
+}
+INPUT = (1, 16, 16)
+
+
+def network(seed: int = 0) -> bytes:
+    """A small convolutional network with random weights."""
+    random = np.random.default_rng(seed)
+
+    def weights(*shape):
+        return (random.normal(size=shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+
+    tensors = {"w1": weights(8, 1, 3, 3), "w2": weights(16, 8, 3, 3), "w3": weights(16, 10)}
+    nodes = [
+        helper.make_node("Conv", ["image", "w1"], ["c1"], pads=[1] * 4),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2"], ["c2"], pads=[1] * 4, strides=[2, 2]),
+        helper.make_node("Relu", ["c2"], ["r2"]),
+        helper.make_node("GlobalAveragePool", ["r2"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("MatMul", ["f", "w3"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", *INPUT])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])],
+        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return model.SerializeToString()
+
+
+def dataset(samples: int = 64) -> bytes:
+    """Unlabelled images."""
+    stream = io.BytesIO()
+    np.savez(stream, image=np.random.default_rng(1).integers(0, 255, (samples, *INPUT), dtype=np.uint8))
+    return stream.getvalue()
+
+
+@dataclass
+class System:
+    """A data folder, a broker, workers, and a client's view through the services."""
+
+    data_dir: Path
+    settings: Settings
+    env: dict[str, str]
+    database: db.Database
+    folder: Folder
+    broker: subprocess.Popen[bytes] | None = None
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start_broker(self):
+        from standalone import broker
+
+        sock = broker.socket_path(self.data_dir)
+        sock.parent.mkdir(exist_ok=True)
+        self.broker = subprocess.Popen(
+            broker.command(broker.find_binary(), sock), stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        broker.wait_until_ready(sock)
+
+    def lose_broker(self):
+        """Kill the broker and delete all that it knew."""
+        self.broker.kill()
+        self.broker.wait()
+        shutil.rmtree(self.data_dir / "broker")
+
+    def start_worker(self, queues="inspect,work", concurrency=1):
+        with (self.data_dir / "worker.log").open("ab") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "worker", "--queues", queues, "--concurrency", str(concurrency)],
+                env=self.env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.workers.append(worker)
+        return worker
+
+    def upload(self, register, content, **fields):
+        with self.folder.writer(TENANT, limit=1 << 30) as writer:
+            writer.write(content)
+            writer.finish()
+            with self.database.transaction() as session:
+                return register(session, TENANT, writer, name="x", **fields)
+
+    def inputs(self, samples=64):
+        """A ready network and a ready dataset."""
+        model = self.upload(artifacts.register_model, network())
+        data = self.upload(artifacts.register_dataset, dataset(samples))
+        model = self.until(lambda session: _unless_checking(artifacts.get_model(session, TENANT, model.id)))
+        data = self.until(lambda session: _unless_checking(artifacts.get_dataset(session, TENANT, data.id)))
+        assert (model.state, data.state) == ("ready", "ready"), (model.problem, data.problem)
+        return model, data
+
+    def upload_network(self, seed=0):
+        """An upload that waits for its inspection, the smallest unit of work."""
+        return self.upload(artifacts.register_model, network(seed))
+
+    def inspected(self, model):
+        return self.until(lambda session: _unless_checking(artifacts.get_model(session, TENANT, model.id)))
+
+    def submit(self, inputs, passes=("simplify",), **fields):
+        model, data = inputs
+        spec = engine.Spec.model_validate({"recipe": {"passes": [{"type": name} for name in passes]}, **fields})
+        with self.database.transaction() as session:
+            return jobs.submit(session, TENANT, jobs.Request(model.id, data.id, spec, {})).job.id
+
+    def job(self, job_id):
+        with self.database.reading() as session:
+            return jobs.get(session, TENANT, job_id)
+
+    def events(self, job_id):
+        with self.database.reading() as session:
+            return jobs.events(session, TENANT, job_id)
+
+    def until(self, ask, seconds=PATIENCE_S):
+        """Ask the database until the answer is true; gives the answer."""
+        end = time.monotonic() + seconds
+        while True:
+            with self.database.reading() as session:
+                answer = ask(session)
+            if answer:
+                return answer
+            assert time.monotonic() < end, f"nothing after {seconds} s\n{self.log()}"
+            time.sleep(0.02)
+
+    def wait_status(self, job_id, *statuses, seconds=PATIENCE_S):
+        return self.until(
+            lambda session: (job := jobs.get(session, TENANT, job_id)).status in statuses and job, seconds
+        )
+
+    def wait_final(self, job_id, seconds=PATIENCE_S):
+        final = [status for status in JobStatus if is_final(status)]
+        return self.wait_status(job_id, *final, seconds=seconds)
+
+    def wait_event(self, job_id, kind, count=1):
+        return self.until(
+            lambda session: [event.type for event in jobs.events(session, TENANT, job_id)].count(kind) >= count
+        )
+
+    def children(self):
+        """The sandbox children of this service's workers, dead parents or not."""
+        mine = str(self.data_dir / "work")
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if "sandbox.child" in process.cmdline() and process.environ().get("HOME", "").startswith(mine):
+                    found.append(process)
+        return found
+
+    def job_child(self):
+        """The child that works on a job, once there is one."""
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            for child in self.children():
+                with contextlib.suppress(psutil.Error):
+                    if "/unt_" in child.environ()["HOME"]:
+                        return child
+            time.sleep(0.02)
+        raise AssertionError(f"no child\n{self.log()}")
+
+    def pool_process(self, worker, child):
+        """The worker's pool process that has the sandbox child."""
+        pool = child.parent()
+        assert pool.ppid() == worker.pid
+        return pool
+
+    def kill_tree(self, worker):
+        """Kill a worker's parent and pool at once, not their sandbox children."""
+        processes = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children()]
+        for process in processes:
+            process.kill()
+        worker.wait()
+        self.workers.remove(worker)
+
+    def assert_no_child_left(self, seconds=15.0):
+        end = time.monotonic() + seconds
+        while self.children():
+            assert time.monotonic() < end, self.children()
+            time.sleep(0.05)
+
+    def assert_committed_once(self, job_id):
+        ends = [event for event in self.events(job_id) if event.type in {"succeeded", "failed", "cancelled"}]
+        assert len(ends) == 1, [(event.type, event.attempt, event.data) for event in self.events(job_id)]
+
+    def log(self):
+        return (self.data_dir / "worker.log").read_text()[-6000:]
+
+    def close(self):
+        for worker in self.workers:
+            # A stopped one must go on to hear it.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(worker.pid, signal.SIGCONT)
+                os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+        if self.broker is not None:
+            self.broker.kill()
+            self.broker.wait()
+        self.database.dispose()
+
+
+def _unless_checking(row):
+    return row if row.state != "checking" else None
+
+
+@pytest.fixture
+def system(tmp_path):
+    """A service with a broker and no worker yet."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ONNXPRESS_")}
+    env |= {"ONNXPRESS_DATA_DIR": str(tmp_path), "ONNXPRESS_LOG_LEVEL": "INFO", **SHORT}
+    fields = {name.removeprefix("ONNXPRESS_").lower(): float(value) for name, value in SHORT.items()}
+    from standalone import broker
+
+    url = broker.url(broker.socket_path(tmp_path))
+    env["ONNXPRESS_BROKER_URL"] = url
+    settings = Settings(data_dir=tmp_path, broker_url=url, **fields)
+    db.upgrade(settings)
+    publisher = BrokerPublisher(settings.broker)
+    database = db.Database.from_settings(settings, publisher)
+    with database.transaction() as session:
+        keys.ensure_tenant(session, TENANT)
+    made = System(tmp_path, settings, env, database, open_store(settings))
+    made.start_broker()
+    yield made
+    made.close()
+    publisher.close()
