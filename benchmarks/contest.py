@@ -28,14 +28,17 @@ _FEEDS = 8
 
 @dataclass(frozen=True)
 class Entry:
-    """Who compresses, how: the script that does it, in which peer's environment (None: ours), with which settings."""
+    """Who compresses, how: the script that does it, in which peer's environment (None: ours), with which settings.
+
+    `untrained`: made only to be raced; its answers mean nothing.
+    """
 
     maker: str
     setting: str
     script: Path
     settings: Mapping[str, Any]
     peer: str | None = None
-    needs_data: bool = True
+    untrained: bool = False
 
     @property
     def name(self) -> str:
@@ -67,6 +70,7 @@ class Result:
     problem: str | None = None
     note: str | None = None
     unchanged: bool = False
+    untrained: bool = False
     bytes: int | None = None
     seconds: float | None = None
     peak_rss_bytes: int | None = None
@@ -90,10 +94,13 @@ def recipe(setting: str, *passes: Mapping[str, Any], gates: Sequence[Mapping[str
     return Entry(OURS, setting, HERE / "engine_job.py", settings)
 
 
-def hold(case: Case, entries: Sequence[Entry], effort: Effort, group: str) -> list[Result]:
-    """Let everybody compress the case's network, then judge and race the results; the original is the first result."""
+def hold(case: Case, entries: Sequence[Entry], effort: Effort, name: str) -> list[Result]:
+    """Let everybody compress the case's network, then judge and race the results; the original is the first result.
+
+    Their files stay in var/benchmarks/work/NAME.
+    """
     data = case.data() if effort.samples is None else case.data().first(effort.samples)
-    folder = SCRATCH / group / case.name
+    folder = SCRATCH / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     made = [make(case, data, entry, folder) for entry in entries]
@@ -120,6 +127,7 @@ def make(case: Case, data: Data, entry: Entry, folder: Path) -> Result:
         told=spent.value,
         note=_refusals(spent),
         unchanged=bool(spent.value.get("unchanged")),
+        untrained=entry.untrained,
     )
     if spent.problem is not None:
         return result
@@ -143,7 +151,8 @@ def judge(case: Case, data: Data, results: Sequence[Result]) -> list[Result]:
             judged.append(replace(result, path=None, problem=f"does not run: {error.message.splitlines()[0]}"))
             continue
         original = answers if original is None else original
-        judged.append(replace(result, score=case.judge(answers, original, data.truth).record()))
+        score = None if result.untrained else case.judge(answers, original, data.truth).record()
+        judged.append(replace(result, score=score))
     return judged
 
 
@@ -169,8 +178,7 @@ def _order(case: Case, data: Data, entry: Entry, place: Path, out: Path) -> Spen
         if case.for_engine:
             cases.write_dataset(data, inputs)
         request["data"] = str(inputs) if case.for_engine else None
-        gates = [*entry.settings.get("gates", ()), *case.gates]
-        request["spec"] = {"recipe": entry.settings["recipe"], "gates": gates}
+        request["spec"] = dict(entry.settings)
         return spend(Path(sys.executable), entry.script, request, place)
     assert entry.peer is not None
     request["layout"] = cases.write_calibration(data, inputs)

@@ -47,10 +47,14 @@ def fastest(case: Case, results: Sequence[Result], *, ours: bool) -> Result | No
 def conclude(case: Case, results: Sequence[Result]) -> str:
     """Say how our best compares with the best of the peers, both within the allowed loss."""
     ours, theirs = fastest(case, results, ours=True), fastest(case, results, ours=False)
-    allowed = f"at most {100 * case.allowed_loss:.1f} points lost"
-    peers = "no peer" if theirs is None else f"the fastest peer is {theirs.name}, {_times(speed(theirs))} of fp32"
-    own = "nothing of ours" if ours is None else f"ours is {ours.setting}, {_times(speed(ours))} of fp32"
-    words = f"With {allowed}: {peers}; {own}"
+    allowed = f"Within {100 * case.allowed_loss:.1f} points of loss"
+    peers = (
+        "no peer's network is"
+        if theirs is None
+        else f"the fastest peer is {theirs.name}, {_times(speed(theirs))} of fp32"
+    )
+    own = "none of ours is" if ours is None else f"ours is {ours.setting}, {_times(speed(ours))} of fp32"
+    words = f"{allowed}: {peers}; {own}"
     if ours is None or theirs is None:
         return words + "."
     return words + f", {(speed(ours) or 0) / (speed(theirs) or 1):.2f} times as fast as that peer."

@@ -46,10 +46,10 @@ def measure(name: str, options: argparse.Namespace) -> None:
         return
     case = cases.named([name])[0]
     candidates = [] if options.only == "ours" else entries.peers(case)
-    candidates += [] if options.only == "peers" else entries.ours()
+    candidates += [] if options.only == "peers" else entries.ours(case)
     candidates = [entry for entry in candidates if options.match in entry.name]
     effort = contest.Effort.quick() if options.quick else contest.Effort()
-    results = contest.hold(case, candidates, effort, GROUP)
+    results = contest.hold(case, candidates, effort, f"{GROUP}/{name}")
     markdown = tables.section(case, results, quick=options.quick)
     documents.store(GROUP, name, {"case": name, "entries": [each.record() for each in results]}, markdown)
     print(markdown + "\n")

@@ -17,7 +17,6 @@ RECIPES: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "static": (SIMPLIFY, {"type": "quantize_static"}),
     "static, all layers": (SIMPLIFY, {"type": "quantize_static", "measure_layers": False}),
     "dynamic": (SIMPLIFY, {"type": "quantize_dynamic"}),
-    "static + dynamic": (SIMPLIFY, {"type": "quantize_static"}, {"type": "quantize_dynamic"}),
     "weights int8": (SIMPLIFY, {"type": "quantize_weights", "bits": 8}),
     "weights int4": (SIMPLIFY, {"type": "quantize_weights", "bits": 4}),
     "mixed": (SIMPLIFY, {"type": "mixed_precision"}),
@@ -58,11 +57,13 @@ ONNXSIM: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def ours() -> list[Entry]:
-    """Give our recipes, as far as the engine has their passes."""
+def ours(case: Case) -> list[Entry]:
+    """Give our recipes, as far as the engine has their passes, with the gates of the network's case."""
     known = {description["type"] for description in engine.list_passes()}
     return [
-        recipe(setting, *passes) for setting, passes in RECIPES.items() if all(step["type"] in known for step in passes)
+        recipe(setting, *passes, gates=case.gates)
+        for setting, passes in RECIPES.items()
+        if all(step["type"] in known for step in passes)
     ]
 
 

@@ -1,0 +1,1 @@
+"""Pruning beside onnxsim and Torch-Pruning."""
