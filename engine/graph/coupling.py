@@ -82,10 +82,13 @@ class Coupling:
         gone = set(beside)
         chosen: list[Unit] = []
         for unit in self.units(group, scores):
-            after = gone.union(unit.atoms)
-            if len(chosen) < count and self._leaves_width(group, unit, after):
+            if len(chosen) == count:
+                break
+            gone.update(unit.atoms)
+            if self._leaves_width(group, unit, gone):
                 chosen.append(unit)
-                gone = after
+            else:
+                gone.difference_update(unit.atoms)
         return tuple(chosen)
 
     def _leaves_width(self, group: Group, unit: Unit, gone: set[int]) -> bool:

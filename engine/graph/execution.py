@@ -51,6 +51,7 @@ class Sink:
     statistics: bool
     # Labels before the reshape that feeds the node, where the mask has to take the same way as the value.
     before: Labels | None = None
+    dtype: ir.DataType = ir.DataType.FLOAT
 
 
 @dataclass(frozen=True)
@@ -310,7 +311,8 @@ class Execution:
         producer = None if value is None else value.producer()
         reshaped = producer is not None and producer.op_type == "Reshape" and not self.constant(value)
         before = self.label(producer.inputs[0]) if producer is not None and reshaped else None
-        self.sinks.append(Sink(str(node.name), index, found, statistics, before))
+        dtype = ir.DataType.FLOAT if value is None else ir.DataType(self.sizes.types[str(value.name)])
+        self.sinks.append(Sink(str(node.name), index, found, statistics, before, dtype))
         if statistics:
             self.lossy.append(np.unique(found.atoms))
 

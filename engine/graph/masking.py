@@ -18,7 +18,7 @@ from engine.graph.coupling import Coupling
 from engine.graph.execution import Member, Sink
 from engine.graph.labels import Array
 from engine.graph.sizes import integer, number
-from engine.graph.slicing import by_initializer, removed
+from engine.graph.slicing import by_initializer, losses_by_axis, removed
 
 
 def mask(model: ir.Model, coupling: Coupling, atoms: Iterable[int]) -> ir.Model:
@@ -128,16 +128,12 @@ class _Kept:
 def _mask_sink(editor: _Editor, node: ir.Node, index: int, sinks: list[Sink], gone: Array) -> None:
     value = node.inputs[index]
     assert value is not None
-    dtype = value.dtype or ir.DataType.FLOAT
-    # Labels of several layers run along different axes; each axis is masked and counted on its own.
-    ratio, factors = 1.0, []
-    for sink in sinks:
-        kept = ~gone[sink.labels.atoms]
-        axis = sink.labels.axis
-        share = np.moveaxis(kept, axis, -1).reshape(-1, kept.shape[axis])[0].mean()
-        # GroupNormalization by whole groups averages inside a group, so nothing is missing there.
-        ratio /= float(share) if sink.statistics else 1.0
-        factors.append(_silencer(editor, node, sink, gone, dtype))
+    dtype = sinks[0].dtype
+    factors = [_silencer(editor, node, sink, gone) for sink in sinks]
+    # Layers of labels that share an axis are counted together, others on their own.
+    ratio = 1.0
+    for axis, loss in losses_by_axis([sink.labels for sink in sinks], gone).items():
+        ratio /= 1.0 - float(np.moveaxis(loss, axis, -1).reshape(-1, loss.shape[axis])[0].mean())
     silencer = factors[0]
     for factor in factors[1:]:
         silencer = editor.add(node, "Mul", silencer, factor)
@@ -150,16 +146,16 @@ def _mask_sink(editor: _Editor, node: ir.Node, index: int, sinks: list[Sink], go
     replace(editor, node, _Kept(silencer, editor.constant(np.array(ratio, np.float32), dtype)))
 
 
-def _silencer(editor: _Editor, node: ir.Node, sink: Sink, gone: Array, dtype: ir.DataType) -> ir.Value:
+def _silencer(editor: _Editor, node: ir.Node, sink: Sink, gone: Array) -> ir.Value:
     """Give ones and zeros that broadcast against the input; through a reshape they take the way of the value itself."""
     value = node.inputs[sink.index]
     reshape = None if value is None else value.producer()
     if sink.before is None or reshape is None:
-        return editor.constant((~gone[sink.labels.atoms]).astype(np.float32), dtype)
+        return editor.constant((~gone[sink.labels.atoms]).astype(np.float32), sink.dtype)
     source, target = reshape.inputs[:2]
     assert source is not None
     assert target is not None
-    kept = editor.constant((~gone[sink.before.atoms]).astype(np.float32), dtype)
+    kept = editor.constant((~gone[sink.before.atoms]).astype(np.float32), sink.dtype)
     whole = editor.add(node, "Expand", kept, editor.add(node, "Shape", source))
     return editor.add(node, "Reshape", whole, target)
 
@@ -259,7 +255,10 @@ def _group_norm(editor: _Editor, node: ir.Node, kept: _Kept) -> None:
     shape = editor.add(node, "Shape", source)
     lines = editor.constant(np.array([0, groups, -1], np.int64))
     ones = editor.add(
-        node, "Add", editor.add(node, "Mul", source, editor.constant(np.zeros((), np.float32))), kept.silencer
+        node,
+        "Add",
+        editor.add(node, "Mul", source, editor.constant(np.zeros((), np.float32), kept.ratio.dtype)),
+        kept.silencer,
     )
     grouped = _Kept(editor.add(node, "Reshape", ones, lines), kept.ratio)
     result = _standardised(editor, node, editor.add(node, "Reshape", source, lines), grouped, [2])

@@ -58,7 +58,8 @@ def infer(model: ir.Model, dims: Mapping[str, int] | None = None) -> Sizes:
 
     A second walk at other numbers tells which sizes are dynamic, and so which elements of shape arithmetic are.
     """
-    first, second = _infer(model, dims, factors=(1, 1)), _infer(model, None, factors=(2, 3))
+    doubled = {name: 2 * size for name, size in (dims or {}).items()}
+    first, second = _infer(model, dims, factors=(1, 1)), _infer(model, doubled, factors=(2, 3))
     for node in model.graph:
         if node.outputs and node.outputs[0].name in first.known:
             _mark_moving(first, second, node)

@@ -158,4 +158,5 @@ RULES: Rules = {
     ),
     **listed(resize, "Resize", "Upsample"),
     **listed(grid_sample, "GridSample"),
+    **listed(spatial, "RoiAlign", "MaxRoiPool"),
 }

@@ -176,13 +176,18 @@ def across_axes(run: Execution, node: ir.Node) -> None:
 
 
 def _mixed_axes(run: Execution, node: ir.Node, rank: int) -> tuple[int, ...]:
-    if node.op_type == "LRN":
-        return (1,)
     if node.op_type == "MeanVarianceNormalization":
         return tuple(axis % rank for axis in integers(node, "axes") or (0, 2, 3))
     if node.op_type == "CumSum":
         axis = run.known(node, 1)
         return tuple(range(rank)) if axis is None else (int(axis.reshape(-1)[0]) % rank,)
+    plain = {
+        "LRN": (1,),
+        "Trilu": (rank - 2, rank - 1),
+        "ReverseSequence": (integer(node, "time_axis", 0), integer(node, "batch_axis", 1)),
+    }
+    if node.op_type in plain:
+        return plain[node.op_type]
     before = run.model.opset_imports.get("", 0) < 13
     if node.op_type in {"Softmax", "LogSoftmax", "Hardmax"} and before:
         # Older sets flatten everything from the axis on.
@@ -203,5 +208,6 @@ RULES: Rules = {
     **listed(
         across_axes,
         *("Softmax", "LogSoftmax", "Hardmax", "TopK", "ArgMax", "ArgMin", "LRN", "MeanVarianceNormalization", "CumSum"),
+        *("Trilu", "ReverseSequence"),
     ),
 }

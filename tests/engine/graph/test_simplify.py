@@ -1,0 +1,137 @@
+"""`simplify`: it folds and fuses, keeps the outputs, drops a stage that breaks them, and does nothing twice."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+from engine.graph import io, simplify, verify
+from engine.measure import providers
+from engine.passes.simplify import Simplify
+from engine.spec import Target
+
+
+@pytest.fixture
+def simplified(context, images, feeds_of, capfd):
+    def make(serialized, arrays=None):
+        model = ir.from_proto(onnx.load_model_from_string(serialized))
+        samples = feeds_of(arrays or {"image": images(8)})
+        change = Simplify().apply(model, {}, context(model, samples))
+        after = io.to_bytes(model)
+        onnx.checker.check_model(after, full_check=True)
+        sessions = [providers.session(each, Target()) for each in (serialized, after)]
+        found = verify.agreement(*sessions, list(samples.batches(1)))
+        assert found.relative <= verify.FLOAT_TOLERANCE
+        out, err = capfd.readouterr()
+        assert not out
+        assert not err
+        return after, change
+
+    return make
+
+
+def _ops(serialized):
+    return sorted(node.op_type for node in onnx.load_model_from_string(serialized).graph.node)
+
+
+def test_folds_batch_normalisation_into_convolutions(simplified, network):
+    net = network()
+    x = net.relu(net.norm(net.conv("image", 3, 8, name="a"), 8, name="bn1"))
+    plain = net.op("Conv", x, net.normal("w", 5, 8, 3, 3), name="no_bias")
+    x = net.norm(plain, 5, name="bn2")
+    after, change = simplified(net.build(net.op("Flatten", net.op("GlobalAveragePool", x))))
+    assert "BatchNormalization" not in _ops(after)
+    assert change.details["ops"]["BatchNormalization"] == {"before": 2, "after": 0}
+
+
+def test_the_own_folding_alone_is_exact(network, images):
+    net = network()
+    x = net.norm(net.op("Conv", "image", net.normal("w", 5, 3, 3, 3), name="c"), 5, name="bn")
+    before = net.build(net.op("Flatten", net.op("GlobalAveragePool", x)))
+    model = simplify._fold_batch_norms(ir.from_proto(onnx.load_model_from_string(before)))
+    after = io.to_bytes(simplify._remove_unused(model))
+    assert "BatchNormalization" not in _ops(after)
+    feeds = [{"image": images(4).astype(np.float32)}]
+    assert verify.same_outputs(before, after, feeds, Target()).relative <= 1e-5
+
+
+def test_means_over_space_become_pools(simplified, network):
+    net = network()
+    axes = net.weight("axes", np.array([-2, -1], np.int64))
+    x = net.op("ReduceMean", net.conv("image", 3, 5, name="a"), axes, keepdims=0)
+    after, _ = simplified(net.build(x))
+    assert "ReduceMean" not in _ops(after)
+    assert "GlobalAveragePool" in _ops(after)
+
+
+def test_means_over_other_axes_stay(simplified, network):
+    net = network()
+    x = net.op("ReduceMean", net.conv("image", 3, 5, name="a"), net.weight("axes", np.array([1, 2, 3], np.int64)))
+    after, _ = simplified(net.build(x, out_shape=("n", 1, 1, 1)))
+    assert "ReduceMean" in _ops(after)
+
+
+def test_folds_shape_arithmetic_on_constants(simplified, network):
+    net = network()
+    two = net.op("Add", net.weight("one", np.float32(1)), net.weight("also", np.float32(1)))
+    x = net.op("Mul", net.conv("image", 3, 5, name="a"), two)
+    after, _ = simplified(net.build(net.op("Flatten", net.op("GlobalAveragePool", x))))
+    assert "Add" not in _ops(after)
+
+
+def test_constant_conditions_are_resolved(simplified, network):
+    net = network()
+    x = net.conv("image", 3, 5, name="a")
+    branches = {}
+    for name, kind in (("then_branch", "Relu"), ("else_branch", "Neg")):
+        node = helper.make_node(kind, [x], [f"{name}.y"])
+        branches[name] = helper.make_graph([node], name, [], [helper.make_tensor_value_info(f"{name}.y", 1, None)])
+    x = net.op("If", net.weight("flag", np.array(True)), **branches)
+    after, change = simplified(net.build(x, out_shape=("n", 5, 12, 12)))
+    assert "If" not in _ops(after)
+    assert "Relu" in _ops(after)
+    assert "control flow" in change.details["stages"]
+
+
+def test_weights_among_the_inputs_become_constant(simplified, residual_cnn):
+    model = onnx.load_model_from_string(residual_cnn(opset=9, ir_version=3, declare_weights=True))
+    assert len(model.graph.input) > 1
+    after, change = simplified(model.SerializeToString())
+    assert len(onnx.load_model_from_string(after).graph.input) == 1
+    assert "constant weights" in change.details["stages"]
+
+
+def test_twice_is_harmless(simplified, residual_cnn):
+    once, _ = simplified(residual_cnn())
+    twice, change = simplified(once)
+    assert _ops(once) == _ops(twice)
+    assert change.summary == "The network was as simple as it gets."
+
+
+def test_a_stage_that_breaks_the_outputs_is_dropped_and_named(simplified, residual_cnn, monkeypatch):
+    def negate(model):
+        node = next(node for node in model.graph if node.op_type == "Gemm")
+        weight = node.inputs[1]
+        weight.const_value = ir.tensor(-weight.const_value.numpy(), name=weight.name)
+        return model
+
+    def stumble(_model):
+        raise IndexError("a library's own bug")
+
+    monkeypatch.setattr(simplify, "_onnxslim", negate)
+    monkeypatch.setattr(simplify, "_fold_batch_norms", stumble)
+    _, change = simplified(residual_cnn())
+    dropped = {entry["stage"]: entry["reason"] for entry in change.details["dropped_stages"]}
+    assert dropped["constant folding and fusion"].startswith("it moved the outputs by")
+    assert dropped["batch normalisation"] == "it failed (IndexError)"
+
+
+def test_strips_what_exporters_leave_behind(simplified, residual_cnn):
+    model = onnx.load_model_from_string(residual_cnn())
+    model.doc_string = "made on /home/someone"
+    model.metadata_props.add(key="path", value="/home/someone")
+    model.graph.node[0].doc_string = "File /home/someone/train.py"
+    model.graph.value_info.append(helper.make_tensor_value_info("stem_out", TensorProto.FLOAT, None))
+    after, _ = simplified(model.SerializeToString())
+    assert b"/home/someone" not in after
