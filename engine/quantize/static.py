@@ -74,10 +74,12 @@ def is_quantization(node: ir.Node) -> bool:
 
 
 def observes(model: ir.Model, step: "QuantizeStatic") -> Sequence[Observe]:
-    """Ask for the range of every tensor that gets a scale of its own, in any of the variants that may be tried."""
+    """Ask for the range of every tensor that gets a scale of its own in any of the variants that may be tried.
+
+    Where fewer layers are quantized, a tensor that shared its scale may need its own; it is always one of these.
+    """
     plan = make_plan(model, frozenset(step.exclude))
-    roots = dict.fromkeys(plan.root(value) for value in plan.tensors)
-    return [Observe(str(root.name)) for root in roots]
+    return [Observe(str(value.name)) for value in plan.tensors]
 
 
 def quantize(

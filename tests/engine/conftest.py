@@ -63,6 +63,7 @@ class Network:
         *,
         opset: int = 18,
         ir_version: int = 10,
+        declare_weights: bool = False,
     ) -> bytes:
         self.nodes.append(helper.make_node("Identity", [output], ["scores"], "last"))
         graph = helper.make_graph(
@@ -72,6 +73,8 @@ class Network:
             [helper.make_tensor_value_info("scores", TensorProto.FLOAT, out_shape)],
             [numpy_helper.from_array(array, name) for name, array in self.weights.items()],
         )
+        if declare_weights:  # as networks before IR version 4 have to
+            graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in graph.initializer)
         model = helper.make_model(graph, ir_version=ir_version, opset_imports=[helper.make_opsetid("", opset)])
         onnx.checker.check_model(model, full_check=True)
         serialized: bytes = model.SerializeToString()

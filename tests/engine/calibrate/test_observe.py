@@ -1,0 +1,71 @@
+"""One streaming run: the same ranges however samples are batched, sentinels left out, every kind of tensor seen."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from engine.calibrate import MinMax, Range, observe
+from engine.passes.contract import Observe
+from engine.spec import Target
+
+
+def _load(serialized):
+    return ir.from_proto(onnx.load_model_from_string(serialized))
+
+
+@pytest.fixture
+def ranges(residual_cnn, images, feeds_of, tmp_path):
+    model = _load(residual_cnn())
+    tensors = ["image", "stem_out", "add1_out", "pool_out", "scores"]
+    samples = feeds_of({"image": images(133)})
+
+    def make(batch=None):
+        requests = [Observe(name) for name in tensors]
+        found = observe(model, requests, samples, Target(), scratch=tmp_path, batch=batch)
+        return {request.tensor: result for request, result in found.items()}
+
+    return make
+
+
+def test_ranges_do_not_depend_on_the_batch_size(ranges):
+    one = ranges(1)
+    for batch in (7, 64, None):
+        for name, found in ranges(batch).items():
+            assert found.low == pytest.approx(one[name].low, rel=1e-5, abs=1e-5)
+            assert found.high == pytest.approx(one[name].high, rel=1e-5, abs=1e-5)
+
+
+def test_inputs_and_outputs_are_observed_too(ranges, images):
+    found = ranges()
+    assert (found["image"].low, found["image"].high) == (images(133).min(), images(133).max())
+    assert found["scores"].low < found["scores"].high
+
+
+def test_a_fixed_batch_size_wins_and_its_ragged_end_is_left_out(residual_cnn, images, feeds_of, tmp_path):
+    model = _load(residual_cnn(shape=(4, 3, 12, 12), out_shape=(4, 5)))
+    pictures = images(10)
+    pictures[8:] = 255  # in the ragged end
+    found = observe(model, [Observe("image")], feeds_of({"image": pictures}), Target(), scratch=tmp_path)
+    assert found[Observe("image")].high == pictures[:8].max()
+
+
+def test_nothing_is_left_in_the_scratch_folder(ranges, tmp_path):
+    ranges()
+    assert not list(tmp_path.iterdir())
+
+
+def test_sentinels_and_numbers_that_are_none_do_not_poison_a_range():
+    found = MinMax()
+    found.update(np.array([1.0, np.float32(-3.4e38), np.inf, np.nan, 5.0], np.float32))
+    found.update(np.array([], np.float32))
+    found.update(np.full(3, -np.inf, np.float32))
+    assert found.result() == Range(1.0, 5.0)
+
+
+def test_a_range_never_widens_towards_zero_that_was_not_seen():
+    found = MinMax()
+    for batch in (np.array([1.0, 1.0]), np.array([100.0])):
+        found.update(batch)
+    assert found.result() == Range(1.0, 100.0)
+    assert MinMax().result() == Range(0.0, 0.0)
