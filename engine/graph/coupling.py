@@ -186,7 +186,20 @@ def _step(run: Execution, node: ir.Node) -> None:
     try:
         rule(run, node)
     except TooManyLabelsError:
-        run.freeze_inputs(node, "its labels vary over too many elements to analyse")
+        _freeze_all(run, node, "its labels vary over too many elements to analyse")
+    except (AssertionError, IndexError, KeyError, ValueError) as error:
+        # A legal use of an operator that its rule did not foresee must not spoil the rest of the network.
+        _freeze_all(run, node, f"its rule does not fit this use ({type(error).__name__}: {error})")
+
+
+def _freeze_all(run: Execution, node: ir.Node, reason: str) -> None:
+    """Keep what a node reads and whatever its rule had begun to label."""
+    run.freeze_inputs(node, reason)
+    for producer in run.producers:
+        if producer.node == node.name:
+            run.freeze(producer.atoms, node, reason)
+    for value in node.outputs:
+        run.freeze(run.label(value), node, reason)
 
 
 def _freeze_captured(run: Execution, node: ir.Node) -> None:

@@ -130,7 +130,8 @@ def _infer(model: ir.Model, dims: Mapping[str, int] | None, factors: tuple[int, 
     sizes = Sizes()
     chosen = dict(dims or {})
     for value in model.graph.inputs:
-        if not value.is_initializer():
+        # Sequences and the like have no sizes; what reads them stays unknown.
+        if not value.is_initializer() and isinstance(value.type, ir.TensorType | None):
             _enter(sizes, value, _concrete(value, chosen, factors))
     for value in model.graph.initializers.values():
         sizes.enter_initializer(value)
@@ -177,12 +178,12 @@ def _walk(model: ir.Model, sizes: Sizes, node: ir.Node, chosen: dict[str, int], 
         # Operators that are defined as functions have no inference of their own.
         inferred |= _infer_contrib(sizes, node, _as_first)
     for value in node.outputs:
-        if not value.name:
+        declared = None if value.dtype is None else int(value.dtype)
+        kind, shape = inferred.get(value.name or "", (declared, None))
+        # An output without an element type is a sequence or unknown; what reads it stays unknown too.
+        if not value.name or not kind:
             continue
-        if value.name in inferred:
-            sizes.types[value.name], shape = inferred[value.name]
-        else:
-            sizes.types[value.name], shape = int(value.dtype or ir.DataType.FLOAT), None
+        sizes.types[value.name] = kind
         if shape is None and value.shape is not None:
             shape = _concrete(value, chosen, factors)
         if shape is not None:
@@ -215,7 +216,7 @@ def _infer_node(model: ir.Model, sizes: Sizes, node: ir.Node) -> dict[str, tuple
     proto = ir.serde.serialize_node(node)
     try:
         found = shape_inference.infer_node_outputs(schema, proto, types, data, None, imports)
-    except (shape_inference.InferenceError, RuntimeError):
+    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError):
         return {}
     return {name: _read_type(kind) for name, kind in found.items()}
 

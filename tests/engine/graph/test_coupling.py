@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from zoo import CONTRIB, Net
 
 from engine.errors import SpecInvalidError
@@ -442,6 +442,72 @@ def test_a_quotient_of_dynamic_sizes_is_no_constant(run, difference):
     ]
     assert difference(run(model, *feeds), run(ir.from_proto(proto), *feeds)) == 0
     assert difference(run(remove(model, coupling, atoms), *feeds), run(mask(model, coupling, atoms), *feeds)) <= 1e-5
+
+
+def test_heads_and_channels_of_one_axis_go_together(run, difference):
+    """A normalisation counts what both layers of labels keep: a channel and a block that overlap, or not."""
+    net = Net()
+    x = net.op("Tanh", image(net))
+    y = net.op("InstanceNormalization", net.op("Reshape", x, net.ints(0, 1, -1)), net.vector(1), net.vector(1))
+    y = net.op("Reshape", y, net.ints(0, 16, 8, 8))
+    z = net.op("Transpose", net.op("Reshape", x, net.ints(-1, 4, 4, 8, 8)), perm=[0, 2, 1, 3, 4])
+    x = net.op("Concat", net.op("Reshape", z, net.ints(-1, 16, 8, 8)), y, axis=1)
+    model = ir.from_proto(finish(net, net.op("Relu", net.conv(x, 32, 8)), 8))
+    coupling = analyse(model)
+    channels = next(group for group in coupling.groups if group.kind == "channels" and len(group.atoms) == 4)
+    blocks = next(group for group in coupling.groups if group.kind == "blocks")
+    atoms = {*coupling.units(channels)[1].atoms, *coupling.units(blocks)[2].atoms}
+    pruned = remove(model, coupling, atoms)
+    assert pruned.graph.initializers["weight_1"].shape.numpy()[0] == 9, "a line and a column of a square of 4 x 4"
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)}
+    assert difference(run(pruned, feed), run(mask(model, coupling, atoms), feed)) <= 1e-5
+
+
+def test_two_groupings_of_one_axis_both_stay_in_balance(prune):
+    net = Net()
+    x = net.op("Relu", net.conv(net.op("Relu", image(net, channels=32)), 32, 32, groups=2))
+    _, coupling = prune(finish(net, net.op("Relu", net.conv(x, 32, 16, groups=4)), 16))
+    middle = next(
+        group
+        for group in coupling.groups
+        if len(group.producers) == 1 and len(group.atoms) == 32 and len(group.balance) > 1
+    )
+    assert {len(unit.atoms) for unit in coupling.units(middle)} == {4}
+
+
+@pytest.mark.parametrize("name", ["residual", "vit", "group_norm_op", "lstm_ocr"])
+def test_half_precision_networks(name, zoo, run, difference):
+    proto = zoo.ZOO[name]()
+    for number, tensor in enumerate(proto.graph.initializer):
+        if tensor.data_type == TensorProto.FLOAT:
+            array = numpy_helper.to_array(tensor).astype(np.float16)
+            proto.graph.initializer[number].CopyFrom(numpy_helper.from_array(array, tensor.name))
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    model = ir.from_proto(proto)
+    coupling = analyse(model)
+    atoms = {
+        atom
+        for group in coupling.groups
+        if group.kind != "head_width"
+        for unit in coupling.choose(group, 2)
+        for atom in unit.atoms
+    }
+    feed = {name: array.astype(np.float16) for name, array in zoo.feed(proto, 2).items()}
+    pruned = remove(model, coupling, atoms)
+    assert all(value.const_value.dtype != ir.DataType.FLOAT for value in pruned.graph.initializers.values())
+    assert difference(run(pruned, feed), run(mask(model, coupling, atoms), feed)) <= 5e-3
+
+
+def test_sequences_and_broken_uses_freeze_instead_of_failing():
+    net = Net()
+    x = net.op("Relu", net.conv(image(net), 16, 12))
+    parts = net.op("SplitToSequence", x, axis=1)
+    y = net.op("SequenceAt", parts, net.const(np.int64(0)))
+    coupling = analyse(ir.from_proto(finish(net, net.op("Relu", net.conv(y, 1, 8)), 8)))
+    assert ("SplitToSequence", "no rule knows this operator") in reasons(coupling)
+    assert 16 in [len(group.atoms) for group in coupling.groups]
 
 
 def test_inputs_that_are_initializers_and_functions_are_brought_into_form(prune):
