@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine.errors import EngineError
-    from engine.fit import check_arrays, check_fit
+    from engine.fit import check_arrays, check_data, check_fit
     from engine.inspection import DatasetInspection, Inspection, inspect_dataset, inspect_model
     from engine.passes import list_passes
     from engine.pipeline import run
@@ -26,6 +26,7 @@ __all__ = [
     "Spec",
     "TaskMetric",
     "check_arrays",
+    "check_data",
     "check_fit",
     "inspect_dataset",
     "inspect_model",
@@ -43,6 +44,7 @@ _HOME = {
     "Spec": "engine.spec",
     "TaskMetric": "engine.spec",
     "check_arrays": "engine.fit",
+    "check_data": "engine.fit",
     "check_fit": "engine.fit",
     "inspect_dataset": "engine.inspection",
     "inspect_model": "engine.inspection",

@@ -19,10 +19,20 @@ def check_fit(inspection: Inspection, dataset: DatasetInspection | None, spec: C
     """
     if dataset is not None:
         check_arrays(inspection, dataset)
-    _check_passes(inspection, dataset, spec)
-    _check_gates(dataset, spec)
+    check_data(dataset, spec)
+    _check_passes(inspection, spec)
     _check_shapes(inspection, spec)
     return list(_warnings(inspection, dataset, spec))
+
+
+def check_data(dataset: DatasetInspection | None, spec: Compress) -> None:
+    """Check what can be checked while the network is not there yet; raises SpecInvalidError."""
+    for index, step in enumerate(spec.recipe.passes):
+        if step.needs_data and dataset is None:
+            raise SpecInvalidError(
+                f"Step {index} ({step.type}) needs calibration data, but the job names no dataset.", step=index
+            )
+    _check_gates(dataset, spec)
 
 
 def check_arrays(inspection: Inspection, dataset: DatasetInspection) -> None:
@@ -80,12 +90,8 @@ def _check_array(array: ArrayInfo, tensor: TensorInfo) -> None:
             )
 
 
-def _check_passes(inspection: Inspection, dataset: DatasetInspection | None, spec: Compress) -> None:
+def _check_passes(inspection: Inspection, spec: Compress) -> None:
     for index, step in enumerate(spec.recipe.passes):
-        if step.needs_data and dataset is None:
-            raise SpecInvalidError(
-                f"Step {index} ({step.type}) needs calibration data, but the job names no dataset.", step=index
-            )
         refusal = step.requires(inspection)
         if refusal is not None:
             raise SpecInvalidError(

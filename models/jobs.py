@@ -18,6 +18,7 @@ class Job(Base):
         Index(None, "tenant_id", "id"),
         Index(None, "tenant_id", "status", "id"),
         Index(None, "status"),
+        Index(None, "tenant_id", "cache_key"),
         Index(None, "output_model_id", unique=True),
     )
 
@@ -33,6 +34,17 @@ class Job(Base):
     dataset_id: Mapped[str | None] = mapped_column(ForeignKey("dataset.id"), index=True)
     output_model_id: Mapped[str] = mapped_column(ForeignKey("model.id"))
     key_id: Mapped[str | None]
+    # The higher, the sooner among the tenant's own.
+    priority: Mapped[int] = mapped_column(Integer, default=0)
+    # "miss", "hit" or "refused": whether an earlier job's result was looked for, and which job's it was.
+    cache: Mapped[str] = mapped_column(default="miss")
+    cached_from: Mapped[str | None]
+    # Names the work: digests of network and data, spec, version of this service. None while the network is not made yet.
+    cache_key: Mapped[str | None]
+    # Names the machine that the result was measured on, as far as figures depend on it.
+    target_class: Mapped[str | None]
+    # The job that this one tries again.
+    retry_of: Mapped[str | None]
     warnings: Mapped[list[Any]]
     steps: Mapped[list[Any]]
     # What goes on right now: {"step", "fraction", "message"}.
@@ -62,6 +74,7 @@ class Unit(Base):
     __table_args__ = (
         Index(None, "status", "lease_until"),
         Index(None, "status", "queue", "queued_at"),
+        Index(None, "tenant_id", "queue", "started_at"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

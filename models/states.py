@@ -5,20 +5,25 @@ from typing import TypeVar
 
 
 class ModelState(StrEnum):
-    """Of a stored network: `pending` until the job that makes it has ended, `checking` until it is inspected."""
+    """Of a stored network: `pending` until the job that makes it has ended, `checking` until it is inspected.
+
+    A `deleted` one has no bytes; its row stays for the jobs and the lineage that name it.
+    """
 
     PENDING = "pending"
     CHECKING = "checking"
     READY = "ready"
     REJECTED = "rejected"
+    DELETED = "deleted"
 
 
 class DatasetState(StrEnum):
-    """Of a stored dataset."""
+    """Of a stored dataset; a `deleted` one is a row without bytes."""
 
     CHECKING = "checking"
     READY = "ready"
     REJECTED = "rejected"
+    DELETED = "deleted"
 
 
 class JobStatus(StrEnum):
@@ -51,16 +56,19 @@ TRANSITIONS: dict[type[State], dict[State, frozenset[State]]] = {
     ModelState: {
         ModelState.PENDING: frozenset({ModelState.READY, ModelState.REJECTED}),
         ModelState.CHECKING: frozenset({ModelState.READY, ModelState.REJECTED}),
-        ModelState.READY: frozenset(),
-        ModelState.REJECTED: frozenset(),
+        ModelState.READY: frozenset({ModelState.DELETED}),
+        ModelState.REJECTED: frozenset({ModelState.DELETED}),
+        ModelState.DELETED: frozenset(),
     },
     DatasetState: {
         DatasetState.CHECKING: frozenset({DatasetState.READY, DatasetState.REJECTED}),
-        DatasetState.READY: frozenset(),
-        DatasetState.REJECTED: frozenset(),
+        DatasetState.READY: frozenset({DatasetState.DELETED}),
+        DatasetState.REJECTED: frozenset({DatasetState.DELETED}),
+        DatasetState.DELETED: frozenset(),
     },
     JobStatus: {
-        JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.FAILED, JobStatus.CANCELLED}),
+        # Succeeded at once where an earlier job's result answers.
+        JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}),
         # Back to queued when the worker was lost: nothing of the job runs then.
         JobStatus.RUNNING: frozenset(
             {JobStatus.QUEUED, JobStatus.CANCELLING, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}

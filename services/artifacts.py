@@ -5,9 +5,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session, joinedload
 
 from models import Artifact, ArtifactFile, Blob, Dataset, DatasetState, Model, ModelState, Unit, UnitStatus, new_id
@@ -15,29 +15,72 @@ from services import db
 from services.errors import NotFoundError, UnavailableError
 from services.history import advance, record
 from services.problems import Problem
-from services.storage import Folder, Writer
+from services.storage import Folder, Stored
 
 INSPECT_QUEUE = "inspect"
 INSPECT_RUNTIME_S = 30.0
 INSPECT_MEMORY_MB = 2048
+# An archive of gigabytes is unpacked first.
+UNPACK_RUNTIME_S = 300.0
 INSPECT_PENDING_S = 3600.0
 MODEL_FILE = "model.onnx"
+MODEL_ARCHIVE = "archive.zip"
 DATASET_FILE = "data.npz"
+SAFETENSORS_FILE = "data.safetensors"
+_ZIP = b"PK\x03\x04"
 
 Kind = Literal["model", "dataset", "report"]
 
 
+class Source(Protocol):
+    """Where an artifact's bytes come from: a finished upload, or a blob that the tenant has already."""
+
+    tenant_id: str
+    head: bytes
+
+    def finish(self) -> Stored:
+        """Give digest and size."""
+        ...
+
+    def place(self) -> None:
+        """Have the bytes under their digest."""
+        ...
+
+
+@dataclass(frozen=True)
+class KnownBlob:
+    """Bytes that the store has: nothing is sent again."""
+
+    tenant_id: str
+    stored: Stored
+    head: bytes
+
+    def finish(self) -> Stored:
+        """Give digest and size."""
+        return self.stored
+
+    def place(self) -> None:
+        """Do nothing: whether they are still there is seen under the blob's lock."""
+
+
 @dataclass(frozen=True)
 class NewFile:
-    """A file of an artifact to be: its path in the manifest and its finished upload."""
+    """A file of an artifact to be: its path in the manifest and its bytes."""
 
     path: str
-    writer: Writer
+    writer: Source
 
 
-def register_model(session: Session, tenant_id: str, writer: Writer, *, name: str) -> Model:
-    """Store a finished upload as a network in state `checking`, and queue its inspection."""
-    artifact = store(session, tenant_id, "model", [NewFile(MODEL_FILE, writer)])
+def known_blob(session: Session, folder: Folder, tenant_id: str, sha256: str) -> KnownBlob:
+    """Give bytes that the tenant has stored under their digest; raises NotFoundError."""
+    blob = get_blob(session, tenant_id, sha256)
+    return KnownBlob(tenant_id, Stored(sha256, blob.size), folder.head(tenant_id, sha256))
+
+
+def register_model(session: Session, tenant_id: str, writer: Source, *, name: str) -> Model:
+    """Store a finished upload as a network in state `checking`, and queue its inspection; a zip is unpacked there."""
+    is_archive = writer.head.startswith(_ZIP)
+    artifact = store(session, tenant_id, "model", [NewFile(MODEL_ARCHIVE if is_archive else MODEL_FILE, writer)])
     moment = db.now(session)
     model = Model(
         id=new_id("mdl"),
@@ -52,18 +95,20 @@ def register_model(session: Session, tenant_id: str, writer: Writer, *, name: st
     session.add(model)
     session.flush()
     record(session, model, "created")
-    _queue_inspection(session, model, {})
+    _queue_inspection(session, model, {}, runtime_s=UNPACK_RUNTIME_S if is_archive else INSPECT_RUNTIME_S)
     return model
 
 
 def register_dataset(
-    session: Session, tenant_id: str, writer: Writer, *, name: str, metric: str | None = None, fits: str | None = None
+    session: Session, tenant_id: str, writer: Source, *, name: str, metric: str | None = None, fits: str | None = None
 ) -> Dataset:
     """Store a finished upload as a dataset in state `checking`, and queue its inspection.
 
     `fits` is the id of a ready network whose inputs the arrays have to fit; else the data are rejected.
     """
-    artifact = store(session, tenant_id, "dataset", [NewFile(DATASET_FILE, writer)])
+    # Its header's length in eight bytes, then the header, a JSON object.
+    path = SAFETENSORS_FILE if writer.head[8:9] == b"{" else DATASET_FILE
+    artifact = store(session, tenant_id, "dataset", [NewFile(path, writer)])
     moment = db.now(session)
     dataset = Dataset(
         id=new_id("dst"),
@@ -85,34 +130,70 @@ def register_dataset(
 
 def get_model(session: Session, tenant_id: str, model_id: str) -> Model:
     """Give the tenant's network; raises NotFoundError."""
-    found = session.scalars(select(Model).where(Model.tenant_id == tenant_id, Model.id == model_id)).one_or_none()
-    if found is None:
-        raise NotFoundError("There is no such model.")
-    return found
+    return _model(session, _models(tenant_id).where(Model.id == model_id))
 
 
 def get_dataset(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
     """Give the tenant's dataset; raises NotFoundError."""
-    found = session.scalars(
-        select(Dataset).where(Dataset.tenant_id == tenant_id, Dataset.id == dataset_id)
-    ).one_or_none()
-    if found is None:
-        raise NotFoundError("There is no such dataset.")
-    return found
+    return _dataset(session, _datasets(tenant_id).where(Dataset.id == dataset_id))
 
 
-def list_models(session: Session, tenant_id: str, *, limit: int = 50, before: str | None = None) -> list[Model]:
+def use_model(session: Session, tenant_id: str, model_id: str) -> Model:
+    """Give the network, which cannot change its state before the transaction ends; raises NotFoundError."""
+    return _model(session, _models(tenant_id).where(Model.id == model_id).with_for_update(read=True, of=Model))
+
+
+def use_dataset(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
+    """Give the dataset, which cannot change its state before the transaction ends; raises NotFoundError."""
+    return _dataset(
+        session, _datasets(tenant_id).where(Dataset.id == dataset_id).with_for_update(read=True, of=Dataset)
+    )
+
+
+def list_models(
+    session: Session,
+    tenant_id: str,
+    *,
+    state: ModelState | None = None,
+    alias: str | None = None,
+    limit: int = 50,
+    before: str | None = None,
+) -> list[Model]:
     """Give the tenant's networks, the newest first, those before an id."""
-    asked = select(Model).where(Model.tenant_id == tenant_id).order_by(Model.id.desc()).limit(limit)
-    asked = asked.options(joinedload(Model.artifact))
+    asked = _models(tenant_id).order_by(Model.id.desc()).limit(limit).options(joinedload(Model.artifact))
+    if state is not None:
+        asked = asked.where(Model.state == state)
+    if alias is not None:
+        asked = asked.where(Model.alias == alias)
     return list(session.scalars(asked if before is None else asked.where(Model.id < before)))
 
 
 def list_datasets(session: Session, tenant_id: str, *, limit: int = 50, before: str | None = None) -> list[Dataset]:
     """Give the tenant's datasets, the newest first, those before an id."""
-    asked = select(Dataset).where(Dataset.tenant_id == tenant_id).order_by(Dataset.id.desc()).limit(limit)
-    asked = asked.options(joinedload(Dataset.artifact))
+    asked = _datasets(tenant_id).order_by(Dataset.id.desc()).limit(limit).options(joinedload(Dataset.artifact))
     return list(session.scalars(asked if before is None else asked.where(Dataset.id < before)))
+
+
+def _models(tenant_id: str) -> Select[Model]:
+    return select(Model).where(Model.tenant_id == tenant_id, Model.state != ModelState.DELETED)
+
+
+def _model(session: Session, asked: Select[Model]) -> Model:
+    found = session.scalars(asked).one_or_none()
+    if found is None:
+        raise NotFoundError("There is no such model.")
+    return found
+
+
+def _datasets(tenant_id: str) -> Select[Dataset]:
+    return select(Dataset).where(Dataset.tenant_id == tenant_id, Dataset.state != DatasetState.DELETED)
+
+
+def _dataset(session: Session, asked: Select[Dataset]) -> Dataset:
+    found = session.scalars(asked).one_or_none()
+    if found is None:
+        raise NotFoundError("There is no such dataset.")
+    return found
 
 
 def get_artifact(session: Session, tenant_id: str, digest: str) -> Artifact:
@@ -159,6 +240,14 @@ def manifest_digest(lines: list[dict[str, Any]]) -> str:
     """Give the sha256 of a manifest: its lines sorted by path, as JSON without spaces."""
     text = json.dumps(sorted(lines, key=lambda line: str(line["path"])), separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def unpacked(session: Session, folder: Folder, model: Model, files: Sequence[NewFile]) -> None:
+    """Have the files that were in a network's archive take its place."""
+    archive, model.artifact_digest = model.artifact_digest, store(session, model.tenant_id, "model", files).digest
+    session.flush()
+    if archive is not None:
+        discard(session, folder, model.tenant_id, archive)
 
 
 def accept(session: Session, subject: Model | Dataset, inspection: dict[str, Any]) -> None:
@@ -211,7 +300,7 @@ def _remove_after_commit(session: Session, folder: Folder, tenant_id: str, sha25
     db.after_commit(session, remove)
 
 
-def _place_blob(session: Session, tenant_id: str, writer: Writer) -> None:
+def _place_blob(session: Session, tenant_id: str, writer: Source) -> None:
     if writer.tenant_id != tenant_id:
         raise UnavailableError("The upload belongs to another tenant.")
     stored = writer.finish()
@@ -219,11 +308,15 @@ def _place_blob(session: Session, tenant_id: str, writer: Writer) -> None:
     # The bytes first: a row is a promise that they are there.
     writer.place()
     if session.get(Blob, (tenant_id, stored.sha256)) is None:
+        if isinstance(writer, KnownBlob):
+            raise NotFoundError("There is no such blob.")
         session.add(Blob(tenant_id=tenant_id, sha256=stored.sha256, size=stored.size, created_at=db.now(session)))
         session.flush()
 
 
-def _queue_inspection(session: Session, subject: Model | Dataset, payload: dict[str, Any]) -> Unit:
+def _queue_inspection(
+    session: Session, subject: Model | Dataset, payload: dict[str, Any], *, runtime_s: float = INSPECT_RUNTIME_S
+) -> Unit:
     moment = db.now(session)
     is_model = isinstance(subject, Model)
     unit = Unit(
@@ -236,7 +329,7 @@ def _queue_inspection(session: Session, subject: Model | Dataset, payload: dict[
         dataset_id=None if is_model else subject.id,
         payload=payload,
         max_pending_s=INSPECT_PENDING_S,
-        max_runtime_s=INSPECT_RUNTIME_S,
+        max_runtime_s=runtime_s,
         max_memory_mb=INSPECT_MEMORY_MB,
         crashed_steps=[],
         created_at=moment,

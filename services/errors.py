@@ -71,6 +71,16 @@ class DigestMismatchError(ServiceError):
     code = "digest_mismatch"
 
 
+class QuotaError(ServiceError):
+    """The tenant has as much as it may have; later, or after it gave something up, the same request may succeed."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, message: str, *, code: str, retry_after_s: int, hint: str | None = None) -> None:
+        super().__init__(message, code=code, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
 class CorruptError(ServiceError):
     """Stored bytes no longer have their digest. They are never given out."""
 

@@ -23,13 +23,16 @@ from models import (
     new_id,
     sources,
 )
-from services import artifacts, db, idempotency, workers
+from services import artifacts, cache, db, idempotency, quotas, workers
+from services.cache import Mode
 from services.errors import ConflictError, FieldError, InvalidError, NotFoundError, RejectedError
-from services.history import advance, record
-from services.problems import CANCELLED, JOB_ENDED
+from services.history import advance, advance_unit, record
+from services.problems import CANCELLED, DEPENDENCY_FAILED, JOB_ENDED, Problem
+from settings import Settings
 
 WORK_QUEUE = "work"
 _ROUTE = "POST /v1/jobs"
+_RETRY_ROUTE = "POST /v1/jobs/{id}:retry"
 # Built once: every poll asks it.
 _GET = select(Job).where(Job.tenant_id == bindparam("tenant_id"), Job.id == bindparam("job_id"))
 
@@ -42,6 +45,25 @@ class Request:
     dataset_id: str | None
     spec: "engine.Compress"
     labels: Mapping[str, str]
+    priority: int = 0
+    cache: Mode = "use"
+    retry_of: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would come of a request: its inputs, what is to be said of them, and the earlier result that answers it."""
+
+    model: Model
+    dataset: Dataset | None
+    warnings: list[str]
+    cache_key: str | None
+    answer: tuple[Job, Model] | None
+
+    @property
+    def waits(self) -> bool:
+        """Whether the network is still to be made by another job."""
+        return self.model.in_state is ModelState.PENDING
 
 
 @dataclass(frozen=True)
@@ -59,42 +81,87 @@ def submit(
     *,
     key_id: str | None = None,
     idempotency_key: str | None = None,
+    settings: Settings | None = None,
 ) -> Submission:
     """Accept a job: its row, its first unit and its output's row, in one transaction.
 
-    Raises InvalidError for names that are not the tenant's, ConflictError while an upload is being checked, RejectedError
-    for what network, data and spec cannot do together.
+    The network may be one that another job is still to make: the job waits for it. Raises InvalidError for names that are
+    not the tenant's, ConflictError while an upload is being checked, RejectedError for what network, data and spec cannot
+    do together, QuotaError.
     """
+    route = _ROUTE if request.retry_of is None else _RETRY_ROUTE
     if idempotency_key is not None:
         body = {
             "model": request.model_id,
             "dataset": request.dataset_id,
             "spec": request.spec.model_dump(mode="json"),
             "labels": dict(request.labels),
+            "priority": request.priority,
+            "cache": request.cache,
+            "retry_of": request.retry_of,
         }
-        earlier = idempotency.begin(session, tenant_id, _ROUTE, idempotency_key, idempotency.digest(body))
+        earlier = idempotency.begin(session, tenant_id, route, idempotency_key, idempotency.digest(body))
         if earlier is not None:
             return Submission(get(session, tenant_id, earlier), replayed=True)
-    model, dataset, warnings = check(session, tenant_id, request)
-    job = _insert(session, request, model, dataset, warnings=warnings, key_id=key_id)
+    if settings is not None:
+        quotas.check_jobs(session, tenant_id, settings)
+    job = _insert(session, request, plan(session, tenant_id, request, use=True), key_id=key_id)
     if idempotency_key is not None:
-        idempotency.answer(session, tenant_id, _ROUTE, idempotency_key, job.id)
+        idempotency.answer(session, tenant_id, route, idempotency_key, job.id)
     return Submission(job, replayed=False)
 
 
-def check(session: Session, tenant_id: str, request: Request) -> tuple[Model, Dataset | None, list[str]]:
-    """Give the job's inputs and warnings, or refuse as `submit` does: a dry run."""
-    model, dataset = _inputs(session, tenant_id, request)
-    workers.check_target(session, request.spec.target.provider)
-    try:
-        warnings = engine.check_fit(
-            engine.Inspection.model_validate(model.inspection),
-            engine.DatasetInspection.model_validate(dataset.inspection) if dataset else None,
-            request.spec,
+def retry(
+    session: Session,
+    tenant_id: str,
+    job_id: str,
+    *,
+    key_id: str | None = None,
+    idempotency_key: str | None = None,
+    settings: Settings | None = None,
+) -> Submission:
+    """Ask again for what a failed or cancelled job was to do; raises ConflictError for any other job."""
+    job = get(session, tenant_id, job_id)
+    if job.in_status not in {JobStatus.FAILED, JobStatus.CANCELLED}:
+        raise ConflictError(
+            f"The job is {job.status}; only a failed or cancelled one is tried again.", code="not_failed"
         )
+    request = Request(
+        job.model_id,
+        job.dataset_id,
+        engine.Spec.model_validate(job.spec),
+        job.labels,
+        priority=job.priority,
+        cache="refuse" if job.cache == "refused" else "use",
+        retry_of=job.id,
+    )
+    return submit(session, tenant_id, request, key_id=key_id, idempotency_key=idempotency_key, settings=settings)
+
+
+def plan(session: Session, tenant_id: str, request: Request, *, use: bool = False) -> Plan:
+    """Say what would come of the request, or refuse it as `submit` does: a dry run.
+
+    With `use`, network and data stay as they are until the transaction ends.
+    """
+    model, dataset = _inputs(session, tenant_id, request, use=use)
+    workers.check_target(session, request.spec.target.provider)
+    warnings = _fit(model, dataset, request.spec)
+    name = cache.key(model, dataset, request.spec)
+    answer = None
+    if name is not None and request.cache == "use":
+        answer = cache.find(session, tenant_id, name, request.spec)
+    return Plan(model, dataset, warnings, name, answer)
+
+
+def _fit(model: Model, dataset: Dataset | None, spec: "engine.Compress") -> list[str]:
+    data = engine.DatasetInspection.model_validate(dataset.inspection) if dataset else None
+    try:
+        if model.inspection is None:
+            engine.check_data(data, spec)
+            return [f"The network is still to be made by the job {model.job_id}; it is checked then."]
+        return engine.check_fit(engine.Inspection.model_validate(model.inspection), data, spec)
     except engine.EngineError as error:
         raise RejectedError(error.message, code=error.code, hint=error.hint, problem=error.problem()) from None
-    return model, dataset, warnings
 
 
 def get(session: Session, tenant_id: str, job_id: str) -> Job:
@@ -157,11 +224,53 @@ def cancel(session: Session, tenant_id: str, job_id: str) -> Job:
 
 
 def give_up_output(session: Session, job: Job) -> None:
-    """Say of the network that a job was to make that it will not come."""
+    """Say of the network that a job was to make that it will not come; jobs that wait for it fail."""
     output = session.get_one(Model, job.output_model_id)
-    if output.in_state in sources(ModelState.REJECTED):
-        output.problem = JOB_ENDED
-        advance(session, output, ModelState.REJECTED)
+    if output.in_state not in sources(ModelState.REJECTED):
+        return
+    output.problem = JOB_ENDED
+    advance(session, output, ModelState.REJECTED)
+    for unit in _waiting_for(session, output):
+        _fail_waiting(session, unit, DEPENDENCY_FAILED)
+
+
+def release(session: Session, output: Model) -> None:
+    """Queue the jobs that wait for a network, now that it is ready; those that do not fit it fail."""
+    for unit in _waiting_for(session, output):
+        job = _locked(session, unit)
+        dataset = session.get(Dataset, job.dataset_id) if job.dataset_id else None
+        spec = engine.Spec.model_validate(job.spec)
+        try:
+            told = _fit(output, dataset, spec)
+        except RejectedError as error:
+            _fail_waiting(session, unit, error.problem or DEPENDENCY_FAILED)
+            continue
+        moment = db.now(session)
+        job.warnings, job.progress, job.cache_key = told, None, cache.key(output, dataset, spec)
+        advance_unit(session, unit, UnitStatus.QUEUED)
+        unit.queued_at = unit.sent_at = moment
+        unit.pending_until = moment + timedelta(seconds=unit.max_pending_s)
+        record(session, job, "released", {"model": output.id})
+        db.enqueue(session, unit.queue, unit.id)
+
+
+def _waiting_for(session: Session, output: Model) -> list[Unit]:
+    # What changed of the network is written before its row is read here: whoever named it meanwhile is seen.
+    session.flush()
+    asked = select(Unit).where(Unit.model_id == output.id, Unit.status == UnitStatus.WAITING).order_by(Unit.id)
+    return list(session.scalars(asked.with_for_update()))
+
+
+def _fail_waiting(session: Session, unit: Unit, problem: Problem) -> None:
+    job = _locked(session, unit)
+    unit.problem = job.problem = problem
+    advance_unit(session, unit, UnitStatus.FAILED)
+    advance(session, job, JobStatus.FAILED, code=problem["code"])
+    give_up_output(session, job)
+
+
+def _locked(session: Session, unit: Unit) -> Job:
+    return session.scalars(select(Job).where(Job.id == unit.job_id).with_for_update()).one()
 
 
 def events(session: Session, tenant_id: str, job_id: str, *, after: int = 0, limit: int = 500) -> list[Event]:
@@ -169,6 +278,11 @@ def events(session: Session, tenant_id: str, job_id: str, *, after: int = 0, lim
     get(session, tenant_id, job_id)
     asked = select(Event).where(Event.subject_id == job_id, Event.id > after).order_by(Event.id).limit(limit)
     return list(session.scalars(asked))
+
+
+def news(session: Session, tenant_id: str, job_id: str, *, after: int, limit: int = 500) -> tuple[Job, list[Event]]:
+    """Give the job and what happened to it after an event, both of one moment; raises NotFoundError."""
+    return get(session, tenant_id, job_id), events(session, tenant_id, job_id, after=after, limit=limit)
 
 
 def report(session: Session, tenant_id: str, job_id: str) -> dict[str, ArtifactFile]:
@@ -179,20 +293,23 @@ def report(session: Session, tenant_id: str, job_id: str) -> dict[str, ArtifactF
     return {file.path: file for file in artifacts.get_artifact(session, tenant_id, job.report_digest).files}
 
 
-def _inputs(session: Session, tenant_id: str, request: Request) -> tuple[Model, Dataset | None]:
+def _inputs(session: Session, tenant_id: str, request: Request, *, use: bool) -> tuple[Model, Dataset | None]:
     missing = []
     model = dataset = None
+    find_model = artifacts.use_model if use else artifacts.get_model
+    find_dataset = artifacts.use_dataset if use else artifacts.get_dataset
     try:
-        model = artifacts.get_model(session, tenant_id, request.model_id)
+        model = find_model(session, tenant_id, request.model_id)
     except NotFoundError as error:
         missing.append(FieldError("/model", error.message))
     try:
-        dataset = artifacts.get_dataset(session, tenant_id, request.dataset_id) if request.dataset_id else None
+        dataset = find_dataset(session, tenant_id, request.dataset_id) if request.dataset_id else None
     except NotFoundError as error:
         missing.append(FieldError("/dataset", error.message))
     if model is None or missing:
         raise InvalidError("The job names what does not exist.", tuple(missing), code="unknown_reference")
-    _must_be_ready("model", model.in_state, model.problem)
+    if model.in_state is not ModelState.PENDING:
+        _must_be_ready("model", model.in_state, model.problem)
     if dataset is not None:
         _must_be_ready("dataset", dataset.in_state, dataset.problem)
     return model, dataset
@@ -205,30 +322,11 @@ def _must_be_ready(what: str, state: ModelState | DatasetState, problem: dict[st
         raise ConflictError(f"The {what} is {state}; it has to be ready first.", code=f"{what}_not_ready")
 
 
-def _insert(
-    session: Session,
-    request: Request,
-    model: Model,
-    dataset: Dataset | None,
-    *,
-    warnings: list[str],
-    key_id: str | None,
-) -> Job:
+def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | None) -> Job:
     moment = db.now(session)
-    job_id = new_id("job")
-    output = Model(
-        id=new_id("mdl"),
-        tenant_id=model.tenant_id,
-        name=f"{model.name} ({request.spec.kind})",
-        tags=[],
-        state=ModelState.PENDING,
-        parent_id=model.id,
-        job_id=job_id,
-        created_at=moment,
-        updated_at=moment,
-    )
+    model = planned.model
     job = Job(
-        id=job_id,
+        id=new_id("job"),
         tenant_id=model.tenant_id,
         kind=request.spec.kind,
         status=JobStatus.QUEUED,
@@ -236,10 +334,14 @@ def _insert(
         spec=request.spec.model_dump(mode="json"),
         labels=dict(request.labels),
         model_id=model.id,
-        dataset_id=dataset.id if dataset else None,
-        output_model_id=output.id,
+        dataset_id=planned.dataset.id if planned.dataset else None,
+        output_model_id=new_id("mdl"),
         key_id=key_id,
-        warnings=warnings,
+        priority=request.priority,
+        cache="refused" if request.cache == "refuse" else "miss",
+        cache_key=planned.cache_key,
+        retry_of=request.retry_of,
+        warnings=planned.warnings,
         steps=[
             {"index": index, "type": item.type, "status": "waiting"}
             for index, item in enumerate(request.spec.recipe.passes)
@@ -248,15 +350,39 @@ def _insert(
         created_at=moment,
         updated_at=moment,
     )
-    limits = request.spec.limits
+    output = Model(
+        id=job.output_model_id,
+        tenant_id=job.tenant_id,
+        name=f"{model.name} ({request.spec.kind})"[:200],
+        tags=[],
+        state=ModelState.PENDING,
+        parent_id=model.id,
+        job_id=job.id,
+        created_at=moment,
+        updated_at=moment,
+    )
+    for row in (output, job):
+        session.add(row)
+        session.flush()
+    if planned.answer is not None:
+        _answer(session, job, output, *planned.answer)
+    else:
+        _queue(session, job, waits=planned.waits)
+    return job
+
+
+def _queue(session: Session, job: Job, *, waits: bool) -> None:
+    moment = job.created_at
+    limits = engine.Spec.model_validate(job.spec).limits
     unit = Unit(
         id=new_id("unt"),
         tenant_id=job.tenant_id,
         kind="run",
         queue=WORK_QUEUE,
-        status=UnitStatus.QUEUED,
+        status=UnitStatus.WAITING if waits else UnitStatus.QUEUED,
+        priority=job.priority,
         job_id=job.id,
-        model_id=model.id,
+        model_id=job.model_id,
         dataset_id=job.dataset_id,
         payload={},
         max_pending_s=limits.max_pending_s,
@@ -264,13 +390,33 @@ def _insert(
         max_memory_mb=limits.max_memory_mb,
         crashed_steps=[],
         created_at=moment,
-        queued_at=moment,
-        pending_until=moment + timedelta(seconds=limits.max_pending_s),
-        sent_at=moment,
+        queued_at=None if waits else moment,
+        pending_until=None if waits else moment + timedelta(seconds=limits.max_pending_s),
+        sent_at=None if waits else moment,
     )
-    for row in (output, job, unit):
-        session.add(row)
-        session.flush()
-    record(session, job, "queued", unit=unit)
-    db.enqueue(session, unit.queue, unit.id)
-    return job
+    session.add(unit)
+    session.flush()
+    if waits:
+        job.progress = {"message": f"waits for the model {job.model_id}"}
+        record(session, job, "waiting", {"model": job.model_id}, unit=unit)
+    else:
+        record(session, job, "queued", unit=unit)
+        db.enqueue(session, unit.queue, unit.id)
+
+
+def _answer(session: Session, job: Job, output: Model, earlier: Job, result: Model) -> None:
+    """Give a job an earlier one's result: the same bytes under an id of its own."""
+    job.cache, job.cached_from = "hit", earlier.id
+    job.report_digest, job.verdict, job.summary, job.steps = (
+        earlier.report_digest,
+        earlier.verdict,
+        earlier.summary,
+        earlier.steps,
+    )
+    job.isolation, job.target_class = earlier.isolation, earlier.target_class
+    job.warnings = [*dict.fromkeys([*job.warnings, *earlier.warnings])]
+    job.started_at = job.created_at
+    output.artifact_digest, output.inspection = result.artifact_digest, result.inspection
+    record(session, job, "queued")
+    advance(session, output, ModelState.READY)
+    advance(session, job, JobStatus.SUCCEEDED, verdict=job.verdict, cached_from=earlier.id)

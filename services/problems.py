@@ -43,4 +43,7 @@ OUTPUT_INVALID = problem(
     "output_invalid", "The process that worked on the network left no valid result.", blame="service"
 )
 STORE_DAMAGED = problem("store_damaged", "Stored bytes of the job's inputs are damaged.", blame="service")
+DEPENDENCY_FAILED = problem(
+    "dependency_failed", "The job that was to make this job's network has ended without it.", blame="user"
+)
 JOB_ENDED = problem("dependency_failed", "The job that was to make this network has ended without it.", blame="user")

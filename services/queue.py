@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 import engine
 from models import Dataset, Job, JobStatus, Model, ModelState, Unit, UnitStatus, sources
-from services import artifacts, db, jobs
+from services import artifacts, cache, db, jobs
 from services.history import advance, advance_unit, record
 from services.problems import CANCELLED, PROCESS_CRASHED, RUNTIME_LIMIT, WORKER_LOST, Problem
 from services.storage import Folder
 from settings import Settings
 
 _TEXT_LIMIT = 500
+# Whoever loses a unit to another worker looks for the next one.
+_TRIES = 5
 # Longest pause after a loss that may happen again at once (a full disk, a database away).
 _BACKOFF_MAX_S = 60.0
 _EVENTS = frozenset({"started", "step_started", "progress", "step_finished", "measuring", "finished"})
@@ -93,6 +95,50 @@ def claim(session: Session, unit_id: str, *, worker_id: str, lease_s: float) -> 
     return _claim(session, taken, job)
 
 
+def claim_next(session: Session, unit_id: str, *, worker_id: str, lease_s: float) -> Claim | None:
+    """Take the unit whose turn it is in the queue of the unit that a message names: the message only tells of work.
+
+    Turns go round among tenants: whose units run least, then who was served longest ago. Within a tenant the highest
+    priority comes first, then the oldest.
+    """
+    name = session.scalar(select(Unit.queue).where(Unit.id == unit_id))
+    for _ in range(_TRIES if name is not None else 0):
+        best = _next(session, str(name))
+        if best is None:
+            return None
+        taken = claim(session, best, worker_id=worker_id, lease_s=lease_s)
+        if taken is not None:
+            return taken
+    return None
+
+
+def _next(session: Session, name: str) -> str | None:
+    moment = db.now(session)
+    queued = (
+        Unit.queue == name,
+        Unit.status.in_(sources(UnitStatus.RUNNING)),
+        or_(Unit.not_before.is_(None), Unit.not_before <= moment),
+    )
+    tenants = list(session.scalars(select(Unit.tenant_id).where(*queued).distinct()))
+    if not tenants:
+        return None
+    tenant = tenants[0] if len(tenants) == 1 else _served_least(session, name, tenants)
+    asked = select(Unit.id).where(*queued, Unit.tenant_id == tenant)
+    return session.scalars(asked.order_by(Unit.priority.desc(), Unit.queued_at, Unit.id).limit(1)).first()
+
+
+def _served_least(session: Session, name: str, tenants: Sequence[str]) -> str:
+    def served(tenant_id: str) -> tuple[int, float, str]:
+        own = (Unit.tenant_id == tenant_id, Unit.queue == name)
+        running = session.scalar(select(func.count()).select_from(Unit).where(*own, Unit.status == UnitStatus.RUNNING))
+        last = session.scalars(
+            select(Unit.started_at).where(*own, Unit.started_at.is_not(None)).order_by(Unit.started_at.desc()).limit(1)
+        ).first()
+        return running or 0, last.timestamp() if last else 0.0, tenant_id
+
+    return min(tenants, key=served)
+
+
 def look(session: Session, unit_id: str, token: str) -> Literal["held", "cancel", "lost"]:
     """Tell the holder whether it still holds the unit and whether the job is to be cancelled; a cheap read."""
     row = session.execute(
@@ -147,10 +193,18 @@ def confined(session: Session, unit_id: str, token: str, isolation: str) -> bool
     return True
 
 
-def finish_inspection(session: Session, folder: Folder, unit_id: str, token: str, inspection: dict[str, Any]) -> bool:
+def finish_inspection(
+    session: Session,
+    folder: Folder,
+    unit_id: str,
+    token: str,
+    inspection: dict[str, Any],
+    *,
+    files: Sequence[artifacts.NewFile] = (),
+) -> bool:
     """Make the inspected upload ready, or reject data that do not fit the network that they were declared for.
 
-    False, and nothing is changed, where the unit is lost.
+    `files` are what was in a network's archive; they take its place. False, and nothing is changed, where the unit is lost.
     """
     unit = _held(session, unit_id, token)
     if unit is None:
@@ -160,7 +214,10 @@ def finish_inspection(session: Session, folder: Folder, unit_id: str, token: str
         end_failed(session, folder, unit, misfit)
         return True
     advance_unit(session, unit, UnitStatus.SUCCEEDED)
-    artifacts.accept(session, _subject(session, unit), inspection)
+    subject = _subject(session, unit)
+    if files and isinstance(subject, Model):
+        artifacts.unpacked(session, folder, subject, files)
+    artifacts.accept(session, subject, inspection)
     return True
 
 
@@ -185,12 +242,14 @@ def finish_run(session: Session, unit_id: str, token: str, result: RunResult) ->
     advance(session, output, ModelState.READY)
     told = result.report.model_dump(mode="json")
     job.report_digest = report.digest
+    job.target_class = cache.target_class(told["environment"], "cpu_flags")
     job.verdict = result.report.verdict.outcome
     job.summary = _summary(told)
     job.steps = _steps(told)
     job.warnings = [*dict.fromkeys([*job.warnings, *told["warnings"]])]
     advance_unit(session, unit, UnitStatus.SUCCEEDED)
     advance(session, job, JobStatus.SUCCEEDED, verdict=job.verdict, attempt=unit.attempt)
+    jobs.release(session, output)
     return True
 
 

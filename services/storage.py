@@ -14,6 +14,7 @@ from typing import BinaryIO, Self
 from services.errors import CorruptError, DigestMismatchError, NotFoundError, TooLargeError, UnavailableError
 from settings import Settings
 
+HEAD = 9
 _CHUNK = 1 << 20
 _DIGEST_LETTERS = frozenset("0123456789abcdef")
 # Clone the extents of a whole file (btrfs, xfs): neither file can change the other.
@@ -92,6 +93,16 @@ class Folder:
                 raise CorruptError("The stored bytes are damaged.")
             yield held
 
+    def head(self, tenant_id: str, sha256: str) -> bytes:
+        """Give the blob's first bytes."""
+        with self.open(tenant_id, sha256) as file:
+            return file.read(HEAD)
+
+    def verify(self, tenant_id: str, sha256: str) -> None:
+        """Raise CorruptError unless the bytes have their digest."""
+        for _ in self.read(tenant_id, sha256):
+            pass
+
     def exists(self, tenant_id: str, sha256: str) -> bool:
         """Tell whether the bytes are in place."""
         return self.path(tenant_id, sha256).is_file()
@@ -142,6 +153,8 @@ class Writer:
     ) -> None:
         self.tenant_id = tenant_id
         self.size = 0
+        # The first bytes: they tell an archive from a network.
+        self.head = b""
         self._folder = folder
         self._path = path
         self._limit = limit
@@ -162,6 +175,8 @@ class Writer:
 
     def write(self, chunk: bytes) -> None:
         """Append; raises TooLargeError, or UnavailableError where the disk is full. The file is removed then."""
+        if self.size < HEAD:
+            self.head += bytes(chunk[: HEAD - self.size])
         self.size += len(chunk)
         if self.size > self._limit:
             self.abort()

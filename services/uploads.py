@@ -7,14 +7,14 @@ from sqlalchemy.orm import Session
 
 from models import Dataset, Model, ModelState
 from services import artifacts, idempotency
+from services.artifacts import Source
 from services.errors import ConflictError, RejectedError
-from services.storage import Writer
 
 Upload = TypeVar("Upload", Model, Dataset)
 
 
 def upload_model(
-    session: Session, tenant_id: str, writer: Writer, *, name: str, idempotency_key: str | None = None
+    session: Session, tenant_id: str, writer: Source, *, name: str, idempotency_key: str | None = None
 ) -> Model:
     """Register a finished upload as a network, or give the one that the same request made before."""
     return _once(
@@ -29,7 +29,7 @@ def upload_model(
 def upload_dataset(
     session: Session,
     tenant_id: str,
-    writer: Writer,
+    writer: Source,
     *,
     name: str,
     metric: str | None = None,

@@ -25,6 +25,10 @@ class Settings(BaseSettings):
     resend_s: float = Field(15.0, gt=0, description="Age of a queued unit whose message counts as lost.")
     max_crashes: int = Field(2, ge=0, description="Crashes of a job's own process before it fails.")
     max_losses: int = Field(10, ge=0, description="Losses of infrastructure under a unit before it fails.")
+    quota_bytes: int = Field(0, ge=0, description="Most bytes that one tenant may store; 0: no quota.")
+    quota_jobs: int = Field(0, ge=0, description="Most unfinished jobs that one tenant may have; 0: no quota.")
+    rate_per_s: float = Field(200.0, ge=0, description="Requests per second that one key may go on sending; 0: any.")
+    rate_burst: int = Field(1000, ge=1, description="Requests that one key may send at once.")
     log_level: str = "INFO"
 
     @property

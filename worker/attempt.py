@@ -67,7 +67,7 @@ class Attempts:
         if self.draining():
             return
         with self.database.transaction() as session:
-            claim = queue.claim(session, unit_id, worker_id=self._worker_id, lease_s=self.settings.lease_s)
+            claim = queue.claim_next(session, unit_id, worker_id=self._worker_id, lease_s=self.settings.lease_s)
         if claim is None:
             _log.info("unit %s: not there to be taken", unit_id)
             return

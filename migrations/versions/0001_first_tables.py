@@ -196,6 +196,12 @@ def upgrade() -> None:
         sa.Column("dataset_id", sa.String(), nullable=True),
         sa.Column("output_model_id", sa.String(), nullable=False),
         sa.Column("key_id", sa.String(), nullable=True),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("cache", sa.String(), nullable=False),
+        sa.Column("cached_from", sa.String(), nullable=True),
+        sa.Column("cache_key", sa.String(), nullable=True),
+        sa.Column("target_class", sa.String(), nullable=True),
+        sa.Column("retry_of", sa.String(), nullable=True),
         sa.Column("warnings", sa.JSON(), nullable=False),
         sa.Column("steps", sa.JSON(), nullable=False),
         sa.Column("progress", sa.JSON(), nullable=True),
@@ -219,6 +225,7 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_job_model_id"), ["model_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_job_output_model_id"), ["output_model_id"], unique=True)
         batch_op.create_index(batch_op.f("ix_job_status"), ["status"], unique=False)
+        batch_op.create_index(batch_op.f("ix_job_tenant_id_cache_key"), ["tenant_id", "cache_key"], unique=False)
         batch_op.create_index(batch_op.f("ix_job_tenant_id_id"), ["tenant_id", "id"], unique=False)
         batch_op.create_index(batch_op.f("ix_job_tenant_id_status_id"), ["tenant_id", "status", "id"], unique=False)
 
@@ -273,11 +280,15 @@ def upgrade() -> None:
         batch_op.create_index(
             batch_op.f("ix_unit_status_queue_queued_at"), ["status", "queue", "queued_at"], unique=False
         )
+        batch_op.create_index(
+            batch_op.f("ix_unit_tenant_id_queue_started_at"), ["tenant_id", "queue", "started_at"], unique=False
+        )
 
 
 def downgrade() -> None:
 
     with op.batch_alter_table("unit", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_unit_tenant_id_queue_started_at"))
         batch_op.drop_index(batch_op.f("ix_unit_status_queue_queued_at"))
         batch_op.drop_index(batch_op.f("ix_unit_status_lease_until"))
         batch_op.drop_index(batch_op.f("ix_unit_parent_id"))
@@ -289,6 +300,7 @@ def downgrade() -> None:
     with op.batch_alter_table("job", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_job_tenant_id_status_id"))
         batch_op.drop_index(batch_op.f("ix_job_tenant_id_id"))
+        batch_op.drop_index(batch_op.f("ix_job_tenant_id_cache_key"))
         batch_op.drop_index(batch_op.f("ix_job_status"))
         batch_op.drop_index(batch_op.f("ix_job_output_model_id"))
         batch_op.drop_index(batch_op.f("ix_job_model_id"))

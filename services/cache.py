@@ -1,0 +1,73 @@
+"""Jobs that are the same work: their result is measured once for each kind of machine, and given again."""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
+from typing import Any, Literal
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+import engine
+from models import Artifact, Dataset, Job, JobStatus, Model, ModelState
+from services import workers
+from services.idempotency import digest
+
+# "use": an earlier result may answer; "refuse": the work is done again.
+Mode = Literal["use", "refuse"]
+
+
+def key(model: Model, dataset: Dataset | None, spec: "engine.Compress") -> str | None:
+    """Name the work; None while the network has no bytes. Limits change no result, so they do not count."""
+    if model.artifact_digest is None:
+        return None
+    inspection = (dataset.inspection or {}) if dataset else {}
+    return digest(
+        {
+            "model": model.artifact_digest,
+            "dataset": dataset.artifact_digest if dataset else None,
+            "metric": inspection.get("metric"),
+            "spec": spec.model_dump(mode="json", exclude={"limits"}),
+            "version": _version(),
+        }
+    )
+
+
+def target_class(described: Mapping[str, Any], flags: str) -> str:
+    """Name a kind of machine by what its figures depend on; `flags` is the name of the processor's flags there."""
+    return digest([described[name] for name in ("provider", "cpu", "onnxruntime")] + [sorted(described[flags])])
+
+
+def find(session: Session, tenant_id: str, name: str, spec: "engine.Compress") -> tuple[Job, Model] | None:
+    """Give a job whose result answers another one of this name, and its network.
+
+    It was measured on a machine such as a live worker has, it was decided, and all its bytes are still there.
+    """
+    classes = {
+        target_class(target, "flags")
+        for worker in workers.live(session)
+        for target in worker.targets
+        if target.get("provider") == spec.target.provider
+    }
+    found = session.execute(
+        select(Job, Model)
+        .join(Model, Model.id == Job.output_model_id)
+        .join(Artifact, (Artifact.tenant_id == Job.tenant_id) & (Artifact.digest == Job.report_digest))
+        .where(
+            Job.tenant_id == tenant_id,
+            Job.cache_key == name,
+            Job.status == JobStatus.SUCCEEDED,
+            Job.verdict != "inconclusive",
+            Job.target_class.in_(classes),
+            Model.state == ModelState.READY,
+        )
+        .order_by(Job.id.desc())
+        .limit(1)
+        .with_for_update(read=True, of=Model)
+    ).first()
+    return None if found is None else (found[0], found[1])
+
+
+@cache
+def _version() -> str:
+    return metadata.version("onnxpress-server")

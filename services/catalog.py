@@ -1,0 +1,133 @@
+"""Networks and datasets as their owners keep them: named, tagged, found by an alias, traced, deleted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import Session
+
+from models import Dataset, DatasetState, Job, JobStatus, Model, ModelState, is_final
+from services import artifacts, db
+from services.errors import ConflictError
+from services.history import advance, record
+from services.storage import Folder
+
+# A chain of jobs is as long as somebody makes it; what is shown of it is not.
+LINEAGE_LIMIT = 200
+
+Kept = TypeVar("Kept", Model, Dataset)
+
+_ACTIVE = tuple(status for status in JobStatus if not is_final(status))
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is to change; None leaves a thing as it is, an empty alias takes it away."""
+
+    name: str | None = None
+    tags: Sequence[str] | None = None
+    alias: str | None = None
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a network comes from, the nearest first, and what was made from it, by generation."""
+
+    ancestors: list[Model]
+    descendants: list[Model]
+    complete: bool
+
+
+def update_model(session: Session, tenant_id: str, model_id: str, changes: Changes) -> Model:
+    """Rename or tag a network, or move an alias to it: an alias names one network, and the last to get it has it."""
+    model = artifacts.get_model(session, tenant_id, model_id)
+    if changes.alias:
+        _free_alias(session, model, changes.alias)
+    if changes.alias is not None:
+        model.alias = changes.alias or None
+    return _described(session, model, changes)
+
+
+def update_dataset(session: Session, tenant_id: str, dataset_id: str, changes: Changes) -> Dataset:
+    """Rename or tag a dataset."""
+    return _described(session, artifacts.get_dataset(session, tenant_id, dataset_id), changes)
+
+
+def delete_model(session: Session, folder: Folder, tenant_id: str, model_id: str) -> None:
+    """Remove a network, and its bytes where nothing else names them; its row stays for what names it.
+
+    Raises ConflictError while it is being made or checked, and while a job needs it.
+    """
+    model = artifacts.get_model(session, tenant_id, model_id)
+    session.refresh(model, with_for_update=True)
+    if model.in_state in {ModelState.PENDING, ModelState.CHECKING}:
+        raise ConflictError(f"The model is {model.state}; it can be deleted after that.", code="model_in_use")
+    _refuse_if_needed(session, Job.model_id == model.id, "model")
+    model.alias = None
+    digest, model.artifact_digest = model.artifact_digest, None
+    advance(session, model, ModelState.DELETED)
+    _release(session, folder, tenant_id, digest)
+
+
+def delete_dataset(session: Session, folder: Folder, tenant_id: str, dataset_id: str) -> None:
+    """Remove a dataset, as `delete_model` does a network."""
+    dataset = artifacts.get_dataset(session, tenant_id, dataset_id)
+    session.refresh(dataset, with_for_update=True)
+    if dataset.in_state is DatasetState.CHECKING:
+        raise ConflictError("The dataset is checking; it can be deleted after that.", code="dataset_in_use")
+    _refuse_if_needed(session, Job.dataset_id == dataset.id, "dataset")
+    digest, dataset.artifact_digest = dataset.artifact_digest, None
+    advance(session, dataset, DatasetState.DELETED)
+    _release(session, folder, tenant_id, digest)
+
+
+def lineage(session: Session, tenant_id: str, model_id: str) -> Lineage:
+    """Trace a network back to the upload that it came from, and on to all that was made from it."""
+    model = artifacts.get_model(session, tenant_id, model_id)
+    ancestors: list[Model] = []
+    parent = model.parent_id
+    while parent is not None and len(ancestors) < LINEAGE_LIMIT:
+        row = session.get_one(Model, parent)
+        ancestors.append(row)
+        parent = row.parent_id
+    descendants: list[Model] = []
+    generation = [model.id]
+    while generation and len(descendants) < LINEAGE_LIMIT:
+        asked = select(Model).where(Model.tenant_id == tenant_id, Model.parent_id.in_(generation)).order_by(Model.id)
+        children = list(session.scalars(asked.limit(LINEAGE_LIMIT - len(descendants))))
+        descendants += children
+        generation = [child.id for child in children]
+    return Lineage(ancestors, descendants, parent is None and not generation)
+
+
+def _described(session: Session, row: Kept, changes: Changes) -> Kept:
+    if changes.name is not None:
+        row.name = changes.name
+    if changes.tags is not None:
+        row.tags = list(dict.fromkeys(changes.tags))
+    record(session, row, "changed")
+    return row
+
+
+def _free_alias(session: Session, model: Model, alias: str) -> None:
+    db.lock(session, f"alias {model.tenant_id} {alias}")
+    holder = session.scalars(
+        select(Model).where(Model.tenant_id == model.tenant_id, Model.alias == alias)
+    ).one_or_none()
+    if holder is not None and holder is not model:
+        holder.alias = None
+        record(session, holder, "changed")
+        session.flush()
+
+
+def _refuse_if_needed(session: Session, names_it: ColumnElement[bool], what: str) -> None:
+    needed = session.scalars(select(Job.id).where(names_it, Job.status.in_(_ACTIVE)).limit(1)).first()
+    if needed is not None:
+        raise ConflictError(f"The job {needed} needs the {what}.", code=f"{what}_in_use", hint="Cancel the job first.")
+
+
+def _release(session: Session, folder: Folder, tenant_id: str, digest: str | None) -> None:
+    session.flush()
+    if digest is not None:
+        artifacts.discard(session, folder, tenant_id, digest)
