@@ -1,0 +1,35 @@
+"""The network that `make demo` compresses: what the README says of it must hold here."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine import Compress, run
+from engine import pipeline as pipeline_module
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "fashion-mnist"
+
+
+@pytest.fixture
+def bundled(workspace, monkeypatch):
+    monkeypatch.setattr(pipeline_module, "_FINAL_SECONDS", 3.0)
+    with np.load(EXAMPLE / "data.npz", allow_pickle=False) as arrays:
+        return workspace((EXAMPLE / "residual_cnn.onnx").read_bytes(), **{name: arrays[name] for name in arrays.files})
+
+
+def test_static_int8_is_small_and_keeps_the_accuracy(bundled):
+    passes = [{"type": "simplify"}, {"type": "quantize_static"}]
+    report = run(Compress.model_validate({"recipe": {"passes": passes}}), bundled, lambda _event: None)
+    assert [step.status for step in report.steps] == ["applied", "applied"]
+    assert report.size.original / report.size.compressed >= 3.3
+    top1 = report.quality[0]
+    assert top1.metric == "top1"
+    assert top1.samples == 1000
+    assert top1.difference >= -0.003
+    details = report.steps[1].change.details
+    assert details["conversions_left"] == 1
+    assert all(layer["accumulator_load"] <= 1 for layer in details["layers"])
+    fidelity = {each.metric: each.compressed for each in report.quality}
+    assert fidelity["sqnr_db"] >= 25
+    assert fidelity["top1_agreement"] >= 0.98

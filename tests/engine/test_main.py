@@ -1,0 +1,72 @@
+"""`python -m engine`: the same job without a service, with exit codes that mean something."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from engine import pipeline as pipeline_module
+from engine.__main__ import main
+
+
+@pytest.fixture
+def files(tmp_path, residual_cnn, images):
+    (tmp_path / "net.onnx").write_bytes(residual_cnn())
+    np.savez(tmp_path / "data.npz", image=images(24))
+    return tmp_path
+
+
+@pytest.fixture
+def call(files, monkeypatch, capsys):
+    """Run the command in this process, with short measurements."""
+    for name in ("_RACE_SECONDS", "_STEP_SECONDS", "_FINAL_SECONDS"):
+        monkeypatch.setattr(pipeline_module, name, 0.2)
+    monkeypatch.chdir(files)
+
+    def make(*arguments):
+        capsys.readouterr()
+        code = main(list(arguments))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return make
+
+
+def test_it_is_a_module_that_runs(files):
+    done = subprocess.run(
+        [sys.executable, "-m", "engine", "inspect", "net.onnx"], cwd=files, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["ops"]["Conv"] == 6
+
+
+def test_inspects_datasets(call):
+    code, out, _ = call("inspect", "data.npz")
+    assert code == 0
+    assert json.loads(out)["samples"] == 24
+
+
+def test_compresses_and_says_so_with_its_exit_code(call, files):
+    (files / "recipe.json").write_text(json.dumps({"passes": [{"type": "simplify"}]}))
+    code, _, err = call("run", "net.onnx", "recipe.json", "--data", "data.npz", "--out", "made")
+    assert code == 0, err
+    assert sorted(file.name for file in (files / "made").iterdir()) == ["model.onnx", "report.json", "report.md"]
+    assert "step 0: simplify" in err
+    spec = {
+        "recipe": {"passes": [{"type": "simplify"}]},
+        "gates": [{"metric": "size_bytes", "rule": "max_ratio", "value": 0.1}],
+    }
+    (files / "job.json").write_text(json.dumps(spec))
+    code, out, _ = call("run", "net.onnx", "job.json", "--data", "data.npz", "--out", "made")
+    assert code == 3
+    assert "fail: size_bytes" in out
+
+
+def test_bad_input_has_its_own_codes(call, files):
+    (files / "bad.json").write_text(json.dumps({"passes": [{"type": "magic"}]}))
+    assert call("run", "net.onnx", "bad.json", "--out", "made")[0] == 2
+    (files / "text.onnx").write_text("not a network")
+    code, _, err = call("inspect", "text.onnx")
+    assert code == 4
+    assert "not an ONNX network" in err
