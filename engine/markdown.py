@@ -1,6 +1,7 @@
 """A report for people: the summary sentences, and the whole as Markdown."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from engine.report import LatencyComparison, Quality, Report, Size, StepReport
 
@@ -103,25 +104,40 @@ def _step(step: StepReport) -> tuple[str, ...]:
 def _layers(step: StepReport) -> Iterator[str]:
     details = step.change.details if step.change is not None else {}
     layers = details.get("layers")
-    if not layers:
-        return
-    yield from ("", f"### Layers of step {step.index}", "", f"{details.get('why', '')}.", "")
-    yield from _table(
-        ("layer", "operator", "activation", "weight", "accumulator load", "weight SQNR"),
-        (
-            (
-                str(layer["node"]),
-                str(layer["op"]),
-                str(layer["activation"]),
-                str(layer["weight"]),
-                f"{layer['accumulator_load']:.1%}",
-                f"{layer['weight_sqnr_db']:.1f} dB",
-            )
-            for layer in layers
-        ),
-    )
+    if layers:
+        yield from ("", f"### Layers of step {step.index}", "")
+        if details.get("why"):
+            yield from (f"{details['why']}.", "")
+        told = [
+            (title, key, form) for title, key, form in _COLUMNS if any(layer.get(key) is not None for layer in layers)
+        ]
+        yield from _table(
+            [title for title, _, _ in told],
+            (tuple("" if layer.get(key) is None else form(layer[key]) for _, key, form in told) for layer in layers),
+        )
     for left in details.get("in_float", ()):
         yield from ("", f"`{left['node']}` stays in float: {left['reason']}.")
+    for left in details.get("in_float32", ()):
+        yield from ("", f"`{left.get('node') or left.get('weights')}` stays in float32: {left['reason']}.")
+
+
+def _errors(by_method: Mapping[str, float]) -> str:
+    return ", ".join(f"{method} {error:.2g}" for method, error in by_method.items())
+
+
+# What passes tell of a layer; a column is shown where a layer has it.
+_COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("layer", "node", str),
+    ("operator", "op", str),
+    ("activation", "activation", str),
+    ("weight", "weight", str),
+    ("bits", "bits", str),
+    ("group", "group", str),
+    ("method", "method", str),
+    ("accumulator load", "accumulator_load", "{:.1%}".format),
+    ("weight SQNR", "weight_sqnr_db", "{:.1f} dB".format),
+    ("held-out error", "held_out_error", _errors),
+)
 
 
 def _conditions(report: Report) -> Iterator[str]:
