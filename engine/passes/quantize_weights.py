@@ -23,7 +23,8 @@ class QuantizeWeights(Pass):
 
     Large networks whose weights lie in external data are rounded while they are written: one tensor is in memory at a
     time. Made for networks that are bound by memory: MatMul and Gemm run faster where few rows meet large weights.
-    Convolutions get smaller only, because ONNX Runtime restores their weights in every run.
+    Convolutions get smaller files only: their weights are restored to float32 when the network is loaded (with the format
+    `qdq` in every run, which is slower). Run `simplify` before this pass, not after: it would restore them for good.
     """
 
     type: Literal["quantize_weights"] = "quantize_weights"

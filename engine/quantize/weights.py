@@ -49,7 +49,7 @@ class Layer:
     bits: Bits
     group: int | None  # None: one scale per output
     symmetric: bool
-    form: Literal["nbits", "blocks", "channels", "flat_blocks"]
+    form: Literal["nbits", "blocks", "channels", "flat_blocks", "cast_channels", "cast_blocks"]
 
     @property
     def tensor(self) -> ir.TensorProtocol:
@@ -98,7 +98,7 @@ def check(model: ir.Model, step: "QuantizeWeights") -> Refusal | None:
     plan = make_plan(model, step)
     if plan.layers:
         return None
-    done = next((node for node in model.graph.all_nodes() if node.op_type in {"MatMulNBits", "DequantizeLinear"}), None)
+    done = next((node for node in model.graph.all_nodes() if _is_stored_in_integers(node)), None)
     if done is not None:
         return Refusal(
             code="already_done",
@@ -113,6 +113,12 @@ def check(model: ir.Model, step: "QuantizeWeights") -> Refusal | None:
             node=node,
         )
     return Refusal(code="not_applicable", reason=f"The network has no {', '.join(step.operators)} with weights.")
+
+
+def _is_stored_in_integers(node: ir.Node) -> bool:
+    small = {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.UINT4, ir.DataType.INT4}
+    constant = _constant(node.inputs[0]) if node.op_type == "Cast" else None
+    return node.op_type in {"MatMulNBits", "DequantizeLinear"} or (constant is not None and constant.dtype in small)
 
 
 def make_plan(model: ir.Model, step: "QuantizeWeights") -> Plan:
@@ -264,8 +270,15 @@ def _layer(node: ir.Node, step: "QuantizeWeights", opset: int) -> Layer | str:
 
 def _convolution(node: ir.Node, weight: ir.Value, step: "QuantizeWeights", opset: int) -> Layer | str:
     tensor = cast("ir.TensorProtocol", weight.const_value)
-    shape = tensor.shape.numpy()
-    if step.bits == 4 and opset >= _BLOCKS_OPSET and math.prod(shape[1:]) >= step.group:
+    inputs = math.prod(tensor.shape.numpy()[1:])
+    in_blocks = step.bits == 4 and opset >= _BLOCKS_OPSET and inputs >= step.group
+    if step.format == "matmul_nbits":
+        # Cast and Mul do what DequantizeLinear does, but ONNX Runtime folds them when the network is loaded.
+        group = next((size for size in (step.group, 64, 32, 16) if inputs % size == 0), None)
+        if in_blocks and group is not None:
+            return Layer(node, weight, False, 1.0, 4, group, step.symmetric, "cast_blocks")
+        return Layer(node, weight, False, 1.0, 8, None, True, "cast_channels")
+    if in_blocks:
         return Layer(node, weight, False, 1.0, 4, step.group, step.symmetric, "flat_blocks")
     if opset >= _AXIS_OPSET:
         return Layer(node, weight, False, 1.0, 8, None, True, "channels")
@@ -458,6 +471,8 @@ class _Writer:
         made = self._made[layer.weight]
         if layer.form == "nbits":
             self._matmul_nbits(layer, made)
+        elif layer.form.startswith("cast"):
+            self._cast(layer, made)
         else:
             self._dequantize(layer, made)
 
@@ -550,6 +565,27 @@ class _Writer:
         if layer.alpha != 1:
             node.attributes["alpha"] = ir.AttrFloat32("alpha", 1.0)
 
+    def _cast(self, layer: Layer, made: Sequence[ir.Value]) -> None:
+        """(code - zero) * scale in plain operators; all of it is constant, so the runtime does it once."""
+        node, graph = layer.node, cast("ir.Graph", layer.node.graph)
+        codes, scale, *zero = made
+        nodes = [self._widened(codes, layer)]
+        if zero:
+            nodes.append(self._widened(zero[0], layer))
+            nodes.append(ir.Node("", "Sub", [nodes[0].outputs[0], nodes[1].outputs[0]], name=f"{layer.name}_centred"))
+        nodes.append(ir.Node("", "Mul", [nodes[-1].outputs[0], scale], name=f"{layer.name}_weights"))
+        if layer.form == "cast_blocks":
+            kernel = [nodes[-1].outputs[0], self._shape(layer)]
+            nodes.append(ir.Node("", "Reshape", kernel, name=f"{layer.name}_kernel"))
+        for inner in nodes:
+            self._name(inner, layer)
+        graph.insert_before(node, nodes)
+        node.replace_input_with(1, nodes[-1].outputs[0])
+
+    def _widened(self, value: ir.Value, layer: Layer) -> ir.Node:
+        to = ir.AttrInt64("to", int(ir.DataType.FLOAT))
+        return ir.Node("", "Cast", [value], [to], name=f"{layer.name}_{value.name}_float")
+
     def _name(self, node: ir.Node, layer: Layer) -> None:
         node.outputs[0].name = io.unused_name(self._taken, f"{layer.weight.name}_restored")
         node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
@@ -583,7 +619,19 @@ def _forms(layer: Layer, name: Any) -> list[Form]:
             Form(name("q8_"), ir.DataType.INT8, layer.shape),
             Form(name("scale_"), ir.DataType.FLOAT, (outputs,)),
         ]
+    if layer.form == "cast_channels":
+        return [
+            Form(name("q8_"), ir.DataType.INT8, layer.shape),
+            Form(name("scale_"), ir.DataType.FLOAT, (outputs, *(1 for _ in layer.shape[1:]))),
+        ]
     kind = ir.DataType.UINT4 if layer.bits == 4 else ir.DataType.UINT8
+    if layer.form == "cast_blocks":
+        assert layer.group is not None
+        return [
+            Form(name("q4_"), kind, (outputs, groups, layer.group)),
+            Form(name("scale_"), ir.DataType.FLOAT, (outputs, groups, 1)),
+            Form(name("zero_"), kind, (outputs, groups, 1)),
+        ]
     sizes, scales = [(outputs, inputs), (outputs, groups)]
     if layer.outputs_last:
         sizes, scales = sizes[::-1], scales[::-1]
@@ -597,7 +645,7 @@ def _forms(layer: Layer, name: Any) -> list[Form]:
 def _arrays(layer: Layer, quantized: Quantized) -> Sequence[npt.NDArray[Any]]:
     """Give the tensors' contents in the order of `_forms`; 4-bit numbers two to a byte, the first one low."""
     codes, scale, zero = quantized.codes, quantized.scale, quantized.zero
-    if layer.form == "channels":
+    if layer.form in {"channels", "cast_channels"}:
         signed = (codes.astype(np.int16) - zero).astype(np.int8)
         return [(signed.T if layer.outputs_last else signed).reshape(layer.shape), scale[:, 0]]
     if layer.form == "nbits":

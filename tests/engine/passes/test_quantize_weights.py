@@ -1,12 +1,15 @@
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
 from engine.errors import SpecInvalidError, VerificationFailedError
 from engine.graph import io
+from engine.measure import providers
 from engine.passes.quantize_weights import QuantizeWeights
 from engine.report import Change, Refusal
+from engine.spec import Target
 
 
 def correlated(rows, inputs, seed=0):
@@ -95,18 +98,32 @@ def test_accuracy_is_stated_in_the_operator(tools, accuracy):
 
 
 @pytest.mark.parametrize(("bits", "opset", "kinds"), [(8, 13, {"INT8"}), (4, 21, {"UINT4"}), (4, 17, {"INT8"})])
-def test_convolutions_are_restored_by_dequantizelinear(tools, bits, opset, kinds):
+@pytest.mark.parametrize(("form", "operator"), [("qdq", "DequantizeLinear"), ("matmul_nbits", "Cast")])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_convolutions_restore_their_weights(tools, bits, opset, kinds, form, operator, symmetric):
     model = convolutions(tools, opset=opset)
     x = np.random.default_rng(3).standard_normal((2, 4, 12, 12)).astype(np.float32)
     reference = tools.run(model, {"x": x})["y"]
-    change = apply(tools, model, bits=bits)
+    change = apply(tools, model, bits=bits, format=form, symmetric=symmetric)
     assert len(change.details["layers"]) == 3
-    found = {node.inputs[0].dtype.name for node in model.graph if node.op_type == "DequantizeLinear"}
-    assert found == kinds
+    found = {node.inputs[0].dtype.name for node in model.graph if node.op_type == operator}
+    # What cannot be cut into even blocks is stored in 8 bits.
+    assert found <= kinds | ({"INT8"} if form == "matmul_nbits" else set())
+    assert found & kinds
     for optimise in (False, True):
         assert tools.sqnr(reference, tools.run(model, {"x": x}, optimise=optimise)["y"]) > (
             14 if kinds == {"UINT4"} else 34
         )
+
+
+@pytest.mark.parametrize(("bits", "opset"), [(8, 11), (4, 21)])
+def test_the_runtime_restores_convolutions_once(tools, bits, opset):
+    model = convolutions(tools, opset=opset)
+    apply(tools, model, bits=bits)
+    fused = onnx.load_model_from_string(providers.optimised_graph(io.to_bytes(model), Target()))
+    assert {node.op_type for node in fused.graph.node} <= {"Conv", "FusedConv", "Relu", "ReorderInput", "ReorderOutput"}
+    refusal = apply(tools, model, bits=bits)
+    assert refusal.code == "already_done"
 
 
 def test_gptq_follows_the_quantized_prefix_and_beats_rounding(tools):
