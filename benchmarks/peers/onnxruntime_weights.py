@@ -1,6 +1,6 @@
 """Store weights in 4 or 8 bits with onnxruntime's tools; runs in its environment.
 
-Settings: `method` rtn | gptq | hqq | dynamic (int8 by quantize_dynamic); `group`, weights per scale; `external`.
+Settings: `method` rtn | gptq | dynamic (int8 by quantize_dynamic); `group`, weights per scale; `external`.
 """
 
 from pathlib import Path
@@ -12,25 +12,25 @@ from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic
 from onnxruntime.quantization.matmul_nbits_quantizer import (
     DefaultWeightOnlyQuantConfig,
     GPTQWeightOnlyQuantConfig,
-    HQQWeightOnlyQuantConfig,
     MatMulNBitsQuantizer,
 )
 
 
 class Reader(CalibrationDataReader):
-    """Hands out the calibration samples in batches of 64; GPTQ reads them again for each layer."""
+    """Hands out the calibration samples in batches of 64. The tool copies it, so it holds a list, not an iterator."""
 
     def __init__(self, request: dict[str, Any]) -> None:
-        self._request = request
-        self.rewind()
+        self._feeds = list(feeds(request, batch=64))
+        self._next = 0
 
     def get_next(self) -> Any:
         """Give the next feed, or None at the end."""
-        return next(self._source, None)
+        self._next += 1
+        return self._feeds[self._next - 1] if self._next <= len(self._feeds) else None
 
     def rewind(self) -> None:
         """Start again."""
-        self._source = feeds(self._request, batch=64)
+        self._next = 0
 
 
 def work(request: dict[str, Any]) -> dict[str, Any]:
@@ -50,6 +50,4 @@ def _config(settings: dict[str, Any], request: dict[str, Any]) -> Any:
     group = settings["group"]
     if settings["method"] == "gptq":
         return GPTQWeightOnlyQuantConfig(calibration_data_reader=Reader(request), block_size=group)
-    if settings["method"] == "hqq":
-        return HQQWeightOnlyQuantConfig(block_size=group, bits=4)
     return DefaultWeightOnlyQuantConfig(block_size=group, is_symmetric=False, accuracy_level=1, bits=4)
