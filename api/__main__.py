@@ -1,7 +1,6 @@
 """`python -m api`: the HTTP edge under uvicorn."""
 
 import ipaddress
-import logging
 import socket
 import sys
 
@@ -9,6 +8,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from services import logs
 from settings import Settings, get_settings
 
 # A request line and its headers. httptools, uvicorn's other parser, would take 20 MB.
@@ -63,7 +63,7 @@ def refuse_unless_private(host: str, *, authenticated: bool) -> None:
 def main() -> None:
     """Serve until told to stop."""
     settings = get_settings()
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.configure(settings)
     # Keys are always asked for; the check stands for the day when they may be switched off.
     refuse_unless_private(settings.host, authenticated=True)
     Server(create_app(settings), settings).run()

@@ -24,6 +24,7 @@ JSON_BODY_LIMIT = 1 << 20
 MIN_BYTES_PER_S = 1024
 SILENCE_S = 30.0
 
+_JOB_ID = re.compile(r"job_[0-9a-z]{26}")
 _HEALTH = frozenset({"/livez", "/readyz"})
 _REQUEST_ID = re.compile(r"[0-9A-Za-z_.\-]{1,64}")
 _SECURITY_HEADERS = {
@@ -148,21 +149,23 @@ def _write(passage: Passage, scope: Scope) -> None:
     route = scope.get("route")
     # A load balancer asks every second.
     level = logging.DEBUG if scope["path"] in _HEALTH and passage.status == 200 else logging.INFO
-    access_log.log(
-        level,
-        "%s",
-        json.dumps(
-            {
-                "request_id": passage.request_id,
-                "method": scope["method"],
-                "path": scope["path"],
-                "route": getattr(route, "path", None),
-                "status": passage.status,
-                "ms": round((time.monotonic() - passage.started) * 1000, 1),
-                "received": passage.received,
-                "sent": passage.sent,
-                "key": passage.key,
-                "client": (scope.get("client") or ("",))[0],
-            }
-        ),
-    )
+    seconds = time.monotonic() - passage.started
+    path = getattr(route, "path", None)
+    scope["app"].state.traffic.count(scope["method"], path, passage.status, seconds)
+    if not access_log.isEnabledFor(level):
+        return
+    fields = {
+        "request_id": passage.request_id,
+        "method": scope["method"],
+        "path": scope["path"],
+        "route": path,
+        "status": passage.status,
+        "ms": round(seconds * 1000, 1),
+        "received": passage.received,
+        "sent": passage.sent,
+        "key": passage.key,
+        "client": (scope.get("client") or ("",))[0],
+    }
+    if found := _JOB_ID.search(scope["path"]):
+        fields["job"] = found[0]
+    access_log.log(level, "%s", json.dumps(fields), extra={"fields": fields})

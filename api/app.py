@@ -15,7 +15,9 @@ from pydantic.json_schema import models_json_schema
 from api import errors
 from api.access import Access
 from api.deps import Parts
-from api.routes import artifacts, datasets, health, jobs, models, passes, targets
+from api.routes import artifacts, blobs, datasets, health, jobs, keys, metrics, models, passes, targets
+from api.traffic import Rates, Traffic
+from api.uploads import NewBlob
 from api.watch import Watcher
 from engine import Report
 from services.db import Database
@@ -27,7 +29,9 @@ from settings import Settings
 
 DISK_THREADS = 16
 
-_ROUTERS = (models.router, datasets.router, jobs.router, artifacts.router, passes.router, targets.router, health.router)
+_ROUTERS = tuple(
+    part.router for part in (models, datasets, jobs, artifacts, blobs, passes, targets, keys, metrics, health)
+)
 _DESCRIPTION = """\
 POST a model, POST a job, poll it, download an artifact that is smaller and faster, with a measured report and a verdict.
 
@@ -38,8 +42,11 @@ _TAGS = [
     {"name": "datasets", "description": "Named arrays for calibration and evaluation."},
     {"name": "jobs", "description": "Work on a model, with limits and gates."},
     {"name": "artifacts", "description": "Stored bytes, named by their SHA-256."},
+    {"name": "blobs", "description": "Which bytes are stored already, so that nobody sends them twice."},
     {"name": "passes", "description": "What a recipe can be made of."},
     {"name": "targets", "description": "What live workers can run on."},
+    {"name": "keys", "description": "Who may do what; for keys with the scope `admin`."},
+    {"name": "metrics", "description": "For operators; for keys with the scope `metrics`."},
     {"name": "health", "description": "For load balancers; no key."},
 ]
 
@@ -51,7 +58,8 @@ class Api(FastAPI):
         """Give the OpenAPI 3.1 document."""
         document = super().openapi()
         _, schemas = models_json_schema(
-            [(errors.Problem, "serialization"), (Report, "serialization")], ref_template="#/components/schemas/{model}"
+            [(errors.Problem, "serialization"), (Report, "serialization"), (NewBlob, "validation")],
+            ref_template="#/components/schemas/{model}",
         )
         document["components"]["schemas"].update(schemas["$defs"])
         return document
@@ -72,6 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.settings = settings
+    app.state.traffic = Traffic()
     app.state.watcher = Watcher(lambda rows: _versions(app, rows))
     errors.install(app)
     app.add_middleware(Access)
@@ -88,7 +97,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     folder = open_store(settings)
     # What uploads left that died with their process; those of other processes are younger.
     await run_sync(folder.clean_incoming)
-    app.state.parts = Parts(settings, database, folder, app.state.watcher, CapacityLimiter(DISK_THREADS))
+    rates = Rates(settings.rate_per_s, settings.rate_burst)
+    app.state.parts = Parts(settings, database, folder, app.state.watcher, CapacityLimiter(DISK_THREADS), rates)
     reconciler = Reconciler(database, settings, publisher.waiting)
     reconciler.start()
     watching = asyncio.create_task(app.state.watcher.run())

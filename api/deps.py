@@ -12,6 +12,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
 from api.errors import ApiError
+from api.traffic import Rates, Traffic
 from api.watch import Watcher
 from services import keys
 from services.db import Database
@@ -43,6 +44,7 @@ class Parts:
     watcher: Watcher
     # Disk work of uploads and downloads, apart from the pool that serves the other routes.
     disk: CapacityLimiter
+    rates: Rates
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Asked:
 
     def __init__(self, request: Request, key: str) -> None:
         self.parts: Parts = request.app.state.parts
+        self.traffic: Traffic = request.app.state.traffic
         self._request = request
         self._key = key
 
@@ -84,7 +87,11 @@ class Asked:
 
     def _caller(self, session: Session, scope: Scope) -> Caller:
         caller = keys.authenticate(session, self._key)
-        self._request.state.passage.key = caller.key_id
+        passage = self._request.state.passage
+        if passage.key is None:
+            # Once per request, however often it comes back to the database.
+            self.parts.rates.take(caller.key_id)
+        passage.key = caller.key_id
         if not caller.scopes & _GRANTED_BY[scope]:
             raise ApiError(403, f"The key lacks the scope `{scope}`.")
         return caller
@@ -130,6 +137,12 @@ def _writing(asked: AskedFor) -> Iterator[At]:
         yield at
 
 
+def _administering(asked: AskedFor) -> Iterator[At]:
+    with asked.writing("admin") as at:
+        yield at
+
+
 # With the default scope the client would get its answer before the commit, even when the commit fails.
 Reading = Annotated[At, Depends(_reading, scope="function")]
 Writing = Annotated[At, Depends(_writing, scope="function")]
+Administering = Annotated[At, Depends(_administering, scope="function")]

@@ -12,6 +12,7 @@ from anyio.to_thread import run_sync
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
+from api.conditions import Part, asked_part, etag_matches
 from api.deps import Parts
 from api.uploads import repr_digest
 from models import Artifact, ArtifactFile
@@ -19,12 +20,6 @@ from models import Artifact, ArtifactFile
 # The oldest time that a zip can hold: the same files give the same bytes.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 _ZIP64_FROM = 1 << 31
-
-
-def etag_matches(request: Request, etag: str) -> bool:
-    """Tell whether the client has this representation (If-None-Match, weak comparison)."""
-    given = request.headers.get("if-none-match", "")
-    return given.strip() == "*" or etag in [one.strip().removeprefix("W/") for one in given.split(",")]
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,8 @@ class Content:
 async def download(request: Request, parts: Parts, content: Content) -> Response:
     """Answer with the content: its file if it has one, else a stored zip of all.
 
-    Bytes that do not have their digest never arrive whole: the connection breaks before the last of them.
+    Bytes that do not have their digest never arrive whole: the connection breaks before the last of them. A part is sent
+    only of bytes that were verified as a whole just before.
     """
     single = content.files[0] if len(content.files) == 1 else None
     digest = single.sha256 if single else content.digest
@@ -55,15 +51,29 @@ async def download(request: Request, parts: Parts, content: Content) -> Response
     }
     if etag_matches(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
+    part = None
     if single:
-        headers |= {"Content-Length": str(single.size), "Repr-Digest": repr_digest(single.sha256)}
-        chunks: Iterator[bytes] = parts.folder.read(content.tenant_id, single.sha256)
+        headers |= {"Accept-Ranges": "bytes", "Repr-Digest": repr_digest(single.sha256)}
+        part = asked_part(request, headers["ETag"], single.size)
+        headers["Content-Length"] = str(part.length if part else single.size)
+        if part is not None:
+            headers["Content-Range"] = part.content_range
+        chunks = _file(parts, content, part)
     else:
+        headers["Accept-Ranges"] = "none"
         chunks = _zip(parts, content)
     # The first chunk is read before anything is sent, so that missing or small damaged bytes are a clean error.
     first = await run_sync(next, chunks, b"", limiter=parts.disk)
     media_type = "application/octet-stream" if single else "application/zip"
-    return StreamingResponse(_sent(parts, first, chunks), headers=headers, media_type=media_type)
+    status = 206 if part else 200
+    return StreamingResponse(_sent(parts, first, chunks), status_code=status, headers=headers, media_type=media_type)
+
+
+def _file(parts: Parts, content: Content, part: Part | None) -> Iterator[bytes]:
+    sha256 = content.files[0].sha256
+    if part is None:
+        return parts.folder.read(content.tenant_id, sha256)
+    return parts.folder.read_part(content.tenant_id, sha256, part.first, part.length)
 
 
 async def _sent(parts: Parts, first: bytes, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:

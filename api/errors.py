@@ -33,8 +33,9 @@ _SAY = {
     409: ("conflict", "The request conflicts with the current state."),
     413: ("too_large", "The body is over the limit."),
     415: ("unsupported_media_type", "The body's Content-Type is not taken here."),
+    416: ("range_not_satisfiable", "The range lies outside of the bytes; see the header Content-Range."),
     422: ("invalid", "The request is not valid."),
-    429: ("rate_limited", "Too many requests; see the header Retry-After."),
+    429: ("rate_limited", "Too many requests, or a quota is used up; see the header Retry-After."),
     500: ("internal_error", "The service failed; the request id finds it in the log."),
     503: ("unavailable", "The service cannot answer right now; try again."),
 }
@@ -48,6 +49,7 @@ _STATUS: dict[type[services.ServiceError], int] = {
     services.DigestMismatchError: 400,
     services.RejectedError: 422,
     services.InvalidError: 422,
+    services.QuotaError: 429,
     services.CorruptError: 500,
     services.UnavailableError: 503,
 }
@@ -222,6 +224,15 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 async def _on_service(request: Request, error: Exception) -> Response:
     assert isinstance(error, services.ServiceError)
+    problem = problem_of(error, _request_id(request))
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, services.QuotaError) else None
+    if isinstance(error, services.CorruptError):
+        log.error("request %s: stored bytes are damaged", problem.request_id)
+    return answer(problem, headers)
+
+
+def problem_of(error: services.ServiceError, request_id: str = "") -> Problem:
+    """Give the problem that tells of a refusal."""
     status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     more: dict[str, Any] = {"hint": error.hint}
     if isinstance(error, services.InvalidError):
@@ -231,8 +242,7 @@ async def _on_service(request: Request, error: Exception) -> Response:
     if isinstance(error, services.CorruptError):
         # Trying again reads the same bytes.
         more["retryable"] = False
-        log.error("request %s: stored bytes are damaged", _request_id(request))
-    return answer(Problem.of(status, error.exact_code, error.message, _request_id(request), **more))
+    return Problem.of(status, error.exact_code, error.message, request_id, **more)
 
 
 async def _on_database(request: Request, error: Exception) -> Response:
@@ -247,5 +257,5 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "description": _SAY[status][1],
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
-        for status in sorted({400, 401, 422, 500, 503, *statuses})
+        for status in sorted({400, 401, 422, 429, 500, 503, *statuses})
     }

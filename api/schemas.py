@@ -8,11 +8,12 @@ from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from fastapi import Header, Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 import models
-from api.errors import ApiError, FieldError
+from api.errors import ApiError, FieldError, Problem
 from engine import Compress, DatasetInspection, Inspection
+from services import catalog, jobs
 
 _ID = "[0-9a-hjkmnp-tv-z]{26}"
 # Letters of any script, no control characters: no database takes a NUL, and no terminal should.
@@ -24,7 +25,18 @@ LabelKey = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0
 LabelValue = Annotated[str, Field(max_length=256, pattern=_TEXT)]
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=32, description="Free words to find jobs by.")]
 
-Name = Annotated[str, Query(min_length=1, max_length=200, pattern=_TEXT, description="For people; need not be unique.")]
+Name = Annotated[
+    str | None,
+    Query(
+        min_length=1,
+        max_length=200,
+        pattern=_TEXT,
+        description="For people; need not be unique. By default the name of the form's file.",
+    ),
+]
+NewName = Annotated[str, Field(min_length=1, max_length=200, pattern=_TEXT)]
+Tag = Annotated[str, Field(min_length=1, max_length=64, pattern=_TEXT)]
+Alias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", examples=["production"])]
 WaitForCheck = Annotated[float, Query(ge=0, le=60, description="Seconds to wait until the upload has been inspected.")]
 Wait = Annotated[
     float, Query(ge=0, le=60, description="Seconds to wait for a change (with If-None-Match: since that version).")
@@ -68,6 +80,17 @@ class CompressJob(Compress):
     model: ModelId
     dataset: DatasetId | None = Field(None, description="Needed by passes that calibrate and by gates on quality.")
     labels: Labels = Field(default_factory=dict)
+    priority: int = Field(0, ge=-100, le=100, description="The higher, the sooner among your own jobs.")
+    cache: Literal["use", "refuse"] = Field(
+        "use",
+        description="`use`: where the same work was done before, its result answers at once; `refuse`: do it again.",
+    )
+
+    def request(self) -> jobs.Request:
+        """Give what the services are asked for."""
+        return jobs.Request(
+            self.model, self.dataset, self.spec(), self.labels, priority=self.priority, cache=self.cache
+        )
 
     def spec(self) -> Compress:
         """Give the part that the engine knows."""
@@ -92,6 +115,41 @@ class Fault(BaseModel):
     step: int | None = None
 
 
+class _Changes(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: NewName | None = None
+    tags: list[Tag] | None = Field(None, max_length=32)
+
+
+class ModelChanges(_Changes):
+    """What is to change of a network; what is left out stays as it is."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "net", "tags": ["int8"], "alias": "production"}]}
+    )
+
+    alias: Alias | None = Field(
+        None,
+        description="A name that one network has at a time: it moves here from whichever had it. null takes it away.",
+    )
+
+    def changes(self) -> catalog.Changes:
+        """Give what the services are asked for."""
+        alias = self.alias or "" if "alias" in self.model_fields_set else None
+        return catalog.Changes(self.name, self.tags, alias)
+
+
+class DatasetChanges(_Changes):
+    """What is to change of a dataset; what is left out stays as it is."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "calibration", "tags": ["small"]}]})
+
+    def changes(self) -> catalog.Changes:
+        """Give what the services are asked for."""
+        return catalog.Changes(self.name, self.tags)
+
+
 class Page(BaseModel, Generic[View]):
     """A part of a list, the newest first."""
 
@@ -100,7 +158,7 @@ class Page(BaseModel, Generic[View]):
 
 
 class ModelView(BaseModel):
-    """A network."""
+    """A network; several files, where it has external data, are one zip at `content`."""
 
     id: str
     name: str
@@ -136,6 +194,38 @@ class ModelView(BaseModel):
             created_at=row.created_at,
             updated_at=row.updated_at,
         )
+
+
+class LineageNode(BaseModel):
+    """A network in a lineage."""
+
+    id: str
+    name: str
+    state: models.ModelState = Field(description="A `deleted` one is only remembered.")
+    size_bytes: int | None
+    parent: str | None
+    job: str | None
+
+    @classmethod
+    def of(cls, row: models.Model) -> Self:
+        """Show a row."""
+        return cls(
+            id=row.id,
+            name=row.name,
+            state=row.in_state,
+            size_bytes=(row.inspection or {}).get("size_bytes"),
+            parent=row.parent_id,
+            job=row.job_id,
+        )
+
+
+class LineageView(BaseModel):
+    """Where a network comes from and what was made from it."""
+
+    model: str
+    ancestors: list[LineageNode] = Field(description="The nearest first.")
+    descendants: list[LineageNode] = Field(description="Generation by generation.")
+    complete: bool = Field(description="False: there are more than are shown.")
 
 
 class DatasetView(BaseModel):
@@ -186,6 +276,10 @@ class JobView(BaseModel):
     output_model: str = Field(description="Known from the start; `ready` once the job has succeeded.")
     spec: Compress
     labels: dict[str, str]
+    priority: int
+    cache: Literal["miss", "hit", "refused"] = Field(description="`hit`: an earlier job's result answered at once.")
+    cached_from: str | None = Field(description="The job that did the work.")
+    retry_of: str | None = Field(description="The job that this one tries again.")
     steps: list[dict[str, Any]] = Field(description="Of the recipe, each with its status and, when ended, what it did.")
     progress: dict[str, Any] | None = Field(description="What goes on right now: step, fraction of it, message.")
     summary: dict[str, Any] | None = Field(description="The report's main figures.")
@@ -203,7 +297,13 @@ class JobView(BaseModel):
     def of(cls, row: models.Job) -> Self:
         """Show a row."""
         base = f"/v1/jobs/{row.id}"
-        links = {"self": base, "cancel": f"{base}:cancel", "output": f"/v1/models/{row.output_model_id}/content"}
+        links = {
+            "self": base,
+            "cancel": f"{base}:cancel",
+            "events": f"{base}/events",
+            "logs": f"{base}/logs",
+            "output": f"/v1/models/{row.output_model_id}/content",
+        }
         if row.report_digest:
             links["report"] = f"{base}/report"
         return cls(
@@ -216,6 +316,10 @@ class JobView(BaseModel):
             output_model=row.output_model_id,
             spec=Compress.model_validate(row.spec),
             labels=row.labels,
+            priority=row.priority,
+            cache=row.cache,
+            cached_from=row.cached_from,
+            retry_of=row.retry_of,
             steps=row.steps,
             progress=row.progress,
             summary=row.summary,
@@ -229,6 +333,66 @@ class JobView(BaseModel):
             finished_at=row.finished_at,
             links=links,
         )
+
+
+class PlanView(BaseModel):
+    """What would come of a job, if it were posted now."""
+
+    valid: bool
+    problem: Problem | None = Field(description="What POST /v1/jobs would answer instead of accepting it.")
+    spec: Compress = Field(description="With every default filled in.")
+    warnings: list[str]
+    cache: Literal["miss", "hit", "refused"] = Field(description="`hit`: an earlier job's result would answer at once.")
+    cached_from: str | None
+    waits_for: str | None = Field(description="The job that is still to make the model.")
+
+
+class NewKeyBody(BaseModel):
+    """A key to be made."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "ci", "scopes": ["write"]}]})
+
+    name: NewName
+    scopes: list[Literal["read", "write", "admin", "metrics"]] = Field(min_length=1, max_length=4)
+    expires_at: AwareDatetime | None = Field(None, description="null: never.")
+
+
+class KeyChanges(BaseModel):
+    """A new end of a key's validity."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"expires_at": "2040-01-01T00:00:00Z"}]})
+
+    expires_at: AwareDatetime | None = Field(description="null: never.")
+
+
+class KeyView(BaseModel):
+    """A key, without its secret."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    @classmethod
+    def of(cls, row: models.ApiKey) -> Self:
+        """Show a row."""
+        return cls.model_validate({name: getattr(row, name) for name in KeyView.model_fields})
+
+
+class NewKeyView(KeyView):
+    """A key that was just made."""
+
+    key: str | None = Field(
+        description="What goes into the header Authorization. Shown once: null where the same Idempotency-Key made it before."
+    )
+
+
+class KeyList(BaseModel):
+    """Every key of the tenant, the newest first."""
+
+    items: list[KeyView]
 
 
 def job_etag(row: models.Job) -> str:

@@ -1,27 +1,44 @@
-"""Raw uploads: a body streamed to disk, hashed on the way, gone without trace when it is refused or cut off."""
+"""Uploads: a body streamed to disk, hashed on the way, gone without trace when it is refused or cut off."""
 
 import base64
 import binascii
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Annotated, Any
 
 from anyio import CancelScope
 from anyio.to_thread import run_sync
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from api.deps import Parts
+from api.deps import Asked
 from api.errors import ApiError, FieldError
+from api.forms import Form
+from services.artifacts import Source, known_blob
 from services.storage import Writer
 
 # Few large writes instead of many small ones: each costs a hop to a thread.
 CHUNK = 1 << 20
 
+FORM = "multipart/form-data"
+JSON = "application/json"
+# What a form may say besides the file.
+FORM_WORDS = 64 << 10
 RAW_TYPES = ("application/octet-stream", "application/onnx", "application/x-npz", "application/zip")
 BYTES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The bytes, with their digest in Repr-Digest.",
+        "content": {
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "application/zip": {"schema": {"type": "string", "format": "binary"}},
+        },
+    },
+    206: {
+        "description": "With Range: a part of them.",
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     },
     304: {"description": "With If-None-Match: the client has them."},
@@ -29,11 +46,44 @@ BYTES: dict[int | str, dict[str, Any]] = {
 _SHA256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]*):")
 
 
+class NewBlob(BaseModel):
+    """Bytes that are stored already, to be had again under a new name."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"blob": "0" * 64}]})
+
+    blob: Annotated[
+        str, Field(pattern="^[0-9a-f]{64}$", description="Their SHA-256; HEAD /v1/blobs tells if they are there.")
+    ]
+
+
+@dataclass(frozen=True)
+class Received:
+    """The bytes of an upload, finished but not placed, and the name that the file had at the sender."""
+
+    source: Source
+    filename: str | None = None
+
+    def named(self, name: str | None, default: str) -> str:
+        """Give the name that was asked for, else the file's without its ending."""
+        own = PurePosixPath((self.filename or "").replace("\\", "/")).stem
+        plain = "".join(letter for letter in own if letter.isprintable())[:200].strip()
+        return name or plain or default
+
+
 def upload_body(description: str) -> dict[str, Any]:
-    """Describe a raw body for OpenAPI."""
-    binary = {"schema": {"type": "string", "format": "binary"}}
+    """Describe an upload's body for OpenAPI: raw, as a form's file, or the digest of what is stored."""
+    binary = {"type": "string", "format": "binary"}
+    form = {"type": "object", "required": ["file"], "properties": {"file": binary}, "additionalProperties": False}
     return {
-        "requestBody": {"required": True, "description": description, "content": {RAW_TYPES[0]: binary}},
+        "requestBody": {
+            "required": True,
+            "description": description,
+            "content": {
+                RAW_TYPES[0]: {"schema": binary},
+                FORM: {"schema": form},
+                JSON: {"schema": {"$ref": "#/components/schemas/NewBlob"}},
+            },
+        },
         "parameters": [
             {
                 "name": name,
@@ -47,13 +97,14 @@ def upload_body(description: str) -> dict[str, Any]:
     }
 
 
-def check_raw(request: Request) -> None:
-    """Refuse a body that is not the bare bytes of a file."""
+def _media_type(request: Request) -> str:
+    """Give the body's type; raises 415 for what is neither a file's bytes nor a form nor JSON."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in RAW_TYPES:
-        raise ApiError(415, f"Send the file's bytes as the body, with the Content-Type {RAW_TYPES[0]}.")
+    if kind not in {*RAW_TYPES, FORM, JSON}:
+        raise ApiError(415, f"Send the file's bytes as the body, with the Content-Type {RAW_TYPES[0]}, or as {FORM}.")
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise ApiError(415, "A body with a Content-Encoding is not taken; send the file as it is.")
+    return kind
 
 
 def expected_sha256(request: Request) -> str | None:
@@ -85,12 +136,21 @@ def repr_digest(sha256: str) -> str:
 
 
 @asynccontextmanager
-async def received(request: Request, parts: Parts, tenant_id: str, *, limit: int) -> AsyncIterator[Writer]:
+async def received(request: Request, asked: Asked, tenant_id: str, *, limit: int) -> AsyncIterator[Received]:
     """Take the body to disk and give the finished, not yet placed upload; whatever goes wrong, no file stays behind."""
-    check_raw(request)
-    expected = expected_sha256(request)
-    request.state.passage.body_limit = limit
-    declared = request.headers.get("content-length")
+    parts = asked.parts
+    kind = _media_type(request)
+    if kind == JSON:
+        wanted = await _blob(request)
+        yield Received(
+            await asked.read(lambda at: known_blob(at.session, parts.folder, tenant_id, wanted.blob), scope="write")
+        )
+        return
+    form = Form(request.headers["content-type"]) if kind == FORM else None
+    # A form's own words come on top of the file, and its digest is not the file's.
+    expected = None if form else expected_sha256(request)
+    request.state.passage.body_limit = limit + (FORM_WORDS if form else 0)
+    declared = request.headers.get("content-length") if form is None else None
 
     def start() -> Writer:
         return parts.folder.writer(tenant_id, limit=limit, size=int(declared) if declared else None, sha256=expected)
@@ -98,15 +158,25 @@ async def received(request: Request, parts: Parts, tenant_id: str, *, limit: int
     writer = await run_sync(start, limiter=parts.disk)
     try:
         async for chunks in _chunks(request):
-            await run_sync(_write, writer, chunks, limiter=parts.disk)
+            await run_sync(_write, writer, form.take(chunks) if form else chunks, limiter=parts.disk)
+        filename = form.finish() if form else None
         if not writer.size:
             raise ApiError(400, "The body is empty.", code="empty_body")
         await run_sync(writer.finish, limiter=parts.disk)
-        yield writer
+        yield Received(writer, filename)
     finally:
         # Also when the request is cancelled in the middle.
         with CancelScope(shield=True):
             await run_sync(writer.abort)
+
+
+async def _blob(request: Request) -> NewBlob:
+    body = await request.body()
+    try:
+        return NewBlob.model_validate_json(body)
+    except ValidationError as error:
+        found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
+        raise RequestValidationError(found, body=body) from None
 
 
 async def _chunks(request: Request) -> AsyncIterator[list[bytes]]:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from models import Artifact, ArtifactFile, Blob, Dataset, DatasetState, Model, ModelState, Unit, UnitStatus, new_id
 from services import db
-from services.errors import NotFoundError, UnavailableError
+from services.errors import FieldError, InvalidError, NotFoundError, UnavailableError
 from services.history import advance, record
 from services.problems import Problem
 from services.storage import Folder, Stored
@@ -35,8 +35,15 @@ Kind = Literal["model", "dataset", "report"]
 class Source(Protocol):
     """Where an artifact's bytes come from: a finished upload, or a blob that the tenant has already."""
 
-    tenant_id: str
-    head: bytes
+    @property
+    def tenant_id(self) -> str:
+        """Whose bytes these are."""
+        ...
+
+    @property
+    def head(self) -> bytes:
+        """The first of them."""
+        ...
 
     def finish(self) -> Stored:
         """Give digest and size."""
@@ -72,9 +79,16 @@ class NewFile:
 
 
 def known_blob(session: Session, folder: Folder, tenant_id: str, sha256: str) -> KnownBlob:
-    """Give bytes that the tenant has stored under their digest; raises NotFoundError."""
-    blob = get_blob(session, tenant_id, sha256)
+    """Give bytes that the tenant has stored under their digest; raises InvalidError where there are none."""
+    blob = session.get(Blob, (tenant_id, sha256))
+    if blob is None:
+        raise _unknown_blob()
     return KnownBlob(tenant_id, Stored(sha256, blob.size), folder.head(tenant_id, sha256))
+
+
+def _unknown_blob() -> InvalidError:
+    wrong = FieldError("/blob", "No bytes with this digest are stored; upload them.")
+    return InvalidError("The request names what does not exist.", (wrong,), code="unknown_blob")
 
 
 def register_model(session: Session, tenant_id: str, writer: Source, *, name: str) -> Model:
@@ -309,7 +323,7 @@ def _place_blob(session: Session, tenant_id: str, writer: Source) -> None:
     writer.place()
     if session.get(Blob, (tenant_id, stored.sha256)) is None:
         if isinstance(writer, KnownBlob):
-            raise NotFoundError("There is no such blob.")
+            raise _unknown_blob()
         session.add(Blob(tenant_id=tenant_id, sha256=stored.sha256, size=stored.size, created_at=db.now(session)))
         session.flush()
 

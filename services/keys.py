@@ -12,13 +12,14 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from models import ApiKey, Tenant, new_id
-from services import db
+from services import db, idempotency
 from services.errors import NotFoundError, UnauthorizedError
 from settings import Settings
 
 DEFAULT_TENANT = "default"
 SCOPES = ("read", "write", "admin", "metrics")
 _PREFIX = "opk"
+_ROUTE = "POST /v1/keys"
 _SECRET_BYTES = 24
 # Built once: every request asks it.
 _FIND = select(
@@ -31,7 +32,7 @@ class NewKey:
     """A key that was just made; its text cannot be had again."""
 
     row: ApiKey
-    text: str
+    text: str | None
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,45 @@ def list_keys(session: Session, tenant_id: str) -> list[ApiKey]:
     return list(session.scalars(select(ApiKey).where(ApiKey.tenant_id == tenant_id).order_by(ApiKey.id.desc())))
 
 
-def revoke(session: Session, tenant_id: str, key_id: str) -> ApiKey:
-    """End a key's validity; raises NotFoundError."""
+def get_key(session: Session, tenant_id: str, key_id: str) -> ApiKey:
+    """Give the tenant's key; raises NotFoundError."""
     row = session.scalars(select(ApiKey).where(ApiKey.tenant_id == tenant_id, ApiKey.id == key_id)).one_or_none()
     if row is None:
         raise NotFoundError("There is no such key.")
+    return row
+
+
+def expire(session: Session, tenant_id: str, key_id: str, expires_at: datetime | None) -> ApiKey:
+    """Set the end of a key's validity, None for no end; a revoked one stays revoked. Raises NotFoundError."""
+    row = get_key(session, tenant_id, key_id)
+    row.expires_at = expires_at
+    return row
+
+
+def create_once(
+    session: Session,
+    tenant_id: str,
+    name: str,
+    scopes: tuple[str, ...],
+    *,
+    expires_at: datetime | None = None,
+    idempotency_key: str | None = None,
+) -> NewKey:
+    """Make a key, or give the one that the same request made before: without its text, which is shown once."""
+    if idempotency_key is None:
+        return create(session, tenant_id, name, scopes, expires_at)
+    body = {"name": name, "scopes": sorted(scopes), "expires_at": expires_at.isoformat() if expires_at else None}
+    earlier = idempotency.begin(session, tenant_id, _ROUTE, idempotency_key, idempotency.digest(body))
+    if earlier is not None:
+        return NewKey(get_key(session, tenant_id, earlier), None)
+    made = create(session, tenant_id, name, scopes, expires_at)
+    idempotency.answer(session, tenant_id, _ROUTE, idempotency_key, made.row.id)
+    return made
+
+
+def revoke(session: Session, tenant_id: str, key_id: str) -> ApiKey:
+    """End a key's validity; raises NotFoundError."""
+    row = get_key(session, tenant_id, key_id)
     if row.revoked_at is None:
         row.revoked_at = db.now(session)
     return row
@@ -114,7 +149,7 @@ def ensure_admin_key(settings: Settings, path: Path) -> None:
             if path.exists() and _is_valid(session, path.read_text().strip()):
                 return
             new = create(session, DEFAULT_TENANT, "admin", SCOPES)
-            _write_private(path, new.text + "\n")
+            _write_private(path, f"{new.text}\n")
     finally:
         database.dispose()
 

@@ -6,22 +6,34 @@ from typing import TypeVar
 from sqlalchemy.orm import Session
 
 from models import Dataset, Model, ModelState
-from services import artifacts, idempotency
-from services.artifacts import Source
+from services import artifacts, idempotency, quotas
+from services.artifacts import KnownBlob, Source
 from services.errors import ConflictError, RejectedError
+from settings import Settings
 
 Upload = TypeVar("Upload", Model, Dataset)
 
 
 def upload_model(
-    session: Session, tenant_id: str, writer: Source, *, name: str, idempotency_key: str | None = None
+    session: Session,
+    tenant_id: str,
+    writer: Source,
+    *,
+    name: str,
+    idempotency_key: str | None = None,
+    settings: Settings | None = None,
 ) -> Model:
     """Register a finished upload as a network, or give the one that the same request made before."""
+
+    def make() -> Model:
+        _admit(session, tenant_id, writer, settings)
+        return artifacts.register_model(session, tenant_id, writer, name=name)
+
     return _once(
         session,
         ("POST /v1/models", tenant_id, idempotency_key),
         {"sha256": writer.finish().sha256, "name": name},
-        make=lambda: artifacts.register_model(session, tenant_id, writer, name=name),
+        make=make,
         find=lambda model_id: artifacts.get_model(session, tenant_id, model_id),
     )
 
@@ -35,6 +47,7 @@ def upload_dataset(
     metric: str | None = None,
     fits: str | None = None,
     idempotency_key: str | None = None,
+    settings: Settings | None = None,
 ) -> Dataset:
     """Register a finished upload as a dataset, or give the one that the same request made before.
 
@@ -42,11 +55,16 @@ def upload_dataset(
     """
     if fits is not None:
         check_fits(session, tenant_id, fits)
+
+    def make() -> Dataset:
+        _admit(session, tenant_id, writer, settings)
+        return artifacts.register_dataset(session, tenant_id, writer, name=name, metric=metric, fits=fits)
+
     return _once(
         session,
         ("POST /v1/datasets", tenant_id, idempotency_key),
         {"sha256": writer.finish().sha256, "name": name, "metric": metric, "fits": fits},
-        make=lambda: artifacts.register_dataset(session, tenant_id, writer, name=name, metric=metric, fits=fits),
+        make=make,
         find=lambda dataset_id: artifacts.get_dataset(session, tenant_id, dataset_id),
     )
 
@@ -58,6 +76,11 @@ def check_fits(session: Session, tenant_id: str, model_id: str) -> None:
         raise RejectedError("The model was rejected.", code="model_rejected", problem=model.problem)
     if model.in_state is not ModelState.READY:
         raise ConflictError(f"The model is {model.state}; it has to be ready first.", code="model_not_ready")
+
+
+def _admit(session: Session, tenant_id: str, writer: Source, settings: Settings | None) -> None:
+    if settings is not None and not isinstance(writer, KnownBlob):
+        quotas.check_bytes(session, tenant_id, writer.finish().size, settings)
 
 
 def _once(

@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -30,6 +31,7 @@ class Settings(BaseSettings):
     rate_per_s: float = Field(200.0, ge=0, description="Requests per second that one key may go on sending; 0: any.")
     rate_burst: int = Field(1000, ge=1, description="Requests that one key may send at once.")
     log_level: str = "INFO"
+    log_format: Literal["json", "text"] = Field("json", description="One JSON object per line, or lines for people.")
 
     @property
     def database(self) -> str:

@@ -1,9 +1,9 @@
 """`python -m worker --queues work --concurrency 1`: works on units until SIGTERM, then gives back what does not end soon."""
 
 import argparse
-import logging
 import sys
 
+from services import logs
 from settings import get_settings
 from worker.app import QUEUES, app
 
@@ -14,15 +14,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--queues", default=",".join(QUEUES), help="names, by comma (default: %(default)s)")
     parser.add_argument("--concurrency", type=int, default=1, help="units at the same time (default: %(default)s)")
     asked = parser.parse_args(argv)
-    level = get_settings().log_level
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(get_settings())
     app.conf.worker_concurrency = asked.concurrency
     app.worker_main(
         [
             "worker",
             f"--queues={asked.queues}",
             "--pool=prefork",
-            f"--loglevel={level}",
+            f"--loglevel={get_settings().log_level}",
             # Workers need not know of each other: the rows do.
             "--without-gossip",
             "--without-mingle",

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 import engine
 import sandbox
-from services import queue
+from services import logs, queue
 from services.db import Database
 from services.errors import CorruptError, NotFoundError, ServiceError
 from services.problems import MEMORY_LIMIT, OUTPUT_INVALID, RUNTIME_LIMIT, STORE_DAMAGED, Problem
@@ -86,6 +86,10 @@ class _Attempt:
 
     def run(self) -> None:
         """Do it, whatever happens; only an unknown error leaves the unit to the end of its lease."""
+        with logs.about(unit=self._claim.unit_id, job=self._claim.job_id, tenant=self._claim.tenant_id):
+            self._run()
+
+    def _run(self) -> None:
         claim = self._claim
         _log.info("unit %s: attempt %d of %s", claim.unit_id, claim.attempt, claim.kind)
         try:

@@ -16,7 +16,7 @@ from services.errors import NotFoundError
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
 
 
-@router.get("/{sha256}", response_class=Response, responses=problems(403, 404) | BYTES)
+@router.get("/{sha256}", response_class=Response, responses=problems(403, 404, 416) | BYTES)
 async def get_artifact(sha256: Sha256, request: Request, asked: AskedFor) -> Response:
     """Download an artifact by its digest, or a single file by its own.
 

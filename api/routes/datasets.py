@@ -4,10 +4,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from api.deps import AskedFor, At, Reading
-from api.errors import problems
+from api.bodies import JSON_BODY
+from api.conditions import SAME, etag_of, not_modified
+from api.deps import AskedFor, At, Reading, Writing
+from api.downloads import Content, download
+from api.errors import ApiError, problems
 from api.schemas import (
     Cursor,
+    DatasetChanges,
     DatasetView,
     IdempotencyKey,
     ModelId,
@@ -19,9 +23,9 @@ from api.schemas import (
     read_cursor,
 )
 from api.settled import settled
-from api.uploads import received, upload_body
+from api.uploads import BYTES, received, upload_body
 from engine import TaskMetric
-from services import artifacts, uploads
+from services import artifacts, catalog, uploads
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -38,14 +42,15 @@ Fits = Annotated[
     status_code=201,
     responses=problems(403, 404, 408, 409, 413, 415),
     openapi_extra=upload_body(
-        "The bytes of one `.npz`: an array per model input (first axis = samples), optionally `label` (-1 = unlabelled)."
+        "An `.npz` or `.safetensors`: an array per model input (first axis = samples), optionally `label` (-1 = unlabelled)."
+        " Or a zip of one `.npz` per sample, without the axis of samples, where sizes vary."
     ),
 )
 async def upload_dataset(  # noqa: PLR0917 - FastAPI calls it by name
     request: Request,
     response: Response,
     asked: AskedFor,
-    name: Name = "dataset",
+    name: Name = None,
     metric: Metric = None,
     model: Fits = None,
     wait: WaitForCheck = 0,
@@ -64,16 +69,23 @@ async def upload_dataset(  # noqa: PLR0917 - FastAPI calls it by name
 
     # Before the body is read: nobody should send gigabytes to learn that the model's id was wrong.
     tenant_id = await asked.read(may, scope="write")
-    async with received(request, parts, tenant_id, limit=parts.settings.max_dataset_bytes) as writer:
+    async with received(request, asked, tenant_id, limit=parts.settings.max_dataset_bytes) as upload:
 
         def register(at: At) -> str:
             return uploads.upload_dataset(
-                at.session, tenant_id, writer, name=name, metric=metric, fits=model, idempotency_key=idempotency_key
+                at.session,
+                tenant_id,
+                upload.source,
+                name=upload.named(name, "dataset"),
+                metric=metric,
+                fits=model,
+                idempotency_key=idempotency_key,
+                settings=parts.settings,
             ).id
 
         dataset_id = await asked.write(register)
     response.headers["Location"] = f"/v1/datasets/{dataset_id}"
-    return await settled(asked, lambda at: get_dataset(dataset_id, at), wait)
+    return await settled(asked, lambda at: _view(at, dataset_id), wait)
 
 
 @router.get("", responses=problems(403))
@@ -83,7 +95,38 @@ def list_datasets(at: Reading, limit: PageSize = 50, cursor: Cursor = None) -> P
     return page(DatasetView.of, rows, limit)
 
 
-@router.get("/{dataset_id}", responses=problems(403, 404))
-def get_dataset(dataset_id: str, at: Reading) -> DatasetView:
+@router.get("/{dataset_id}", responses=problems(403, 404) | SAME)
+def get_dataset(dataset_id: str, request: Request, response: Response, at: Reading) -> DatasetView:
     """Give one dataset."""
+    view = _view(at, dataset_id)
+    return not_modified(request, response, etag_of(view.id, view.state, view.updated_at)) or view
+
+
+@router.patch("/{dataset_id}", dependencies=JSON_BODY, responses=problems(403, 404, 408, 413, 415))
+def change_dataset(dataset_id: str, body: DatasetChanges, at: Writing) -> DatasetView:
+    """Rename or tag a dataset."""
+    return DatasetView.of(catalog.update_dataset(at.session, at.tenant_id, dataset_id, body.changes()))
+
+
+@router.delete("/{dataset_id}", status_code=204, responses=problems(403, 404, 409))
+def delete_dataset(dataset_id: str, at: Writing) -> None:
+    """Remove a dataset, and its bytes where nothing else has the same; 409 while a job needs it."""
+    catalog.delete_dataset(at.session, at.parts.folder, at.tenant_id, dataset_id)
+
+
+@router.get("/{dataset_id}/content", response_class=Response, responses=problems(403, 404, 409, 416) | BYTES)
+async def get_dataset_content(dataset_id: str, request: Request, asked: AskedFor) -> Response:
+    """Download a dataset as it was uploaded."""
+
+    def find(at: At) -> Content:
+        row = artifacts.get_dataset(at.session, at.tenant_id, dataset_id)
+        if row.artifact is None:
+            raise ApiError(409, f"The dataset is {row.state} and has no bytes.", code=f"dataset_{row.state}")
+        ending = row.artifact.files[0].path.partition(".")[2]
+        return Content.of(row.artifact, row.name if row.name.endswith(f".{ending}") else f"{row.name}.{ending}")
+
+    return await download(request, asked.parts, await asked.read(find))
+
+
+def _view(at: At, dataset_id: str) -> DatasetView:
     return DatasetView.of(artifacts.get_dataset(at.session, at.tenant_id, dataset_id))

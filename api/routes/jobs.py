@@ -2,12 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
 import models
+from api.bodies import JSON_BODY
+from api.conditions import SAME, etag_matches
 from api.deps import AskedFor, At, Reading, Writing
-from api.downloads import etag_matches
-from api.errors import ApiError, FieldError, problems
+from api.errors import ApiError, FieldError, problem_of, problems
+from api.events import EVENT_STREAM, event_stream, log_line
 from api.schemas import (
     Cursor,
     IdempotencyKey,
@@ -15,6 +17,7 @@ from api.schemas import (
     NewJob,
     Page,
     PageSize,
+    PlanView,
     Wait,
     job_etag,
     page,
@@ -23,6 +26,7 @@ from api.schemas import (
 from api.uploads import repr_digest
 from models import Job
 from services import jobs
+from services.errors import ServiceError
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -34,27 +38,54 @@ _NOT_CHANGED: dict[int | str, dict[str, Any]] = {
 }
 _JSON = {"application/json": {"schema": {"$ref": "#/components/schemas/Report"}}}
 _MARKDOWN = {"text/markdown": {"schema": {"type": "string"}}}
-_SAME: dict[int | str, dict[str, Any]] = {304: {"description": "With If-None-Match: the client has it."}}
-_REPORT_JSON = _SAME | {200: {"description": "The report.", "content": _JSON}}
-_REPORT_MARKDOWN = _SAME | {200: {"description": "The report.", "content": _MARKDOWN}}
-_REPORT = _SAME | {200: {"description": "The report.", "content": _JSON | _MARKDOWN}}
+_LOGS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The lines.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
+# A worker tells of at most 2,000 events of an attempt.
+_MOST_LINES = 20_000
+_REPORT_JSON = SAME | {200: {"description": "The report.", "content": _JSON}}
+_REPORT_MARKDOWN = SAME | {200: {"description": "The report.", "content": _MARKDOWN}}
+_REPORT = SAME | {200: {"description": "The report.", "content": _JSON | _MARKDOWN}}
 
 
-async def json_body(request: Request, _asked: AskedFor) -> None:
-    """Refuse a body that does not say that it is JSON, after a request without a key."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise ApiError(415, "Send the job as JSON, with the Content-Type application/json.")
-
-
-@router.post("", status_code=202, dependencies=[Depends(json_body)], responses=problems(403, 408, 409, 413, 415))
+@router.post("", status_code=202, dependencies=JSON_BODY, responses=problems(403, 408, 409, 413, 415))
 def create_job(body: NewJob, at: Writing, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
-    """Accept a job; it reaches a final state whatever happens to API, workers or broker. Poll it at Location."""
-    asked = jobs.Request(body.model, body.dataset, body.spec(), body.labels)
-    submission = jobs.submit(at.session, at.tenant_id, asked, key_id=at.caller.key_id, idempotency_key=idempotency_key)
-    response.headers["Location"] = f"/v1/jobs/{submission.job.id}"
-    response.headers["Retry-After"] = "1"
-    return JobView.of(submission.job)
+    """Accept a job; it reaches a final state whatever happens to API, workers or broker. Poll it at Location.
+
+    The model may be the output of a job that is not done yet: this one waits for it, and fails if it fails.
+    """
+    submission = jobs.submit(
+        at.session,
+        at.tenant_id,
+        body.request(),
+        key_id=at.caller.key_id,
+        idempotency_key=idempotency_key,
+        settings=at.parts.settings,
+    )
+    return _accepted(response, submission)
+
+
+@router.post(":validate", dependencies=JSON_BODY, responses=problems(403, 408, 413, 415))
+def validate_job(body: NewJob, at: Reading) -> PlanView:
+    """Tell what would come of a job without accepting it: the whole spec, warnings, or why it would be refused."""
+    request = body.request()
+    view = PlanView(
+        valid=True,
+        problem=None,
+        spec=request.spec,
+        warnings=[],
+        cache="refused" if request.cache == "refuse" else "miss",
+        cached_from=None,
+        waits_for=None,
+    )
+    try:
+        plan = jobs.plan(at.session, at.tenant_id, request)
+    except ServiceError as error:
+        return view.model_copy(update={"valid": False, "problem": problem_of(error)})
+    found = {"warnings": plan.warnings, "waits_for": plan.model.job_id if plan.waits else None}
+    if plan.answer is not None:
+        found |= {"cache": "hit", "cached_from": plan.answer[0].id}
+    return view.model_copy(update=found)
 
 
 @router.get("", responses=problems(403))
@@ -95,6 +126,42 @@ async def get_job(job_id: str, request: Request, response: Response, asked: Aske
     return JobView.of(job)
 
 
+@router.get("/{job_id}/events", response_class=Response, responses=problems(403, 404) | EVENT_STREAM)
+async def watch_job(
+    job_id: str,
+    asked: AskedFor,
+    last_event_id: Annotated[
+        str | None, Header(max_length=20, pattern="^[0-9]+$", description="Go on after this event.")
+    ] = None,
+) -> Response:
+    """Tell what happens to a job as server-sent events, from its first one to its last, and end there.
+
+    Each carries an id to go on from. Whoever comes back after the last one is told so by 204.
+    """
+    return await event_stream(asked, job_id, after=int(last_event_id or 0))
+
+
+@router.get("/{job_id}/logs", response_class=Response, responses=problems(403, 404) | _LOGS)
+def get_job_logs(job_id: str, at: Reading) -> Response:
+    """Give what happened to a job, a line for each event."""
+    events = jobs.events(at.session, at.tenant_id, job_id, limit=_MOST_LINES)
+    return Response("".join(map(log_line, events)), media_type="text/plain")
+
+
+@router.post("/{job_id}:retry", status_code=202, responses=problems(403, 404, 409))
+def retry_job(job_id: str, at: Writing, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
+    """Ask again, as a new job, for what a failed or cancelled one was to do; 409 for any other."""
+    submission = jobs.retry(
+        at.session,
+        at.tenant_id,
+        job_id,
+        key_id=at.caller.key_id,
+        idempotency_key=idempotency_key,
+        settings=at.parts.settings,
+    )
+    return _accepted(response, submission)
+
+
 @router.post("/{job_id}:cancel", responses=problems(403, 404, 409))
 def cancel_job(job_id: str, at: Writing) -> JobView:
     """Cancel a queued job at once and have a running one stopped within seconds; 409 where it has ended otherwise."""
@@ -122,6 +189,12 @@ def get_report_json(job_id: str, request: Request, at: Reading) -> Response:
 def get_report_markdown(job_id: str, request: Request, at: Reading) -> Response:
     """Give the measured report for people."""
     return _report(at, request, job_id, "md")
+
+
+def _accepted(response: Response, submission: jobs.Submission) -> JobView:
+    response.headers["Location"] = f"/v1/jobs/{submission.job.id}"
+    response.headers["Retry-After"] = "1"
+    return JobView.of(submission.job)
 
 
 def _report(at: At, request: Request, job_id: str, form: Format) -> Response:

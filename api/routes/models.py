@@ -1,13 +1,21 @@
 """Networks: uploaded ones and the results of jobs."""
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated
 
-from api.deps import AskedFor, At, Reading
+from fastapi import APIRouter, Query, Request, Response
+
+from api.bodies import JSON_BODY
+from api.conditions import SAME, etag_of, not_modified
+from api.deps import AskedFor, At, Reading, Writing
 from api.downloads import Content, download
 from api.errors import ApiError, problems
 from api.schemas import (
+    Alias,
     Cursor,
     IdempotencyKey,
+    LineageNode,
+    LineageView,
+    ModelChanges,
     ModelView,
     Name,
     Page,
@@ -18,7 +26,8 @@ from api.schemas import (
 )
 from api.settled import settled
 from api.uploads import BYTES, received, upload_body
-from services import artifacts, uploads
+from models import ModelState
+from services import artifacts, catalog, uploads
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -27,13 +36,13 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
     "",
     status_code=201,
     responses=problems(403, 408, 409, 413, 415),
-    openapi_extra=upload_body("The bytes of one `.onnx` file."),
+    openapi_extra=upload_body("One `.onnx` file, or a zip of one with its external data."),
 )
 async def upload_model(  # noqa: PLR0917 - FastAPI calls it by name
     request: Request,
     response: Response,
     asked: AskedFor,
-    name: Name = "model",
+    name: Name = None,
     wait: WaitForCheck = 0,
     idempotency_key: IdempotencyKey = None,
 ) -> ModelView:
@@ -44,30 +53,70 @@ async def upload_model(  # noqa: PLR0917 - FastAPI calls it by name
     """
     parts = asked.parts
     caller = await asked.read(lambda at: at.caller, scope="write")
-    async with received(request, parts, caller.tenant_id, limit=parts.settings.max_model_bytes) as writer:
+    async with received(request, asked, caller.tenant_id, limit=parts.settings.max_model_bytes) as upload:
 
         def register(at: At) -> str:
-            return uploads.upload_model(at.session, at.tenant_id, writer, name=name, idempotency_key=idempotency_key).id
+            return uploads.upload_model(
+                at.session,
+                at.tenant_id,
+                upload.source,
+                name=upload.named(name, "model"),
+                idempotency_key=idempotency_key,
+                settings=parts.settings,
+            ).id
 
         model_id = await asked.write(register)
     response.headers["Location"] = f"/v1/models/{model_id}"
-    return await settled(asked, lambda at: get_model(model_id, at), wait)
+    return await settled(asked, lambda at: _view(at, model_id), wait)
 
 
 @router.get("", responses=problems(403))
-def list_models(at: Reading, limit: PageSize = 50, cursor: Cursor = None) -> Page[ModelView]:
+def list_models(
+    at: Reading,
+    state: Annotated[ModelState | None, Query(description="Only models in this state.")] = None,
+    alias: Annotated[Alias | None, Query(description="Only the one that has this alias.")] = None,
+    limit: PageSize = 50,
+    cursor: Cursor = None,
+) -> Page[ModelView]:
     """List networks, the newest first."""
-    rows = artifacts.list_models(at.session, at.tenant_id, limit=limit + 1, before=read_cursor(cursor))
+    rows = artifacts.list_models(
+        at.session, at.tenant_id, state=state, alias=alias, limit=limit + 1, before=read_cursor(cursor)
+    )
     return page(ModelView.of, rows, limit)
 
 
-@router.get("/{model_id}", responses=problems(403, 404))
-def get_model(model_id: str, at: Reading) -> ModelView:
+@router.get("/{model_id}", responses=problems(403, 404) | SAME)
+def get_model(model_id: str, request: Request, response: Response, at: Reading) -> ModelView:
     """Give one network."""
-    return ModelView.of(artifacts.get_model(at.session, at.tenant_id, model_id))
+    view = _view(at, model_id)
+    return not_modified(request, response, etag_of(view.id, view.state, view.updated_at)) or view
 
 
-@router.get("/{model_id}/content", response_class=Response, responses=problems(403, 404, 409) | BYTES)
+@router.patch("/{model_id}", dependencies=JSON_BODY, responses=problems(403, 404, 408, 413, 415))
+def change_model(model_id: str, body: ModelChanges, at: Writing) -> ModelView:
+    """Rename or tag a network, or give it an alias."""
+    return ModelView.of(catalog.update_model(at.session, at.tenant_id, model_id, body.changes()))
+
+
+@router.delete("/{model_id}", status_code=204, responses=problems(403, 404, 409))
+def delete_model(model_id: str, at: Writing) -> None:
+    """Remove a network, and its bytes where nothing else has the same; 409 while a job needs it."""
+    catalog.delete_model(at.session, at.parts.folder, at.tenant_id, model_id)
+
+
+@router.get("/{model_id}/lineage", responses=problems(403, 404))
+def get_lineage(model_id: str, at: Reading) -> LineageView:
+    """Trace a network: what it was made from, what was made from it, and by which jobs."""
+    found = catalog.lineage(at.session, at.tenant_id, model_id)
+    return LineageView(
+        model=model_id,
+        ancestors=[LineageNode.of(row) for row in found.ancestors],
+        descendants=[LineageNode.of(row) for row in found.descendants],
+        complete=found.complete,
+    )
+
+
+@router.get("/{model_id}/content", response_class=Response, responses=problems(403, 404, 409, 416) | BYTES)
 async def get_model_content(model_id: str, request: Request, asked: AskedFor) -> Response:
     """Download a network: its `.onnx` file, or a stored zip where it has external data."""
 
@@ -79,3 +128,7 @@ async def get_model_content(model_id: str, request: Request, asked: AskedFor) ->
         return Content.of(row.artifact, name)
 
     return await download(request, asked.parts, await asked.read(find))
+
+
+def _view(at: At, model_id: str) -> ModelView:
+    return ModelView.of(artifacts.get_model(at.session, at.tenant_id, model_id))

@@ -1,0 +1,75 @@
+"""What happens to a job, as server-sent events and as lines."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import Any
+
+from fastapi import Response
+from fastapi.responses import StreamingResponse
+from sqlalchemy.exc import SQLAlchemyError
+
+import models
+from api.deps import Asked, At
+from api.errors import ApiError
+from models import Event, Job
+from services import jobs
+from services.errors import ServiceError
+
+EVENT_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    204: {"description": "With Last-Event-ID: that was the last one."},
+}
+# Proxies cut connections that are silent for long.
+_BEAT_S = 15.0
+
+News = tuple[Job, list[Event]]
+
+
+async def event_stream(asked: Asked, job_id: str, *, after: int) -> Response:
+    """Answer with the job's events after one of them, those to come included."""
+
+    def read(last: int, at: At) -> News:
+        return jobs.news(at.session, at.tenant_id, job_id, after=last)
+
+    job, events = await asked.read(partial(read, after))
+    if after and not events and models.is_final(job.in_status):
+        return Response(status_code=204)
+
+    async def stream() -> AsyncIterator[str]:
+        news, last = (job, events), after
+        # A browser whose connection breaks comes back after so many milliseconds.
+        yield "retry: 2000\n\n"
+        while True:
+            row, told = news
+            if told:
+                last = told[-1].id
+                yield "".join(map(_sse, told))
+            elif models.is_final(row.in_status) or asked.parts.watcher.closed:
+                return
+            else:
+                await asked.parts.watcher.wait(job_id, str(row.version), _BEAT_S)
+                yield ": still here\n\n"
+            try:
+                news = await asked.read(partial(read, last))
+            except (ApiError, ServiceError, SQLAlchemyError):
+                # The key was revoked or the database is away: who comes back is told so by a proper answer.
+                return
+
+    return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+def log_line(event: Event) -> str:
+    """Give an event as a line for people."""
+    attempt = f" attempt {event.attempt}" if event.attempt else ""
+    moment = event.created_at.isoformat(timespec="milliseconds")
+    return f"{moment}{attempt} {event.type}{''.join(_words(event.data))}\n"
+
+
+def _words(data: dict[str, Any]) -> Sequence[str]:
+    return [f" {name}={json.dumps(value, ensure_ascii=False)}" for name, value in data.items() if value is not None]
+
+
+def _sse(event: Event) -> str:
+    data = {"at": event.created_at.isoformat(), "attempt": event.attempt, **event.data}
+    return f"id: {event.id}\nevent: {event.type}\ndata: {json.dumps(data)}\n\n"

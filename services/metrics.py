@@ -1,0 +1,101 @@
+"""What operators watch: how much waits and for how long, how long work takes, what fails and whose fault it was."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from models import Blob, Job, JobStatus, Unit, UnitStatus
+from services import db, workers
+
+# Run times are told of so many jobs that ended last.
+RECENT_JOBS = 1000
+_QUANTILES = (0.5, 0.9, 0.99)
+_OPEN = (UnitStatus.WAITING, UnitStatus.QUEUED, UnitStatus.RUNNING)
+
+
+@dataclass
+class Family:
+    """A metric: its samples by labels."""
+
+    name: str
+    kind: Literal["gauge", "counter"]
+    help: str
+    samples: list[tuple[dict[str, str], float]] = field(default_factory=list)
+
+
+def collect(session: Session) -> list[Family]:
+    """Measure everything, for all tenants together."""
+    return [*_units(session), *_jobs(session), *_times(session), _workers(session), _stored(session)]
+
+
+def _units(session: Session) -> Iterator[Family]:
+    counted = Family("onnxpress_units", "gauge", "Units of work that are not final, by queue and status.")
+    asked = (
+        select(Unit.queue, Unit.status, func.count()).where(Unit.status.in_(_OPEN)).group_by(Unit.queue, Unit.status)
+    )
+    counted.samples = [({"queue": name, "status": status}, count) for name, status, count in session.execute(asked)]
+    yield counted
+    oldest = Family("onnxpress_queue_age_seconds", "gauge", "How long the oldest queued unit has waited.")
+    moment = db.now(session)
+    # One row by the index on (status, queue, queued_at) each.
+    for name in session.scalars(select(Unit.queue).where(Unit.status == UnitStatus.QUEUED).distinct()):
+        queued = select(Unit.queued_at).where(Unit.status == UnitStatus.QUEUED, Unit.queue == name)
+        since = session.scalars(queued.order_by(Unit.queued_at).limit(1)).first()
+        if since is not None:
+            oldest.samples.append(({"queue": name}, max(0.0, (moment - since).total_seconds())))
+    yield oldest
+
+
+def _jobs(session: Session) -> Iterator[Family]:
+    jobs = Family("onnxpress_jobs", "gauge", "Jobs by status.")
+    jobs.samples = [
+        ({"status": status}, count)
+        for status, count in session.execute(select(Job.status, func.count()).group_by(Job.status))
+    ]
+    yield jobs
+    failures = Family("onnxpress_job_failures_total", "counter", "Failed jobs by the reason's code and class.")
+    code, blame = Job.problem["code"].as_string(), Job.problem["class"].as_string()
+    asked = select(code, blame, func.count()).where(Job.status == JobStatus.FAILED).group_by(code, blame)
+    failures.samples = [({"code": one, "class": other}, count) for one, other, count in session.execute(asked)]
+    yield failures
+
+
+def _times(session: Session) -> Iterator[Family]:
+    asked = (
+        select(Job.created_at, Job.started_at, Job.finished_at)
+        .where(Job.status == JobStatus.SUCCEEDED, Job.cached_from.is_(None))
+        .order_by(Job.id.desc())
+        .limit(RECENT_JOBS)
+    )
+    rows = [row for row in session.execute(asked) if row.started_at and row.finished_at]
+    run = Family("onnxpress_job_run_seconds", "gauge", f"Run time of the {RECENT_JOBS} jobs that succeeded last.")
+    run.samples = _quantiles([(row.finished_at - row.started_at).total_seconds() for row in rows])
+    wait = Family("onnxpress_job_wait_seconds", "gauge", "How long the same jobs waited before they started.")
+    wait.samples = _quantiles([(row.started_at - row.created_at).total_seconds() for row in rows])
+    yield run
+    yield wait
+
+
+def _quantiles(values: Sequence[float]) -> list[tuple[dict[str, str], float]]:
+    ordered = sorted(values)
+    if not ordered:
+        return []
+    return [({"quantile": str(q)}, ordered[min(int(q * len(ordered)), len(ordered) - 1)]) for q in _QUANTILES]
+
+
+def _workers(session: Session) -> Family:
+    family = Family("onnxpress_workers", "gauge", "Live workers' processes by queue.")
+    slots: dict[str, int] = {}
+    for worker in workers.live(session):
+        for name in worker.queues:
+            slots[name] = slots.get(name, 0) + worker.concurrency
+    family.samples = [({"queue": name}, count) for name, count in sorted(slots.items())]
+    return family
+
+
+def _stored(session: Session) -> Family:
+    size = session.scalar(select(func.coalesce(func.sum(Blob.size), 0))) or 0
+    return Family("onnxpress_stored_bytes", "gauge", "Bytes of all blobs.", [({}, int(size))])
