@@ -25,10 +25,16 @@ def section(case: Case, results: Sequence[Result], *, quick: bool) -> str:
 
 
 def speed(result: Result) -> float | None:
-    """Give how many times as fast as the original a network is; 1 where it is the original."""
+    """Give how many times as fast as the original a network is; 1 where it is the original.
+
+    By the CPU's clock where the machine was disturbed, because the wall's then says little.
+    """
     if result.unchanged:
         return 1.0
-    return None if result.latency is None else 1 / float(result.latency["ratios"]["p50"]["value"])
+    if result.latency is None:
+        return None
+    ratio = result.latency["ratios"]["p50"] if result.latency["stable"] else result.latency["cpu_ratio"]
+    return 1 / float(ratio["value"])
 
 
 def fastest(case: Case, results: Sequence[Result], *, ours: bool) -> Result | None:
@@ -55,9 +61,10 @@ def conclude(case: Case, results: Sequence[Result]) -> str:
     )
     own = "none of ours is" if ours is None else f"ours is {ours.setting}, {_times(speed(ours))} of fp32"
     words = f"{allowed}: {peers}; {own}"
-    if ours is None or theirs is None:
-        return words + "."
-    return words + f", {(speed(ours) or 0) / (speed(theirs) or 1):.2f} times as fast as that peer."
+    if ours is not None and theirs is not None:
+        words += f", {(speed(ours) or 0) / (speed(theirs) or 1):.2f} times as fast as that peer"
+    disturbed = any(each.latency and not each.latency["stable"] for each in (ours, theirs) if each is not None)
+    return words + (" (by CPU clock, because the machine was disturbed)." if disturbed else ".")
 
 
 def _beginning(original: Result, *, quick: bool) -> str:

@@ -9,6 +9,7 @@ import nncf
 import onnx
 from feeds import count, feeds
 from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+from opset import raised
 
 PRESETS = {"performance": nncf.QuantizationPreset.PERFORMANCE, "mixed": nncf.QuantizationPreset.MIXED}
 
@@ -18,7 +19,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     settings = request["settings"]
     advanced = AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE) if settings.get("overflow_fix") else None
     quantized = nncf.quantize(
-        onnx.load(request["model"]),
+        raised(onnx.load(request["model"])),
         nncf.Dataset(list(feeds(request))),
         preset=PRESETS[settings["preset"]] if "preset" in settings else None,
         subset_size=count(request),

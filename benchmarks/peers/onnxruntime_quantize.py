@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from feeds import feeds
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -21,6 +22,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from opset import raised
 
 TYPES = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
 METHODS = {
@@ -54,12 +56,13 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _prepare(model: Path, folder: Path) -> tuple[Path, str]:
-    prepared = folder / "prepared.onnx"
+    prepared, source = folder / "prepared.onnx", folder / "source.onnx"
+    onnx.save(raised(onnx.load(model)), source)
     try:
-        quant_pre_process(model, prepared)
+        quant_pre_process(source, prepared)
     except Exception as error:  # noqa: BLE001 - its symbolic shape inference gives up in many ways
         print(f"symbolic shape inference failed: {error}")
-        quant_pre_process(model, prepared, skip_symbolic_shape=True)
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
         return prepared, "without symbolic shape inference"
     return prepared, "quant_pre_process"
 

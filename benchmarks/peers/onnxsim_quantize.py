@@ -8,12 +8,13 @@ from typing import Any
 import onnx
 import onnxsim
 from feeds import feeds
+from opset import raised
 
 
 def work(request: dict[str, Any]) -> dict[str, Any]:
     """Simplify, as its documentation suggests, quantize, write."""
     settings = request["settings"]
-    simplified, same = onnxsim.simplify(onnx.load(request["model"]))
+    simplified, same = onnxsim.simplify(raised(onnx.load(request["model"])))
     if settings["kind"] == "dynamic":
         quantized = onnxsim.quantize_dynamic(simplified)
     else:
