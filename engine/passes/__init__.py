@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from engine.passes.contract import Pass, Searchable
+from engine.passes.drop_blocks import DropBlocks
 from engine.passes.float16 import Float16
 from engine.passes.quantize_dynamic import QuantizeDynamic
 from engine.passes.quantize_static import QuantizeStatic
@@ -14,7 +15,7 @@ from engine.passes.quantize_weights import QuantizeWeights
 from engine.passes.simplify import Simplify
 
 AnyPass = Annotated[
-    Simplify | QuantizeStatic | QuantizeDynamic | QuantizeWeights | Float16, Field(discriminator="type")
+    Simplify | DropBlocks | QuantizeStatic | QuantizeDynamic | QuantizeWeights | Float16, Field(discriminator="type")
 ]
 
 PASSES: tuple[type[Pass], ...] = get_args(get_args(AnyPass)[0])

@@ -1,7 +1,7 @@
 """The work of the `quantize_weights` pass."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from engine.calibrate.first import First
 from engine.calibrate.paired import Sums, Tap, paired_moments
 from engine.errors import SpecInvalidError, VerificationFailedError
 from engine.graph import io
@@ -329,8 +330,9 @@ def _solve(
     model: ir.Model, layers: Sequence[Layer], step: "QuantizeWeights", context: Context
 ) -> Iterator[tuple[Layer, Quantized, dict[str, Any]]]:
     """Quantize layer after layer; the caller must write each result into the model before it asks for the next."""
+    assert context.calibration is not None
     teacher = io.copy(model)
-    samples = _Some(context.calibration, _CALIBRATION_RUNS)
+    samples = First(context.calibration, _CALIBRATION_RUNS)
     done = 0
     for stage in _stages(layers):
         taps = {layer.name: _tap(layer) for layer in stage}
@@ -430,25 +432,6 @@ def _weight_facts(layer: Layer, quantized: Quantized) -> dict[str, Any]:
 
 def _round(value: float) -> float:
     return float(f"{value:.4g}")
-
-
-class _Some:
-    """The first samples of more."""
-
-    def __init__(self, samples: Any, most: int) -> None:
-        self._samples = samples
-        self._most = most
-
-    def __len__(self) -> int:
-        return min(len(self._samples), self._most)
-
-    def batches(self, size: int) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
-        left = len(self)
-        for feed in self._samples.batches(size):
-            if left <= 0:
-                return
-            yield {name: array[:left] for name, array in feed.items()}
-            left -= size
 
 
 class _Writer:

@@ -1,0 +1,29 @@
+"""The first samples of more: a search that runs networks many times looks at some."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy.typing as npt
+
+from engine.passes.contract import Samples
+
+
+class First:
+    """At most `most` samples, in the order of all."""
+
+    def __init__(self, samples: Samples, most: int) -> None:
+        self._samples = samples
+        self._most = most
+
+    def __len__(self) -> int:
+        """Give the number of samples."""
+        return min(len(self._samples), self._most)
+
+    def batches(self, size: int) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+        """Yield the samples, `size` at a time; the last batch may be smaller."""
+        left = len(self)
+        for feed in self._samples.batches(size):
+            if left <= 0:
+                return
+            yield {name: array[:left] for name, array in feed.items()}
+            left -= size

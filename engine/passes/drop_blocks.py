@@ -1,0 +1,89 @@
+"""The `drop_blocks` pass: its parameters and its documentation; the work is in engine.prune.blocks."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from engine.passes.contract import Context, Observe, Pass, Searchable
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from engine.inspection import Inspection
+    from engine.report import Change, Refusal
+
+
+class DropBlocks(Pass):
+    """Drop whole residual branches: Add(x, f(x)) becomes x.
+
+    Every branch is scored by itself: the network runs without it on calibration data, and what it says is compared with
+    what the original says (KL divergence where the outputs score classes, else the share of noise in them). Then the
+    branches of least damage go one after another, each judged beside those that are gone, until `count` or `share` is
+    reached or the damage would pass the limit. No labels are needed. The scores of all branches are in the report.
+    """
+
+    type: Literal["drop_blocks"] = "drop_blocks"
+    needs_data: ClassVar[bool] = True
+
+    count: Annotated[int | None, Searchable(low=1, high=32)] = Field(
+        None, ge=1, le=4096, description="At most so many branches go; null: as many as the limit allows."
+    )
+    share: Annotated[float | None, Searchable(low=0.05, high=0.5)] = Field(
+        None, gt=0, lt=1, description="At most this share of the branches goes, rounded down, at least one."
+    )
+    max_kl: float | None = Field(
+        0.05,
+        gt=0,
+        le=100,
+        description="Largest KL divergence (nats) from the original where outputs score classes; null: no limit.",
+    )
+    min_sqnr_db: float | None = Field(
+        15.0,
+        ge=-20,
+        le=200,
+        description="Least signal-to-noise ratio (dB) of the outputs where they do not; null: no limit.",
+    )
+    samples: int = Field(128, ge=2, le=4096, description="Calibration samples that every candidate is scored on.")
+
+    def requires(self, inspection: "Inspection") -> "Refusal | None":
+        """Refuse networks without a sum."""
+        from engine.report import Refusal
+
+        if not inspection.ops.get("Add"):
+            return Refusal(code="not_applicable", reason="The network has no Add, so it has no residual branch.")
+        return None
+
+    def check(self, model: "ir.Model") -> "Refusal | None":
+        """Refuse a network without a branch that can go; name the first sum that looked like one, and why it stays."""
+        from engine.prune.blocks import find_blocks
+        from engine.report import Refusal
+
+        blocks = find_blocks(model)
+        if blocks.found:
+            return None
+        if blocks.refused:
+            node, reason = next(iter(blocks.refused.items()))
+            return Refusal(
+                code="not_applicable",
+                reason=f"No residual branch can go; the first, `{node}`, stays because {reason}.",
+                node=node,
+            )
+        return Refusal(code="not_applicable", reason="The network has no residual branch with weights of its own.")
+
+    def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
+        """Drop branches in place and say what each one was worth."""
+        del observations
+        from engine.prune.blocks import drop_blocks
+
+        return drop_blocks(model, self, context)
+
+    def most(self, blocks: int) -> int:
+        """Give how many of so many branches may go."""
+        limits = [blocks]
+        if self.count is not None:
+            limits.append(self.count)
+        if self.share is not None:
+            limits.append(max(1, math.floor(self.share * blocks)))
+        return min(limits)

@@ -1,0 +1,1 @@
+"""Smaller networks: fewer blocks, thinner layers, fewer weights."""

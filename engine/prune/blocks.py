@@ -1,0 +1,318 @@
+"""The work of the `drop_blocks` pass: residual branches Add(x, f(x)) that the network hardly misses."""
+
+import heapq
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import onnx_ir as ir
+
+from engine.calibrate.first import First
+from engine.errors import EngineError
+from engine.graph import io
+from engine.graph.sizes import infer
+from engine.measure import providers
+from engine.measure.quality import Evaluator
+from engine.passes.contract import Context
+from engine.report import Change, Refusal
+
+if TYPE_CHECKING:
+    from engine.passes.drop_blocks import DropBlocks
+
+_SUM = frozenset({"Add"})
+
+
+@dataclass(frozen=True)
+class Block:
+    """A residual branch: without it the sum's output is `skip`."""
+
+    name: str
+    sum: ir.Node
+    skip: int  # which input of the sum stays
+    nodes: tuple[ir.Node, ...] = field(repr=False)  # nobody else needs them
+
+    @property
+    def output(self) -> str:
+        """Name of the sum's output: it is unique, names of nodes need not be."""
+        return str(self.sum.outputs[0].name)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights that go."""
+        return _weights(set(self.nodes))
+
+
+@dataclass
+class Blocks:
+    """Branches in topological order, and sums that only look like one, with the reason."""
+
+    found: list[Block] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def find_blocks(model: ir.Model) -> Blocks:
+    """List the residual branches whose removal keeps the graph valid; nothing is changed."""
+    shapes = infer(model)
+    blocks = Blocks()
+    for node in model.graph:
+        if node.op_type not in _SUM or any(value is None or value.is_initializer() for value in node.inputs):
+            continue
+        skip = _skip(node)
+        if skip is None:
+            continue
+        name = node.name or str(node.outputs[0].name)
+        kept = node.inputs[skip]
+        assert kept is not None
+        block = Block(name, node, skip, tuple(_dead(model, node, skip)))
+        branch = node.inputs[1 - skip]
+        if branch is None or not _weights(_between(kept, branch)):
+            continue  # a formula, like the one of GELU: nothing to save
+        if shapes.shape(kept) is None or shapes.shape(kept) != shapes.shape(node.outputs[0]):
+            blocks.refused[name] = "its shape is not known to be that of its input"
+        elif node.outputs[0].is_graph_output():
+            blocks.refused[name] = "it gives an output of the network"
+        elif not _between(kept, branch) <= set(block.nodes):
+            blocks.refused[name] = "a part of it is needed elsewhere"
+        else:
+            blocks.found.append(block)
+    return blocks
+
+
+def without(model: ir.Model, blocks: Mapping[str, int]) -> ir.Model:
+    """Copy a network without these branches, given as {name of the sum's output: which input stays}."""
+    thinner = io.copy(model)
+    drop(thinner, blocks)
+    return thinner
+
+
+def drop(model: ir.Model, blocks: Mapping[str, int]) -> None:
+    """Remove branches in place."""
+    for output, skip in blocks.items():
+        node = next((node for node in model.graph if node.outputs[0].name == output), None)
+        if node is None:
+            continue  # it stood inside of a branch that is gone
+        kept = node.inputs[skip]
+        assert kept is not None
+        node.outputs[0].replace_all_uses_with(kept)
+        _remove_dead(model)
+
+
+def drop_blocks(model: ir.Model, step: "DropBlocks", context: Context) -> Change | Refusal:
+    """Score every branch on calibration data, then remove the cheapest ones in place."""
+    blocks = find_blocks(model)
+    most = step.most(len(blocks.found))
+    with tempfile.TemporaryDirectory(prefix="blocks-") as folder, _Judge(step, context, Path(folder)) as judge:
+        alone = {
+            block.output: judge.score(without(model, {block.output: block.skip}), block.name)
+            for block in _told(blocks.found, context)
+        }
+        chosen, damage = _greedy(model, blocks.found, alone, judge, most)
+    told = [
+        {
+            "node": block.name,
+            "parameters": block.parameters,
+            judge.metric: _round(alone[block.output]),
+            "dropped": block.output in chosen,
+            **({"reason": judge.failed[block.name]} if block.name in judge.failed else {}),
+        }
+        for block in blocks.found
+    ]
+    if not chosen:
+        best = min(blocks.found, key=lambda block: alone[block.output])
+        return Refusal(
+            code="too_lossy",
+            reason=f"Without the cheapest of {len(told)} residual branches, {judge.said(alone[best.output])};"
+            f" {judge.limit()} is allowed.",
+            node=best.name,
+            hint="Allow more, or restore quality afterwards (reconstruct, distill).",
+        )
+    drop(model, {block.output: block.skip for block in blocks.found if block.output in chosen})
+    return Change(
+        summary=f"{len(chosen)} of {len(told)} residual branches are gone; on calibration data {judge.said(damage)}.",
+        details={
+            "metric": judge.metric,
+            "after": _round(damage),
+            "samples": judge.samples,
+            "blocks": told,
+            "order": [block.name for output in chosen for block in blocks.found if block.output == output],
+            "not_considered": [{"node": node, "reason": reason} for node, reason in blocks.refused.items()],
+        },
+    )
+
+
+def _told(blocks: list[Block], context: Context) -> Iterator[Block]:
+    for number, block in enumerate(blocks):
+        context.progress(0.5 * number / len(blocks), f"scored {number} of {len(blocks)} residual branches")
+        yield block
+
+
+def _greedy(
+    model: ir.Model, blocks: list[Block], alone: Mapping[str, float], judge: "_Judge", most: int
+) -> tuple[dict[str, int], float]:
+    """Take the branch of the least damage beside what is gone already, until the limit.
+
+    Damage hardly ever falls when more is gone, so a branch is only judged anew when its last score is the least.
+    """
+    of = {block.output: block for block in blocks}
+    waiting = [(score, 0, output) for output, score in alone.items()]
+    heapq.heapify(waiting)
+    gone: dict[str, int] = {}
+    damage = 0.0
+    while waiting and len(gone) < most:
+        score, after, output = heapq.heappop(waiting)
+        if not judge.allows(score):
+            break
+        if after == len(gone):
+            gone[output], damage = of[output].skip, score
+            continue
+        fresh = judge.score(without(model, {**gone, output: of[output].skip}), of[output].name)
+        heapq.heappush(waiting, (fresh, len(gone), output))
+        judge.context.progress(0.5 + 0.2 * len(gone) / most, f"{len(gone)} of at most {most} branches dropped")
+    return gone, damage
+
+
+class _Judge:
+    """Holds networks against the original on calibration data: by KL where it scores classes, else by noise."""
+
+    def __init__(self, step: "DropBlocks", context: Context, folder: Path) -> None:
+        assert context.calibration is not None
+        self.context = context
+        self._step = step
+        self.failed: dict[str, str] = {}
+        samples = First(context.calibration, step.samples)
+        self.samples = len(samples)
+        self._path = folder / "network.onnx"
+        self._evaluator = Evaluator(self._session(context.original), samples, scratch=folder)
+        own = self._scores(context.original)
+        self.metric = "kl" if "kl" in own else "noise_share"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._evaluator.close()
+
+    def score(self, model: ir.Model, name: str) -> float:
+        """Give the damage, less is better; infinity where the network does not run as the original does."""
+        try:
+            found = self._scores(model)
+        except EngineError as error:
+            self.failed[name] = error.message
+            return float("inf")
+        return found["kl"] if self.metric == "kl" else float(10 ** (-found["sqnr_db"] / 10))
+
+    def allows(self, score: float) -> bool:
+        """Say whether this much damage is allowed; what does not run never is."""
+        limit = self._limit()
+        return score < float("inf") and (limit is None or score <= limit)
+
+    def said(self, score: float) -> str:
+        """Put a score into words."""
+        named = "the KL divergence from the original is" if self.metric == "kl" else "the noise in the outputs is"
+        return f"{named} {score:.3g}" + ("" if self.metric == "kl" else " of their energy")
+
+    def limit(self) -> str:
+        """Put the limit into words."""
+        limit = self._limit()
+        return "a network that runs" if limit is None else f"{limit:.3g}"
+
+    def _limit(self) -> float | None:
+        if self.metric == "kl":
+            return self._step.max_kl
+        least = self._step.min_sqnr_db
+        return None if least is None else float(10 ** (-least / 10))
+
+    def _scores(self, model: ir.Model) -> dict[str, float]:
+        return {each.metric: each.compressed for each in self._evaluator.evaluate(self._session(model))}
+
+    def _session(self, model: ir.Model) -> Any:
+        io.save(model, self._path)
+        return providers.session(self._path, self.context.target)
+
+
+def _skip(node: ir.Node) -> int | None:
+    """Say which input of a sum the other one is computed from."""
+    left, right = node.inputs
+    assert left is not None
+    assert right is not None
+    if left is right:
+        return None
+    if left in _ancestors(right):
+        return 0
+    return 1 if right in _ancestors(left) else None
+
+
+def _ancestors(value: ir.Value) -> set[ir.Value]:
+    found: set[ir.Value] = set()
+    waiting = [value]
+    while waiting:
+        producer = waiting.pop().producer()
+        for each in () if producer is None else producer.inputs:
+            if each is not None and each not in found:
+                found.add(each)
+                waiting.append(each)
+    return found
+
+
+def _dead(model: ir.Model, node: ir.Node, skip: int) -> list[ir.Node]:
+    """List what nobody needs once the sum is gone."""
+    kept, branch = node.inputs[skip], node.inputs[1 - skip]
+    assert branch is not None
+    ancestors = _ancestors(branch) | {branch}
+    gone: set[ir.Node] = set()
+    for each in reversed(list(model.graph)):
+        if ancestors.isdisjoint(each.outputs) or kept in each.outputs:
+            continue
+        readers = [use.node for value in each.outputs for use in value.uses()]
+        seen = any(value.is_graph_output() for value in each.outputs)
+        if not seen and all(reader is node or reader in gone for reader in readers):
+            gone.add(each)
+    return [each for each in model.graph if each in gone]
+
+
+def _between(kept: ir.Value, branch: ir.Value) -> set[ir.Node]:
+    """Give the nodes that make one value of another."""
+    before = _ancestors(branch) | {branch}
+    return {node for node in _readers(kept) if not before.isdisjoint(node.outputs)}
+
+
+def _readers(value: ir.Value) -> set[ir.Node]:
+    """Give all nodes that need a value, directly or through others."""
+    found: set[ir.Node] = set()
+    waiting = [value]
+    while waiting:
+        for use in waiting.pop().uses():
+            if use.node not in found:
+                found.add(use.node)
+                waiting.extend(use.node.outputs)
+    return found
+
+
+def _weights(nodes: set[ir.Node]) -> int:
+    """Count the weights that only these nodes read; scalars are part of a formula, integers of a shape."""
+    values = {value for node in nodes for value in node.inputs if value is not None and value.is_initializer()}
+    return sum(
+        value.const_value.size
+        for value in values
+        if value.const_value is not None
+        and value.const_value.size > 1
+        and value.const_value.dtype.is_floating_point()
+        and all(use.node in nodes for use in value.uses())
+    )
+
+
+def _remove_dead(model: ir.Model) -> None:
+    before = {value for node in model.graph for value in node.inputs if value is not None and value.is_initializer()}
+    for node in reversed(list(model.graph)):
+        if any(value.is_graph_output() or value.uses() for value in node.outputs):
+            continue
+        model.graph.remove(node, safe=True)
+    for value in before:
+        if not value.uses() and not value.is_graph_output() and value.name in model.graph.initializers:
+            model.graph.initializers.pop(str(value.name))
+
+
+def _round(value: float) -> float | None:
+    return float(f"{value:.4g}") if value < float("inf") else None
