@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine.errors import EngineError
     from engine.fit import check_arrays, check_data, check_fit
-    from engine.inspection import DatasetInspection, Inspection, inspect_dataset, inspect_model
+    from engine.inspection import DatasetInspection, Inspection, inspect_archive, inspect_dataset, inspect_model
     from engine.passes import list_passes
     from engine.pipeline import run
     from engine.report import Report
@@ -28,6 +28,7 @@ __all__ = [
     "check_arrays",
     "check_data",
     "check_fit",
+    "inspect_archive",
     "inspect_dataset",
     "inspect_model",
     "list_passes",
@@ -46,6 +47,7 @@ _HOME = {
     "check_arrays": "engine.fit",
     "check_data": "engine.fit",
     "check_fit": "engine.fit",
+    "inspect_archive": "engine.inspection",
     "inspect_dataset": "engine.inspection",
     "inspect_model": "engine.inspection",
     "list_passes": "engine.passes",

@@ -1,20 +1,14 @@
-"""Named arrays for calibration and evaluation: what an untrusted `.npz` holds, and how samples are split and fed."""
+"""Named arrays for calibration and evaluation: what an untrusted file holds, and how samples are split and fed."""
 
-import stat
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
-from math import prod
-from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal, Self, get_args
+from pathlib import Path
+from typing import Any, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from engine.containers import Container, Header, Varying, open_container
 from engine.errors import DatasetInvalidError
 from engine.inspection import ArrayInfo, DatasetInspection, TensorInfo
 from engine.spec import TaskMetric
@@ -23,52 +17,20 @@ LABEL = "label"
 UNLABELLED = -1
 CALIBRATION_SAMPLES = 512
 _SEED = 0
-_MOST_BYTES = 64 << 30
-_MOST_ARRAYS = 256
-# Small archives may be packed as tightly as they like: masks of ones are.
-_UNPACKED_FREE_BYTES = 256 << 20
-_MOST_RATIO = 100
-_CHUNK_BYTES = 4 << 20
-_KINDS = "biuf"
 
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class _Header:
-    shape: tuple[int, ...]
-    fortran_order: bool
-    dtype: np.dtype[Any]
-    offset: int
-
-    @property
-    def nbytes(self) -> int:
-        return prod(self.shape) * self.dtype.itemsize
-
-
 def inspect(path: Path, *, metric: str | None = None) -> DatasetInspection:
-    """Check an untrusted `.npz` and say what it holds; raises DatasetInvalidError."""
+    """Check an untrusted file and say what it holds; raises DatasetInvalidError."""
     if metric is not None and metric not in get_args(TaskMetric):
         raise DatasetInvalidError(
             f"The metric `{metric}` is not known.", hint=f"Known are {', '.join(get_args(TaskMetric))}."
         )
-    with _open(path) as archive:
-        headers = {name: _checked(archive, name) for name in _members(archive, path.stat().st_size)}
-        counts = {header.shape[0] for header in headers.values() if header.shape}
-        scalars = sorted(name for name, header in headers.items() if not header.shape)
-        if scalars:
-            raise DatasetInvalidError(
-                f"Array `{scalars[0]}` is a single number; its first axis must count the samples."
-            )
-        if len(counts) != 1:
-            sizes = ", ".join(f"{name} {header.shape[0]}" for name, header in sorted(headers.items()))
-            raise DatasetInvalidError(f"The arrays differ in the number of samples (first axis): {sizes}.")
-        samples = counts.pop()
-        if samples == 0:
-            raise DatasetInvalidError("The dataset holds no samples.")
-        if set(headers) == {LABEL}:
-            raise DatasetInvalidError("The dataset holds labels, but no inputs.")
-        labelled = _count_labelled(archive, headers)
+    with open_container(path) as container, tempfile.TemporaryDirectory(prefix="labels-") as scratch:
+        headers = container.check()
+        samples = _count(headers)
+        labelled = _count_labelled(container, headers, Path(scratch))
     found = {
         name: ArrayInfo(name=name, dtype=header.dtype.name, shape=header.shape) for name, header in headers.items()
     }
@@ -85,18 +47,20 @@ def inspect(path: Path, *, metric: str | None = None) -> DatasetInspection:
 
 
 class Dataset:
-    """A checked `.npz`, opened for use: stored arrays are mapped from the file, packed large ones unpacked beside it."""
+    """A checked file, opened for use; arrays are mapped from it where that can be."""
 
-    def __init__(self, arrays: Mapping[str, Array], label: Array | None) -> None:
+    def __init__(self, arrays: Mapping[str, Array | Varying], label: Array | None) -> None:
         self.arrays = dict(arrays)
         self.label = label
 
     @classmethod
     def open(cls, path: Path, scratch: Path) -> Self:
         """Open the arrays without reading them into memory where that can be avoided."""
-        with _open(path) as archive:
-            arrays = {name: _mapped(archive, path, name, scratch) for name in _members(archive, path.stat().st_size)}
+        with open_container(path) as container:
+            arrays = {name: container.array(name, scratch) for name in container.names()}
         label = arrays.pop(LABEL, None)
+        # Varying labels were refused.
+        assert not isinstance(label, Varying)
         return cls(arrays, label)
 
     def __len__(self) -> int:
@@ -135,7 +99,9 @@ class Dataset:
 class Samples:
     """Some samples of a dataset; batches are cast by value to the types that the network takes."""
 
-    def __init__(self, arrays: Mapping[str, Array], dtypes: Mapping[str, Any], indices: npt.NDArray[np.int64]) -> None:
+    def __init__(
+        self, arrays: Mapping[str, Array | Varying], dtypes: Mapping[str, Any], indices: npt.NDArray[np.int64]
+    ) -> None:
         self._arrays = arrays
         self._dtypes = dtypes
         self._indices = indices
@@ -145,13 +111,24 @@ class Samples:
         return len(self._indices)
 
     def batches(self, size: int) -> Iterator[dict[str, Array]]:
-        """Yield all samples in order, `size` at a time; the last batch may be smaller."""
-        for start in range(0, len(self._indices), size):
-            chosen = self._indices[start : start + size]
+        """Yield all samples in order, `size` at a time; the last batch, or one before a sample of another size, is smaller."""
+        for chosen in self._runs(size):
             yield {
                 name: np.ascontiguousarray(array[chosen]).astype(self._dtypes[name], copy=False)
                 for name, array in self._arrays.items()
             }
+
+    def _runs(self, size: int) -> Iterator[npt.NDArray[np.int64]]:
+        varying = [array for array in self._arrays.values() if isinstance(array, Varying)]
+        start = 0
+        while start < len(self._indices):
+            stop = start + 1
+            while stop < min(start + size, len(self._indices)) and all(
+                array.shapes[self._indices[stop]] == array.shapes[self._indices[start]] for array in varying
+            ):
+                stop += 1
+            yield self._indices[start:stop]
+            start = stop
 
 
 def random_samples(
@@ -195,122 +172,30 @@ def _dtype(name: str) -> Any:
     return np.dtype(name)
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+def _count(headers: Mapping[str, Header]) -> int:
+    """Give the number of samples; every array must have as many."""
+    scalars = sorted(name for name, header in headers.items() if not header.shape)
+    if scalars:
+        raise DatasetInvalidError(f"Array `{scalars[0]}` is a single number; its first axis must count the samples.")
+    counts = {header.shape[0] for header in headers.values()}
+    if len(counts) != 1:
+        sizes = ", ".join(f"{name} {header.shape[0]}" for name, header in sorted(headers.items()))
+        raise DatasetInvalidError(f"The arrays differ in the number of samples (first axis): {sizes}.")
+    samples = counts.pop()
+    if not samples:
+        raise DatasetInvalidError("The dataset holds no samples.")
+    if set(headers) == {LABEL}:
+        raise DatasetInvalidError("The dataset holds labels, but no inputs.")
+    if LABEL in headers and None in headers[LABEL].shape:
         raise DatasetInvalidError(
-            "The file is not an .npz archive.", hint="Write it with numpy.savez or numpy.savez_compressed."
-        ) from error
-    with archive:
-        try:
-            yield archive
-        except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, OSError) as error:
-            raise DatasetInvalidError("The archive is damaged or truncated.") from error
-        except zlib.error as error:
-            raise DatasetInvalidError("The archive's compressed data are damaged.") from error
+            "The labels differ in size from sample to sample.", hint="Fill short ones up with -1 to one size."
+        )
+    return samples
 
 
-def _members(archive: zipfile.ZipFile, packed: int) -> list[str]:
-    """Give the names of the arrays, or refuse an archive that is not what numpy writes."""
-    entries = archive.infolist()
-    if not entries:
-        raise DatasetInvalidError("The archive holds no arrays.")
-    if len(entries) > _MOST_ARRAYS:
-        raise DatasetInvalidError(f"The archive holds {len(entries)} members; {_MOST_ARRAYS} are the limit.")
-    names = [entry.filename for entry in entries]
-    if len(set(names)) != len(names):
-        raise DatasetInvalidError("The archive names a member twice.")
-    for entry in entries:
-        _check_entry(entry)
-    unpacked = sum(entry.file_size for entry in entries)
-    if unpacked > _MOST_BYTES:
-        raise DatasetInvalidError(f"The arrays take {unpacked} bytes; {_MOST_BYTES} are the limit.")
-    if unpacked > max(_UNPACKED_FREE_BYTES, _MOST_RATIO * packed):
-        raise DatasetInvalidError("The archive unpacks to more than 100 times its size.")
-    spans = sorted((entry.header_offset, entry.header_offset + entry.compress_size) for entry in entries)
-    if any(start < end for (_, end), (start, _) in pairwise(spans)):
-        raise DatasetInvalidError("Members of the archive overlap.")
-    return [name.removesuffix(".npy") for name in names]
-
-
-def _check_entry(entry: zipfile.ZipInfo) -> None:
-    name = entry.filename
-    parts = PurePosixPath(name).parts
-    if not name.endswith(".npy") or name == ".npy":
-        raise DatasetInvalidError("The archive holds a member that is not an array (.npy).")
-    if name.startswith("/") or ".." in parts or "\\" in name or "\0" in entry.orig_filename:
-        raise DatasetInvalidError("The archive holds a member with a name that leaves the archive.")
-    if stat.S_ISLNK(entry.external_attr >> 16):
-        raise DatasetInvalidError("The archive holds a symbolic link.")
-    if entry.flag_bits & 1:
-        raise DatasetInvalidError("The archive is encrypted.")
-    if entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-        raise DatasetInvalidError("The archive is compressed by a method that numpy does not write.")
-
-
-def _header(stream: IO[bytes], name: str) -> _Header:
-    try:
-        version = np.lib.format.read_magic(stream)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, fortran_order, dtype = read(stream)
-    except (ValueError, KeyError, SyntaxError, TypeError) as error:
-        raise DatasetInvalidError(f"`{name}` is not a numpy array.") from error
-    if dtype.kind not in _KINDS or dtype.hasobject or dtype.itemsize > 8:
-        raise DatasetInvalidError(f"Array `{name}` has type {dtype}; only numbers and booleans are taken.")
-    if any(size < 0 for size in shape):
-        raise DatasetInvalidError(f"Array `{name}` has a negative size.")
-    return _Header(tuple(int(size) for size in shape), fortran_order, dtype, stream.tell())
-
-
-def _checked(archive: zipfile.ZipFile, name: str) -> _Header:
-    """Read an array once from end to end: its length, its checksum, and that all numbers are finite."""
-    entry = archive.getinfo(name + ".npy")
-    with archive.open(entry) as stream:
-        header = _header(stream, name)
-        if header.offset + header.nbytes != entry.file_size:
-            raise DatasetInvalidError(f"Array `{name}` is truncated or has bytes behind it.")
-        chunk = max(1, _CHUNK_BYTES // header.dtype.itemsize) * header.dtype.itemsize
-        while data := stream.read(chunk):
-            if header.dtype.kind == "f" and not np.isfinite(np.frombuffer(data, header.dtype)).all():
-                raise DatasetInvalidError(f"Array `{name}` holds NaN or infinity.")
-    return header
-
-
-def _count_labelled(archive: zipfile.ZipFile, headers: Mapping[str, _Header]) -> int:
+def _count_labelled(container: Container, headers: Mapping[str, Header], scratch: Path) -> int:
     if LABEL not in headers:
         return 0
-    header = headers[LABEL]
-    if len(header.shape) != 1 or header.dtype.kind != "i":
-        return header.shape[0]
-    counted = 0
-    with archive.open(LABEL + ".npy") as stream:
-        _header(stream, LABEL)
-        while data := stream.read(_CHUNK_BYTES):
-            counted += int((np.frombuffer(data, header.dtype) != UNLABELLED).sum())
-    return counted
-
-
-def _mapped(archive: zipfile.ZipFile, path: Path, name: str, scratch: Path) -> Array:
-    entry = archive.getinfo(name + ".npy")
-    with archive.open(entry) as stream:
-        header = _header(stream, name)
-        order: Literal["F", "C"] = "F" if header.fortran_order else "C"
-        if entry.compress_type == zipfile.ZIP_STORED and header.nbytes:
-            place = _data_offset(path, entry) + header.offset
-            return np.memmap(path, header.dtype, "r", place, header.shape, order)
-        if header.nbytes <= _UNPACKED_FREE_BYTES // 4:
-            return np.frombuffer(stream.read(header.nbytes), header.dtype).reshape(header.shape, order=order)
-        with tempfile.NamedTemporaryFile(dir=scratch, prefix="array-", delete=False) as unpacked:
-            while data := stream.read(_CHUNK_BYTES):
-                unpacked.write(data)
-    return np.memmap(unpacked.name, header.dtype, "r", 0, header.shape, order)
-
-
-def _data_offset(path: Path, entry: zipfile.ZipInfo) -> int:
-    """Find where a stored member's bytes start: after its local header, whose two lengths may differ from the directory's."""
-    with path.open("rb") as stream:
-        stream.seek(entry.header_offset + 26)
-        lengths = stream.read(4)
-    return entry.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
+    label = container.array(LABEL, scratch)
+    assert not isinstance(label, Varying)
+    return int(is_labelled(label).sum())

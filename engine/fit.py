@@ -83,10 +83,15 @@ def _check_array(array: ArrayInfo, tensor: TensorInfo) -> None:
             f" {len(tensor.shape)}: {_shape(tensor)}.",
             hint="The first axis counts the samples; it stands where the network's batch axis is.",
         )
+    if None in array.shape and isinstance(tensor.shape[0], int) and tensor.shape[0] != 1:
+        raise DatasetInvalidError(
+            f"Array `{array.name}` varies from sample to sample, but the network takes {tensor.shape[0]} at a time."
+        )
     for axis, (size, wanted) in enumerate(zip(array.shape, tensor.shape, strict=True)):
         if axis > 0 and isinstance(wanted, int) and size != wanted:
             raise DatasetInvalidError(
-                f"Array `{array.name}` has size {size} on axis {axis}, but the network's input is {_shape(tensor)}."
+                f"Array `{array.name}` has {'varying sizes' if size is None else f'size {size}'} on axis {axis},"
+                f" but the network's input is {_shape(tensor)}."
             )
 
 

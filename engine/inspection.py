@@ -51,7 +51,7 @@ class ArrayInfo(_Value):
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...] = Field(description="null where the size varies from sample to sample.")
 
 
 class DatasetInspection(_Value):
@@ -75,7 +75,17 @@ def inspect_model(path: Path) -> Inspection:
     return inspected
 
 
+def inspect_archive(archive: Path, folder: Path, *, limit: int) -> Inspection:
+    """Unpack a zip of a network and its external data into an empty folder, as `model.onnx` and the others' own names.
+
+    At most `limit` bytes; raises as `inspect_model` does, also for what does not belong to the network.
+    """
+    network = import_module("engine.archive").unpack(archive, folder, limit=limit)
+    inspected: Inspection = import_module("engine.graph.intake").inspect(network, alone=True)
+    return inspected
+
+
 def inspect_dataset(path: Path, *, metric: str | None = None) -> DatasetInspection:
-    """Say what the `.npz` dataset in an untrusted file is; raises DatasetInvalidError."""
+    """Say what the dataset in an untrusted file is; raises DatasetInvalidError."""
     inspected: DatasetInspection = import_module("engine.dataset").inspect(path, metric=metric)
     return inspected

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from engine.calibrate import observe
+from engine.containers import find
 from engine.dataset import Dataset, random_samples
 from engine.decide import decide
 from engine.errors import (
@@ -353,8 +354,8 @@ class _Run:
 
 
 def _open_dataset(folder: Path, scratch: Path) -> tuple[Dataset | None, DatasetInspection | None]:
-    path = folder / "data.npz"
-    if not path.exists():
+    path = find(folder)
+    if path is None:
         return None, None
     declared = folder / "dataset.json"
     metric = json.loads(declared.read_bytes()).get("metric") if declared.exists() else None

@@ -72,8 +72,14 @@ def _inspect_model(workspace: Path, _payload: dict[str, Any], _tell: Tell) -> di
     return engine.inspect_model(workspace / "model" / "model.onnx").model_dump(mode="json")
 
 
+def _inspect_archive(workspace: Path, payload: dict[str, Any], _tell: Tell) -> dict[str, Any]:
+    archive, out = workspace / "model" / "archive.zip", workspace / "out"
+    return engine.inspect_archive(archive, out, limit=payload["limit"]).model_dump(mode="json")
+
+
 def _inspect_dataset(workspace: Path, payload: dict[str, Any], _tell: Tell) -> dict[str, Any]:
-    return engine.inspect_dataset(workspace / "data" / "data.npz", metric=payload["metric"]).model_dump(mode="json")
+    data = workspace / "data" / payload["file"]
+    return engine.inspect_dataset(data, metric=payload["metric"]).model_dump(mode="json")
 
 
 def _run(workspace: Path, payload: dict[str, Any], tell: Tell) -> dict[str, Any]:
@@ -94,6 +100,7 @@ def _targets(_workspace: Path, _payload: dict[str, Any], _tell: Tell) -> dict[st
 
 _VERBS: dict[str, Callable[[Path, dict[str, Any], Tell], dict[str, Any]]] = {
     "inspect_model": _inspect_model,
+    "inspect_archive": _inspect_archive,
     "inspect_dataset": _inspect_dataset,
     "run": _run,
     "targets": _targets,

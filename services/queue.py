@@ -19,6 +19,7 @@ from services.storage import Folder
 from settings import Settings
 
 _TEXT_LIMIT = 500
+_ARCHIVE = f"model/{artifacts.MODEL_ARCHIVE}"
 # Whoever loses a unit to another worker looks for the next one.
 _TRIES = 5
 # Longest pause after a loss that may happen again at once (a full disk, a database away).
@@ -51,6 +52,11 @@ class Claim:
     crashed_steps: frozenset[int]
     runtime_s: float
     memory_mb: int
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether what is to be inspected is a network's archive."""
+        return self.kind == "inspect_model" and any(item.path == _ARCHIVE for item in self.inputs)
 
 
 @dataclass(frozen=True)

@@ -224,9 +224,12 @@ class _Attempt:
             kind = engine.Inspection if claim.kind == "inspect_model" else engine.DatasetInspection
             found = kind.model_validate(value).model_dump(mode="json")
             folder = self._place.folder
-            return self._end(
-                lambda session: queue.finish_inspection(session, folder, claim.unit_id, claim.token, found)
-            )
+            with workspace.unpacked(folder, claim, self._settings.max_model_bytes, self._beat) as files:
+                return self._end(
+                    lambda session: queue.finish_inspection(
+                        session, folder, claim.unit_id, claim.token, found, files=files
+                    )
+                )
         report = engine.Report.model_validate(value.get("report"))
         inspection = engine.Inspection.model_validate(value.get("inspection"))
         limit = 2 * self._settings.max_model_bytes
@@ -273,7 +276,9 @@ class _Attempt:
         claim = self._claim
         payload: dict[str, Any] = {}
         if claim.kind == "inspect_dataset":
-            payload = {"metric": claim.metric}
+            payload = {"metric": claim.metric, "file": Path(claim.inputs[0].path).name}
+        if claim.is_archive:
+            return sandbox.Order("inspect_archive", workspace.path, {"limit": self._settings.max_model_bytes})
         if claim.kind == "run":
             (workspace.path / "data" / "dataset.json").write_text(_dataset_json(claim.metric))
             payload = {
@@ -288,8 +293,13 @@ class _Attempt:
             runtime_s=self._claim.runtime_s,
             memory_bytes=self._claim.memory_mb << 20,
             threads=os.cpu_count() or 1,
-            file_bytes=2 * self._settings.max_model_bytes if self._claim.kind == "run" else _SMALL,
+            file_bytes=self._file_bytes(),
         )
+
+    def _file_bytes(self) -> int:
+        if self._claim.is_archive:
+            return self._settings.max_model_bytes
+        return 2 * self._settings.max_model_bytes if self._claim.kind == "run" else _SMALL
 
 
 def _dataset_json(metric: str | None) -> str:

@@ -18,8 +18,10 @@ _REPORT_FILES = ("report.json", "report.md")
 _MODEL_FILE = "model.onnx"
 _REPORT_LIMIT = 64 << 20
 _CHECKPOINT = re.compile(r"\d\d[\w.-]{0,60}")
-_OUTPUT = re.compile(r"\w[\w.-]{0,100}")
+# As the engine takes and writes them.
+_OUTPUT = re.compile(r"\w[\w.:+=@,~-]{0,200}")
 _MAX_OUTPUTS = 64
+_MAX_UNPACKED = 2048
 _CHUNK = 1 << 20
 
 Beat = Callable[[], None]
@@ -84,6 +86,24 @@ class Workspace:
                 tuple(file for file in files if file.path not in _REPORT_FILES),
                 tuple(file for file in files if file.path in _REPORT_FILES),
             )
+
+    @contextmanager
+    def unpacked(self, folder: Folder, claim: Claim, limit: int, beat: Beat) -> Iterator[tuple[NewFile, ...]]:
+        """Give the files that the child took out of a network's archive, as `outputs` does; none where there was none."""
+        with ExitStack() as stack:
+            if not claim.is_archive:
+                yield ()
+                return
+            out = _open_folder(self.path, "out")
+            stack.callback(os.close, out)
+            names = _names(out)
+            if _MODEL_FILE not in names or len(names) > _MAX_UNPACKED:
+                raise OutputInvalidError(f"unexpected files of an archive: {names[:_MAX_OUTPUTS]}")
+            files, left = [], limit
+            for name in names:
+                files.append(self._take(stack, out, name, folder, claim.tenant_id, left, beat))
+                left -= files[-1].writer.finish().size
+            yield tuple(files)
 
     @staticmethod
     def _take(  # noqa: PLR0917 - one private call

@@ -55,8 +55,8 @@ _WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 _QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulNBits", "MatMulBnb4"})
 
 
-def inspect(path: Path) -> Inspection:
-    """Check an untrusted file and say what network it holds."""
+def inspect(path: Path, *, alone: bool = False) -> Inspection:
+    """Check an untrusted file and say what network it holds; `alone`: the files beside it must be its own."""
     size = path.stat().st_size
     if size > FILE_BYTES:
         raise ModelUnsupportedError(
@@ -70,6 +70,9 @@ def inspect(path: Path) -> Inspection:
     for graph in nodes.graphs:
         _check_tensors(graph)
     external = _check_external(nodes, path.parent)
+    strays = sorted(file.name for file in path.parent.iterdir() if file not in {path, *external}) if alone else []
+    if strays:
+        raise ModelInvalidError(f"The archive holds `{strays[0]}`, which the network does not name as external data.")
     _check_required_inputs(model, nodes)
     inputs, outputs = _boundary(model.graph)
     _check_with_onnx(path, nodes)

@@ -1,0 +1,93 @@
+"""What all containers of arrays give."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import DatasetInvalidError
+
+Array = npt.NDArray[Any]
+
+CHUNK_BYTES = 4 << 20
+MOST_BYTES = 64 << 30
+MOST_ARRAYS = 256
+_KINDS = "biuf"
+
+
+@dataclass(frozen=True)
+class Header:
+    """Shape and type of an array; a size is None on an axis where it varies from sample to sample."""
+
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+
+
+class Varying:
+    """The samples of an array that have sizes of their own; several of one size can be had as one array."""
+
+    def __init__(self, shapes: list[tuple[int, ...]], dtype: np.dtype[Any], read: "ReadSample") -> None:
+        self.shapes = shapes
+        self.dtype = dtype
+        self._read = read
+
+    def __len__(self) -> int:
+        """Give the number of samples."""
+        return len(self.shapes)
+
+    def __getitem__(self, chosen: npt.NDArray[np.int64]) -> Array:
+        """Give samples of one size, behind each other on a new first axis."""
+        return np.stack([self._read(int(index)) for index in chosen])
+
+
+class ReadSample(Protocol):
+    """Reads an array of one sample."""
+
+    def __call__(self, index: int) -> Array:
+        """Give it, without an axis for samples."""
+        ...
+
+
+class Container(Protocol):
+    """Named arrays in a file. Their first axis counts the samples."""
+
+    def check(self) -> dict[str, Header]:
+        """Read everything once and say what it is; raises DatasetInvalidError, also for NaN and infinity."""
+        ...
+
+    def names(self) -> list[str]:
+        """List the arrays."""
+        ...
+
+    def array(self, name: str, scratch: Path) -> Array | Varying:
+        """Give an array of a checked file, mapped from it or from a file in `scratch` where it is large."""
+        ...
+
+
+def check_type(name: str, dtype: np.dtype[Any]) -> None:
+    """Raise DatasetInvalidError for what is neither a number nor a boolean."""
+    if dtype.kind not in _KINDS or dtype.hasobject or dtype.itemsize > 8:
+        raise DatasetInvalidError(f"Array `{name}` has type {dtype}; only numbers and booleans are taken.")
+
+
+def check_finite(name: str, values: Array) -> None:
+    """Raise DatasetInvalidError for NaN and infinity."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise DatasetInvalidError(f"Array `{name}` holds NaN or infinity.")
+
+
+def nbytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Give the size of an array; Python's integers do not overflow."""
+    return prod(shape) * dtype.itemsize
+
+
+def flat_chunks(array: Array) -> Iterator[Array]:
+    """Yield all values of an array, some at a time."""
+    flat = array.reshape(-1)
+    step = max(1, CHUNK_BYTES // array.dtype.itemsize)
+    for start in range(0, len(flat), step):
+        yield flat[start : start + step]
