@@ -48,6 +48,12 @@ class Float16(Pass):
             return Refusal(code="already_done", reason=f"Most weights are {inspection.float_type} already.")
         return None
 
+    def prepare(self, model: "ir.Model") -> None:
+        """Look for weights in Constant nodes too."""
+        from engine.graph.weights import lift_weights
+
+        lift_weights(model)
+
     def check(self, model: "ir.Model") -> "Refusal | None":
         """Refuse a network without float32 weights, or with operators whose types are not known."""
         from engine.quantize.half import check

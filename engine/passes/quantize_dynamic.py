@@ -59,6 +59,12 @@ class QuantizeDynamic(Pass):
             )
         return None
 
+    def prepare(self, model: "ir.Model") -> None:
+        """Look for weights in Constant nodes too."""
+        from engine.graph.weights import lift_weights
+
+        lift_weights(model)
+
     def check(self, model: "ir.Model") -> "Refusal | None":
         """Refuse a network of which no layer can be quantized; name the first and why."""
         from engine.quantize.dynamic import check

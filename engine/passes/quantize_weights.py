@@ -74,6 +74,12 @@ class QuantizeWeights(Pass):
             return Refusal(code="not_applicable", reason=f"The network has no {', '.join(self.operators)}.")
         return None
 
+    def prepare(self, model: "ir.Model") -> None:
+        """Look for weights in Constant nodes too."""
+        from engine.graph.weights import lift_weights
+
+        lift_weights(model)
+
     def check(self, model: "ir.Model") -> "Refusal | None":
         """Refuse a network of which no layer can be quantized; name the first and why."""
         from engine.quantize.weights import check

@@ -62,6 +62,7 @@ def ranges(tools, model, step, feed):
 
 def apply(tools, model, feed=None, **parameters):
     step = Float16(**parameters)
+    step.prepare(model)
     refusal = step.check(model)
     if refusal is not None:
         return refusal
@@ -342,3 +343,17 @@ def test_integer_tensors_are_not_touched(tools):
     apply(tools, model, compute="half")
     assert model.graph.initializers["index"].dtype == ir.DataType.INT64
     assert numpy_helper.to_array(ir.to_proto(model.graph.initializers["index"].const_value)).tolist() == list(range(20))
+
+
+def test_weights_in_constant_nodes_are_found(tools):
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(noise((64, 80), 0))),
+        helper.make_node("Identity", ["w"], ["alias"]),
+        helper.make_node("MatMul", ["x", "alias"], ["y"], name="product"),
+    ]
+    model = tools.build(nodes, {"x": ["n", 64]}, {"y": ["n", 80]})
+    feed = {"x": noise((3, 64), 1)}
+    reference = tools.run(model, feed)["y"]
+    assert isinstance(apply(tools, model), Change)
+    assert tools.sqnr(reference, tools.run(model, feed)["y"]) > 15
+    assert io.weight_bytes(model) < 0.6 * 64 * 80 * 4

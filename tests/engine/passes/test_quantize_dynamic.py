@@ -2,7 +2,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from engine.errors import SpecInvalidError, VerificationFailedError
 from engine.graph import io
@@ -53,6 +53,7 @@ def ids(rows=3, seed=9):
 
 def apply(tools, model, target=None, **parameters):
     step = QuantizeDynamic(**parameters)
+    step.prepare(model)
     refusal = step.check(model)
     if refusal is not None:
         return refusal
@@ -258,3 +259,17 @@ def test_stored_weights_are_rounded_as_those_in_memory_but_only_when_written(too
     apply(tools, loaded)
     assert any(isinstance(value.const_value, ir.LazyTensor) for value in stored.graph.initializers.values())
     assert io.to_bytes(stored) == io.to_bytes(loaded)
+
+
+def test_weights_in_constant_nodes_are_found(tools):
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(noise((64, 80), 0))),
+        helper.make_node("Identity", ["w"], ["alias"]),
+        helper.make_node("MatMul", ["x", "alias"], ["y"], name="product"),
+    ]
+    model = tools.build(nodes, {"x": ["n", 64]}, {"y": ["n", 80]})
+    feed = {"x": noise((3, 64), 1)}
+    reference = tools.run(model, feed)["y"]
+    assert isinstance(apply(tools, model), Change)
+    assert tools.sqnr(reference, tools.run(model, feed)["y"]) > 15
+    assert io.weight_bytes(model) < 0.6 * 64 * 80 * 4

@@ -2,7 +2,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from engine.errors import SpecInvalidError, VerificationFailedError
 from engine.graph import io
@@ -10,6 +10,10 @@ from engine.measure import providers
 from engine.passes.quantize_weights import QuantizeWeights
 from engine.report import Change, Refusal
 from engine.spec import Target
+
+
+def noise(shape, seed):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def correlated(rows, inputs, seed=0):
@@ -61,6 +65,7 @@ def convolutions(tools, *, opset=17):
 
 def apply(tools, model, samples=None, **parameters):
     step = QuantizeWeights(**parameters)
+    step.prepare(model)
     refusal = step.check(model)
     if refusal is not None:
         return refusal
@@ -304,3 +309,17 @@ def test_stored_weights_are_rounded_as_those_in_memory_but_only_when_written(too
     np.testing.assert_array_equal(
         tools.run(ir.load(tmp_path / "small.onnx"), {"x": x})["y"], tools.run(loaded, {"x": x})["y"]
     )
+
+
+def test_weights_in_constant_nodes_are_found(tools):
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(noise((64, 80), 0))),
+        helper.make_node("Identity", ["w"], ["alias"]),
+        helper.make_node("MatMul", ["x", "alias"], ["y"], name="product"),
+    ]
+    model = tools.build(nodes, {"x": ["n", 64]}, {"y": ["n", 80]})
+    feed = {"x": noise((3, 64), 1)}
+    reference = tools.run(model, feed)["y"]
+    assert isinstance(apply(tools, model), Change)
+    assert tools.sqnr(reference, tools.run(model, feed)["y"]) > 15
+    assert io.weight_bytes(model) < 0.6 * 64 * 80 * 4
