@@ -1,6 +1,17 @@
 """One streaming run over the calibration data feeds every statistic that the passes asked for."""
 
 from engine.calibrate.observe import observe
-from engine.calibrate.statistics import STATISTICS, MinMax, Range, Statistic
+from engine.calibrate.part import Part
+from engine.calibrate.statistics import ChannelMean, ChannelRange, Histogram, MinMax, Range, Statistic, statistic
 
-__all__ = ["STATISTICS", "MinMax", "Range", "Statistic", "observe"]
+__all__ = [
+    "ChannelMean",
+    "ChannelRange",
+    "Histogram",
+    "MinMax",
+    "Part",
+    "Range",
+    "Statistic",
+    "observe",
+    "statistic",
+]

@@ -1,12 +1,15 @@
 """The augmented session: a copy of the network that also gives out the tensors somebody wants to know about."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from engine.calibrate.statistics import STATISTICS, Statistic
+from engine.calibrate import cache
+from engine.calibrate.part import Part
+from engine.calibrate.statistics import Statistic, statistic
 from engine.graph import io
 from engine.measure import providers
 from engine.measure.quiet import Quiet
@@ -32,30 +35,67 @@ def observe(
     """Run the network once over the samples and give every requested statistic.
 
     Memory does not grow with the number of samples, and results do not depend on `batch`; by default the batch is as large
-    as a fixed memory budget allows. A fixed batch size of the network wins over both.
+    as a fixed memory budget allows. A fixed batch size of the network wins over both. Results stay in `scratch` under a
+    digest of the network, the samples and the requests: a job that starts again reads them from there.
     """
-    quiet = quiet or Quiet(None)
-    statistics: dict[Observe, Statistic] = {request: STATISTICS[request.statistic]() for request in requests}
-    tensors = list(dict.fromkeys(request.tensor for request in requests))
     path = scratch / "observe.onnx"
-    io.save(_augmented(model, tensors), path)
-    session = providers.session(path, target)
-    fixed = fixed_batch(model)
-    size = fixed or batch or 1
-    done = 0
-    if not fixed and batch is None and len(samples):
-        first = session.run(next(iter(samples.batches(1))))
-        size = max(1, min(_LARGEST_BATCH, _BUDGET_BYTES // max(1, sum(array.nbytes for array in first.values()))))
-    for feed in samples.batches(size):
-        count = len(next(iter(feed.values())))
-        if fixed and count < fixed:
-            break
-        with quiet.working():
-            _update(statistics, {**feed, **session.run(feed)})
-        done += count
-        progress(done / len(samples), f"calibrated with {done} of {len(samples)} samples")
-    path.unlink()
-    return {request: statistic.result() for request, statistic in statistics.items()}
+    io.save(_augmented(model, list(dict.fromkeys(request.tensor for request in requests))), path)
+    try:
+        known = cache.path(scratch, path, requests, samples, target)
+        found = cache.read(known, requests)
+        if found is None:
+            fixed = fixed_batch(model)
+            runner = _Runner(path, samples, target, quiet or Quiet(None), progress)
+            found = runner.run(requests, fixed or batch, fixed=fixed is not None)
+            cache.write(known, requests, found)
+    finally:
+        for file in (*io.external_files(path), path):
+            file.unlink()
+    return found
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """Runs the augmented network."""
+
+    path: Path
+    samples: Samples
+    target: Target
+    quiet: Quiet
+    progress: Callable[[float, str], None]
+
+    def run(self, requests: Sequence[Observe], size: int | None, *, fixed: bool) -> dict[Observe, Any]:
+        """Collect the statistics, `size` samples at a time."""
+        statistics = {request: statistic(request) for request in requests}
+        session = providers.session(self.path, self.target)
+        size = size or self._affordable(session)
+        done = 0
+        for part, wanted in _parts(self.samples, statistics, size if fixed else 1):
+            for feed in part.batches(size):
+                count = len(next(iter(feed.values())))
+                if fixed and count < size:
+                    break
+                with self.quiet.working():
+                    _update(wanted, {**feed, **session.run(feed)})
+                done += count
+                self.progress(done / len(self.samples), f"calibrated with {done} of {len(self.samples)} samples")
+        return {request: collector.result() for request, collector in statistics.items()}
+
+    def _affordable(self, session: providers.Session) -> int:
+        first = session.run(next(iter(self.samples.batches(1)))) if len(self.samples) else {}
+        given = sum(int(array.nbytes) for array in first.values())
+        return max(1, min(_LARGEST_BATCH, _BUDGET_BYTES // max(1, given)))
+
+
+def _parts(
+    samples: Samples, statistics: Mapping[Observe, Statistic], run: int
+) -> list[tuple[Samples, Mapping[Observe, Statistic]]]:
+    """Give the samples with what is to be collected from them: those that are held out come last, if anybody wants them."""
+    everywhere = {request: each for request, each in statistics.items() if request.part == "all"}
+    if len(everywhere) == len(statistics):
+        return [(samples, statistics)]
+    parts: list[tuple[Samples, Mapping[Observe, Statistic]]] = [(Part(samples, held_out=False, run=run), statistics)]
+    return [*parts, (Part(samples, held_out=True, run=run), everywhere)] if everywhere else parts
 
 
 def fixed_batch(model: ir.Model) -> int | None:
@@ -72,8 +112,8 @@ def network_inputs(model: ir.Model) -> list[ir.Value]:
 
 
 def _update(statistics: Mapping[Observe, Statistic], arrays: Mapping[str, Any]) -> None:
-    for request, statistic in statistics.items():
-        statistic.update(arrays[request.tensor])
+    for request, collector in statistics.items():
+        collector.update(arrays[request.tensor])
 
 
 def _augmented(model: ir.Model, tensors: Iterable[str]) -> ir.Model:

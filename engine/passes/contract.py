@@ -30,7 +30,13 @@ class Observe:
     """A statistic that a pass wants of one tensor over the calibration data."""
 
     tensor: str
-    statistic: Literal["min_max", "second_moment"] = "min_max"
+    statistic: Literal["min_max", "moving_average", "histogram", "channel_range", "channel_mean", "second_moment"] = (
+        "min_max"
+    )
+    # The axis that counts channels, for the statistics of channels.
+    axis: int = 1
+    # "fit": without the calibration samples on which a pass judges its own candidates.
+    part: Literal["all", "fit"] = "all"
 
 
 class Samples(Protocol):

@@ -50,9 +50,9 @@ def test_a_fixed_batch_size_wins_and_its_ragged_end_is_left_out(residual_cnn, im
     assert found[Observe("image")].high == pictures[:8].max()
 
 
-def test_nothing_is_left_in_the_scratch_folder(ranges, tmp_path):
+def test_only_the_results_are_left_in_the_scratch_folder(ranges, tmp_path):
     ranges()
-    assert not list(tmp_path.iterdir())
+    assert [file.name.split("-")[0] for file in tmp_path.iterdir()] == ["observed"]
 
 
 def test_sentinels_and_numbers_that_are_none_do_not_poison_a_range():
@@ -69,3 +69,19 @@ def test_a_range_never_widens_towards_zero_that_was_not_seen():
         found.update(batch)
     assert found.result() == Range(1.0, 100.0)
     assert MinMax().result() == Range(0.0, 0.0)
+
+
+def test_a_second_job_reads_what_the_first_one_found(residual_cnn, images, feeds_of, tmp_path, monkeypatch):
+    from engine.measure import providers
+
+    model, samples = _load(residual_cnn()), feeds_of({"image": images(9)})
+    kinds = ("min_max", "histogram", "channel_range", "channel_mean", "moving_average")
+    requests = [Observe("stem_out", kind) for kind in kinds] + [Observe("scores", "second_moment")]
+    first = observe(model, requests, samples, Target(), scratch=tmp_path)
+    monkeypatch.setattr(providers, "session", None)  # nothing may be run
+    again = observe(model, requests, samples, Target(), scratch=tmp_path)
+    for request in requests:
+        for name, value in vars(first[request]).items():
+            np.testing.assert_array_equal(getattr(again[request], name), value)
+    with pytest.raises(TypeError):
+        observe(model, requests, feeds_of({"image": images(9, seed=2)}), Target(), scratch=tmp_path)

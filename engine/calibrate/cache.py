@@ -1,0 +1,81 @@
+"""Statistics on disk, so that a job that starts again does not calibrate again."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.calibrate.statistics import ChannelMean, ChannelRange, Histogram, Range
+from engine.graph import io
+from engine.measure import providers
+from engine.passes.contract import Observe, Samples
+from engine.solve.gram import Moments
+from engine.spec import Target
+
+_KINDS: Mapping[str, type] = {
+    "min_max": Range,
+    "moving_average": Range,
+    "histogram": Histogram,
+    "channel_range": ChannelRange,
+    "channel_mean": ChannelMean,
+    "second_moment": Moments,
+}
+_BATCH = 64
+_CHUNK_BYTES = 1 << 20
+
+
+def path(scratch: Path, network: Path, requests: Sequence[Observe], samples: Samples, target: Target) -> Path:
+    """Give the file of these statistics: its name is a digest of everything that they depend on."""
+    digest = hashlib.sha256()
+    digest.update(repr((providers.runtime_version(), target, len(samples), *requests)).encode())
+    for file in (network, *io.external_files(network)):
+        with file.open("rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    # One sample after another: the digest may not depend on how they are cut into batches.
+    hashes: dict[str, Any] = {}
+    for feed in samples.batches(_BATCH):
+        for name, array in feed.items():
+            for row in array:
+                hashes.setdefault(name, hashlib.sha256()).update(repr((row.shape, row.dtype)).encode() + row.tobytes())
+    for name in sorted(hashes):
+        digest.update(name.encode() + hashes[name].digest())
+    return scratch / f"observed-{digest.hexdigest()[:32]}.npz"
+
+
+def read(file: Path, requests: Sequence[Observe]) -> dict[Observe, Any] | None:
+    """Give statistics that were stored under this name."""
+    if not file.exists():
+        return None
+    found: dict[Observe, Any] = {}
+    with np.load(file, allow_pickle=False) as arrays:
+        for number, request in enumerate(requests):
+            kind = _KINDS[request.statistic]
+            parts = {each.name: arrays.get(f"{number}.{each.name}") for each in fields(kind)}
+            missing = any(part is None for part in parts.values())
+            found[request] = None if missing else kind(**{name: _value(part) for name, part in parts.items()})
+    return found
+
+
+def write(file: Path, requests: Sequence[Observe], found: Mapping[Observe, Any]) -> None:
+    """Store statistics; the file is there only when it is complete."""
+    arrays = {
+        f"{number}.{each.name}": np.asarray(getattr(found[request], each.name))
+        for number, request in enumerate(requests)
+        if found[request] is not None
+        for each in fields(_KINDS[request.statistic])
+    }
+    partial = file.with_name(f"{file.name}.partial")
+    with partial.open("wb") as stream:
+        np.savez(stream, allow_pickle=False, **arrays)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.rename(file)
+
+
+def _value(array: Any) -> Any:
+    return array.item() if array.ndim == 0 else array
