@@ -9,13 +9,15 @@ from pydantic import Field
 from engine.passes.contract import Pass, Searchable
 from engine.passes.drop_blocks import DropBlocks
 from engine.passes.float16 import Float16
+from engine.passes.fuse import Fuse
 from engine.passes.quantize_dynamic import QuantizeDynamic
 from engine.passes.quantize_static import QuantizeStatic
 from engine.passes.quantize_weights import QuantizeWeights
 from engine.passes.simplify import Simplify
 
 AnyPass = Annotated[
-    Simplify | DropBlocks | QuantizeStatic | QuantizeDynamic | QuantizeWeights | Float16, Field(discriminator="type")
+    Simplify | Fuse | DropBlocks | QuantizeStatic | QuantizeDynamic | QuantizeWeights | Float16,
+    Field(discriminator="type"),
 ]
 
 PASSES: tuple[type[Pass], ...] = get_args(get_args(AnyPass)[0])

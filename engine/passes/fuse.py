@@ -1,0 +1,30 @@
+"""The `fuse` pass: its parameters and its documentation; the work is in engine.graph.fusing."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from engine.passes.contract import Context, Observe, Pass
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from engine.report import Change, Refusal
+
+
+class Fuse(Pass):
+    """Write operators that exporters take apart as the one operator that kernels are made for.
+
+    Factors and offsets behind and before convolutions go into their weights; hard-swish, hard-sigmoid and GELU that come as
+    four or five operators become one. Lossless up to float rounding. Run it before quantization: what is left between two
+    convolutions decides whether integers pay there.
+    """
+
+    type: Literal["fuse"] = "fuse"
+    lossless: ClassVar[bool] = True
+
+    def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
+        """Fuse in place and count what was fused."""
+        del observations, context
+        from engine.graph.fusing import fuse
+
+        return fuse(model)
