@@ -32,7 +32,23 @@ def decide(
         if size.compressed > size.original * _GROWTH:
             return Refusal(code="no_gain", reason=f"The file grew from {size.original} to {size.compressed} bytes.")
         return None
-    return next(_losses(quality, gates), None) or _without_gain(size, latency, gates)
+    if change.repair:
+        # The pass itself made sure that quality rose; what is lost was allowed to earlier steps.
+        return None
+    told = _told_size(change, size)
+    loss = next(_losses(quality, gates), None)
+    if loss is None and change.download and told.compressed >= told.original:
+        return Refusal(code="no_gain", reason="The network is not smaller to download.")
+    return loss or _without_gain(told, latency, gates)
+
+
+def _told_size(change: Change, size: Size) -> Size:
+    """Give the sizes that a step is judged by: zeros do not make the file smaller, but its download."""
+    if not change.download or size.original_download is None or size.compressed_download is None:
+        return size
+    if size.compressed < size.original:
+        return size
+    return Size(original=size.original_download, compressed=size.compressed_download)
 
 
 def _losses(quality: Sequence[Quality], gates: Sequence[Gate]) -> Iterator[Refusal]:

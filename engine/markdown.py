@@ -22,6 +22,8 @@ def summarise(
     if unchanged:
         return "Nothing helped, so the result is the original network. " + " ".join(refused)
     gains = [f"{size.original / size.compressed:.2f}x smaller"]
+    if size.original_download is not None and size.compressed_download is not None:
+        gains.append(f"{size.original_download / size.compressed_download:.2f}x smaller to download (deflated)")
     if latency is not None:
         p50 = latency.ratios["p50"]
         low, high = 1 / p50.interval.high, 1 / p50.interval.low
@@ -30,8 +32,12 @@ def summarise(
     lost = next((_cost(each) for each in quality if each.difference is not None), None) or next(
         (_cost(each) for each in quality), None
     )
-    text = f"The network is {' and '.join(gains)}" + (f"; {lost}" if lost else "") + "."
+    text = f"The network is {_and(gains)}" + (f"; {lost}" if lost else "") + "."
     return f"{text} Refused: {' '.join(refused)}" if refused else text
+
+
+def _and(parts: Sequence[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 2 else parts)
 
 
 def markdown(report: Report) -> str:
@@ -70,6 +76,9 @@ def _lines(report: Report) -> Iterator[str]:
 def _measures(report: Report) -> Iterator[tuple[str, ...]]:
     size = report.size
     yield "size", _bytes(size.original), _bytes(size.compressed), f"{size.original / size.compressed:.2f}x smaller"
+    if size.original_download is not None and size.compressed_download is not None:
+        fewer = f"{size.original_download / size.compressed_download:.2f}x smaller"
+        yield "download (deflate)", _bytes(size.original_download), _bytes(size.compressed_download), fewer
     if report.latency is not None:
         before, after = report.latency.original, report.latency.compressed
         for name in ("p50", "p95"):
@@ -117,6 +126,8 @@ def _layers(step: StepReport) -> Iterator[str]:
         )
     for left in details.get("in_float", ()):
         yield from ("", f"`{left['node']}` stays in float: {left['reason']}.")
+    for left in details.get("left_alone", ()):
+        yield from ("", f"`{left['node']}` stays as it is: {left['reason']}.")
     for left in details.get("in_float32", ()):
         yield from ("", f"`{left.get('node') or left.get('weights')}` stays in float32: {left['reason']}.")
 
@@ -131,6 +142,7 @@ _COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("operator", "op", str),
     ("activation", "activation", str),
     ("weight", "weight", str),
+    ("zeros", "zeros", "{:.1%}".format),
     ("bits", "bits", str),
     ("group", "group", str),
     ("method", "method", str),

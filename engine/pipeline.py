@@ -221,7 +221,7 @@ class _Run:
         with self._quiet.working():
             verify.verify(candidate, self._current, self._held_out, self._target, lossless=outcome.lossless)
             session = providers.session(candidate, self._target)
-        measured["size"] = compare_size(self._original, candidate)
+        measured["size"] = compare_size(self._original, candidate, download=outcome.download)
         measured["quality"] = self._evaluator.evaluate(session)
         faster: LatencyComparison | None = None
         if not outcome.lossless:
@@ -230,7 +230,7 @@ class _Run:
                 self._current, candidate, self._feeds, self._target, quiet=self._quiet, seconds=_STEP_SECONDS
             )
             measured["latency"] = faster
-        size = compare_size(self._current, candidate)
+        size = compare_size(self._current, candidate, download=outcome.download)
         refused = decide(outcome, size, faster, measured["quality"], self._spec.gates)
         if refused is None:
             del measured["change"]
@@ -305,7 +305,8 @@ class _Run:
         latency = compare(self._original, result, self._feeds, self._target, quiet=self._quiet, seconds=_FINAL_SECONDS)
         self._tell({"type": "measuring", "what": "memory"})
         used = self._memory(result)
-        size = compare_size(self._original, result)
+        sparse = any(step.status == "applied" and step.change and step.change.download for step in steps)
+        size = compare_size(self._original, result, download=sparse)
         costs = Costs(
             size=size, latency=latency, memory=used, parameters=(parameters(self._original), parameters(result))
         )

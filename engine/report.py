@@ -85,6 +85,10 @@ class Size(_Value):
 
     original: int
     compressed: int
+    original_download: int | None = Field(
+        None, description="Bytes after deflate (zlib, level 6); only measured where weights were set to zero."
+    )
+    compressed_download: int | None = None
 
 
 class Memory(_Value):
@@ -126,6 +130,13 @@ class Change(_Value):
     summary: str = Field(description="One plain sentence.")
     details: dict[str, Any] = Field(default_factory=dict, description="Pass-specific facts, JSON values only.")
     lossless: bool = Field(default=False, description="True: outputs must agree within float rounding.")
+    repair: bool = Field(
+        default=False,
+        description="True: made for quality alone, and never worse than before; it need not save anything.",
+    )
+    download: bool = Field(
+        default=False, description="True: zeros make the deflated file smaller, not the file; it is judged by that."
+    )
 
 
 class StepReport(_Value):

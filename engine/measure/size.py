@@ -1,5 +1,6 @@
 """How large a stored network is."""
 
+import zlib
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
@@ -10,19 +11,37 @@ from google.protobuf.message import DecodeError
 from engine.errors import ModelInvalidError
 from engine.report import Size
 
+_LEVEL = 6
+_BLOCK = 1 << 20
+
 
 def stored_bytes(path: Path) -> int:
     """Give the bytes of a network on disk: its file and each file of external data, counted once."""
+    return sum(file.stat().st_size for file in _files(path))
+
+
+def deflated_bytes(path: Path) -> int:
+    """Give the bytes of a network's download as HTTP and zip compress it: deflate at zlib's level 6, each file by itself."""
+    total = 0
+    for file in _files(path):
+        packer = zlib.compressobj(_LEVEL)
+        with file.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                total += len(packer.compress(block))
+        total += len(packer.flush())
+    return total
+
+
+def _files(path: Path) -> Iterator[Path]:
+    yield path
     model = _load_structure(path)
-    total = path.stat().st_size
     for location in sorted({place for tensor in _tensors(model.graph) if (place := _location(tensor))}):
         file = path.parent / location
         if ".." in Path(location).parts or Path(location).is_absolute():
             raise ModelInvalidError(f"The external data location `{location}` leaves the network's folder")
         if not file.is_file():
             raise ModelInvalidError(f"The external data file `{location}` is missing")
-        total += file.stat().st_size
-    return total
+        yield file
 
 
 def parameters(path: Path) -> int:
@@ -30,9 +49,14 @@ def parameters(path: Path) -> int:
     return sum(prod(tensor.dims) for tensor in _tensors(_load_structure(path).graph))
 
 
-def compare_size(original: Path, compressed: Path) -> Size:
-    """Give both networks' stored bytes."""
-    return Size(original=stored_bytes(original), compressed=stored_bytes(compressed))
+def compare_size(original: Path, compressed: Path, *, download: bool = False) -> Size:
+    """Give both networks' stored bytes, and with `download` what they deflate to."""
+    return Size(
+        original=stored_bytes(original),
+        compressed=stored_bytes(compressed),
+        original_download=deflated_bytes(original) if download else None,
+        compressed_download=deflated_bytes(compressed) if download else None,
+    )
 
 
 def _load_structure(path: Path) -> onnx.ModelProto:

@@ -10,13 +10,14 @@ from engine.passes.contract import Pass, Searchable
 from engine.passes.drop_blocks import DropBlocks
 from engine.passes.float16 import Float16
 from engine.passes.fuse import Fuse
+from engine.passes.prune_weights import PruneWeights
 from engine.passes.quantize_dynamic import QuantizeDynamic
 from engine.passes.quantize_static import QuantizeStatic
 from engine.passes.quantize_weights import QuantizeWeights
 from engine.passes.simplify import Simplify
 
 AnyPass = Annotated[
-    Simplify | Fuse | DropBlocks | QuantizeStatic | QuantizeDynamic | QuantizeWeights | Float16,
+    Simplify | Fuse | DropBlocks | PruneWeights | QuantizeStatic | QuantizeDynamic | QuantizeWeights | Float16,
     Field(discriminator="type"),
 ]
 

@@ -77,3 +77,18 @@ def test_keeps_gains_and_rolls_back_harm(change, size, latency, quality, gates, 
     assert (refusal.code if refusal else None) == code
     if refusal:
         assert refusal.reason.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("size", "gates", "code"),
+    [
+        (Size(original=100, compressed=100, original_download=90, compressed_download=50), (), None),
+        (Size(original=100, compressed=100, original_download=90, compressed_download=50), (SIZE,), None),
+        (Size(original=100, compressed=100, original_download=90, compressed_download=92), (), "no_gain"),
+        # Whole channels went: the file itself is smaller.
+        (Size(original=100, compressed=80, original_download=90, compressed_download=92), (), None),
+    ],
+)
+def test_zeros_are_judged_by_the_download(size, gates, code):
+    refusal = decide(Change(summary="", download=True), size, _latency(1.0), (_top1(0.0),), gates)
+    assert (refusal.code if refusal else None) == code

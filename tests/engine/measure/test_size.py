@@ -1,3 +1,5 @@
+import zlib
+
 import numpy as np
 import onnx
 import pytest
@@ -33,3 +35,16 @@ def test_refuses_what_is_missing_or_elsewhere(tmp_path, linear):
     path.write_text("not a network")
     with pytest.raises(ModelInvalidError, match="not an ONNX network"):
         parameters(path)
+
+
+def test_the_download_is_what_deflate_makes_of_it(tmp_path, linear):
+    dense, sparse = tmp_path / "dense.onnx", tmp_path / "sparse.onnx"
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((64, 64))
+    dense.write_bytes(linear(weight))
+    sparse.write_bytes(linear(weight * (random.random(weight.shape) < 0.1)))
+    size = compare_size(dense, sparse, download=True)
+    assert size.original_download == len(zlib.compress(dense.read_bytes(), 6))
+    assert size.compressed_download is not None
+    assert size.compressed_download < 0.4 * size.original_download
+    assert compare_size(dense, sparse).original_download is None
