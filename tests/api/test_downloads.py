@@ -84,3 +84,61 @@ def test_several_files_are_one_zip_that_is_always_the_same(service, client):
 
 def test_a_digest_that_nobody_stored(client):
     assert client.get(f"/v1/artifacts/{'0' * 64}").status_code == 404
+
+
+RANGES = [
+    ("bytes=0-0", 0, 1),
+    ("bytes=10-19", 10, 20),
+    ("bytes=4000000-", 4_000_000, 4_200_000),
+    ("bytes=-5", 4_199_995, 4_200_000),
+    ("bytes=-9999999", 0, 4_200_000),
+    ("bytes=4199999-9999999", 4_199_999, 4_200_000),
+]
+
+
+@pytest.fixture(scope="module")
+def large(service):
+    content = os.urandom(4_200_000)
+    with service.client() as client:
+        return content, uploaded(client, content)
+
+
+@pytest.mark.parametrize(("asked", "start", "stop"), RANGES)
+def test_a_part_of_the_bytes(client, large, asked, start, stop):
+    content, model = large
+    answer = client.get(f"/v1/artifacts/{model['sha256']}", headers={"Range": asked})
+    assert answer.status_code == 206
+    assert answer.content == content[start:stop]
+    assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{len(content)}"
+    assert answer.headers["Content-Length"] == str(stop - start)
+    # Of the whole: what the client will have in the end.
+    assert answer.headers["ETag"] == f'"{model["sha256"]}"'
+
+
+@pytest.mark.parametrize("asked", ["bytes=4200000-", "bytes=9999999-", "bytes=-0"])
+def test_a_part_that_is_not_there(client, large, asked):
+    answer = client.get(f"/v1/artifacts/{large[1]['sha256']}", headers={"Range": asked})
+    assert (answer.status_code, answer.json()["code"]) == (416, "range_not_satisfiable")
+    assert answer.headers["Content-Range"] == "bytes */4200000"
+
+
+@pytest.mark.parametrize("asked", ["bytes=5-1", "bytes=0-1,5-6", "lines=1-2", "bytes=-", "bytes=a-b"])
+def test_what_is_no_single_range_gives_all(client, large, asked):
+    answer = client.get(f"/v1/artifacts/{large[1]['sha256']}", headers={"Range": asked})
+    assert (answer.status_code, answer.content) == (200, large[0])
+    assert answer.headers["Accept-Ranges"] == "bytes"
+
+
+def test_a_part_is_only_good_for_who_has_the_same(client, large):
+    _, model = large
+    for condition, status in ((f'"{model["sha256"]}"', 206), ('"other"', 200), (f'W/"{model["sha256"]}"', 200)):
+        headers = {"Range": "bytes=1-", "If-Range": condition}
+        assert client.get(f"/v1/models/{model['id']}/content", headers=headers).status_code == status
+
+
+def test_no_part_of_damaged_bytes(service, client):
+    content = os.urandom(3 << 20)
+    model = uploaded(client, content)
+    open_store(service.settings).path("alpha", model["sha256"]).write_bytes(content[:-1] + b"x")
+    answer = client.get(f"/v1/artifacts/{model['sha256']}", headers={"Range": "bytes=0-9"})
+    assert (answer.status_code, answer.json()["code"]) == (500, "corrupt")

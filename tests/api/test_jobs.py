@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 import engine
-from services import queue
+import models
+from services import queue, workers
 from services.artifacts import NewFile
 from services.storage import open_store
 
@@ -117,8 +118,8 @@ def test_the_same_key_and_body_are_one_job_even_at_once(service, client, body):
     def post(_):
         return client.post("/v1/jobs", json=body, headers={"Idempotency-Key": "same"})
 
-    with ThreadPoolExecutor(10) as pool:
-        answers = list(pool.map(post, range(20)))
+    with ThreadPoolExecutor(25) as pool:
+        answers = list(pool.map(post, range(50)))
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["id"] for answer in answers}) == 1
     other = client.post("/v1/jobs", json={**body, "labels": {"a": "b"}}, headers={"Idempotency-Key": "same"})
@@ -182,6 +183,35 @@ def test_the_result_the_report_and_the_bytes(service, client, body):
     assert client.get(done["links"]["report"], headers=known).status_code == 304
     late = client.post(f"/v1/jobs/{job['id']}:cancel")
     assert (late.status_code, late.json()["code"]) == (409, "already_final")
+
+
+@pytest.fixture
+def live_worker(service):
+    """A worker like the one that the reports of these tests come from, gone at the end."""
+    target = {"provider": "cpu", "cpu": "x", "flags": [], "onnxruntime": "1"}
+    more = {"host": "h", "pid": 1, "queues": ["work"], "concurrency": 1, "isolation": "none"}
+    with service.database.transaction() as session:
+        workers.heartbeat(session, "wrk_cache", targets=[target], **more)
+    yield
+    with service.database.transaction() as session:
+        session.delete(session.get_one(models.Worker, "wrk_cache"))
+
+
+def test_the_same_job_again_is_answered_at_once_and_says_so(service, client, body, live_worker):
+    body = {**body, "gates": [{"metric": "size_bytes", "rule": "max_ratio", "value": 0.9, "level": "warn"}]}
+    first = new_job(client, body)
+    assert first["cache"] == "miss"
+    finish(service, first["id"])
+    assert client.post("/v1/jobs:validate", json=body).json()["cached_from"] == first["id"]
+    started = time.monotonic()
+    again = new_job(client, body)
+    assert time.monotonic() - started < 1
+    assert (again["status"], again["cache"], again["cached_from"]) == ("succeeded", "hit", first["id"])
+    assert client.get(again["links"]["output"]).content == b"small"
+    assert client.get(again["links"]["report"]).content == client.get(f"/v1/jobs/{first['id']}/report").content
+    fresh = new_job(client, {**body, "cache": "refuse"})
+    assert (fresh["status"], fresh["cache"]) == ("queued", "refused")
+    assert new_job(client, {**body, "priority": 7})["priority"] == 7
 
 
 def test_a_poll_with_the_known_etag_is_304(client, body):

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from services import keys
+from settings import Settings
 
 RAW = {"Content-Type": "application/octet-stream"}
 OPEN = {"/livez", "/readyz", "/openapi.json"}
@@ -173,3 +174,92 @@ def test_every_answer_carries_its_request_id_and_guards_browsers(service, client
         assert "server" not in answer.headers
     made_up = client.get("/livez", headers={"X-Request-Id": "a b\tc"}).headers["X-Request-Id"]
     assert made_up.startswith("req_")
+
+
+@pytest.fixture
+def admin(service):
+    text = service.new_key(scopes=("admin",)).text
+    with httpx.Client(base_url=service.url, headers={"Authorization": f"Bearer {text}"}) as made:
+        yield made
+
+
+def test_keys_are_made_shown_once_and_revoked(service, admin):
+    answer = admin.post("/v1/keys", json={"name": "ci", "scopes": ["write"]})
+    assert answer.status_code == 201
+    made = answer.json()
+    bearer = {"Authorization": f"Bearer {made['key']}"}
+    assert httpx.get(service.url + "/v1/models", headers=bearer).status_code == 200
+    listed = {one["id"]: one for one in admin.get("/v1/keys").json()["items"]}
+    assert listed[made["id"]]["scopes"] == ["write"]
+    assert made["key"].rpartition("_")[2] not in admin.get("/v1/keys").text
+    assert admin.get(answer.headers["Location"]).json() == listed[made["id"]]
+    revoked = admin.delete(f"/v1/keys/{made['id']}")
+    assert (revoked.status_code, revoked.json()["revoked_at"] is None) == (200, False)
+    assert httpx.get(service.url + "/v1/models", headers=bearer).status_code == 401
+    # For ever, whatever its end is set to.
+    admin.patch(f"/v1/keys/{made['id']}", json={"expires_at": None})
+    assert httpx.get(service.url + "/v1/models", headers=bearer).status_code == 401
+
+
+def test_a_key_expires_when_it_is_told_to(service, admin):
+    later, before = datetime.now(UTC) + timedelta(hours=1), datetime.now(UTC) - timedelta(hours=1)
+    body = {"name": "ci", "scopes": ["read"], "expires_at": later.isoformat()}
+    made = admin.post("/v1/keys", json=body).json()
+    bearer = {"Authorization": f"Bearer {made['key']}"}
+    assert httpx.get(service.url + "/v1/models", headers=bearer).status_code == 200
+    admin.patch(f"/v1/keys/{made['id']}", json={"expires_at": before.isoformat()})
+    assert httpx.get(service.url + "/v1/models", headers=bearer).status_code == 401
+
+
+def test_the_same_request_for_a_key_makes_one_and_shows_it_once(admin):
+    headers = {"Idempotency-Key": "one-key"}
+    first, again = (
+        admin.post("/v1/keys", json={"name": "ci", "scopes": ["read"]}, headers=headers).json() for _ in range(2)
+    )
+    assert first["id"] == again["id"]
+    assert first["key"]
+    assert again["key"] is None
+
+
+def test_a_key_that_sends_too_fast_is_slowed_down(new_service, tmp_path):
+    settings = Settings(data_dir=tmp_path, rate_per_s=0.5, rate_burst=3)
+    with new_service(settings) as service, service.client() as client, service.client("beta") as other:
+        answers = [client.get("/v1/models") for _ in range(5)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
+        assert answers[3].json()["code"] == "rate_limited"
+        assert answers[3].json()["retryable"]
+        assert 1 <= int(answers[3].headers["Retry-After"]) <= 2
+        assert other.get("/v1/models").status_code == 200
+        assert client.get("/livez").status_code == 200
+
+
+def test_quotas_are_told_with_a_time_to_come_back(new_service, tmp_path):
+    with new_service(Settings(data_dir=tmp_path, quota_bytes=10, quota_jobs=1)) as service, service.client() as client:
+        model = service.ready_model(client, b"12345678")
+        full = client.post("/v1/models", content=b"123", headers=RAW)
+        assert (full.status_code, full.json()["code"], full.headers["Retry-After"]) == (429, "quota_bytes", "3600")
+        assert len(service.stored_files()) == 1
+        body = {"model": model, "recipe": {"passes": [{"type": "simplify"}]}}
+        assert client.post("/v1/jobs", json=body).status_code == 202
+        busy = client.post("/v1/jobs", json=body)
+        assert (busy.status_code, busy.json()["code"]) == (429, "quota_jobs")
+        assert busy.json()["hint"]
+
+
+def test_metrics_are_for_prometheus(service, client, ids):
+    headers = {"Authorization": f"Bearer {service.new_key(scopes=('metrics',)).text}"}
+    answer = httpx.get(service.url + "/metrics", headers=headers)
+    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    lines = answer.text.splitlines()
+    samples = [line for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r'[a-z_]+({([a-z]+="[^"]*",?)+})? [0-9.e+-]+', line) for line in samples)
+    assert {line.split()[2] for line in lines if line.startswith("# TYPE")} >= {
+        "onnxpress_units",
+        "onnxpress_queue_age_seconds",
+        "onnxpress_job_failures_total",
+        "onnxpress_job_run_seconds",
+        "onnxpress_http_answers_total",
+    }
+    assert any(line.startswith('onnxpress_units{queue="work",status="queued"}') for line in samples)
+    assert any(line.startswith('onnxpress_queue_age_seconds{queue="work"}') for line in samples)
+    assert any('route="/v1/models",status="201"' in line for line in samples)

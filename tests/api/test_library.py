@@ -1,0 +1,127 @@
+"""Uploads in other forms, and what is kept of them: names, aliases, deletion, known bytes."""
+
+import hashlib
+import os
+
+import pytest
+
+RAW = {"Content-Type": "application/octet-stream"}
+
+
+def form(name="file", filename="net.onnx", content=b"in a form"):
+    return {name: (filename, content, "application/octet-stream")}
+
+
+@pytest.mark.parametrize("size", [1, 70_000, (3 << 20) + 5])
+def test_a_form_is_as_good_as_raw_bytes(service, client, size):
+    content = os.urandom(size)
+    answer = client.post("/v1/models", files=form(content=content))
+    assert answer.status_code == 201, answer.text
+    model = answer.json()
+    assert (model["name"], model["sha256"]) == ("net", hashlib.sha256(content).hexdigest())
+    named = client.post("/v1/models", files=form(content=content), params={"name": "given"}).json()
+    assert (named["name"], named["sha256"]) == ("given", model["sha256"])
+    assert client.get(f"/v1/models/{model['id']}/content").content == content
+
+
+@pytest.mark.parametrize(
+    ("files", "status"),
+    [
+        (form("model"), 422),
+        (form() | form("more"), 422),
+        (form(content=b""), 400),
+    ],
+)
+def test_other_forms_are_refused(service, client, files, status):
+    before = service.stored_files()
+    answer = client.post("/v1/models", files=files)
+    assert answer.status_code == status
+    assert service.stored_files() == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data", b"x"),
+        ("multipart/form-data; boundary=x", b"no form"),
+        ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\ncut off'),
+        ("multipart/form-data; boundary=" + "x" * 100, b"x"),
+        ("multipart/form-data; boundary=x", b"--x\r\n" + b"A: b\r\n" * 50 + b"\r\n"),
+    ],
+)
+def test_broken_forms_are_refused(service, client, kind, body):
+    before = service.stored_files()
+    answer = client.post("/v1/models", content=body, headers={"Content-Type": kind})
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+    assert service.stored_files() == before
+
+
+def test_a_form_over_the_limit(service, client):
+    answer = client.post("/v1/models", files=form(content=bytes((8 << 20) + 1)))
+    assert answer.status_code == 413
+
+
+def test_known_bytes_are_not_sent_again(service, client, stranger):
+    content = os.urandom(100)
+    sha256 = hashlib.sha256(content).hexdigest()
+    assert client.head(f"/v1/blobs/{sha256}").status_code == 404
+    unknown = client.post("/v1/models", json={"blob": sha256})
+    assert (unknown.status_code, unknown.json()["code"]) == (422, "unknown_blob")
+    client.post("/v1/models", content=content, headers=RAW)
+    there = client.head(f"/v1/blobs/{sha256}")
+    assert (there.status_code, there.headers["Content-Length"], there.content) == (200, "100", b"")
+    again = client.post("/v1/models", json={"blob": sha256}, params={"name": "again"})
+    assert again.status_code == 201
+    assert (again.json()["sha256"], again.json()["name"], again.json()["state"]) == (sha256, "again", "checking")
+    # The same request in either form is the same for an Idempotency-Key.
+    keyed = {"Idempotency-Key": "either"}
+    first = client.post("/v1/datasets", content=content, headers=RAW | keyed).json()
+    assert client.post("/v1/datasets", json={"blob": sha256}, headers=keyed).json()["id"] == first["id"]
+    assert stranger.head(f"/v1/blobs/{sha256}").status_code == 404
+    assert stranger.post("/v1/models", json={"blob": sha256}).status_code == 422
+    for body in ({}, {"blob": "x"}, {"blob": sha256, "more": 1}, []):
+        assert client.post("/v1/models", json=body).status_code == 422
+
+
+def test_names_tags_and_aliases(service, client):
+    first, second = service.ready_model(client, b"one"), service.ready_model(client, b"two")
+    before = client.get(f"/v1/models/{first}")
+    assert client.get(f"/v1/models/{first}", headers={"If-None-Match": before.headers["ETag"]}).status_code == 304
+    changed = client.patch(f"/v1/models/{first}", json={"name": "better", "tags": ["a"], "alias": "production"})
+    assert (changed.status_code, changed.json()["name"], changed.json()["alias"]) == (200, "better", "production")
+    after = client.get(f"/v1/models/{first}", headers={"If-None-Match": before.headers["ETag"]})
+    assert (after.status_code, after.json()["tags"]) == (200, ["a"])
+    client.patch(f"/v1/models/{second}", json={"alias": "production"})
+    found = client.get("/v1/models", params={"alias": "production"}).json()["items"]
+    assert [one["id"] for one in found] == [second]
+    assert client.patch(f"/v1/models/{second}", json={"alias": None}).json()["alias"] is None
+    assert client.get("/v1/models", params={"alias": "production"}).json()["items"] == []
+    for wrong in ({"alias": "UPPER"}, {"state": "ready"}, {"name": ""}, {"tags": ["x" * 65]}):
+        assert client.patch(f"/v1/models/{first}", json=wrong).status_code == 422
+    assert {one["state"] for one in client.get("/v1/models", params={"state": "ready"}).json()["items"]} == {"ready"}
+
+
+def test_deleted_things_are_gone(service, client):
+    model, dataset = service.ready_model(client, b"to go"), service.ready_dataset(client, b"also to go")
+    job = client.post("/v1/jobs", json={"model": model, "recipe": {"passes": [{"type": "simplify"}]}}).json()
+    kept = client.delete(f"/v1/models/{model}")
+    assert (kept.status_code, kept.json()["code"]) == (409, "model_in_use")
+    client.post(f"/v1/jobs/{job['id']}:cancel")
+    for path in (f"/v1/models/{model}", f"/v1/datasets/{dataset}"):
+        sha256 = client.get(path).json()["sha256"]
+        gone = client.delete(path)
+        assert (gone.status_code, gone.content) == (204, b"")
+        assert client.get(path).status_code == client.get(f"{path}/content").status_code == 404
+        assert client.delete(path).status_code == 404
+        assert client.head(f"/v1/blobs/{sha256}").status_code == 404
+        assert not any(file.name == sha256 for file in service.stored_files())
+    assert client.get(f"/v1/jobs/{job['id']}").json()["model"] == model
+
+
+def test_a_dataset_comes_back_as_it_was(service, client):
+    dataset = client.post("/v1/datasets", content=b"PK data", headers=RAW, params={"name": "d"}).json()
+    answer = client.get(f"/v1/datasets/{dataset['id']}/content")
+    assert answer.content == b"PK data"
+    assert 'filename="d.npz"' in answer.headers["Content-Disposition"]
+    changed = client.patch(f"/v1/datasets/{dataset['id']}", json={"name": "better"})
+    assert changed.json()["name"] == "better"
