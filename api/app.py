@@ -62,6 +62,7 @@ class Api(FastAPI):
             ref_template="#/components/schemas/{model}",
         )
         document["components"]["schemas"].update(schemas["$defs"])
+        _require_tags(document)
         return document
 
 
@@ -111,6 +112,23 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_sync(reconciler.stop)
         publisher.close()
         database.dispose()
+
+
+def _require_tags(document: dict[str, Any]) -> None:
+    """Say that the member of a union must be named, though it has a default: without it nobody knows whose default."""
+    schemas = document["components"]["schemas"]
+    unions = [
+        field["items"]
+        for schema in schemas.values()
+        for field in schema.get("properties", {}).values()
+        if "items" in field
+    ]
+    for union in unions:
+        if "discriminator" in union:
+            tag = union["discriminator"]["propertyName"]
+            for reference in union["discriminator"]["mapping"].values():
+                member = schemas[reference.rpartition("/")[2]]
+                member["required"] = sorted({*member.get("required", ()), tag})
 
 
 def _versions(app: FastAPI, rows: Sequence[str]) -> Mapping[str, str]:

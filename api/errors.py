@@ -5,6 +5,7 @@ No exception's text and no path of this machine reaches a client.
 """
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Literal, Self
@@ -216,10 +217,24 @@ async def _on_http(request: Request, error: Exception) -> Response:
     # Starlette's and FastAPI's own texts are phrases; ours are sentences.
     detail = error.detail if error.detail.endswith(".") else sentence
     more: dict[str, Any] = {}
+    headers = error.headers
     if isinstance(error, ApiError):
         code = error.code
         more = {"errors": error.errors, **error.more}
-    return answer(Problem.of(status, code, detail, _request_id(request), **more), error.headers)
+    elif status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers = {"Allow": ", ".join(_methods(request)) or "GET"}
+    return answer(Problem.of(status, code, detail, _request_id(request), **more), headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """List what the address takes, by all its routes: the router tells of the first one only."""
+    path = request.scope["path"]
+    return sorted(
+        method.upper()
+        for template, ways in request.app.openapi()["paths"].items()
+        if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/:]+", re.escape(template)), path)
+        for method in ways
+    )
 
 
 async def _on_service(request: Request, error: Exception) -> Response:

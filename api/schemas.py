@@ -42,7 +42,7 @@ Wait = Annotated[
     float, Query(ge=0, le=60, description="Seconds to wait for a change (with If-None-Match: since that version).")
 ]
 PageSize = Annotated[int, Query(ge=1, le=200, description="At most so many items.")]
-Cursor = Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")]
+Cursor = Annotated[str | None, Query(pattern="^[A-Za-z0-9_-]{40}$", description="`next_cursor` of the page before.")]
 IdempotencyKey = Annotated[
     str | None,
     Header(
