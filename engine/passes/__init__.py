@@ -8,6 +8,7 @@ from pydantic import Field
 
 from engine.passes.contract import Pass, Searchable
 from engine.passes.drop_blocks import DropBlocks
+from engine.passes.factorise import Factorise
 from engine.passes.float16 import Float16
 from engine.passes.fuse import Fuse
 from engine.passes.prune_weights import PruneWeights
@@ -17,7 +18,15 @@ from engine.passes.quantize_weights import QuantizeWeights
 from engine.passes.simplify import Simplify
 
 AnyPass = Annotated[
-    Simplify | Fuse | DropBlocks | PruneWeights | QuantizeStatic | QuantizeDynamic | QuantizeWeights | Float16,
+    Simplify
+    | Fuse
+    | DropBlocks
+    | Factorise
+    | PruneWeights
+    | QuantizeStatic
+    | QuantizeDynamic
+    | QuantizeWeights
+    | Float16,
     Field(discriminator="type"),
 ]
 

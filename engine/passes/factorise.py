@@ -1,0 +1,82 @@
+"""The `factorise` pass: its parameters and its documentation; the work is in engine.prune.factors."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from engine.passes.contract import Context, Observe, Pass, Searchable
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from engine.inspection import Inspection
+    from engine.report import Change, Refusal
+
+
+class Factorise(Pass):
+    """Split layers into thinner ones: a matrix into two, a convolution into 1x1, a thin kernel, and 1x1.
+
+    Ranks are chosen on the inputs that a layer really gets: the share of its output's energy that is kept counts, not that
+    of its weights. A layer is split only where it pays: the thin layers take at most `break_even` of its multiplications,
+    and the network with all layers of that kind split is faster in a race on the target. Then layer after layer is solved
+    on the inputs that it gets once all before it are split, aiming at the original's output. Biases stay as they are.
+    Every layer that stays whole is named with the reason.
+    """
+
+    type: Literal["factorise"] = "factorise"
+    needs_data: ClassVar[bool] = True
+
+    energy: Annotated[float, Searchable(low=0.9, high=0.999)] = Field(
+        0.99, gt=0, lt=1, description="Share of a layer's output energy that is kept."
+    )
+    ratio: Annotated[float | None, Searchable(low=0.2, high=0.7)] = Field(
+        None, gt=0, lt=1, description="Instead: the share of each layer's multiplications that is left."
+    )
+    break_even: float = Field(
+        0.7, gt=0, le=1, description="A layer stays whole if the thin ones take more of its multiplications than this."
+    )
+    race: bool = Field(
+        default=True,
+        description="Keep only what is faster on the target; false: go by multiplications alone, for size.",
+    )
+    multiple: Literal[1, 4, 8, 16, 32] = Field(8, description="Ranks are rounded to multiples of this.")
+    operators: tuple[Literal["MatMul", "Gemm", "Conv"], ...] = Field(
+        ("MatMul", "Gemm", "Conv"), max_length=3, description="Operators that are split."
+    )
+    exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
+        (), max_length=4096, description="Names of nodes that stay whole."
+    )
+
+    @model_validator(mode="after")
+    def _ratio_pays(self) -> Self:
+        if self.ratio is not None and self.ratio > self.break_even:
+            raise ValueError(f"a ratio of {self.ratio:g} is beyond the break-even of {self.break_even:g}")
+        return self
+
+    def requires(self, inspection: "Inspection") -> "Refusal | None":
+        """Refuse networks that are quantized, or hold none of the operators."""
+        from engine.report import Refusal
+
+        if inspection.quantized == "fully":
+            return Refusal(
+                code="not_applicable",
+                reason="The network is quantized; thin layers are made of float weights.",
+                hint="Factorise first, then quantize.",
+            )
+        if not any(inspection.ops.get(operator) for operator in self.operators):
+            return Refusal(code="not_applicable", reason=f"The network has no {', '.join(self.operators)}.")
+        return None
+
+    def check(self, model: "ir.Model") -> "Refusal | None":
+        """Refuse a network of which no layer can be split; name the first and why."""
+        from engine.prune.factors import check
+
+        return check(model, self)
+
+    def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
+        """Split in place and say per layer at which ranks, at what held-out error, and what stayed whole."""
+        del observations
+        from engine.prune.factors import factorise
+
+        return factorise(model, self, context)
