@@ -17,9 +17,12 @@ from engine.spec import Target
 RESULTS = Path(__file__).resolve().parents[1] / "var" / "benchmarks"
 
 
-def store(group: str, name: str, content: Mapping[str, Any], markdown: str) -> None:
-    """Write var/benchmarks/GROUP/NAME.json and .md; a later run of the same benchmark replaces them."""
-    folder = RESULTS / group
+def store(group: str, name: str, content: Mapping[str, Any], markdown: str, *, quick: bool) -> None:
+    """Write var/benchmarks/GROUP/NAME.json and .md; a later run of the same benchmark replaces them.
+
+    Trials go to var/benchmarks/trial instead, where the report does not look.
+    """
+    folder = RESULTS / "trial" / group if quick else RESULTS / group
     folder.mkdir(parents=True, exist_ok=True)
     full = {"circumstances": circumstances(), **content}
     (folder / f"{name}.json").write_text(json.dumps(full, indent=1, default=str) + "\n")

@@ -29,12 +29,13 @@ def interpreter(name: str) -> Path:
 
 
 def version(name: str) -> str:
-    """Give the pinned version of a peer's own package."""
+    """Give the pinned version of a peer's own package; `x-with-y` is x in an environment that has y too."""
+    own = name.partition("-with-")[0]
     for line in (REQUIREMENTS / f"{name}.txt").read_text().splitlines():
         package, _, pinned = line.partition("==")
-        if package == name:
+        if package == own:
             return pinned
-    raise PeerMissingError(f"{name}.txt does not pin {name}")
+    raise PeerMissingError(f"{name}.txt does not pin {own}")
 
 
 def _call(command: list[str]) -> None:

@@ -48,7 +48,7 @@ def measure(task: entries.Task, options: argparse.Namespace) -> None:
     markdown = tables.section(case, results, quick=options.quick)
     markdown += "".join(f"\n\n{line}" for line in beside_reference(results))
     content = {"task": task.name, "ratio": task.ratio, "entries": [each.record() for each in results]}
-    documents.store(GROUP, task.name, content, markdown)
+    documents.store(GROUP, task.name, content, markdown, quick=options.quick)
     print(markdown + "\n")
 
 

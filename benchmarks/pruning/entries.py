@@ -1,6 +1,6 @@
 """Who prunes what, and by how much. A new recipe of ours joins with one line."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,6 @@ from benchmarks.peers import environments
 
 _PEERS = HERE / "peers"
 SIMPLIFY: Mapping[str, Any] = {"type": "simplify"}
-Passes = tuple[Mapping[str, Any], ...]
 _IMAGE_NETWORKS = frozenset({"residual_cnn", "se_cnn", "vit"})
 
 
@@ -26,6 +25,11 @@ class Task:
     def name(self) -> str:
         """What the results are called."""
         return f"{self.case}-{100 * self.ratio:.0f}"
+
+    @property
+    def kinds(self) -> list[str]:
+        """What goes: heads and hidden neurons of transformers, channels of the others."""
+        return ["ffn", "heads"] if self.case in {"vit", "minilm"} else ["channels", "ffn", "heads"]
 
     @property
     def gates(self) -> Sequence[Mapping[str, Any]]:
@@ -46,9 +50,12 @@ TASKS = (
     Task("ppocr_det", 0.30, 0.1),
 )
 
-# Setting -> passes for a share. Those that the engine does not know yet are left out, see `ours`.
-RECIPES: Mapping[str, Callable[[float], Passes]] = {
-    "prune_channels": lambda ratio: (SIMPLIFY, {"type": "prune_channels", "ratio": ratio}),
+# Setting -> parameters of prune_channels beside the share.
+PRUNE_CHANNELS: Mapping[str, Mapping[str, Any]] = {
+    "pruned and reconstructed": {},
+    "exact widths": {"round_to": 1},
+    "by magnitude, reconstructed": {"importance": "magnitude"},
+    "only pruned": {"reconstruct": False},
 }
 
 ONNXSIM: Mapping[str, Mapping[str, Any]] = {
@@ -67,13 +74,10 @@ TORCH_PRUNING: Mapping[str, Mapping[str, Any]] = {
 
 def ours(task: Task) -> list[Entry]:
     """Give our recipes, as far as the engine has their passes."""
-    known = {description["type"] for description in engine.list_passes()}
-    made = {setting: passes(task.ratio) for setting, passes in RECIPES.items()}
-    return [
-        recipe(setting, *passes, gates=task.gates)
-        for setting, passes in made.items()
-        if all(step["type"] in known for step in passes)
-    ]
+    if not {"simplify", "prune_channels"} <= {description["type"] for description in engine.list_passes()}:
+        return []
+    common = {"type": "prune_channels", "sparsity": task.ratio, "kinds": task.kinds}
+    return [recipe(setting, SIMPLIFY, {**common, **how}, gates=task.gates) for setting, how in PRUNE_CHANNELS.items()]
 
 
 def peers(task: Task) -> list[Entry]:

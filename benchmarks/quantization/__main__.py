@@ -41,7 +41,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
     """Measure one case and store its section."""
     if name in SPECIAL:
         content, markdown = SPECIAL[name](quick=options.quick)
-        documents.store(GROUP, name, content, markdown)
+        documents.store(GROUP, name, content, markdown, quick=options.quick)
         print(markdown + "\n")
         return
     case = cases.named([name])[0]
@@ -51,7 +51,9 @@ def measure(name: str, options: argparse.Namespace) -> None:
     effort = contest.Effort.quick() if options.quick else contest.Effort()
     results = contest.hold(case, candidates, effort, f"{GROUP}/{name}")
     markdown = tables.section(case, results, quick=options.quick)
-    documents.store(GROUP, name, {"case": name, "entries": [each.record() for each in results]}, markdown)
+    documents.store(
+        GROUP, name, {"case": name, "entries": [each.record() for each in results]}, markdown, quick=options.quick
+    )
     print(markdown + "\n")
 
 

@@ -19,6 +19,7 @@ RECIPES: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "dynamic": (SIMPLIFY, {"type": "quantize_dynamic"}),
     "weights int8": (SIMPLIFY, {"type": "quantize_weights", "bits": 8}),
     "weights int4": (SIMPLIFY, {"type": "quantize_weights", "bits": 4}),
+    "float16": (SIMPLIFY, {"type": "float16"}),
     "mixed": (SIMPLIFY, {"type": "mixed_precision"}),
 }
 

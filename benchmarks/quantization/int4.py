@@ -23,7 +23,7 @@ _JUDGED = 128
 _RTN = "onnxruntime RTN"
 _PEERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     _RTN: ("onnxruntime", {"method": "rtn", "group": GROUP}),
-    "onnxruntime GPTQ": ("onnxruntime", {"method": "gptq", "group": GROUP}),
+    "onnxruntime GPTQ": ("onnxruntime-with-torch", {"method": "gptq", "group": GROUP}),
     "onnxsim RTN": ("onnxsim", {"method": "rtn"}),
     "onnxsim GPTQ": ("onnxsim", {"method": "gptq"}),
     "nncf RTN": ("nncf", {"group": GROUP}),
@@ -99,7 +99,8 @@ def _by_peer(name: str, peer: str, settings: Mapping[str, Any], model: Path) -> 
         python = environments.interpreter(peer)
     except environments.PeerMissingError as error:
         return Spent(problem=f"cannot be installed: {error}")
-    return spend(python, HERE / "peers" / f"{peer}_weights.py", request, place)
+    script = HERE / "peers" / f"{peer.partition('-with-')[0]}_weights.py"
+    return spend(python, script, request, place)
 
 
 def _by_us(name: str, settings: Mapping[str, Any], model: Path) -> Spent:

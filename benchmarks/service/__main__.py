@@ -65,7 +65,7 @@ def main() -> int:
         content, markdown = measure(folder, runs, quick=options.quick)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    documents.store("service", "service", content, markdown)
+    documents.store("service", "service", content, markdown, quick=options.quick)
     print(markdown)
     return 0
 
