@@ -3,11 +3,16 @@
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, make_url, text
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would everything that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _numbers = itertools.count(1)
 

@@ -80,7 +80,8 @@ def compressed(service, network, data):
     seen = list(service.jobs.updates(job.id, timeout=300))
     assert seen[-1].succeeded, seen[-1].problem
     assert [one.status for one in seen][-2:] == ["running", "succeeded"], "changes arrive as they happen"
-    assert {one.progress.step for one in seen if one.progress} >= {0, 1}, "so does progress"
+    # A short step may come and go between two answers.
+    assert {one.progress.step for one in seen if one.progress} & {0, 1}, "so does progress"
     return seen[-1]
 
 

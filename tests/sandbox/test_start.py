@@ -184,7 +184,8 @@ def test_no_descriptor_and_no_thread_stays_here(workspace):
     before = count()
     for _ in range(3):
         sandbox.start(data_order(workspace), limits=ROOMY).wait(PATIENCE_S)
-    assert count() == before
+    # Threads of earlier tests may end meanwhile.
+    assert all(now <= then for now, then in zip(count(), before, strict=True))
 
 
 def test_the_whole_tree_is_seen_and_killed():
