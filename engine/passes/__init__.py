@@ -11,16 +11,20 @@ from engine.passes.drop_blocks import DropBlocks
 from engine.passes.factorise import Factorise
 from engine.passes.float16 import Float16
 from engine.passes.fuse import Fuse
+from engine.passes.prune_channels import PruneChannels
 from engine.passes.prune_weights import PruneWeights
 from engine.passes.quantize_dynamic import QuantizeDynamic
 from engine.passes.quantize_static import QuantizeStatic
 from engine.passes.quantize_weights import QuantizeWeights
+from engine.passes.reconstruct import Reconstruct
 from engine.passes.simplify import Simplify
 
 AnyPass = Annotated[
     Simplify
     | Fuse
     | DropBlocks
+    | PruneChannels
+    | Reconstruct
     | Factorise
     | PruneWeights
     | QuantizeStatic

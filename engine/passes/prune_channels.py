@@ -1,0 +1,99 @@
+"""The `prune_channels` pass: its parameters and its documentation; the work is in engine.prune.channels."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from engine.passes.contract import Context, Observe, Pass, Searchable
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from engine.inspection import Inspection
+    from engine.report import Change, Refusal
+
+Kind = Literal["channels", "ffn", "heads", "hidden", "head_width", "conv_groups", "blocks", "recurrent"]
+Share = Annotated[float, Field(gt=0, le=0.95)]
+
+
+class PruneChannels(Pass):
+    """Remove whole channels, attention heads and hidden neurons: the network gets smaller and faster on every target.
+
+    Which channels go together is found by executing the graph on labels, so that skips, concatenations, splits and fused
+    projections need no special cases. After the cut the layers are refitted in closed form on unlabelled calibration
+    samples, so that each gives again what it gave in the original; without data nothing is refitted and the choice is by
+    magnitude. Every cut is checked against the original with the same channels silenced.
+
+    `sparsity` is the share that goes. With `max_drop`, `target_size_ratio` or `target_latency_ratio` the share is searched
+    by bisection instead, and `sparsity` is the most that is tried.
+    """
+
+    type: Literal["prune_channels"] = "prune_channels"
+
+    sparsity: Annotated[Share | None, Searchable(low=0.05, high=0.8)] = Field(
+        None, description="Share of each group's channels that goes; by default 0.25, or up to 0.9 for a requirement."
+    )
+    scope: Annotated[Literal["per_group", "global"], Searchable(choices=("per_group", "global"))] = Field(
+        "per_group", description="The same share of every group, or the least important channels of the whole network."
+    )
+    importance: Annotated[
+        Literal["reconstruction", "activation", "magnitude"],
+        Searchable(choices=("reconstruction", "activation", "magnitude")),
+    ] = Field(
+        "reconstruction",
+        description=(
+            "What decides which channels go: the error that is left when the others make up for them as well as they can,"
+            " weights times activations, or weights alone."
+        ),
+    )
+    kinds: tuple[Kind, ...] = Field(
+        ("channels", "ffn", "heads"),
+        min_length=1,
+        max_length=8,
+        description="`hidden` is the residual stream of a transformer, `head_width` the channels inside of heads.",
+    )
+    round_to: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = Field(
+        "auto", description="Widths become multiples of this; `auto` takes what the target's kernels fill."
+    )
+    min_width: int = Field(1, ge=1, le=65536, description="Least number of channels that a group keeps.")
+    reconstruct: bool = Field(default=True, description="Refit the layers on calibration data after the cut.")
+    max_drop: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description=(
+            "Prune as much as costs no more than this of the task's metric; without labels, of the decisions that stay the"
+            " same."
+        ),
+    )
+    target_size_ratio: float | None = Field(None, gt=0, lt=1, description="Prune down to this share of the weights.")
+    target_latency_ratio: float | None = Field(None, gt=0, lt=1, description="Prune down to this share of the time.")
+    exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
+        (), max_length=4096, description="Names of nodes that keep all their channels and their weights."
+    )
+
+    def requires(self, inspection: "Inspection") -> "Refusal | None":
+        """Refuse quantized networks: their weights cannot be refitted."""
+        from engine.report import Refusal
+
+        if inspection.quantized != "none":
+            return Refusal(
+                code="not_applicable",
+                reason=f"The network is {inspection.quantized} quantized; structure goes before precision.",
+                hint="Prune the floating-point network, then quantize.",
+            )
+        return None
+
+    def check(self, model: "ir.Model") -> "Refusal | None":
+        """Refuse names of nodes that do not exist."""
+        from engine.prune.channels import check
+
+        return check(model, self.exclude)
+
+    def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
+        """Prune in place and say what each group and each layer became."""
+        from engine.prune.channels import prune
+
+        del observations
+        return prune(model, self, context)

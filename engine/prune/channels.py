@@ -1,0 +1,322 @@
+"""The work of the `prune_channels` pass: choose, cut, check against the oracle, repair; in rounds, up to a requirement."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from engine.errors import SpecInvalidError
+from engine.graph import io, macs
+from engine.graph.coupling import Coupling, analyse
+from engine.graph.groups import Group, Unit
+from engine.graph.masking import mask
+from engine.graph.slicing import by_initializer, losses_by_axis, remove, removed
+from engine.measure.cpu import cpu_profile
+from engine.passes.contract import Context
+from engine.prune import oracle, schedule
+from engine.prune.importance import Seen, observe, scores
+from engine.prune.reconstruct import Refit, repair
+from engine.prune.weighted import layers
+from engine.report import Change, Refusal
+
+if TYPE_CHECKING:
+    from engine.passes.prune_channels import PruneChannels
+
+# So much goes in one round; what is left is repaired and ranked anew before the next.
+_ROUND = 0.2
+_MOST_LISTED = 64
+# Kinds whose channels are single columns of a kernel; the others are blocks, of which any number is as good.
+_ROUNDED = frozenset({"channels", "ffn", "hidden"})
+
+Key = tuple[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A network that was cut to some widths, and what happened on the way."""
+
+    model: ir.Model
+    widths: Mapping[Key, int]
+    agreement: oracle.Agreement
+    refits: Sequence[Refit]
+    rounds: int
+
+
+def check(model: ir.Model, exclude: Sequence[str]) -> Refusal | None:
+    """Refuse names in `exclude` that the network does not have."""
+    unknown = sorted(set(exclude) - {node.name or "" for node in model.graph.all_nodes()})
+    if unknown:
+        raise SpecInvalidError(f"`exclude` names nodes that the network does not have: {', '.join(unknown[:5])}.")
+    return None
+
+
+def prune(model: ir.Model, step: "PruneChannels", context: Context) -> Change | Refusal:
+    """Prune in place."""
+    ir.external_data.load_to_model(model)
+    work = Pruning(model, step, context)
+    if not work.groups:
+        return _nothing_to_prune(work.coupling, step)
+    outcome = schedule.meet(work, step, context)
+    if isinstance(outcome, Refusal):
+        return outcome
+    pruned, tried = outcome
+    if all(pruned.widths[key] == len(group.atoms) for key, group in work.groups.items()):
+        return Refusal(
+            code="no_gain",
+            reason="No group loses a channel: widths are rounded, and this share of them is less than one step.",
+            hint="Ask for a higher sparsity or a smaller `round_to`.",
+        )
+    before, after = macs.total(model), macs.total(pruned.model)
+    weights = io.weight_bytes(model), io.weight_bytes(pruned.model)
+    details = _details(work, pruned) | {
+        "macs_before": before,
+        "macs_after": after,
+        "weight_bytes_before": weights[0],
+        "weight_bytes_after": weights[1],
+        "tried": tried,
+    }
+    model.graph = pruned.model.graph
+    taken = sum(refit.taken for refit in pruned.refits)
+    repaired = f" {taken} layers were refitted to make up for it." if taken else ""
+    return Change(
+        summary=(
+            f"{1 - after / max(1, before):.0%} of the multiply-accumulates and {1 - weights[1] / max(1, weights[0]):.0%}"
+            f" of the weights are gone.{repaired}"
+        ),
+        details=details,
+    )
+
+
+class Pruning:
+    """One analysed network and what may be cut from it; makes pruned copies of any sparsity."""
+
+    def __init__(self, model: ir.Model, step: "PruneChannels", context: Context) -> None:
+        self.model, self.step, self.context = model, step, context
+        self.coupling = analyse(model)
+        self._excluded = frozenset(step.exclude)
+        self.groups = self._groups(self.coupling)
+        self._fits = context.has_data and context.calibration is not None
+        self._made: dict[tuple[int, ...], Pruned] = {}
+
+    def prune(self, sparsity: float) -> Pruned:
+        """Give a copy without this share of the channels, repaired; equal widths are made once."""
+        widths = self._widths(sparsity)
+        key = tuple(widths.values())
+        if key not in self._made:
+            self._made[key] = self._in_rounds(widths, repaired=self.step.reconstruct)
+        return self._made[key]
+
+    def sketch(self, sparsity: float) -> ir.Model:
+        """Give a copy of the same widths without repair: good for its size and speed only."""
+        return self._in_rounds(self._widths(sparsity), repaired=False).model
+
+    # --- how much ----------------------------------------------------------------------------------------------------
+
+    def _groups(self, coupling: Coupling) -> dict[Key, Group]:
+        found: dict[Key, Group] = {}
+        for group in coupling.groups:
+            nodes = {*group.producers, *(part.node for part in group.slices)}
+            if group.kind in self.step.kinds and not nodes & self._excluded:
+                found[group.kind, group.producers] = group
+        return found
+
+    def _widths(self, sparsity: float) -> dict[Key, int]:
+        """Say how many channels each group keeps."""
+        shares = self._global_shares(sparsity) if self.step.scope == "global" else dict.fromkeys(self.groups, sparsity)
+        return {key: self._kept(group, shares[key]) for key, group in self.groups.items()}
+
+    def _kept(self, group: Group, share: float) -> int:
+        width = len(group.atoms)
+        step = self._favourite(group)
+        exact = width * (1 - share)
+        kept = step * math.floor(exact / step + 0.5) if width > step else math.floor(exact + 0.5)
+        return min(width, max(kept, self.step.min_width, 1))
+
+    def _favourite(self, group: Group) -> int:
+        """Give the step of widths that the target's kernels fill."""
+        if self.step.round_to != "auto":
+            return self.step.round_to
+        if group.kind not in _ROUNDED:
+            return 1
+        wide = self.context.target.provider == "cpu" and "avx512f" in cpu_profile().flags
+        return 16 if wide else 8
+
+    def _global_shares(self, sparsity: float) -> dict[Key, float]:
+        """Rank the units of all groups together, by what they cost the network for what they save."""
+        ranked: list[tuple[float, int, Key]] = []
+        total = 0
+        for key, group in self.groups.items():
+            found = scores(self.model, self.coupling, group, self._seen, self.step.importance)
+            worst = 0.0
+            for unit in self.coupling.units(group, found):
+                cost = max(found[atom] for atom in unit.atoms)
+                worst = max(worst, cost / max(unit.macs, 1.0))
+                ranked.append((worst, len(unit.atoms), key))
+            total += len(group.atoms)
+        gone = dict.fromkeys(self.groups, 0)
+        left = sparsity * total
+        for _, size, key in sorted(ranked, key=lambda each: each[0]):
+            if left < size:
+                break
+            if gone[key] + size <= schedule.LARGEST_SPARSITY * len(self.groups[key].atoms):
+                gone[key] += size
+                left -= size
+        return {key: gone[key] / len(group.atoms) for key, group in self.groups.items()}
+
+    # --- which ones --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _seen(self) -> Mapping[str, Seen]:
+        return self._look(self.model, self.groups)
+
+    def _look(self, model: ir.Model, groups: Mapping[Key, Group]) -> Mapping[str, Seen]:
+        if self.step.importance == "magnitude" or not self._fits or self.context.calibration is None:
+            return {}
+        wanted = frozenset(part.initializer for group in groups.values() for part in group.slices if part.role == "in")
+        return observe(model, self.context.calibration, self.context.target, wanted)
+
+    def _in_rounds(self, widths: Mapping[Key, int], *, repaired: bool) -> Pruned:
+        repaired = repaired and self._fits
+        largest = max(1 - kept / len(self.groups[key].atoms) for key, kept in widths.items())
+        rounds = max(1, math.ceil(largest / _ROUND - 1e-9)) if repaired else 1
+        student, kept = self.model, dict[str, npt.NDArray[np.intp]]()
+        agreement = oracle.Agreement(0.0, 1.0)
+        refits: Sequence[Refit] = ()
+        for number in range(rounds):
+            coupling = self.coupling if number == 0 else analyse(student)
+            groups = self.groups if number == 0 else self._groups(coupling)
+            atoms = self._choose(student, coupling, groups, widths, (number + 1) / rounds)
+            if not atoms:
+                continue
+            pruned = remove(student, coupling, atoms)
+            agreement = agreement.worse(self._check(student, pruned, coupling, atoms))
+            follow(kept, student, coupling, atoms)
+            student = pruned
+            if repaired:
+                refits = self._repair(student, kept, number / rounds, rounds)
+        return Pruned(student, self._left(student), agreement, refits, rounds)
+
+    def _left(self, student: ir.Model) -> dict[Key, int]:
+        """Count what each group has left, in the same channels as `groups` counts."""
+        if student is self.model:
+            return {key: len(group.atoms) for key, group in self.groups.items()}
+        left = self._groups(analyse(student))
+        # A group that has one channel left is none any more.
+        return {key: len(left[key].atoms) if key in left else 1 for key in self.groups}
+
+    def _choose(
+        self,
+        student: ir.Model,
+        coupling: Coupling,
+        groups: Mapping[Key, Group],
+        widths: Mapping[Key, int],
+        done: float,
+    ) -> set[int]:
+        seen = self._seen if student is self.model else self._look(student, groups)
+        atoms: set[int] = set()
+        for key, group in groups.items():
+            if key not in widths:
+                continue
+            original = len(self.groups[key].atoms)
+            wanted = original - round((original - widths[key]) * done)
+            excess = len(group.atoms) - wanted
+            if excess <= 0:
+                continue
+            found = scores(student, coupling, group, seen, self.step.importance)
+            count = _count(coupling.units(group, found), excess)
+            chosen = coupling.choose(group, count, found, beside=atoms)
+            atoms.update(atom for unit in chosen for atom in unit.atoms)
+        return atoms
+
+    def _check(self, student: ir.Model, pruned: ir.Model, coupling: Coupling, atoms: set[int]) -> oracle.Agreement:
+        samples = self.context.calibration
+        assert samples is not None
+        return oracle.compare(mask(student, coupling, atoms), pruned, samples, self.context.target)
+
+    def _repair(
+        self, student: ir.Model, kept: Mapping[str, npt.NDArray[np.intp]], done: float, rounds: int
+    ) -> Sequence[Refit]:
+        assert self.context.calibration is not None
+        return repair(
+            student,
+            self.model,
+            kept,
+            self.context.calibration,
+            self.context.target,
+            exclude=self._excluded,
+            progress=lambda share: self.context.progress(0.75 * (done + share / rounds), "refitting layers"),
+        )
+
+
+def follow(kept: dict[str, npt.NDArray[np.intp]], model: ir.Model, coupling: Coupling, atoms: set[int]) -> None:
+    """Update which outputs of the original's layers are left after these atoms go."""
+    gone = removed(coupling, atoms)
+    members = by_initializer(coupling, gone)
+    for layer in layers(model)[0]:
+        labels = [member.labels for member in members.get(str(layer.weight.name), ())]
+        loss = losses_by_axis(labels, gone).get(layer.out_axis)
+        if loss is None:
+            continue
+        before = kept.get(layer.name, np.arange(layer.outputs))
+        # Outputs that differ from line to line have no place in the original: the layer is left alone.
+        whole = loss.size == loss.shape[layer.out_axis] == len(before)
+        kept[layer.name] = before[~loss.reshape(-1)] if whole else before[:0]
+
+
+def _count(units: Sequence[Unit], excess: int) -> int:
+    """Say how many of the first units hold at most `excess` channels."""
+    total = 0
+    for number, unit in enumerate(units):
+        total += len(unit.atoms)
+        if total > excess:
+            return number
+    return len(units)
+
+
+def _nothing_to_prune(coupling: Coupling, step: "PruneChannels") -> Refusal:
+    others = sorted({group.kind for group in coupling.groups} - set(step.kinds))
+    if others:
+        return Refusal(
+            code="not_applicable",
+            reason=f"The network has no channels of the kinds {', '.join(step.kinds)} that the recipe does not exclude.",
+            hint=f"It has {', '.join(others)}: name them in `kinds`.",
+        )
+    first = max(coupling.frozen, key=lambda item: item.channels, default=None)
+    if first is None:
+        return Refusal(code="not_applicable", reason="The network has no layers with channels that could go.")
+    return Refusal(
+        code="not_applicable",
+        reason=f"No channel can go; most are kept by {first.op_type} `{first.node}`: it {first.reason}.",
+        node=first.node,
+    )
+
+
+def _details(work: Pruning, pruned: Pruned) -> dict[str, Any]:
+    coupling = work.coupling
+    return {
+        "groups": [
+            {
+                "name": group.name,
+                "kind": group.kind,
+                "producers": list(group.producers[:8]),
+                "channels": len(group.atoms),
+                "kept": pruned.widths[key],
+                "lossy": group.lossy,
+            }
+            for key, group in work.groups.items()
+        ],
+        "prunable_parameters": round(coupling.prunable_parameters, 4),
+        "prunable_macs": round(coupling.prunable_macs, 4),
+        "frozen": [
+            {"node": item.node, "op": item.op_type, "reason": item.reason, "channels": item.channels}
+            for item in sorted(coupling.frozen, key=lambda item: -item.channels)[:_MOST_LISTED]
+        ],
+        "oracle": {"difference": pruned.agreement.difference, "tolerance": pruned.agreement.tolerance},
+        "rounds": pruned.rounds,
+        "layers": [refit.facts() for refit in pruned.refits],
+    }

@@ -1,0 +1,138 @@
+"""How much to prune: a given share, or as much as a requirement allows, found by bisection."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import onnx_ir as ir
+
+from engine.graph import io
+from engine.passes.contract import Context
+from engine.report import Quality, Refusal
+from engine.spec import LOWER_IS_BETTER, TASK_METRICS
+
+if TYPE_CHECKING:
+    from engine.passes.prune_channels import PruneChannels
+    from engine.prune.channels import Pruned
+
+DEFAULT_SPARSITY = 0.25
+LARGEST_SPARSITY = 0.9
+# Each halves the range that is left: sparsity is known to about 3 points.
+_STEPS = 5
+
+
+class Source(Protocol):
+    """Makes pruned copies of a network."""
+
+    model: ir.Model
+
+    def prune(self, sparsity: float) -> "Pruned":
+        """Give a repaired copy."""
+        ...
+
+    def sketch(self, sparsity: float) -> ir.Model:
+        """Give a copy that is good for its size and speed only."""
+        ...
+
+
+Tried = list[dict[str, Any]]
+
+
+def meet(source: Source, step: "PruneChannels", context: Context) -> "tuple[Pruned, Tried] | Refusal":
+    """Give the network that meets what the pass asks for, and what was tried on the way."""
+    tried: Tried = []
+    if step.max_drop is None and step.target_size_ratio is None and step.target_latency_ratio is None:
+        return source.prune(DEFAULT_SPARSITY if step.sparsity is None else step.sparsity), tried
+    most = LARGEST_SPARSITY if step.sparsity is None else step.sparsity
+    wanted = _for_costs(source, step, context, most, tried)
+    if isinstance(wanted, Refusal):
+        return wanted
+    if step.max_drop is None:
+        return source.prune(wanted), tried
+    return _for_quality(source, context, step.max_drop, (wanted, most), tried)
+
+
+def _for_quality(
+    source: Source, context: Context, limit: float, between: tuple[float, float], tried: Tried
+) -> "tuple[Pruned, Tried] | Refusal":
+    """Prune as much as quality allows or, where size or speed want a certain share, that one if quality allows it."""
+
+    def allowed(sparsity: float) -> bool:
+        drop = quality_drop(context.evaluate(source.prune(sparsity).model))
+        tried.append({"sparsity": round(sparsity, 4), "drop": None if drop is None else round(drop, 5)})
+        context.progress(min(0.75, 0.1 * len(tried)), f"tried {sparsity:.0%}")
+        return drop is not None and drop <= limit
+
+    wanted, most = between
+    if wanted > 0:
+        found = wanted if allowed(wanted) else None
+        reason = (
+            f"The size or speed asked for takes a sparsity of {wanted:.0%}, which costs more quality than {limit:g}."
+        )
+    else:
+        found = bisect(allowed, most, largest=True)
+        reason = f"Even little pruning costs more quality than {limit:g}."
+    if found is None:
+        return Refusal(code="too_lossy", reason=reason, hint="Allow a larger drop, or ask for less.")
+    return source.prune(found), tried
+
+
+def _for_costs(source: Source, step: "PruneChannels", context: Context, most: float, tried: Tried) -> float | Refusal:
+    """Give the least sparsity that meets the limits on size and latency; 0 without such limits."""
+    least = 0.0
+    weights = io.weight_bytes(source.model)
+    for limit, name, cost in (
+        (step.target_size_ratio, "size", lambda model: io.weight_bytes(model) / max(1, weights)),
+        (step.target_latency_ratio, "latency", lambda model: context.race([source.model, model])[1]),
+    ):
+        if limit is None:
+            continue
+        found = bisect(_within(source, cost, limit, name, tried), most, largest=False)
+        if found is None:
+            return Refusal(
+                code="not_applicable",
+                reason=f"Not even a sparsity of {most:.0%} brings the {name} down to {limit:.2f} of the original's.",
+                hint="Allow more kinds of channels, or ask for less.",
+            )
+        least = max(least, found)
+    return least
+
+
+def _within(
+    source: Source, cost: Callable[[ir.Model], float], limit: float, name: str, tried: Tried
+) -> Callable[[float], bool]:
+    def holds(sparsity: float) -> bool:
+        ratio = cost(source.sketch(sparsity))
+        tried.append({"sparsity": round(sparsity, 4), name: round(ratio, 4)})
+        return ratio <= limit
+
+    return holds
+
+
+def bisect(holds: Callable[[float], bool], most: float, *, largest: bool) -> float | None:
+    """Give the largest sparsity up to `most` for which `holds`, or the least; None if there is none."""
+    if holds(most) == largest:
+        return most if largest else None
+    low, high = 0.0, most
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        if holds(middle) == largest:
+            low = middle
+        else:
+            high = middle
+    found = low if largest else high
+    return found if found > 0 else None
+
+
+def quality_drop(quality: Sequence[Quality]) -> float | None:
+    """Give what was lost: of the task's metric, else the share of changed decisions, else of the outputs' energy."""
+    by_name = {each.metric: each for each in quality}
+    for metric in TASK_METRICS:
+        task = by_name.get(metric)
+        if task is not None and task.difference is not None:
+            return task.difference if metric in LOWER_IS_BETTER else -task.difference
+    if "top1_agreement" in by_name:
+        return 1 - by_name["top1_agreement"].compressed
+    if "sqnr_db" in by_name:
+        return math.pow(10, -by_name["sqnr_db"].compressed / 10)
+    return None
