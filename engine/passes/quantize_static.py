@@ -34,6 +34,15 @@ class QuantizeStatic(Pass):
     weights: Annotated[
         Literal["auto", "int8", "int7", "uint8"], Searchable(choices=("auto", "int8", "int7", "uint8"))
     ] = Field("auto", description="Integer type of weights; `auto` proves per layer what cannot saturate.")
+    ranges: Annotated[
+        Literal["auto", "min_max", "moving_average", "percentile", "entropy", "mse"],
+        Searchable(choices=("min_max", "moving_average", "percentile", "entropy", "mse")),
+    ] = Field("auto", description="How activations' ranges are cut; `auto` takes what is best on held-out samples.")
+    improve: bool = Field(
+        default=True,
+        description="Try range search, equalisation, SmoothQuant, GPTQ rounding and bias correction; keep what gains on"
+        " calibration samples held out for that.",
+    )
     measure_layers: bool = Field(
         default=True, description="Leave kinds of layers in float that the target measurably runs faster so."
     )

@@ -18,6 +18,15 @@ COMPUTES = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool"
 MOVES = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"})
 # They shrink what passes through, so they are worth an integer kernel even where a float operator follows.
 REDUCES = frozenset({"AveragePool", "GlobalAveragePool", "MaxPool"})
+# Layers that stay in float because ONNX Runtime's static integer kernels do not cover them.
+NO_KERNEL = {
+    "ConvTranspose": "ONNX Runtime has no integer kernel for it on processors, so it would compute in float between conversions",
+    "LSTM": "ONNX Runtime has no static integer kernel for it; quantize_dynamic has one",
+    "GRU": "ONNX Runtime has no integer kernel for it",
+    "RNN": "ONNX Runtime has no integer kernel for it",
+}
+PRODUCT = "both operands are activations"
+LEFT = "the weights are on the left, where ONNX Runtime's integer kernels do not take them"
 _VARIADIC = frozenset({"Add", "Mul", "Concat"})
 
 
@@ -43,6 +52,8 @@ class Plan:
 
     layers: list[Layer] = field(default_factory=list)
     followers: list[ir.Node] = field(default_factory=list)
+    # Matrix products of two activations that run in integers too.
+    products: list[ir.Node] = field(default_factory=list)
     # Every quantized tensor, in topological order; True where an integer operator produces it.
     tensors: dict[ir.Value, bool] = field(default_factory=dict)
     # Tensors that must share scale and zero point with an earlier one.
@@ -59,24 +70,24 @@ class Plan:
         return value
 
 
-def make_plan(model: ir.Model, exclude: frozenset[str] = frozenset()) -> Plan:
-    """Decide what to quantize in the network's main graph; nothing is changed."""
+def make_plan(model: ir.Model, exclude: frozenset[str] = frozenset(), *, products: bool = False) -> Plan:
+    """Decide what to quantize in the network's main graph; nothing is changed.
+
+    `products`: also products of two activations, as attention has them.
+    """
     plan = Plan()
-    layers: dict[ir.Node, Layer] = {}
-    for node in model.graph:
-        if node.op_type in LAYERS and node.domain in {"", "ai.onnx"}:
-            found = _layer(node, exclude)
-            if isinstance(found, Layer):
-                layers[node] = found
-            else:
-                plan.refused[node.name or node.op_type] = found
+    layers = _choose_layers(model, plan, exclude, products=products)
     integers = _reachable(model.graph, layers, exclude)
     kept = _worthwhile(model.graph, layers, integers)
+    multiplied = set(plan.products)
     for node in model.graph:
         if node in layers:
             plan.layers.append(layers[node])
             _add(plan, layers[node].input, produced=False)
             _add_output(plan, node, kept, layers)
+        elif node in multiplied:
+            for value in node.inputs:
+                _add(plan, _present(value), produced=False)
         elif node in kept:
             plan.followers.append(node)
             for value in _activations(node):
@@ -85,6 +96,25 @@ def make_plan(model: ir.Model, exclude: frozenset[str] = frozenset()) -> Plan:
             if node.op_type in MOVES:
                 plan.same_as[node.outputs[0]] = _present(node.inputs[0])
     return plan
+
+
+def _choose_layers(model: ir.Model, plan: Plan, exclude: frozenset[str], *, products: bool) -> dict[ir.Node, Layer]:
+    """Give the layers; products and what is refused go into the plan."""
+    layers: dict[ir.Node, Layer] = {}
+    for node in model.graph:
+        if node.domain not in {"", "ai.onnx"}:
+            continue
+        if node.op_type in NO_KERNEL:
+            plan.refused[node.name or node.op_type] = NO_KERNEL[node.op_type]
+        elif node.op_type in LAYERS:
+            found = _layer(node, exclude)
+            if isinstance(found, Layer):
+                layers[node] = found
+            elif products and found == PRODUCT:
+                plan.products.append(node)
+            else:
+                plan.refused[node.name or node.op_type] = found
+    return layers
 
 
 def final_output(node: ir.Node) -> tuple[ir.Value, ir.Node | None]:
@@ -134,7 +164,8 @@ def _objections(node: ir.Node, exclude: frozenset[str]) -> Iterator[str]:
         yield "excluded by the recipe"
     weight = node.inputs[1]
     if node.op_type == "MatMul" and weight is not None and not weight.is_initializer():
-        yield "both operands are activations, or the weights are on the left"
+        left = node.inputs[0]
+        yield LEFT if left is not None and left.is_initializer() else PRODUCT
     if weight is None or not weight.is_initializer() or weight.is_graph_input() or weight.const_value is None:
         yield "the weights are not constant"
         return

@@ -1,7 +1,7 @@
 """Writes a plan into the graph: QuantizeLinear and DequantizeLinear round activations, integer tensors for the weights."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,25 @@ import onnx_ir as ir
 from engine.calibrate import Range
 from engine.graph import io
 from engine.quantize import types
-from engine.quantize.plan import Layer, Plan, clamp_bounds
+from engine.quantize.plan import Layer, Plan, clamp_bounds, final_output
 
 _DTYPE = {"uint8": np.uint8, "int8": np.int8}
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What was found to be better than the plain choice. Layers go by the name of their output, tensors by theirs."""
+
+    # Weights that were not rounded to nearest.
+    weights: Mapping[str, types.QuantizedWeight] = field(default_factory=dict)
+    # What to add to biases so that a layer's mean output stays.
+    shifts: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    # Tensors that are laid out channels-last once where they become integers, not by every operator that reads them.
+    channels_last: frozenset[str] = frozenset()
+
+    def but(self, **changes: Any) -> "Treatment":
+        """Give it with some parts replaced."""
+        return replace(self, **changes)
 
 
 @dataclass(frozen=True)
@@ -30,6 +46,8 @@ class QuantizedLayer:
     channels: int
     weight_sqnr_db: float
     scale: float
+    # The layer's output in the quantized network.
+    output: str
 
     def facts(self) -> dict[str, Any]:
         """Give JSON values."""
@@ -51,7 +69,14 @@ class Rewriter:
     """Applies a plan to the network that the plan was made of."""
 
     def __init__(
-        self, model: ir.Model, plan: Plan, ranges: Mapping[str, Range], choice: types.Choice, *, per_channel: bool
+        self,
+        model: ir.Model,
+        plan: Plan,
+        ranges: Mapping[str, Range],
+        choice: types.Choice,
+        *,
+        per_channel: bool,
+        treatment: Treatment | None = None,
     ) -> None:
         self._model = model
         self._graph = model.graph
@@ -59,6 +84,8 @@ class Rewriter:
         self._ranges = ranges
         self._choice = choice
         self._per_channel = per_channel
+        self._treatment = treatment or Treatment()
+        self._restored: dict[ir.Value, ir.Value] = {}
         self._taken = io.value_names(model)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         self._affine = {
@@ -68,9 +95,10 @@ class Rewriter:
     def run(self) -> list[QuantizedLayer]:
         """Insert all nodes and give what was done per layer."""
         inputs = {layer.node: self._affine[self._plan.root(layer.input)] for layer in self._plan.layers}
+        outputs = {layer.node: final_output(layer.node)[0] for layer in self._plan.layers}
         for value, produced in self._plan.tensors.items():
             self._quantize_tensor(value, produced=produced)
-        done = [self._quantize_layer(layer, inputs[layer.node]) for layer in self._plan.layers]
+        done = [self._quantize_layer(layer, inputs[layer.node], outputs[layer.node]) for layer in self._plan.layers]
         self._remove_unused()
         self._model.opset_imports.setdefault("", 13)
         return done
@@ -93,21 +121,52 @@ class Rewriter:
         restored = dequantize.outputs[0]
         restored.name = io.unused_name(self._taken, "d")
         restored.dtype = ir.DataType.FLOAT
+        self._restored[value] = restored
         self._redirect(value, restored, quantize, produced=produced)
         clamp = self._plan.absorbed.get(value)
         if clamp is not None and self._saturates_like(clamp, affine):
             quantize.replace_input_with(0, clamp.inputs[0])
+        between = (
+            self._channels_last(quantize, dequantize, value) if value.name in self._treatment.channels_last else []
+        )
         producer = quantize.inputs[0].producer() if quantize.inputs[0] is not None else None
         if producer is None:
-            self._graph.insert_before(self._graph[0], [quantize, dequantize])
+            self._graph.insert_before(self._graph[0], [quantize, *between, dequantize])
         else:
-            self._graph.insert_after(producer, [quantize, dequantize])
+            self._graph.insert_after(producer, [quantize, *between, dequantize])
         if clamp is not None and quantize.inputs[0] is not value:
             self._graph.remove(clamp, safe=True)
 
+    def _channels_last(self, quantize: ir.Node, dequantize: ir.Node, value: ir.Value) -> list[ir.Node]:
+        """Lay a tensor out channels-last, and back.
+
+        Integer convolutions run channels-last. ONNX Runtime lets neighbours share one change of layout, but not an Add that
+        also reads a tensor from outside: it then changes back before the Add and forth after it. A Reshape that changes
+        nothing keeps both changes that are written out here from cancelling; the second cancels with what ONNX Runtime inserts.
+        """
+        channels, height, width = spatial_shape(value) or (0, 0, 0)
+        flat, image = (
+            self._constant(np.array(sizes, np.int64), "shape")
+            for sizes in ((0, height * width, channels), (0, height, width, channels))
+        )
+        nodes: list[ir.Node] = []
+        last = quantize.outputs[0]
+        for kind, extra, attributes in (
+            ("Transpose", [], {"perm": [0, 2, 3, 1]}),
+            ("Reshape", [flat], {}),
+            ("Reshape", [image], {}),
+            ("Transpose", [], {"perm": [0, 3, 1, 2]}),
+        ):
+            nodes.append(ir.node(kind, [last, *extra], attributes))
+            last = nodes[-1].outputs[0]
+            last.name = io.unused_name(self._taken, "l")
+        dequantize.replace_input_with(0, last)
+        return nodes
+
     def _redirect(self, value: ir.Value, restored: ir.Value, quantize: ir.Node, *, produced: bool) -> None:
         """Let consumers read the restored tensor: all of them where integers are what the producer gives."""
-        members = {layer.node for layer in self._plan.layers} | set(self._plan.followers)
+        plan = self._plan
+        members = {layer.node for layer in plan.layers} | set(plan.followers) | set(plan.products)
         for node, index in tuple(value.uses()):
             if node is not quantize and (produced or node in members):
                 node.replace_input_with(index, restored)
@@ -125,14 +184,17 @@ class Rewriter:
         half = affine.scale / 2
         return (low is None or affine.floor >= low - half) and (high is None or affine.ceiling <= high + half)
 
-    def _quantize_layer(self, layer: Layer, activation: types.Affine) -> QuantizedLayer:
+    def _quantize_layer(self, layer: Layer, activation: types.Affine, output: ir.Value) -> QuantizedLayer:
         assert layer.weight.const_value is not None
         weight = layer.weight.const_value.numpy()
         matrix = kernel_matrix(layer, weight)
-        quantized = types.quantize_weight(matrix, self._choice.rule, per_channel=self._per_channel)
+        name = str(layer.node.outputs[0].name)
+        quantized = self._treatment.weights.get(name) or types.quantize_weight(
+            matrix, self._choice.rule, per_channel=self._per_channel
+        )
         values, scale = quantized.values, quantized.scale
-        if layer.bias is not None and layer.bias.const_value is not None:
-            bias = layer.bias.const_value.numpy().astype(np.float32).reshape(-1)
+        bias = self._bias(layer, len(scale))
+        if bias is not None:
             wider = types.raise_for_bias(scale, bias, activation.scale)
             if not self._per_channel:
                 wider = np.full_like(wider, wider.max())
@@ -152,7 +214,16 @@ class Rewriter:
             channels=len(scale),
             weight_sqnr_db=_decibel(matrix, error),
             scale=activation.scale,
+            output=str(self._restored.get(output, layer.node.outputs[0]).name),
         )
+
+    def _bias(self, layer: Layer, channels: int) -> npt.NDArray[np.float32] | None:
+        """Give the bias with what corrects the mean output; a Conv or Gemm without one may get one."""
+        shift = self._treatment.shifts.get(str(layer.node.outputs[0].name))
+        if layer.bias is not None and layer.bias.const_value is not None:
+            bias = layer.bias.const_value.numpy().astype(np.float32).reshape(-1)
+            return bias if shift is None else bias + shift
+        return None if shift is None or layer.node.op_type == "MatMul" else shift.reshape(channels)
 
     def _store_weight(self, layer: Layer, values: npt.NDArray[np.int8], scale: npt.NDArray[np.float32]) -> None:
         unsigned = self._choice.rule == "uint8"
@@ -177,6 +248,8 @@ class Rewriter:
         combined = (scale.astype(np.float64) * activation.scale).astype(np.float32)
         stored = np.rint(bias.astype(np.float64) / combined).astype(np.int32)
         restored = self._dequantized(layer.node, stored, combined, "b", axis=0 if self._per_channel else None)
+        if len(layer.node.inputs) < 3:
+            layer.node.resize_inputs(3)
         layer.node.replace_input_with(2, restored)
 
     def _dequantized(
@@ -220,6 +293,16 @@ class Rewriter:
         for name, value in tuple(self._graph.initializers.items()):
             if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
                 del self._graph.initializers[name]
+
+
+def spatial_shape(value: ir.Value) -> tuple[int, int, int] | None:
+    """Give channels, height and width of images whose sizes are known."""
+    shape = value.shape
+    if shape is None or len(shape) != 4:
+        return None
+    channels, height, width = shape[1], shape[2], shape[3]
+    known = isinstance(channels, int) and isinstance(height, int) and isinstance(width, int)
+    return (int(channels), int(height), int(width)) if known else None  # type: ignore[arg-type]  # all are integers here
 
 
 def kernel_matrix(layer: Layer, weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -1,21 +1,25 @@
 """The work of the `quantize_static` pass."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from engine.calibrate import Range
+from engine.calibrate import Histogram
 from engine.errors import SpecInvalidError, VerificationFailedError
 from engine.graph import io
 from engine.graph.unshare import unshare
-from engine.measure import cpu, providers
+from engine.measure import cpu
 from engine.passes.contract import Context, Observe
 from engine.quantize import types
-from engine.quantize.plan import Layer, Plan, make_plan, subgraph_layers
+from engine.quantize.explain import Compared, Feed, Key, conversions_left
+from engine.quantize.improve import Design, Improver, ranges_by, sources, statistics
+from engine.quantize.plan import Plan, make_plan, subgraph_layers
+from engine.quantize.ranges import Method
 from engine.quantize.rewrite import Rewriter
+from engine.quantize.structure import Structure, choose_structure, latency_feeds
 from engine.report import Change, Refusal
 
 if TYPE_CHECKING:
@@ -23,10 +27,7 @@ if TYPE_CHECKING:
 
 # Per-channel scales came with this version of the standard operators.
 OLDEST_OPSET = 13
-# A layer goes back to float only for a gain that a short measurement can tell from noise.
-_WORTHWHILE_GAIN = 0.01
-# Kernels work on four input channels at a time; below that, most of their work is padding.
-_NARROW_CHANNELS = 4
+_EXPLAIN_FEEDS = 2
 
 
 def prepare(model: ir.Model) -> None:
@@ -78,24 +79,51 @@ def observes(model: ir.Model, step: "QuantizeStatic") -> Sequence[Observe]:
 
     Where fewer layers are quantized, a tensor that shared its scale may need its own; it is always one of these.
     """
-    plan = make_plan(model, frozenset(step.exclude))
-    return [Observe(str(value.name)) for value in plan.tensors]
+    exclude = frozenset(step.exclude)
+    plan = make_plan(model, exclude, products=step.measure_layers)
+    kind: Literal["moving_average", "histogram"] = "moving_average" if step.ranges == "moving_average" else "histogram"
+    found = [Observe(str(value.name), kind, part="fit") for value in plan.tensors]
+    return found + (statistics(model, exclude) if step.improve else [])
 
 
 def quantize(
     model: ir.Model, step: "QuantizeStatic", observations: Mapping[Observe, Any], context: Context
 ) -> Change | Refusal:
-    """Quantize in place; layers that the target runs faster in float stay so."""
-    ranges: dict[str, Range] = {request.tensor: result for request, result in observations.items()}
+    """Quantize in place; layers that the target runs faster in float stay so.
+
+    `observations` holds the range or the histogram of each tensor in `observes`. Candidates are tried (`step.improve`) only
+    where there are histograms; that also takes `context.calibration` and `context.observe`.
+    """
+    if not any(source.high > source.low for source in sources(observations).values()):
+        return Refusal(
+            code="needs_data",
+            reason="No calibration sample gave an activation that varies, so no range can be set.",
+            hint="Add samples like those that the network will see.",
+        )
     choice = types.choose(cpu.cpu_profile(), activations=step.activations, weights=step.weights)
+    method: Method = "min_max" if step.ranges in {"auto", "moving_average"} else cast("Method", step.ranges)
+    design = Design(frozenset(step.exclude), ranges_by(sources(observations), method))
     context.progress(0.6, "choosing layers")
-    slower = _slower_in_integers(model, step, ranges, choice, context) if step.measure_layers else {}
-    plan = make_plan(model, frozenset(step.exclude) | slower.keys())
-    layers = Rewriter(model, plan, ranges, choice, per_channel=step.per_channel).run()
-    refused = {**plan.refused, **slower}
+    structure = choose_structure(model, step, design, choice, context) if step.measure_layers else Structure(design)
+    design = structure.design
+    # Whoever gives only ranges has decided how they are cut.
+    improve = step.improve and any(isinstance(value, Histogram) for value in observations.values())
+    improver = Improver(model, step, observations, choice, context) if improve else None
+    if improver is not None:
+        design = improver.run(design)
+    before = io.copy(model)
+    plan = make_plan(model, design.exclude, products=design.products)
+    keys = [Key.of(layer) for layer in plan.layers]
+    rewriter = Rewriter(model, plan, design.ranges, choice, per_channel=step.per_channel, treatment=design.treatment)
+    layers = rewriter.run()
+    refused = {**plan.refused, **structure.in_float}
     inner = [node.name or node.op_type for node in subgraph_layers(model)]
     refused.update(dict.fromkeys(inner, "it is inside the body of If, Loop or Scan"))
-    limited = sum(layer.limited_channels for layer in layers)
+    facts = [layer.facts() for layer in layers]
+    if improver is not None and improver.judge.ready:
+        context.progress(0.77, "explaining")
+        feeds = improver.judge.feeds[:_EXPLAIN_FEEDS], latency_feeds(before, context)
+        _explain(facts, keys, [layer.output for layer in layers], Compared(before, model, context.target), feeds)
     return Change(
         summary=_summary(plan, choice, len(refused)),
         details={
@@ -104,14 +132,33 @@ def quantize(
             "why": choice.why,
             "per_channel": step.per_channel,
             "processor": cpu.cpu_profile().dot,
-            "integer_operators": len(plan.layers) + len(plan.followers),
+            "integer_operators": len(plan.layers) + len(plan.followers) + len(plan.products),
             "clamps_absorbed": len(plan.absorbed),
-            "channels_with_wider_scale": limited,
-            "layers": [layer.facts() for layer in layers],
+            "channels_with_wider_scale": sum(layer.limited_channels for layer in layers),
+            "layers": facts,
             "in_float": [{"node": node, "reason": reason} for node, reason in refused.items()],
-            **_left_over(model, context),
+            "races": structure.races,
+            "candidates": [trial.facts() for trial in improver.trials] if improver is not None else [],
+            **conversions_left(model, context.target),
         },
     )
+
+
+def _explain(
+    facts: Sequence[dict[str, Any]],
+    keys: Sequence[Key],
+    outputs: Sequence[str],
+    compared: Compared,
+    feeds: tuple[Sequence[Feed], Sequence[Feed]],
+) -> None:
+    """Add to the facts of every layer what only runs of both networks tell."""
+    judged, timed = feeds
+    sqnr = compared.output_sqnr(
+        dict(zip((key.node for key in keys), zip(keys, outputs, strict=True), strict=True)), judged
+    )
+    shares = compared.shares(keys, timed)
+    for key, fact in zip(keys, facts, strict=True):
+        fact.update(output_sqnr_db=round(sqnr[key.node], 2), **shares[key.node])
 
 
 def ensures(model: ir.Model) -> None:
@@ -139,63 +186,6 @@ def _upgrade(model: ir.Model) -> None:
             hint=f"Export the network again with opset {OLDEST_OPSET} or later.",
         ) from error
     model.graph = ir.from_proto(converted).graph
-
-
-def _slower_in_integers(
-    model: ir.Model, step: "QuantizeStatic", ranges: Mapping[str, Range], choice: types.Choice, context: Context
-) -> dict[str, str]:
-    """Measure which families of layers the target runs faster in float; give their nodes with the reason."""
-    plan = make_plan(model, frozenset(step.exclude))
-    families = [family for family in _doubtful(plan) if 0 < len(family) < len(plan.layers)]
-    if not families:
-        return {}
-    families += [frozenset().union(*families)] if len(families) > 1 else []
-    variants: list[ir.Model] = []
-    for family in (frozenset[str](), *families):
-        variant = io.copy(model)
-        variant_plan = make_plan(variant, frozenset(step.exclude) | family)
-        Rewriter(variant, variant_plan, ranges, choice, per_channel=step.per_channel).run()
-        variants.append(variant)
-    ratios = context.race(variants)
-    best = int(np.argmin(ratios))
-    if best == 0 or ratios[best] > 1 - _WORTHWHILE_GAIN:
-        return {}
-    reason = f"measured: the network takes {1 - ratios[best]:.1%} less time with it in float"
-    return dict.fromkeys(sorted(families[best - 1]), reason)
-
-
-def _doubtful(plan: Plan) -> Iterator[frozenset[str]]:
-    """Give the families of layers whose integer kernels are often the slower ones: few input channels, depthwise."""
-    narrow = {
-        layer.node.name
-        for layer in plan.layers
-        if layer.node.op_type == "Conv" and not _is_depthwise(layer) and _input_channels(layer) < _NARROW_CHANNELS
-    }
-    depthwise = {layer.node.name for layer in plan.layers if _is_depthwise(layer)}
-    for names in (narrow, depthwise):
-        yield frozenset(name for name in names if name)
-
-
-def _is_depthwise(layer: Layer) -> bool:
-    group = layer.node.attributes.get("group")
-    return layer.node.op_type == "Conv" and group is not None and group.as_int() > 1 and _input_channels(layer) == 1
-
-
-def _input_channels(layer: Layer) -> int:
-    assert layer.weight.const_value is not None
-    return int(layer.weight.const_value.shape.numpy()[1])
-
-
-def _left_over(model: ir.Model, context: Context) -> dict[str, Any]:
-    """Count the conversions that ONNX Runtime leaves in the graph that it really runs."""
-    if context.target.provider != "cpu" or io.weight_bytes(model) > io.SINGLE_FILE_BYTES:
-        return {}
-    optimised = onnx.load_model_from_string(providers.optimised_graph(io.to_bytes(model), context.target))
-    kinds = [node.op_type for node in optimised.graph.node]
-    return {
-        "conversions_left": kinds.count("QuantizeLinear") + kinds.count("DequantizeLinear"),
-        "integer_kernels": sum(kind.startswith(("QLinear", "QGemm")) or "Integer" in kind for kind in kinds),
-    }
 
 
 def _summary(plan: Plan, choice: types.Choice, in_float: int) -> str:

@@ -92,6 +92,11 @@ def quantize_weight(weight: Matrix, rule: WeightRule, *, per_channel: bool) -> Q
     return QuantizedWeight(values, scale, int(worst.max(initial=0.0)), int((scale > plain).sum()))
 
 
+def measured(values: npt.NDArray[np.int8], like: QuantizedWeight) -> QuantizedWeight:
+    """Give other codes on the same grid, with how near an accumulator may get."""
+    return QuantizedWeight(values, like.scale, int(_worst_integer_pairs(values).max(initial=0)), like.limited_channels)
+
+
 def worst_pairs(weight: Matrix) -> Matrix:
     """Give per channel the largest magnitude of the sum of two paired weights of equal sign."""
     positive, negative = np.maximum(weight, 0), np.maximum(-weight, 0)

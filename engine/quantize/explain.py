@@ -1,0 +1,141 @@
+"""What became of each layer: how faithful its output is, what share of the time it takes, what conversions are left."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from engine.graph import io
+from engine.measure import latency, providers
+from engine.quantize.plan import Layer, final_output
+from engine.spec import Target
+
+_RUNS = 8
+_IMAGE_RANK = 4
+# What ONNX Runtime's optimizer appends to the name of the node, or of its output, that it made a kernel from.
+_SUFFIX = re.compile(r"(_nchwc|_token_\d+|_quant|_fused|/MatMulAddFusion|_MatMulIntegerToFloat)+$")
+
+Feed = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Key:
+    """Names by which a layer may be found in a profile, and the tensor that it hands on."""
+
+    node: str
+    names: frozenset[str]
+    output: str
+
+    @classmethod
+    def of(cls, layer: Layer) -> "Key":
+        """Take the names before the network is changed."""
+        output, clamp = final_output(layer.node)
+        names = {layer.node.name, layer.node.outputs[0].name, output.name, clamp.name if clamp is not None else None}
+        return cls(layer.node.name or layer.node.op_type, frozenset(name for name in names if name), str(output.name))
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds of one run by layer, and of all nodes."""
+
+    layers: Mapping[str, float]
+    total: float
+
+
+def times(model: ir.Model, keys: Iterable[Key], feeds: Sequence[Feed], target: Target) -> Times:
+    """Profile a network; layers that the optimizer made unrecognisable are missing."""
+    profile = latency.per_op(io.to_bytes(model), feeds, target, runs=_RUNS)
+    by_name: dict[str, float] = {}
+    for cost in profile.by_node:
+        if cost.node is not None:
+            name = _SUFFIX.sub("", cost.node)
+            by_name[name] = by_name.get(name, 0.0) + cost.ms
+    layers = {}
+    for key in keys:
+        found = [by_name[name] for name in key.names if name in by_name]
+        if found:
+            layers[key.node] = max(found)
+    return Times(layers, sum(cost.ms for cost in profile.by_node))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A network before and after."""
+
+    before: ir.Model
+    after: ir.Model
+    target: Target
+
+    def output_sqnr(self, outputs: Mapping[str, tuple[Key, str]], feeds: Sequence[Feed]) -> dict[str, float]:
+        """Give per layer the signal to noise of its output in dB; `outputs` has its names in both networks."""
+        pairs = {node: (key.output, new) for node, (key, new) in outputs.items()}
+        sessions = [
+            providers.session(io.to_bytes(_giving(model, {pair[at] for pair in pairs.values()})), self.target)
+            for at, model in enumerate((self.before, self.after))
+        ]
+        signal, noise = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0)
+        for feed in feeds:
+            wanted, found = (session.run(feed) for session in sessions)
+            for node, (name, new) in pairs.items():
+                reference = np.asarray(wanted[name], np.float64)
+                signal[node] += float(np.square(reference).sum())
+                noise[node] += float(np.square(found[new] - reference).sum())
+        return {node: _decibel(signal[node], noise[node]) for node in pairs}
+
+    def shares(self, keys: Sequence[Key], feeds: Sequence[Feed]) -> dict[str, dict[str, float]]:
+        """Give per layer its share of the time of all nodes, before and after, as far as the profile names it."""
+        found: dict[str, dict[str, float]] = {key.node: {} for key in keys}
+        for name, model in (("time_share_before", self.before), ("time_share_after", self.after)):
+            measured = times(model, keys, feeds, self.target)
+            for node, ms in measured.layers.items():
+                found[node][name] = round(ms / measured.total, 4) if measured.total > 0 else 0.0
+        return found
+
+
+def layout_changes(model: ir.Model, target: Target) -> int:
+    """Count the Transposes of images in the graph that ONNX Runtime really runs."""
+    optimised = onnx.load_model_from_string(providers.optimised_graph(io.to_bytes(model), target))
+    return sum(
+        node.op_type == "Transpose" and any(len(attribute.ints) == _IMAGE_RANK for attribute in node.attribute)
+        for node in optimised.graph.node
+    )
+
+
+def conversions_left(model: ir.Model, target: Target) -> dict[str, Any]:
+    """Say what conversions ONNX Runtime leaves in the graph that it really runs, and how many integer kernels are in it."""
+    if target.provider != "cpu" or io.weight_bytes(model) > io.SINGLE_FILE_BYTES:
+        return {}
+    optimised = onnx.load_model_from_string(providers.optimised_graph(io.to_bytes(model), target))
+    kinds = [node.op_type for node in optimised.graph.node]
+    readers: dict[str, list[str]] = {}
+    for node in optimised.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node.op_type)
+    conversions = [node for node in optimised.graph.node if node.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+    # Quantized only to be restored at once: no integer kernel gains from it.
+    lonely = [
+        node.name
+        for node in conversions
+        if node.op_type == "QuantizeLinear" and set(readers.get(node.output[0], ())) == {"DequantizeLinear"}
+    ]
+    return {
+        "conversions_left": len(conversions),
+        "lonely_pairs": lonely,
+        "integer_kernels": sum(kind.startswith(("QLinear", "QGemm")) or "Integer" in kind for kind in kinds),
+    }
+
+
+def _giving(model: ir.Model, tensors: set[str]) -> ir.Model:
+    copy = io.copy(model)
+    present = {value.name for value in copy.graph.outputs}
+    values = {value.name: value for node in copy.graph for value in node.outputs}
+    copy.graph.outputs.extend(values[name] for name in sorted(tensors) if name not in present)
+    return copy
+
+
+def _decibel(signal: float, noise: float) -> float:
+    return min(10 * float(np.log10(signal / noise)), 200.0) if noise > 0 and signal > 0 else 200.0
