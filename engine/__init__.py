@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine.errors import EngineError
     from engine.fit import check_arrays, check_data, check_fit
-    from engine.inspection import DatasetInspection, Inspection, inspect_archive, inspect_dataset, inspect_model
+    from engine.inspection import (
+        DatasetInspection,
+        Inspection,
+        inspect_archive,
+        inspect_dataset,
+        inspect_model,
+        prunability,
+    )
     from engine.passes import list_passes
     from engine.pipeline import run
     from engine.report import Report
@@ -32,6 +39,7 @@ __all__ = [
     "inspect_dataset",
     "inspect_model",
     "list_passes",
+    "prunability",
     "run",
     "targets",
 ]
@@ -51,6 +59,7 @@ _HOME = {
     "inspect_dataset": "engine.inspection",
     "inspect_model": "engine.inspection",
     "list_passes": "engine.passes",
+    "prunability": "engine.inspection",
     "run": "engine.pipeline",
     "targets": "engine.target",
 }

@@ -5,7 +5,7 @@ The values are light, so that a web process may read stored ones. The functions 
 
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -89,3 +89,12 @@ def inspect_dataset(path: Path, *, metric: str | None = None) -> DatasetInspecti
     """Say what the dataset in an untrusted file is; raises DatasetInvalidError."""
     inspected: DatasetInspection = import_module("engine.dataset").inspect(path, metric=metric)
     return inspected
+
+
+def prunability(path: Path) -> dict[str, Any]:
+    """Say what of the network in an untrusted file could be pruned: shares, groups, and which nodes keep what and why.
+
+    JSON values only. It takes seconds where a network has a thousand nodes, so it is no part of `inspect_model`.
+    """
+    found: dict[str, Any] = import_module("engine.prune.prunability").prunability(path)
+    return found

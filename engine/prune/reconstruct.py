@@ -36,7 +36,7 @@ _LEAST_BATCHES = 10
 _MOST_SAMPLES = 1024
 # Rows per layer: this many, or so many for each column where that is more.
 _ROWS = 16384
-_ROWS_PER_COLUMN = 16
+_ROWS_PER_COLUMN = 8
 # Of channels whose place in the original has to be found out.
 _LEAST_CORRELATION = 0.7
 
