@@ -11,8 +11,9 @@ with onnxpress.Client() as client:
 
 from importlib.metadata import version
 
-from onnxpress.client import Artifacts, Client, Datasets, Jobs, Models
-from onnxpress.documents import Dataset, Job, JobProgress, Model, Step
+from onnxpress.client import Artifacts, Client, Datasets, Jobs, Keys, Models
+from onnxpress.conversion import Converted, Pixels, csv_to_npz, images_to_npz
+from onnxpress.documents import Dataset, Event, Job, JobProgress, Key, Model, Step
 from onnxpress.errors import (
     AuthenticationError,
     ConflictError,
@@ -39,9 +40,11 @@ __all__ = [
     "AuthenticationError",
     "Client",
     "ConflictError",
+    "Converted",
     "Dataset",
     "Datasets",
     "DigestMismatchError",
+    "Event",
     "ExitCode",
     "Fault",
     "InvalidError",
@@ -49,10 +52,13 @@ __all__ = [
     "JobFailedError",
     "JobProgress",
     "Jobs",
+    "Key",
+    "Keys",
     "Model",
     "Models",
     "NotFoundError",
     "OnnxpressError",
+    "Pixels",
     "Problem",
     "RequestRefusedError",
     "ServiceError",
@@ -63,4 +69,6 @@ __all__ = [
     "UsageError",
     "WaitTimeoutError",
     "__version__",
+    "csv_to_npz",
+    "images_to_npz",
 ]

@@ -2,7 +2,9 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from os import PathLike
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -11,13 +13,23 @@ import httpx
 
 from onnxpress.configuration import find_access, find_patience
 from onnxpress.deadline import NEVER, Deadline
-from onnxpress.documents import Dataset, Job, Model, Stored
-from onnxpress.errors import ConflictError, InvalidError, JobFailedError, Problem, WaitTimeoutError
+from onnxpress.documents import Dataset, Event, Job, Key, Model, Stored
+from onnxpress.errors import (
+    ConflictError,
+    InvalidError,
+    JobFailedError,
+    NotFoundError,
+    Problem,
+    WaitTimeoutError,
+)
+from onnxpress.events import read_events
 from onnxpress.files import Digested, Progress, digest, download
 from onnxpress.transport import Ask, Transport, read_json
 
 # The longest wait of one long poll that the service grants.
 POLL_S = 30.0
+# Below this many bytes, sending them costs no more than asking whether they are known.
+WORTH_ASKING = 1 << 16
 # The largest page that the service gives.
 PAGE = 200
 INSPECTION_S = 10.0
@@ -49,6 +61,7 @@ class Client:
         self.datasets = Datasets(self._transport)
         self.jobs = Jobs(self._transport)
         self.artifacts = Artifacts(self._transport)
+        self.keys = Keys(self._transport)
 
     def __enter__(self) -> Self:
         return self
@@ -98,13 +111,13 @@ class _Collection(Generic[S]):
         idempotency_key: str | None,
         progress: Progress | None,
     ) -> S:
-        """Hash the file, then stream it: the service refuses bytes that changed in between."""
+        """Hash the file, then stream it, unless the service has its bytes; it refuses bytes that changed in between."""
         deadline = Deadline.after(timeout)
         hashed = file if isinstance(file, Digested) else digest(file)
         asked: dict[str, str | float] = {key: value for key, value in query.items() if value is not None}
         asked.setdefault("name", hashed.path.stem)
         wait_s = deadline.left(INSPECTION_S) if wait else 0.0
-        ask = Ask(
+        raw = Ask(
             "POST",
             self._path,
             query=asked | ({"wait": round(wait_s, 1)} if wait else {}),
@@ -117,8 +130,31 @@ class _Collection(Generic[S]):
             },
             wait_s=wait_s,
         )
-        item = self._kind.from_document(self._transport.json(ask, deadline))
+        document = self._known(raw, hashed, deadline) if hashed.size >= WORTH_ASKING else None
+        item = self._kind.from_document(document or self._transport.json(raw, deadline))
         return self._inspected(item, deadline) if wait else item
+
+    def _known(self, raw: Ask, hashed: Digested, deadline: Deadline) -> dict[str, Any] | None:
+        """Name bytes that the service has already instead of sending them; None where it has not."""
+        try:
+            self._transport.fetch(Ask("HEAD", f"/blobs/{hashed.sha256}"), deadline)
+        except NotFoundError:
+            return None
+        key = {"Idempotency-Key": (raw.headers or {})["Idempotency-Key"]}
+        try:
+            return self._transport.json(replace(raw, stream=None, body={"blob": hashed.sha256}, headers=key), deadline)
+        except InvalidError as error:
+            # They went in between.
+            if error.problem.code != "unknown_blob":
+                raise
+            return None
+
+    def delete(self, item_id: str) -> None:
+        """Remove it; raises ConflictError while a job needs it."""
+        self._transport.fetch(Ask("DELETE", f"{self._path}/{item_id}"))
+
+    def _change(self, item_id: str, changes: Mapping[str, Any]) -> S:
+        return self._kind.from_document(self._transport.json(Ask("PATCH", f"{self._path}/{item_id}", body=changes)))
 
     def _inspected(self, item: S, deadline: Deadline) -> S:
         """Wait until the service has looked at it; raises InvalidError when it was rejected."""
@@ -164,13 +200,36 @@ class Models(_Collection[Model]):
     def download(
         self, model_id: str, path: AnyPath, *, progress: Progress | None = None, timeout: float | None = None
     ) -> Path:
-        """Fetch a model's file; `path` appears complete and checked or not at all."""
+        """Fetch a model's file, a zip where it has external data; `path` appears complete and checked or not at all."""
         deadline = Deadline.after(timeout)
-        sha256 = self._get(model_id, deadline).sha256
-        if sha256 is None:
+        model = self._get(model_id, deadline)
+        digest_of = model.sha256 or model.artifact
+        if digest_of is None:
             raise ConflictError(Problem(f"model {model_id} has no bytes yet", code="not_finished"))
         source = f"/models/{model_id}/content"
-        return download(self._transport, source, sha256, path, progress=progress, deadline=deadline)
+        several = model.sha256 is None
+        return download(self._transport, source, digest_of, path, several=several, progress=progress, deadline=deadline)
+
+    def change(
+        self, model_id: str, *, name: str | None = None, tags: Sequence[str] | None = None, alias: str | None = None
+    ) -> Model:
+        """Rename or tag a model, or have an alias name it; an empty alias is taken away."""
+        wanted = {"name": name, "tags": None if tags is None else [*tags]}
+        changes: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
+        if alias is not None:
+            changes["alias"] = alias or None
+        return self._change(model_id, changes)
+
+    def by_alias(self, alias: str) -> Model:
+        """Give the model that has an alias; raises NotFoundError."""
+        found = _items(self._transport.json(Ask("GET", "/models", query={"alias": alias})))
+        if not found:
+            raise NotFoundError(Problem(f"no model has the alias {alias}", code="not_found", status=404))
+        return Model.from_document(found[0])
+
+    def lineage(self, model_id: str) -> dict[str, Any]:
+        """Give what a model was made from and what was made from it."""
+        return self._transport.json(Ask("GET", f"/models/{model_id}/lineage"))
 
 
 class Datasets(_Collection[Dataset]):
@@ -190,7 +249,7 @@ class Datasets(_Collection[Dataset]):
         idempotency_key: str | None = None,
         progress: Progress | None = None,
     ) -> Dataset:
-        """Send an `.npz`; `metric` says what the labels are judged by (by default top1 for integer labels).
+        """Send an `.npz`, `.safetensors`, or zip of one `.npz` per sample; `metric` says what the labels are judged by (by default top1 for integer labels).
 
         Raises InvalidError when the service does not take it, WaitTimeoutError after `timeout` seconds.
         """
@@ -202,6 +261,22 @@ class Datasets(_Collection[Dataset]):
             idempotency_key=idempotency_key,
             progress=progress,
         )
+
+    def change(self, dataset_id: str, *, name: str | None = None, tags: Sequence[str] | None = None) -> Dataset:
+        """Rename or tag a dataset."""
+        wanted = {"name": name, "tags": None if tags is None else [*tags]}
+        return self._change(dataset_id, {key: value for key, value in wanted.items() if value is not None})
+
+    def download(
+        self, dataset_id: str, path: AnyPath, *, progress: Progress | None = None, timeout: float | None = None
+    ) -> Path:
+        """Fetch a dataset as it was uploaded; `path` appears complete and checked or not at all."""
+        deadline = Deadline.after(timeout)
+        sha256 = self._get(dataset_id, deadline).sha256
+        if sha256 is None:
+            raise ConflictError(Problem(f"dataset {dataset_id} has no bytes", code="not_finished"))
+        source = f"/datasets/{dataset_id}/content"
+        return download(self._transport, source, sha256, path, progress=progress, deadline=deadline)
 
 
 class Jobs:
@@ -217,6 +292,39 @@ class Jobs:
         """
         headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
         return Job.from_document(self._transport.json(Ask("POST", "/jobs", body=spec, headers=headers)))
+
+    def validate(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Say what would come of a job without asking for it: `valid`, the whole spec, warnings, or the problem."""
+        return self._transport.json(Ask("POST", "/jobs:validate", body=spec))
+
+    def retry(self, job_id: str, *, idempotency_key: str | None = None) -> Job:
+        """Ask again, as a new job, for what a failed or cancelled one was to do."""
+        headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
+        return Job.from_document(self._transport.json(Ask("POST", f"/jobs/{job_id}:retry", headers=headers)))
+
+    def logs(self, job_id: str) -> str:
+        """Give what happened to a job, a line for each event."""
+        return self._transport.fetch(Ask("GET", f"/jobs/{job_id}/logs", headers={"Accept": "text/plain"})).text
+
+    def events(self, job_id: str, *, after: int = 0, timeout: float | None = None) -> Iterator[Event]:
+        """Yield what happens to a job until it is finished; a broken connection is taken up where it broke."""
+        deadline = Deadline.after(timeout)
+        last = after
+        while True:
+            headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": str(last)} if last else {})
+            ask = Ask("GET", f"/jobs/{job_id}/events", headers=headers)
+            told = 0
+            try:
+                with self._transport.open(ask, deadline) as answer:
+                    if answer.status_code == httpx.codes.NO_CONTENT:
+                        return
+                    for event in read_events(answer.iter_lines()):
+                        last, told = event.id, told + 1
+                        yield event
+            except httpx.TransportError:
+                deadline.left(1)
+            if not told:
+                time.sleep(deadline.left(1.0))
 
     def get(self, job_id: str) -> Job:
         """Give one job as it stands."""
@@ -306,6 +414,32 @@ class Jobs:
         if answer.status_code == httpx.codes.NOT_MODIFIED:
             return None, etag
         return read_json(answer), answer.headers.get("ETag")
+
+
+class Keys:
+    """Who may do what; for keys with the scope `admin`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def create(self, name: str, scopes: Sequence[str], *, expires_at: datetime | None = None) -> Key:
+        """Make a key; its `text` cannot be had again."""
+        body = {"name": name, "scopes": [*scopes], "expires_at": expires_at.isoformat() if expires_at else None}
+        # A repeated request would not show the key: each one that may have come through makes its own.
+        return Key.from_document(self._transport.json(Ask("POST", "/keys", body=body)))
+
+    def list(self) -> list[Key]:
+        """Give all keys, newest first."""
+        return [Key.from_document(one) for one in _items(self._transport.json(Ask("GET", "/keys")))]
+
+    def expire(self, key_id: str, at: datetime | None) -> Key:
+        """Set when a key ends, None for never."""
+        body = {"expires_at": at.isoformat() if at else None}
+        return Key.from_document(self._transport.json(Ask("PATCH", f"/keys/{key_id}", body=body)))
+
+    def revoke(self, key_id: str) -> Key:
+        """End a key at once and for ever."""
+        return Key.from_document(self._transport.json(Ask("DELETE", f"/keys/{key_id}")))
 
 
 class Artifacts:

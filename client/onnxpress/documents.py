@@ -27,6 +27,9 @@ class Stored:
     size: int | None
     inspection: Json | None
     problem: Problem | None
+    tags: tuple[str, ...]
+    # Digest of the manifest: what names several files.
+    artifact: str | None
     document: Json = field(repr=False)
 
     @classmethod
@@ -36,6 +39,8 @@ class Stored:
             id=str(document["id"]),
             state=str(document["state"]),
             name=document.get("name"),
+            tags=tuple(map(str, document.get("tags") or ())),
+            artifact=document.get("artifact"),
             sha256=document.get("sha256"),
             size=document.get("size_bytes"),
             inspection=document.get("inspection"),
@@ -52,6 +57,43 @@ class Model(Stored):
 @dataclass(frozen=True)
 class Dataset(Stored):
     """Stored arrays for calibration and evaluation."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a job; `id` is where a stream can be taken up again."""
+
+    id: int
+    type: str
+    data: Json
+
+
+@dataclass(frozen=True)
+class Key:
+    """An API key. `text` is there only once, in the answer that made it."""
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    created_at: str | None
+    expires_at: str | None
+    revoked_at: str | None
+    text: str | None = field(default=None, repr=False)
+    document: Json = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_document(cls, document: Json) -> Self:
+        """Read the service's JSON."""
+        return cls(
+            id=str(document["id"]),
+            name=str(document.get("name") or ""),
+            scopes=tuple(map(str, document.get("scopes") or ())),
+            created_at=document.get("created_at"),
+            expires_at=document.get("expires_at"),
+            revoked_at=document.get("revoked_at"),
+            text=document.get("key"),
+            document=document,
+        )
 
 
 @dataclass(frozen=True)
@@ -109,6 +151,8 @@ class Job:
     output_model: str | None
     warnings: tuple[str, ...]
     labels: Mapping[str, str]
+    # "hit" where an earlier job's result answered.
+    cache: str
     created_at: str | None
     document: Json = field(repr=False)
 
@@ -126,6 +170,7 @@ class Job:
             output_model=document.get("output_model"),
             warnings=tuple(map(str, document.get("warnings") or ())),
             labels=document.get("labels") or {},
+            cache=str(document.get("cache") or "miss"),
             created_at=document.get("created_at"),
             document=document,
         )

@@ -2,8 +2,10 @@
 
 import base64
 import hashlib
+import json
 import os
 import secrets
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,13 +71,14 @@ def download(
     sha256: str,
     target: str | os.PathLike[str],
     *,
+    several: bool = False,
     progress: Progress | None = None,
     deadline: Deadline = NEVER,
 ) -> Path:
     """Fetch bytes that are known by their sha256 into `target`, which appears complete and checked or not at all.
 
     A connection that breaks in the middle is taken up again where it broke, or from the start where the service does
-    not serve ranges.
+    not serve ranges. `several`: a zip of files is expected, and the digest is that of their manifest.
     """
     target = Path(target)
     # Beside the target, so that the rename stays within one file system; hidden and unguessable until it is done.
@@ -86,7 +89,7 @@ def download(
         raise UsageError(f"{target} cannot be written: {error.strerror}") from error
     try:
         with file:
-            _fill(transport, source, sha256, _Sink(file, progress, deadline))
+            _fill(transport, source, sha256, (_ZipSink if several else _Sink)(file, progress, deadline))
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
@@ -133,6 +136,25 @@ class _Sink:
     def matches(self, sha256: str) -> bool:
         """Whether these are the bytes that were asked for."""
         return self._sha256.hexdigest() == sha256
+
+
+class _ZipSink(_Sink):
+    """A zip of several files, known by the digest of their manifest: path, sha256 and size of each."""
+
+    def matches(self, sha256: str) -> bool:
+        """Whether these are the files that were asked for."""
+        self.file.flush()
+        lines = []
+        try:
+            with zipfile.ZipFile(self.file.name) as archive:
+                for entry in archive.infolist():
+                    with archive.open(entry) as member:
+                        found = hashlib.file_digest(member, "sha256").hexdigest()  # type: ignore[arg-type]  # it reads into a buffer as files do
+                    lines.append({"path": entry.filename, "sha256": found, "size": entry.file_size})
+        except (zipfile.BadZipFile, EOFError):
+            return False
+        text = json.dumps(sorted(lines, key=lambda line: str(line["path"])), separators=(",", ":"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest() == sha256
 
 
 def _fill(transport: Transport, source: str, sha256: str, sink: _Sink) -> None:

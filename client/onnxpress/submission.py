@@ -18,14 +18,14 @@ class Submission:
 
     def __init__(self, client: Client, spec: Mapping[str, Any], key: str) -> None:
         self._client = client
-        self._spec = spec
+        self.spec = spec
         self._key = key
         self._sent = False
 
     def send(self) -> Job:
         """Submit, or learn which job was submitted."""
         self._sent = True
-        return self._client.jobs.submit(self._spec, idempotency_key=self._key)
+        return self._client.jobs.submit(self.spec, idempotency_key=self._key)
 
     def job_id(self) -> str | None:
         """Give the id of the job if there may be one; an answer that an interrupt lost is asked for again."""

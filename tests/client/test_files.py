@@ -131,7 +131,7 @@ def test_an_upload_announces_its_length_and_digest(scripted, client, tmp_path):
     ready = {"id": "mdl_1", "state": "ready", "sha256": SHA256}
     scripted.on("POST", "/models", {"status": 503, "body": b""}, {"status": 201, "json": ready})
     assert client.models.upload(path).id == "mdl_1"
-    first, second = scripted.requests
+    first, second = scripted.asked("POST", "/models")
     assert first.body == second.body == BYTES
     digest_header = f"sha-256=:{base64.b64encode(hashlib.sha256(BYTES).digest()).decode()}:"
     assert second.headers["Repr-Digest"] == digest_header

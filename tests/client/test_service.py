@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -202,3 +204,41 @@ def test_waiting_for_a_cancelled_job_is_4_and_for_a_slow_one_6(service, embedded
     assert cli(embedded.url, key, "wait", job.id, "--timeout", "0.1").code == ExitCode.TIMEOUT
     assert cli(embedded.url, key, "cancel", job.id).code == ExitCode.OK
     assert cli(embedded.url, key, "wait", job.id).code == ExitCode.JOB_FAILED
+
+
+def test_chains_cached_results_and_archives(service, net, npz, tmp_path):
+    """A network with external data, a job on it, a job on that job's output, and the first one again."""
+    model = onnx.load(net)
+    onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=0)
+    with zipfile.ZipFile(tmp_path / "net.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("net.onnx", "net.data"):
+            archive.write(tmp_path / name, name)
+    stored = service.models.upload(tmp_path / "net.zip", timeout=120)
+    assert stored.inspection["external_data"]
+    service.models.download(stored.id, tmp_path / "back.zip")
+    with zipfile.ZipFile(tmp_path / "back.zip") as archive:
+        assert archive.read("net.data") == (tmp_path / "net.data").read_bytes()
+    data = service.datasets.upload(npz).id
+    spec = {"model": stored.id, "dataset": data, "recipe": SIMPLIFY, "labels": {"test": "chain"}}
+    assert service.jobs.validate(spec)["valid"]
+    first = service.jobs.submit(spec)
+    second = service.jobs.submit({**spec, "model": first.output_model})
+    assert service.jobs.wait(second.id, timeout=300).succeeded
+    kinds = [event.type for event in service.jobs.events(second.id, timeout=60)]
+    assert (kinds[0], kinds[-1]) == ("waiting", "succeeded")
+    assert kinds.index("released") < kinds.index("running")
+    assert "succeeded" in service.jobs.logs(first.id)
+    lineage = service.models.lineage(second.output_model)
+    assert [one["id"] for one in lineage["ancestors"]] == [first.output_model, stored.id]
+    started = time.monotonic()
+    again = service.jobs.submit(spec)
+    assert (again.succeeded, again.cache) == (True, "hit")
+    assert time.monotonic() - started < 1
+    assert service.jobs.report(again.id) == service.jobs.report(first.id)
+    service.jobs.download(again.id, tmp_path / "small.onnx")
+    key = service.keys.create("reader", ["read"])
+    with onnxpress.Client(service.url, key.text) as reader:
+        assert reader.models.get(stored.id).name == "net"
+        service.keys.revoke(key.id)
+        with pytest.raises(onnxpress.AuthenticationError):
+            reader.models.get(stored.id)

@@ -12,7 +12,7 @@ from onnxpress import render
 from onnxpress.client import Client
 from onnxpress.deadline import Deadline
 from onnxpress.documents import Job
-from onnxpress.errors import UsageError
+from onnxpress.errors import Problem, UsageError, error_for
 from onnxpress.exits import code_of_verdict
 from onnxpress.files import Digested, digest
 from onnxpress.live import Live
@@ -49,7 +49,9 @@ def compress(
     metric: Annotated[
         str | None, typer.Option(metavar="NAME", help="What the labels are judged by, such as top1.")
     ] = None,
-    gate: Annotated[list[str] | None, typer.Option(metavar="GATE", help=f"Repeatable: {recipes.GATE_FORM}.")] = None,
+    gate: Annotated[
+        list[str] | None, typer.Option("--gate", metavar="GATE", help=f"Repeatable: {recipes.GATE_FORM}.")
+    ] = None,
     provider: Annotated[str | None, typer.Option(metavar="NAME", help="Execution provider of the target.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads of the target.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, metavar="N", help="Batch size of the target.")] = None,
@@ -58,6 +60,9 @@ def compress(
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where the report goes: .json, else Markdown.")
     ] = None,
+    priority: Annotated[int | None, typer.Option(metavar="N", help="The higher, the sooner among your jobs.")] = None,
+    cache: Annotated[bool, typer.Option(help="Let an earlier result of the same work answer.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Upload and check, but do not submit.")] = False,
     wait: Annotated[bool, typer.Option(help="Stay until the result is there.")] = True,
     timeout: Timeout = None,
     keep: Keep = False,
@@ -80,7 +85,12 @@ def compress(
         writable(report, "--report")
         target = {"provider": provider, "threads": threads, "batch": batch}
         spec = _spec(recipe, gate or [], target, recipes.parse_labels(label or []))
+        spec |= {} if priority is None else {"priority": priority}
+        spec |= {} if cache else {"cache": "refuse"}
         wish = Wish(spec, model, data, metric, out, report)
+        if dry_run:
+            _plan(client, wish, Deadline.after(timeout), as_json=as_json)
+            return
         _compress(client, wish, Deadline.after(timeout), wait=wait, keep=keep, as_json=as_json)
 
 
@@ -105,6 +115,8 @@ def _compress(client: Client, wish: Wish, deadline: Deadline, *, wait: bool, kee
             if not as_json:
                 give(job.id)
             live.say(f"submitted {job.id}")
+            if job.cache == "hit":
+                live.say(f"answered by the result of {job.document.get('cached_from')}; --no-cache does the work again")
             for warning in job.warnings:
                 live.say(f"warning: {warning}")
             if wait:
@@ -114,6 +126,23 @@ def _compress(client: Client, wish: Wish, deadline: Deadline, *, wait: bool, kee
             give_json({"job": job.document, "exit_code": 0})
         return
     _deliver(client, wish, job, deadline, as_json=as_json)
+
+
+def _plan(client: Client, wish: Wish, deadline: Deadline, *, as_json: bool) -> None:
+    """Show what would come of the job; a refusal ends as it would."""
+    with Live(people()) as live:
+        submission = _prepare(client, wish, live, deadline)
+    plan = client.jobs.validate(submission.spec)
+    if not plan["valid"]:
+        problem = Problem.from_document(plan["problem"])
+        raise error_for(problem)
+    for warning in plan["warnings"]:
+        tell(f"warning: {warning}")
+    if plan["cached_from"]:
+        tell(f"the result of {plan['cached_from']} would answer at once")
+    tell("the job would be accepted")
+    if as_json:
+        give_json({"plan": plan, "exit_code": 0})
 
 
 def _prepare(client: Client, wish: Wish, live: Live, deadline: Deadline) -> Submission:

@@ -3,8 +3,9 @@
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -23,7 +24,9 @@ SHA256 = re.compile("[0-9a-f]{64}")
 
 def jobs(
     *,
-    status: Annotated[str | None, typer.Option(metavar="STATUS", help="Only those with this status.")] = None,
+    status: Annotated[
+        str | None, typer.Option("--status", metavar="STATUS", help="Only those with this status.")
+    ] = None,
     label: Annotated[str | None, typer.Option(metavar="KEY=VALUE", help="Only those with this label.")] = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Only so many, the newest.")] = 20,
     as_json: AsJson = False,
@@ -79,6 +82,36 @@ def cancel(job_id: JobId, *, as_json: AsJson = False, url: Url = None) -> None:
             give(job.id)
 
 
+def retry(job_id: JobId, *, as_json: AsJson = False, url: Url = None) -> None:
+    """Ask again, as a new job, for what a failed or cancelled one was to do; gives the new job's id."""
+    with session(url, as_json=as_json) as client:
+        job = client.jobs.retry(job_id)
+        if as_json:
+            give_json({"job": job.document, "exit_code": 0})
+        else:
+            give(job.id)
+
+
+def logs(
+    job_id: JobId,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the job is finished.")] = False,
+    url: Url = None,
+) -> None:
+    """Give what happened to a job, a line for each event."""
+    with session(url) as client:
+        if not follow:
+            give(client.jobs.logs(job_id).rstrip("\n"))
+            return
+        for event in client.jobs.events(job_id):
+            give(f"{event.data.get('at', '')} {event.type} {_told(event.data)}".rstrip())
+
+
+def _told(data: Mapping[str, Any]) -> str:
+    shown = {name: value for name, value in data.items() if name not in {"at", "attempt"} and value is not None}
+    return " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in shown.items())
+
+
 def report(
     job_id: JobId,
     *,
@@ -123,10 +156,12 @@ def download(
                 client.artifacts.download(what, out, progress=progress)
             elif what.startswith("mdl_"):
                 client.models.download(what, out, progress=progress)
+            elif what.startswith("dst_"):
+                client.datasets.download(what, out, progress=progress)
             elif what.startswith("job_"):
                 client.jobs.download(what, out, progress=progress)
             else:
-                raise UsageError(f"{what!r} is neither the id of a job or model nor a sha256")
+                raise UsageError(f"{what!r} is neither the id of a job, model or dataset nor a sha256")
         if as_json:
             give_json({"out": str(out), "exit_code": 0})
         else:

@@ -10,7 +10,11 @@ from onnxpress.errors import UsageError
 Url = Annotated[
     str | None,
     typer.Option(
-        metavar="URL", help="Address of the service.", envvar="ONNXPRESS_URL", show_default="the local service's"
+        "--url",
+        metavar="URL",
+        help="Address of the service.",
+        envvar="ONNXPRESS_URL",
+        show_default="the local service's",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Give one JSON document on stdout.")]

@@ -1,0 +1,147 @@
+"""Commands about what is stored: push, data."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxpress.conversion import Layout, Pixels, csv_to_npz, images_to_npz
+from onnxpress.errors import UsageError
+from onnxpress.live import Live
+from onnxpress.terminal import give, give_json, people, session, tell
+from onnxpress.verbs.options import AsJson, Timeout, Url, writable
+
+ImageSize = Annotated[str | None, typer.Option(metavar="HxW", help="Images: height and width, such as 224x224.")]
+Numbers = Annotated[str | None, typer.Option(metavar="N,N,N", help="Images: per channel, or one for all.")]
+
+
+def push(
+    model: Annotated[Path, typer.Argument(metavar="FILE", help="ONNX file, or a zip of one with its external data.")],
+    *,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="For people; by default the file's.")
+    ] = None,
+    alias: Annotated[
+        str | None, typer.Option("--alias", metavar="ALIAS", help="Have this alias name it from now on.")
+    ] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="TAG", help="Repeatable.")] = None,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Store a network and have it inspected; bytes that the service has already are not sent again."""
+    with session(url, as_json=as_json) as client:
+        with Live(people()) as live, live.transfer(f"upload {model.name}") as progress:
+            stored = client.models.upload(model, name=name, timeout=timeout, progress=progress)
+        if alias or tag:
+            stored = client.models.change(stored.id, alias=alias, tags=tag)
+        if as_json:
+            give_json({"model": stored.document, "exit_code": 0})
+        else:
+            give(stored.id)
+
+
+def data(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", help="A .npz, .safetensors or zip of samples; a .csv; or a folder of images."),
+    ],
+    *,
+    metric: Annotated[str | None, typer.Option(metavar="NAME", help="What the labels are judged by.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="For people; by default the file's.")
+    ] = None,
+    array: Annotated[
+        str, typer.Option("--input", metavar="NAME", help="The network's input that it is for.")
+    ] = "input",
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="CSV: the column of classes.")] = None,
+    size: ImageSize = None,
+    gray: Annotated[bool, typer.Option("--gray", help="Images: one channel instead of three.")] = False,
+    layout: Annotated[str, typer.Option(metavar="nchw|nhwc", help="Images: order of the axes.")] = "nchw",
+    scale: Annotated[
+        str | None, typer.Option(metavar="N|1/N", help="Images: factor of each value, such as 1/255.")
+    ] = None,
+    mean: Numbers = None,
+    std: Numbers = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also keep the converted .npz here.")] = None,
+    upload: Annotated[bool, typer.Option(help="Without it, only convert to --out.")] = True,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Store data for calibration and evaluation; folders of images and tables are converted first.
+
+    Values go to the network as they are: give --scale, --mean and --std as in its training. Subfolders are classes.
+    """
+    with session(url, as_json=as_json) as client:
+        writable(out, "--out")
+        if not upload and not out:
+            raise UsageError("--no-upload needs --out")
+        with _converted(source, out) as target:
+            if source.is_dir():
+                pixels = Pixels(*_size(size), gray, _layout(layout), _number(scale), _numbers(mean), _numbers(std))
+                made = images_to_npz(source, target, name=array, pixels=pixels)
+            elif source.suffix.lower() == ".csv":
+                made = csv_to_npz(source, target, name=array, label=label)
+            else:
+                made = None
+            if made:
+                tell(f"{made.samples} samples; classes: {', '.join(made.classes) or 'not named'}")
+            if not upload:
+                give(str(out))
+                return
+            file = target if made else source
+            with Live(people()) as live, live.transfer(f"upload {file.name}") as progress:
+                stored = client.datasets.upload(
+                    file, name=name or source.stem, metric=metric, timeout=timeout, progress=progress
+                )
+        if as_json:
+            classes = list(made.classes) if made else None
+            give_json({"dataset": stored.document, "classes": classes, "exit_code": 0})
+        else:
+            give(stored.id)
+
+
+@contextmanager
+def _converted(source: Path, out: Path | None) -> Iterator[Path]:
+    """Give where a converted file goes: where it is to be kept, or for a while only."""
+    if out:
+        yield out
+        return
+    with tempfile.TemporaryDirectory(prefix="onnxpress-") as folder:
+        yield Path(folder) / f"{source.stem}.npz"
+
+
+def _size(text: str | None) -> tuple[int, int]:
+    height, cross, width = (text or "").partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise UsageError("a folder of images needs --size, such as 224x224")
+    return int(height), int(width)
+
+
+def _layout(text: str) -> Layout:
+    if text == "nchw":
+        return "nchw"
+    if text == "nhwc":
+        return "nhwc"
+    raise UsageError(f"--layout {text!r} is neither nchw nor nhwc")
+
+
+def _number(text: str | None) -> float | None:
+    if text is None:
+        return None
+    over, slash, under = text.partition("/")
+    try:
+        return float(over) / float(under) if slash else float(over)
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(f"{text!r} is not a number") from None
+
+
+def _numbers(text: str | None) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(",")) if text else ()
+    except ValueError:
+        raise UsageError(f"{text!r} are not numbers") from None
