@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from engine.calibrate.observe import fixed_batch
+from engine.errors import EngineError
 from engine.graph import io, verify
 from engine.graph.coupling import Coupling, analyse
 from engine.graph.slicing import remove
@@ -37,13 +38,17 @@ def remove_silent(model: ir.Model, context: Context) -> dict[str, int] | str:
     _deafen(candidate)
     if not _has_zero_lines(candidate):
         return "no whole row or channel of weights is zero"
-    coupling = analyse(candidate)
-    atoms = _silent(candidate, coupling)
-    if not atoms:
-        return "the zero rows and channels are tied to others that are not zero"
-    pruned = remove(candidate, coupling, atoms)
-    if not _agree(model, pruned, context):
-        return "without its zero channels the network gave other results"
+    try:
+        coupling = analyse(candidate)
+        atoms = _silent(candidate, coupling)
+        if not atoms:
+            return "the zero rows and channels are tied to others that are not zero"
+        pruned = remove(candidate, coupling, atoms)
+        if not _agree(model, pruned, context):
+            return "without its zero channels the network gave other results"
+    except EngineError as error:
+        # The zeros themselves are worth having; a network that cannot be cut keeps its shape.
+        return f"the network cannot be cut: {error.message}"
     before = _parameters(model)
     model.graph = pruned.graph
     return {"channels": len(atoms), "parameters": before - _parameters(model)}

@@ -5,6 +5,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from engine.errors import SpecInvalidError
 from engine.graph import io
 from engine.measure import providers
 from engine.prune.silence import remove_silent
@@ -86,6 +87,16 @@ def test_a_residual_sum_loses_only_what_both_sides_lack(network, remove):
     told, sizes = remove(net, net.op("Flatten", net.op("GlobalAveragePool", y)), ("n", 4))
     assert told["channels"] == 1
     assert list(sizes["branch.w"]) == [5, 5, 3, 3]
+
+
+def test_a_network_that_cannot_be_cut_keeps_its_shape(network, remove, monkeypatch):
+    def fails(*_):
+        raise SpecInvalidError("Two axes depend on each other.")
+
+    monkeypatch.setattr("engine.prune.silence.remove", fails)
+    told, sizes = remove(*chain(network, 0.0, lambda net, x: net.relu(x)))
+    assert told == "the network cannot be cut: Two axes depend on each other."
+    assert list(sizes["stem.w"]) == [6, 3, 3, 3]
 
 
 def test_without_zeros_nothing_happens(network, remove):
