@@ -36,7 +36,7 @@ def decide(
         # The pass itself made sure that quality rose; what is lost was allowed to earlier steps.
         return None
     told = _told_size(change, size)
-    loss = next(_losses(quality, gates), None)
+    loss = next(losses(quality, gates), None)
     if loss is None and change.download and told.compressed >= told.original:
         return Refusal(code="no_gain", reason="The network is not smaller to download.")
     return loss or _without_gain(told, latency, gates)
@@ -51,7 +51,8 @@ def _told_size(change: Change, size: Size) -> Size:
     return Size(original=size.original_download, compressed=size.compressed_download)
 
 
-def _losses(quality: Sequence[Quality], gates: Sequence[Gate]) -> Iterator[Refusal]:
+def losses(quality: Sequence[Quality], gates: Sequence[Gate]) -> Iterator[Refusal]:
+    """Yield what speaks against a network: a gate on quality that fails, or where there is none, what nobody allowed."""
     limits = [gate for gate in gates if gate.metric in (*TASK_METRICS, *FIDELITY_METRICS)]
     for gate in limits:
         result = judge(gate, quality, Costs())

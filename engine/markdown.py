@@ -67,6 +67,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield from ("", "## Steps", "")
     yield from _table(("step", "status", "what happened", "seconds"), (_step(step) for step in report.steps))
     for step in report.steps:
+        yield from _front(step)
         yield from _layers(step)
     for warning in report.warnings:
         yield from ("", f"> {warning}")
@@ -108,6 +109,39 @@ def _step(step: StepReport) -> tuple[str, ...]:
         told = f"{step.refusal.reason} {step.refusal.hint or ''}".strip()
         return f"{step.index}: {step.type}", f"refused ({step.refusal.code})", told, f"{step.seconds:.1f}"
     return f"{step.index}: {step.type}", "applied", step.change.summary if step.change else "", f"{step.seconds:.1f}"
+
+
+def _front(step: StepReport) -> Iterator[str]:
+    """Show the networks that a pass chose from; those that no other one beats on all counts are marked."""
+    held = step.change.details if step.change is not None else step.refusal.details if step.refusal is not None else {}
+    networks = held.get("front")
+    if not networks:
+        return
+    yield from ("", f"### What step {step.index} chose from", "")
+    yield from _table(
+        ("network", "time", "size", "on calibration samples", "on held-out samples", ""),
+        (
+            (
+                f"**{each['name']}**" if each["chosen"] else each["name"],
+                f"{each['relative_time']:.2f}",
+                _bytes(each["size_bytes"]),
+                _nearness(each["calibration"]),
+                ", ".join(
+                    f"{metric} {_value(metric, found['compressed'])}"
+                    for metric, found in list(each["held_out"].items())[:2]
+                ),
+                "chosen"
+                if each["chosen"]
+                else (each["why_not"] or "") + (" (on the front)" if each["on_front"] else ""),
+            )
+            for each in networks
+        ),
+    )
+
+
+def _nearness(metrics: Mapping[str, float]) -> str:
+    told = [name for name in ("top1_agreement", "sqnr_db") if name in metrics]
+    return ", ".join(f"{name} {_value(name, metrics[name])}" for name in told)
 
 
 def _layers(step: StepReport) -> Iterator[str]:

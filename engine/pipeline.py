@@ -262,6 +262,7 @@ class _Run:
             progress=progress,
             race=self._race,
             has_data=self._calibration is not None,
+            gates=self._spec.gates,
         )
 
     def _evaluate(self, model: ir.Model) -> tuple[Quality, ...]:

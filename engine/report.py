@@ -122,6 +122,7 @@ class Refusal(_Value):
     reason: str
     node: str | None = None
     hint: str | None = None
+    details: dict[str, Any] = Field(default_factory=dict, description="What was tried, JSON values only.")
 
 
 class Change(_Value):

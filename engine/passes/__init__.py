@@ -11,6 +11,7 @@ from engine.passes.drop_blocks import DropBlocks
 from engine.passes.factorise import Factorise
 from engine.passes.float16 import Float16
 from engine.passes.fuse import Fuse
+from engine.passes.mixed_precision import MixedPrecision
 from engine.passes.prune_channels import PruneChannels
 from engine.passes.prune_weights import PruneWeights
 from engine.passes.quantize_dynamic import QuantizeDynamic
@@ -30,7 +31,8 @@ AnyPass = Annotated[
     | QuantizeStatic
     | QuantizeDynamic
     | QuantizeWeights
-    | Float16,
+    | Float16
+    | MixedPrecision,
     Field(discriminator="type"),
 ]
 

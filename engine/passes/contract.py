@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from engine.inspection import Inspection
     from engine.report import Change, Quality, Refusal
-    from engine.spec import Target
+    from engine.spec import Gate, Target
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ class Context:
     race: Callable[[Sequence["ir.Model"]], Sequence[float]]
     # False: the job has no data, and `calibration` holds made-up samples, good for comparing networks, not for fitting.
     has_data: bool = True
+    # The job's limits, for passes that choose among several networks themselves.
+    gates: "Sequence[Gate]" = ()
 
 
 class Pass(BaseModel):

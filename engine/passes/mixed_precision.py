@@ -1,0 +1,87 @@
+"""The `mixed_precision` pass: its parameters and its documentation; the work is in engine.quantize.mixed."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from engine.passes.contract import Context, Observe, Pass, Searchable
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from engine.inspection import Inspection
+    from engine.report import Change, Refusal
+
+Candidate = Literal["static", "regions", "dynamic", "weights8", "weights4", "float16"]
+
+
+class MixedPrecision(Pass):
+    """Find per layer what pays on the target: float32, 8-bit integers with fixed or fresh ranges, or weights in few bits.
+
+    Networks are made that quantize all layers, all but the most sensitive, only the regions that the target's profile says
+    are worth their conversions, only the matrix products, or only the stored weights. They run in turn on the target, and
+    their outputs are compared with the original's on calibration samples that set no range. The best one within the allowed
+    loss is the result; the report shows the front of all of them: quality, latency and size. Where none of them pays, the
+    network stays as it is, and the report says so.
+
+    Run `simplify` and `fuse` before it.
+    """
+
+    type: Literal["mixed_precision"] = "mixed_precision"
+    needs_data: ClassVar[bool] = True
+
+    max_drop: Annotated[float, Searchable(low=0.001, high=0.05, log=True)] | None = Field(
+        None,
+        ge=0.0,
+        le=1.0,
+        description="Largest loss of the dataset's metric, 0.01 is one point; by default what the job's gates allow.",
+    )
+    minimise: Literal["latency", "size"] = Field(
+        "latency", description="What the best network has least of; `size` still refuses what is slower than float."
+    )
+    candidates: tuple[Candidate, ...] = Field(
+        ("static", "regions", "dynamic", "weights8", "weights4", "float16"),
+        min_length=1,
+        max_length=6,
+        description="Kinds of networks that may be made.",
+    )
+    exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
+        (), max_length=4096, description="Names of nodes that stay in float."
+    )
+
+    def requires(self, inspection: "Inspection") -> "Refusal | None":
+        """Refuse networks that are quantized already."""
+        from engine.report import Refusal
+
+        if inspection.quantized != "none":
+            return Refusal(
+                code="already_done",
+                reason=f"The network is {inspection.quantized} quantized already.",
+                hint="Upload the floating-point network that it was made from.",
+            )
+        return None
+
+    def prepare(self, model: "ir.Model") -> None:
+        """Un-share weights, convert old operator sets, and give every operator a name."""
+        from engine.quantize.mixed import prepare
+
+        prepare(model)
+
+    def check(self, model: "ir.Model") -> "Refusal | None":
+        """Refuse with the graph in hand: quantized already, too large to hold several of, or nothing to quantize."""
+        from engine.quantize.mixed import check
+
+        return check(model, self)
+
+    def observes(self, model: "ir.Model") -> Sequence[Observe]:
+        """Ask for what `quantize_static` asks for, and the plain range of every tensor in question."""
+        from engine.quantize.mixed import observes
+
+        return observes(model, self)
+
+    def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
+        """Put the best network in the model's place and show the front that it was chosen from."""
+        from engine.quantize.mixed import mix
+
+        return mix(model, self, observations, context)

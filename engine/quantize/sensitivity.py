@@ -1,0 +1,115 @@
+"""How much the outputs suffer from each layer in integers: one network with a switch per layer, loaded once."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from engine.calibrate import Range
+from engine.graph import io
+from engine.measure import providers
+from engine.quantize import types
+from engine.quantize.plan import Layer, make_plan
+from engine.quantize.rewrite import kernel_matrix, restore_layout
+from engine.spec import Target
+
+Feed = Mapping[str, npt.NDArray[Any]]
+
+_SECONDS = 40.0
+
+
+def sensitivities(
+    model: ir.Model,
+    ranges: Mapping[str, Range],
+    choice: types.Choice,
+    feeds: Sequence[Feed],
+    target: Target,
+    *,
+    exclude: frozenset[str] = frozenset(),
+    seconds: float = _SECONDS,
+) -> dict[str, float]:
+    """Give per layer the noise that it alone adds to the outputs, as a share of their energy.
+
+    Rounding is simulated in float: what a layer reads and its weights go through the grid that its kernel would use. A
+    layer's noise is measured where it matters, at the network's outputs, so what later layers amplify or forget is counted.
+    """
+    switched = io.copy(model)
+    plan = make_plan(switched, exclude)
+    switch = ir.Value(name=io.unused_name(io.value_names(switched), "switch"))
+    switch.type, switch.shape = ir.TensorType(ir.DataType.BOOL), ir.Shape([len(plan.layers)])
+    switched.graph.inputs.append(switch)
+    builder = _Switches(switched, switch, ranges, choice)
+    for number, layer in enumerate(plan.layers):
+        builder.add(number, layer)
+    session = providers.session(io.to_bytes(switched), target)
+    off = np.zeros(len(plan.layers), np.bool_)
+    noise = np.zeros(len(plan.layers))
+    energy = 0.0
+    deadline = time.monotonic() + seconds
+    for feed in feeds:
+        reference = _floats(session.run({**feed, str(switch.name): off}))
+        energy += _energy(reference)
+        for number in range(len(plan.layers)):
+            on = off.copy()
+            on[number] = True
+            found = _floats(session.run({**feed, str(switch.name): on}))
+            noise[number] += _energy([left - right for left, right in zip(found, reference, strict=True)])
+        if time.monotonic() > deadline:
+            break
+    return {
+        str(layer.node.name): float(value) / max(energy, 1e-30) for layer, value in zip(plan.layers, noise, strict=True)
+    }
+
+
+class _Switches:
+    """Puts rounding behind a switch before each layer."""
+
+    def __init__(self, model: ir.Model, switch: ir.Value, ranges: Mapping[str, Range], choice: types.Choice) -> None:
+        self._graph, self._switch, self._ranges, self._choice = model.graph, switch, ranges, choice
+        self._taken = io.value_names(model)
+
+    def add(self, number: int, layer: Layer) -> None:
+        assert layer.weight.const_value is not None
+        weight = layer.weight.const_value.numpy()
+        quantized = types.quantize_weight(kernel_matrix(layer, weight), self._choice.rule, per_channel=True)
+        values = restore_layout(layer, quantized.values, weight.shape).astype(np.float32)
+        along = [1] * weight.ndim
+        along[layer.axis] = -1
+        observed = self._ranges[str(layer.input.name)]
+        affine = types.affine(observed.low, observed.high, self._choice.activation)
+        kind = np.uint8 if self._choice.activation == "uint8" else np.int8
+        grid = [self._constant(np.float32(affine.scale)), self._constant(kind(affine.zero_point))]
+        chosen = self._node("Gather", [self._switch, self._constant(np.int64(number))])
+        rounded = self._node("QuantizeLinear", [layer.input, *grid])
+        restored = self._node("DequantizeLinear", [rounded.outputs[0], *grid])
+        read = self._node("Where", [chosen.outputs[0], restored.outputs[0], layer.input])
+        coarse = self._constant(values * quantized.scale.reshape(along))
+        weights = self._node("Where", [chosen.outputs[0], coarse, layer.node.inputs[1]])
+        self._graph.insert_before(layer.node, [chosen, rounded, restored, read, weights])
+        layer.node.replace_input_with(0, read.outputs[0])
+        layer.node.replace_input_with(1, weights.outputs[0])
+
+    def _node(self, kind: str, inputs: Sequence[ir.Value | None]) -> ir.Node:
+        node = ir.node(kind, inputs)
+        node.outputs[0].name = io.unused_name(self._taken, "switched_")
+        return node
+
+    def _constant(self, array: Any) -> ir.Value:
+        name = io.unused_name(self._taken, "switched_")
+        tensor = ir.tensor(np.asarray(array), name=name)
+        value = ir.Value(
+            name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(np.shape(array))
+        )
+        self._graph.register_initializer(value)
+        return value
+
+
+def _floats(outputs: Mapping[str, Any]) -> list[npt.NDArray[np.float64]]:
+    return [array.astype(np.float64) for array in outputs.values() if array.dtype.kind == "f"]
+
+
+def _energy(arrays: Sequence[npt.NDArray[np.float64]]) -> float:
+    return float(sum(np.square(array).sum() for array in arrays))
