@@ -33,7 +33,9 @@ def spend(python: Path, script: Path, request: Mapping[str, Any], folder: Path, 
     with log.open("wb") as stream:
         try:
             done = subprocess.run(
-                [python, "-I", CHILD, script, asked, answer],
+                [python, "-I", CHILD, script, asked.resolve(), answer.resolve()],
+                # Some peers leave temporary networks in the working directory.
+                cwd=folder,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "ORT_DISABLE_TELEMETRY": "1", "NO_COLOR": "1", "TQDM_DISABLE": "1"},
