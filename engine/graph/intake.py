@@ -12,7 +12,16 @@ from typing import Literal
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    TensorShapeProto,
+    ValueInfoProto,
+)
 
 from engine.errors import ModelInvalidError, ModelUnsupportedError
 from engine.inspection import Inspection, TensorInfo
@@ -23,6 +32,8 @@ DEPTH = 16
 TENSOR_BYTES = 16 << 30
 OLDEST_OPSET = 7
 OLDEST_IR = 3
+# How some exporters write that a size is open; onnxruntime reads it so too.
+OPEN_SIZE = -1
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _STANDARD = frozenset({"", "ai.onnx"})
 
@@ -252,7 +263,7 @@ def _check_tensor(tensor: TensorProto, node: str | None = None) -> None:
 def _check_static_size(value: ValueInfoProto) -> None:
     if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
         return
-    known = [axis.dim_value for axis in value.type.tensor_type.shape.dim if axis.HasField("dim_value")]
+    known = [size for size in map(_size, value.type.tensor_type.shape.dim) if isinstance(size, int)]
     if any(size < 0 for size in known):
         raise ModelInvalidError(f"`{value.name}` is declared with a negative size.")
     if prod(known) > TENSOR_BYTES:
@@ -336,6 +347,13 @@ def _boundary(graph: GraphProto) -> tuple[tuple[TensorInfo, ...], tuple[TensorIn
     return inputs, tuple(_tensor_info(value, "output") for value in graph.output)
 
 
+def _size(axis: TensorShapeProto.Dimension) -> int | str | None:
+    """Give an axis' size, or its name or None where it is open; some exporters write -1 for open."""
+    if axis.HasField("dim_value"):
+        return None if axis.dim_value == OPEN_SIZE else axis.dim_value
+    return axis.dim_param or None
+
+
 def _tensor_info(value: ValueInfoProto, role: str) -> TensorInfo:
     kind = value.type.tensor_type.elem_type if value.type.HasField("tensor_type") else None
     if kind is None or kind not in _INPUT_TYPES:
@@ -344,10 +362,7 @@ def _tensor_info(value: ValueInfoProto, role: str) -> TensorInfo:
         )
     shape: tuple[int | str | None, ...] | None = None
     if value.type.tensor_type.HasField("shape"):
-        shape = tuple(
-            axis.dim_value if axis.HasField("dim_value") else axis.dim_param or None
-            for axis in value.type.tensor_type.shape.dim
-        )
+        shape = tuple(map(_size, value.type.tensor_type.shape.dim))
     return TensorInfo(name=value.name, dtype=_INPUT_TYPES[kind], shape=shape)
 
 

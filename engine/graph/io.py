@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from engine.errors import EngineError, ModelInvalidError
 from engine.graph.derived import is_stored
+from engine.graph.intake import OPEN_SIZE
 from engine.measure.size import parameters, stored_bytes
 from engine.report import ModelFacts
 
@@ -24,9 +25,18 @@ _STREAMED_FILE_BYTES = 1 << 27
 def load(path: Path) -> ir.Model:
     """Read a network; external weights stay on disk until they are used."""
     try:
-        return ir.load(path)
+        model = ir.load(path)
     except (DecodeError, ValueError, OSError) as error:
         raise ModelInvalidError("The file is not an ONNX network.") from error
+    for value in (*model.graph.inputs, *model.graph.outputs, *(out for node in model.graph for out in node.outputs)):
+        _open_sizes(value)
+    return model
+
+
+def _open_sizes(value: ir.Value) -> None:
+    """Write an open size as such where an exporter wrote -1."""
+    if value.shape is not None and OPEN_SIZE in value.shape.dims:
+        value.shape = ir.Shape([None if size == OPEN_SIZE else size for size in value.shape.dims])
 
 
 def save(model: ir.Model, path: Path) -> None:

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engine import EngineError, inspect_model
 from engine.errors import ModelInvalidError, ModelUnsupportedError
+from engine.graph import io
 
 
 def _model(
@@ -111,7 +112,7 @@ INVALID = {
         [helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")],
     ),
     "weight too short": _short_weight,
-    "negative size": lambda: _model([_relu()], inputs=(("x", [-1, 2]),)),
+    "negative size": lambda: _model([_relu()], inputs=(("x", [-2, 2]),)),
     "external data outside": lambda: _external("../weights.bin"),
     "external data absolute": lambda: _external("/etc/passwd"),
     "external data missing": lambda: _external("weights.bin"),
@@ -135,6 +136,15 @@ UNSUPPORTED = {
         initializers=[numpy_helper.from_array(np.ones((2, 2), np.float32), "w")],
     ),
 }
+
+
+def test_minus_one_is_an_open_size(tmp_path):
+    path = tmp_path / "net.onnx"
+    onnx.save(_model([_relu()], inputs=(("x", [-1, 2]),), out=(-1, 2)), path)
+    assert inspect_model(path).inputs[0].shape == (None, 2)
+    model = io.load(path)
+    assert not isinstance(model.graph.inputs[0].shape[0], int)
+    assert not isinstance(model.graph.outputs[0].shape[0], int)
 
 
 def _write(tmp_path, content) -> Path:
