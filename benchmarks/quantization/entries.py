@@ -11,6 +11,7 @@ from benchmarks.peers import environments
 _PEERS = HERE / "peers"
 
 SIMPLIFY: Mapping[str, Any] = {"type": "simplify"}
+FUSE: Mapping[str, Any] = {"type": "fuse"}
 
 # Setting -> passes. Those that the engine does not know yet are left out, see `ours`.
 RECIPES: Mapping[str, tuple[Mapping[str, Any], ...]] = {
@@ -20,7 +21,8 @@ RECIPES: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "weights int8": (SIMPLIFY, {"type": "quantize_weights", "bits": 8}),
     "weights int4": (SIMPLIFY, {"type": "quantize_weights", "bits": 4}),
     "float16": (SIMPLIFY, {"type": "float16"}),
-    "mixed": (SIMPLIFY, {"type": "mixed_precision"}),
+    "fused": (SIMPLIFY, FUSE),
+    "mixed": (SIMPLIFY, FUSE, {"type": "mixed_precision"}),
 }
 
 ORT_STATIC: Mapping[str, Mapping[str, Any]] = {
