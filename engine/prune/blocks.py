@@ -69,8 +69,11 @@ def find_blocks(model: ir.Model) -> Blocks:
         branch = node.inputs[1 - skip]
         if branch is None or not _weights(_between(kept, branch)):
             continue  # a formula, like the one of GELU: nothing to save
-        if shapes.shape(kept) is None or shapes.shape(kept) != shapes.shape(node.outputs[0]):
-            blocks.refused[name] = "its shape is not known to be that of its input"
+        before, after = shapes.shape(kept), shapes.shape(node.outputs[0])
+        if before is None or after is None:
+            blocks.refused[name] = "its shape could not be inferred"
+        elif before != after:
+            continue  # a mask that is added to attention scores: the sum is wider than what would stay
         elif node.outputs[0].is_graph_output():
             blocks.refused[name] = "it gives an output of the network"
         elif not _between(kept, branch) <= set(block.nodes):
