@@ -227,6 +227,15 @@ def _integer(node: ir.Node, name: str) -> int:
     return node.attributes[name].as_int() if name in node.attributes else 0
 
 
+def _scales_fit_half(tensor: ir.TensorProtocol) -> bool:
+    """Say whether float16 holds the scales of a table's rows in full precision; tables on disk are not read for that."""
+    if is_stored(tensor):
+        return False
+    scales = np.abs(tensor.numpy()).max(axis=1) / types.INT8_MAX
+    limits = np.finfo(np.float16)
+    return bool(scales.min() > float(limits.smallest_normal) and scales.max() < float(limits.max))
+
+
 def _number(node: ir.Node, name: str) -> float:
     return node.attributes[name].as_float() if name in node.attributes else 1.0
 
@@ -281,6 +290,7 @@ class _Writer:
         self._derivation = Derivation()
         self._activations: dict[tuple[ir.Value, ir.Graph], ir.Node] = {}
         self._made: dict[tuple[ir.Value, str, bool, float], tuple[list[ir.Value], dict[str, Any]]] = {}
+        self._zero_points: dict[tuple[int, ...], ir.Value] = {}
         self._replaced: set[ir.Value] = set()
 
     def replace(self, layer: Layer) -> dict[str, Any]:
@@ -360,6 +370,7 @@ class _Writer:
         tensor = cast("ir.TensorProtocol", table.const_value)
         rows, columns = (int(size) for size in tensor.shape.numpy())
         key = (table, "rows", True, 1.0)
+        half = _scales_fit_half(tensor)
         if key not in self._made:
             facts: dict[str, Any] = {}
 
@@ -367,21 +378,29 @@ class _Writer:
                 # Nothing is multiplied in integers here, so nothing can saturate.
                 rounded = _round(layer.name, array, "int8", by_row=True, per_channel=True)
                 facts["weight_sqnr_db"] = rounded.facts["weight_sqnr_db"]
-                return [rounded.values, rounded.scale]
+                if not half:
+                    return [rounded.values, rounded.scale]
+                scale = rounded.scale.astype(np.float16)
+                return [types.requantize(array.astype(np.float32), scale.astype(np.float32)), scale]
 
+            scale_type = ir.DataType.FLOAT16 if half else ir.DataType.FLOAT
             forms = [
                 Form(self._free(f"{table.name}_rows_"), ir.DataType.INT8, (rows, columns)),
-                Form(self._free(f"{table.name}_row_scale_"), ir.DataType.FLOAT, (rows, 1)),
+                Form(self._free(f"{table.name}_row_scale_"), scale_type, (rows, 1)),
             ]
             self._made[key] = (self._register(table, tensor, compute, forms), facts)
         (integers, scale), facts = self._made[key]
         ids = node.inputs[1]
         picked = self._node("Gather", [integers, ids], ir.DataType.INT8, layer)
-        scales = self._node("Gather", [scale, ids], ir.DataType.FLOAT, layer)
+        scales = self._node("Gather", [scale, ids], ir.DataType.FLOAT16 if half else ir.DataType.FLOAT, layer)
+        nodes = [picked, scales]
+        if half:
+            scales = self._node("Cast", [scales.outputs[0]], ir.DataType.FLOAT, layer, to=ir.DataType.FLOAT)
+            nodes.append(scales)
         wide = self._node("Cast", [picked.outputs[0]], ir.DataType.FLOAT, layer, to=ir.DataType.FLOAT)
         restored = self._node("Mul", [wide.outputs[0], scales.outputs[0]], ir.DataType.FLOAT, layer)
         ir.convenience.replace_nodes_and_values(
-            graph, node, [node], [picked, scales, wide, restored], node.outputs, restored.outputs
+            graph, node, [node], [*nodes, wide, restored], node.outputs, restored.outputs
         )
         return facts
 
@@ -459,9 +478,12 @@ class _Writer:
         return self._constant(f"{bias.name}_scaled_", constant.numpy() * np.float32(beta))
 
     def _zeros(self, weight: ir.Value, shape: tuple[int, ...]) -> ir.Value:
-        zero = 128 if self._unsigned else 0
-        kind = np.uint8 if self._unsigned else np.int8
-        return self._constant(f"{weight.name}_zero_", np.full(shape, zero, kind))
+        """Give zero points; layers with as many outputs share them."""
+        if shape not in self._zero_points:
+            kind = np.uint8 if self._unsigned else np.int8
+            zeros = np.full(shape, 128 if self._unsigned else 0, kind)
+            self._zero_points[shape] = self._constant(f"{weight.name}_zero_", zeros)
+        return self._zero_points[shape]
 
     def _constant(self, stem: str, array: npt.NDArray[Any]) -> ir.Value:
         name = self._free(stem)
