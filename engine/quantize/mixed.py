@@ -197,7 +197,7 @@ class _Maker:
 
     def _whole(self) -> Iterator[Contender]:
         """All layers in integers; and if that loses too much, the most sensitive ones in float, found by bisection."""
-        everything = self._static_but(frozenset(), "static, all layers")
+        everything = self._static_but(frozenset(), "static, all layers", rest=True)
         if everything is None:
             return
         yield everything
@@ -209,13 +209,14 @@ class _Maker:
             yield best
 
     def _bisect(self, order: Sequence[str]) -> Contender | None:
-        """Find the fewest of the most sensitive layers that have to stay in float."""
+        """Find the fewest of the most sensitive layers that must not have fixed ranges."""
         best: Contender | None = None
         low, high = 1, len(order) - 1
         while low <= high:
             count = (low + high) // 2
             self._context.progress(0.55, f"the {count} most sensitive of {len(order)} layers in float")
-            tried = self._static_but(frozenset(order[:count]), f"static, {count} most sensitive layers in float")
+            name = f"static, {count} most sensitive layers not"
+            tried = self._static_but(frozenset(order[:count]), name, rest=True)
             if tried is not None and self._jury.accepts(tried.fidelity):
                 best, high = tried, count - 1
             else:
@@ -317,17 +318,20 @@ class _Maker:
         if made is not None:
             yield self._contender("float16", "weights stored in 16 bits", made, integers=False)
 
-    def _static_but(self, in_float: frozenset[str], name: str) -> Contender | None:
-        made = self._static_network(in_float)
+    def _static_but(self, in_float: frozenset[str], name: str, *, rest: bool = False) -> Contender | None:
+        made = self._static_network(in_float, rest=rest)
         if made is None:
             return None
         contender = self._contender(name, name, made)
         contender.in_float = tuple(sorted(in_float))
         return contender
 
-    def _static_network(self, in_float: frozenset[str]) -> "_Made | None":
-        step = _static(exclude=(*self._step.exclude, *sorted(in_float)), measure_layers=False)
-        return self._applied(self._model, [step], self._observations)
+    def _static_network(self, in_float: frozenset[str], *, rest: bool = False) -> "_Made | None":
+        """Quantize all but some layers; with `rest`, matrix products and tables among those get fresh ranges, not float."""
+        steps = [_static(exclude=(*self._step.exclude, *sorted(in_float)), measure_layers=False)]
+        if rest and "dynamic" in self._step.candidates:
+            steps.append(_dynamic(self._step.exclude))
+        return self._applied(self._model, steps, self._observations)
 
     def _contender(self, name: str, said: str, made: "_Made", *, integers: bool = True) -> Contender:
         fidelity = self._jury.fidelity(made[0])
