@@ -158,6 +158,9 @@ def _layers(step: StepReport) -> Iterator[str]:
             [title for title, _, _ in told],
             (tuple("" if layer.get(key) is None else form(layer[key]) for _, key, form in told) for layer in layers),
         )
+    for trial in details.get("candidates", ()):
+        kept = "kept" if trial["kept"] else "not kept"
+        yield from ("", f"Tried {trial['candidate']}: {trial['gain_db']:+.2f} dB on samples held out for that, {kept}.")
     for left in details.get("in_float", ()):
         yield from ("", f"`{left['node']}` stays in float: {left['reason']}.")
     for left in details.get("left_alone", ()):
@@ -182,6 +185,9 @@ _COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("method", "method", str),
     ("accumulator load", "accumulator_load", "{:.1%}".format),
     ("weight SQNR", "weight_sqnr_db", "{:.1f} dB".format),
+    ("output SQNR", "output_sqnr_db", "{:.1f} dB".format),
+    ("time before", "time_share_before", "{:.1%}".format),
+    ("time after", "time_share_after", "{:.1%}".format),
     ("held-out error", "held_out_error", _errors),
 )
 

@@ -43,6 +43,7 @@ class QuantizeStatic(Pass):
         description="Try range search, equalisation, SmoothQuant, GPTQ rounding and bias correction; keep what gains on"
         " calibration samples held out for that.",
     )
+    embeddings: bool = Field(default=True, description="Store tables of embeddings as int8 rows with a scale each.")
     measure_layers: bool = Field(
         default=True, description="Leave kinds of layers in float that the target measurably runs faster so."
     )

@@ -34,7 +34,7 @@ def _min_max(histogram: Histogram, low: float, high: float) -> Range:
 
 def _percentile(histogram: Histogram, low: float, high: float) -> Range:
     total = np.cumsum(histogram.counts)
-    cut = _CUT_OFF * float(total[-1])
+    cut = _CUT_OFF * float(total[-1] + histogram.zeros)
     edges = (np.arange(len(total) + 1) + histogram.start) * histogram.width
     first = int(np.searchsorted(total, cut, side="right"))
     last = int(np.searchsorted(total, total[-1] - cut, side="left"))
@@ -42,45 +42,39 @@ def _percentile(histogram: Histogram, low: float, high: float) -> Range:
 
 
 def _mse(histogram: Histogram, low: float, high: float) -> Range:
-    """Shrink both ends together, then each alone, to the least squared error."""
+    """Give the range of the least squared error."""
     centres, counts = histogram.centres, histogram.counts.astype(np.float64)
-    lows, highs = _SHRINKS * low, _SHRINKS * high
-    best = int(np.argmin(_noise(centres, counts, lows, highs)))
-    low, high = float(lows[best]), float(highs[best])
-    finer = np.linspace(0.7, 1.3, 61)
-    lows = np.maximum(finer * low, min(histogram.low, 0.0))
-    low = float(lows[np.argmin(_noise(centres, counts, lows, np.full_like(lows, high)))])
-    highs = np.minimum(finer * high, max(histogram.high, 0.0))
-    high = float(highs[np.argmin(_noise(centres, counts, np.full_like(highs, low), highs))])
-    return Range(low, high)
+    return _least(lambda bottom, top: _noise(centres, counts, bottom, top), low, high)
 
 
-def _noise(centres: Doubles, counts: Doubles, lows: Doubles, highs: Doubles) -> Doubles:
-    """Give the squared error of rounding to 256 steps, for each range."""
-    steps = np.maximum((highs - lows) / (_LEVELS - 1), np.finfo(np.float64).tiny)
-    noise = np.empty(len(steps))
-    for at, (low, high, step) in enumerate(zip(lows, highs, steps, strict=True)):
-        rounded = np.rint(np.clip(centres, low, high) / step) * step
-        noise[at] = counts @ np.square(rounded - centres)
-    return noise
+def _least(cost: Callable[[float, float], float], low: float, high: float) -> Range:
+    """Shrink both ends together, then each alone, to the least cost."""
+    shrink = min(_SHRINKS, key=lambda factor: cost(factor * low, factor * high))
+    bottom, top = shrink * low, shrink * high
+    top = min((top, *(_SHRINKS * high)), key=lambda end: cost(bottom, end))
+    bottom = min((bottom, *(_SHRINKS * low)), key=lambda end: cost(end, top))
+    return Range(float(bottom), float(top))
+
+
+def _noise(centres: Doubles, counts: Doubles, low: float, high: float) -> float:
+    """Give the squared error of rounding to 256 steps."""
+    step = max((high - low) / (_LEVELS - 1), float(np.finfo(np.float64).tiny))
+    rounded = np.rint(np.clip(centres, low, high) / step) * step
+    return float(counts @ np.square(rounded - centres))
 
 
 def _entropy(histogram: Histogram, low: float, high: float) -> Range:
-    """Shrink both ends together to the least divergence of the rounded distribution from the clipped one."""
+    """Give the range of the least divergence of the rounded distribution from the clipped one."""
     centres, counts = histogram.centres, histogram.counts.astype(np.float64)
-    # Zeros of a Relu are exact on every grid; counted, they would hide all else.
-    counts = np.where((centres >= 0) & (centres < histogram.width), 0.0, counts)
     if counts.sum() == 0:
         return Range(low, high)
-    divergences = [_divergence(centres, counts, shrink * low, shrink * high) for shrink in _SHRINKS]
-    shrink = float(_SHRINKS[int(np.argmin(divergences))])
-    return Range(shrink * low, shrink * high)
+    return _least(lambda bottom, top: _divergence(centres, counts, bottom, top), low, high)
 
 
 def _divergence(centres: Doubles, counts: Doubles, low: float, high: float) -> float:
     inside = (centres >= low) & (centres <= high)
     kept = counts[inside]
-    if kept.sum() == 0:
+    if kept.sum() == 0 or not high > low:
         return np.inf
     reference = kept.copy()
     reference[0] += counts[centres < low].sum()

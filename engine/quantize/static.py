@@ -117,6 +117,7 @@ def quantize(
     rewriter = Rewriter(model, plan, design.ranges, choice, per_channel=step.per_channel, treatment=design.treatment)
     layers = rewriter.run()
     refused = {**plan.refused, **structure.in_float}
+    tables = _quantize_tables(model, step, context)
     inner = [node.name or node.op_type for node in subgraph_layers(model)]
     refused.update(dict.fromkeys(inner, "it is inside the body of If, Loop or Scan"))
     facts = [layer.facts() for layer in layers]
@@ -136,12 +137,27 @@ def quantize(
             "clamps_absorbed": len(plan.absorbed),
             "channels_with_wider_scale": sum(layer.limited_channels for layer in layers),
             "layers": facts,
+            "tables": tables,
             "in_float": [{"node": node, "reason": reason} for node, reason in refused.items()],
             "races": structure.races,
             "candidates": [trial.facts() for trial in improver.trials] if improver is not None else [],
             **conversions_left(model, context.target),
         },
     )
+
+
+def _quantize_tables(model: ir.Model, step: "QuantizeStatic", context: Context) -> list[dict[str, Any]]:
+    """Store tables of embeddings as int8 rows with a scale each, as `quantize_dynamic` does; they need no activations."""
+    # Both of these modules import this one.
+    from engine.passes.quantize_dynamic import QuantizeDynamic  # noqa: PLC0415
+    from engine.quantize import dynamic  # noqa: PLC0415
+
+    rows = QuantizeDynamic(operators=("Gather",), exclude=step.exclude)
+    if not step.embeddings or not dynamic.make_plan(model, rows).layers:
+        return []
+    outcome = dynamic.quantize(model, rows, context)
+    tables: list[dict[str, Any]] = outcome.details["layers"] if isinstance(outcome, Change) else []
+    return tables
 
 
 def _explain(

@@ -74,7 +74,9 @@ def test_sentinels_poison_nothing(kind):
 @pytest.mark.parametrize("value", [0.0, 3.0, -0.25])
 def test_a_constant_has_a_histogram_of_one_bin(value):
     found = _collected("histogram", np.full((5, 4), value, np.float32), 2)
-    assert (found.low, found.high, list(found.counts)) == (value, value, [20])
+    assert (found.low, found.high, found.counts.sum() + found.zeros) == (value, value, 20)
+    assert (found.zeros == 20) == (value == 0)
+    assert len(found.counts) == 1
     assert list(found.centres) == [value]
 
 
