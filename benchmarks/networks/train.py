@@ -32,7 +32,9 @@ SMALL_SHARE = {"residual_cnn": 0.7, "se_cnn": 0.0, "vit": 0.0}
 """Share of the epochs that see images of half the size, at a quarter of the cost; a pooled head takes any size."""
 
 WEIGHT_DECAY = 0.05
-MAX_SHIFT = 2
+MAX_SHIFT = {"residual_cnn": 2, "se_cnn": 2, "vit": 0}
+"""Pixels; patches on a fixed grid learn slowly from shifted images."""
+
 QUICK_TEST = 1000
 """The examples carry only so many test images, from the start of the test set."""
 
@@ -46,6 +48,7 @@ class Plan:
     epochs: int
     small_epochs: int
     peak_rate: float
+    max_shift: int
     seed: int
 
 
@@ -61,8 +64,7 @@ def main() -> None:
         sys.exit(str(error))
     network = build(options.network, options.qkv)
     epochs = options.epochs or EPOCHS[options.network]
-    plan = Plan(epochs, round(SMALL_SHARE[options.network] * epochs), PEAK_RATE[options.network], options.seed)
-    train(network, training, plan)
+    train(network, training, _plan(options, epochs))
     fold_pixel_scale(network)
     folder = options.out or REPOSITORY / "var" / "networks" / options.network
     model = folder / "model.onnx"
@@ -96,7 +98,7 @@ def train(network: nn.Module, samples: data.Samples, plan: Plan) -> None:
     started = time.monotonic()
     for epoch in range(plan.epochs):
         total = torch.zeros(())
-        for image, label in _batches(samples, generator):
+        for image, label in _batches(samples, plan.max_shift, generator):
             optimizer.zero_grad()
             seen = functional.avg_pool2d(image, 2) if epoch < plan.small_epochs else image
             loss = functional.cross_entropy(network(seen), label)
@@ -109,6 +111,17 @@ def train(network: nn.Module, samples: data.Samples, plan: Plan) -> None:
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
+def _plan(options: argparse.Namespace, epochs: int) -> Plan:
+    name = options.network
+    return Plan(
+        epochs=epochs,
+        small_epochs=round(SMALL_SHARE[name] * epochs),
+        peak_rate=PEAK_RATE[name],
+        max_shift=MAX_SHIFT[name],
+        seed=options.seed,
+    )
+
+
 def _parameter_groups(network: nn.Module) -> list[dict[str, object]]:
     """Weights decay; biases and normalisation vectors do not."""
     weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
@@ -116,22 +129,22 @@ def _parameter_groups(network: nn.Module) -> list[dict[str, object]]:
     return [{"params": weights, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
 
 
-def _batches(samples: data.Samples, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(samples: data.Samples, max_shift: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of shuffled, augmented batches, values 0..1; what does not fill a batch is left out."""
     images = torch.tensor(samples.image)
     labels = torch.tensor(samples.label)
     order = torch.randperm(len(labels), generator=generator)
     for start in range(0, len(order) - BATCH + 1, BATCH):
         chosen = order[start : start + BATCH]
-        yield _augment(images[chosen].float() / PIXEL_MAX, generator), labels[chosen]
+        yield _augment(images[chosen].float() / PIXEL_MAX, max_shift, generator), labels[chosen]
 
 
-def _augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Flip each image or not, and shift the batch by up to `MAX_SHIFT` pixels each way."""
+def _augment(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
+    """Flip each image or not, and shift the batch by up to `max_shift` pixels each way."""
     flip = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
     images = torch.where(flip, images.flip(3), images)
-    top, left = torch.randint(0, 2 * MAX_SHIFT + 1, (2,), generator=generator).tolist()
-    padded = functional.pad(images, (MAX_SHIFT,) * 4)
+    top, left = torch.randint(0, 2 * max_shift + 1, (2,), generator=generator).tolist()
+    padded = functional.pad(images, (max_shift,) * 4)
     height, width = images.shape[2:]
     return padded[:, :, top : top + height, left : left + width]
 
