@@ -185,7 +185,7 @@ class Pruning:
         largest = max(1 - kept / len(self.groups[key].atoms) for key, kept in widths.items())
         rounds = max(1, math.ceil(largest / _ROUND - 1e-9)) if repaired else 1
         student, kept = self.model, dict[str, npt.NDArray[np.intp]]()
-        agreement = oracle.Agreement(0.0, 1.0)
+        agreement = oracle.Agreement(0.0, oracle.TOLERANCE)
         refits: Sequence[Refit] = ()
         for number in range(rounds):
             coupling = self.coupling if number == 0 else analyse(student)

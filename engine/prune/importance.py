@@ -26,6 +26,8 @@ _ROWS_PER_COLUMN = 8
 _LEAST_ROWS = 4096
 # Layers with more columns are left out of the sums: their matrix would not fit in memory.
 _MOST_COLUMNS = 6144
+# All sums together; groups that only further layers read are ranked by magnitude.
+_MOST_BYTES = 1 << 30
 # Relative to the mean variance of a column: keeps the inverse finite where columns depend on each other.
 _DAMPING = 1e-2
 # A group is ranked in at most so many steps.
@@ -43,12 +45,15 @@ class Seen:
 def observe(model: ir.Model, samples: Samples, target: Target, wanted: frozenset[str]) -> dict[str, Seen]:
     """Sum what the layers with these weights read; by the weights' name."""
     found: dict[str, Seen] = {}
+    taken = 0
     with tempfile.TemporaryDirectory(prefix="importance-") as folder:
         walk = Walk(model, batches(model, samples), target, Path(folder))
         for layer in layers(model)[0]:
             name = str(layer.weight.name)
-            if name not in wanted or layer.kind == "norm" or layer.inputs > _MOST_COLUMNS:
+            size = layer.groups * layer.inputs**2 * np.dtype(np.float64).itemsize
+            if name not in wanted or layer.kind == "norm" or layer.inputs > _MOST_COLUMNS or taken + size > _MOST_BYTES:
                 continue
+            taken += size
             walk.advance(walk.place(layer.node))
             spare([walk])
             found[name] = Seen(layer, _sums(walk, layer))

@@ -14,7 +14,8 @@ from engine.measure import providers
 from engine.passes.contract import Samples
 from engine.spec import Target
 
-_TOLERANCE = 1e-5
+# Rounding of sums in float32.
+TOLERANCE = 1e-5
 _BATCHES = 2
 _SAMPLES = 4
 
@@ -47,7 +48,7 @@ def compare(masked: ir.Model, pruned: ir.Model, samples: Samples, target: Target
         expected = plain.run(feed)
         own = max(own, _difference(optimised.run(feed), expected))
         found = max(found, _difference(candidate.run(feed), expected))
-    agreement = Agreement(found, max(_TOLERANCE, own))
+    agreement = Agreement(found, max(TOLERANCE, own))
     if not found <= agreement.tolerance:
         raise VerificationFailedError(
             f"The pruned network differs from the original with silenced channels by {found:.1e} of an output's largest"

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 from onnx import helper
 
+from engine.errors import ModelUnsupportedError
 from engine.measure import providers
 from engine.spec import Target
 
@@ -53,6 +54,10 @@ class Walk:
             for batch in range(self.batches):
                 found = session.run({name: self.live[name][batch] for name in needed})
                 for name in wanted:
+                    if not isinstance(found[name], np.ndarray):
+                        raise ModelUnsupportedError(
+                            "Sequences are not followed from layer to layer.", node=piece[0].name
+                        )
                     fresh[name].append(self._kept(found[name]))
             self.live.update(fresh)
         self._at = max(self._at, position)

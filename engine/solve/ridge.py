@@ -66,7 +66,11 @@ def reconstruct(
     for ridge in RIDGES if held_out else (DEFAULT,):
         system = xtx.copy()
         system[np.diag_indices_from(system)] += ridge * scarce * mean
-        lower = linalg.cholesky(system, lower=True, overwrite_a=True)
+        try:
+            lower = linalg.cholesky(system, lower=True, overwrite_a=True)
+        except linalg.LinAlgError:
+            # Rounding of the sums outweighs so weak a ridge; weaker ones are no better.
+            break
         half = linalg.solve_triangular(lower, slope, lower=True)
         solved = base + linalg.solve_triangular(lower, half, lower=True, trans="T").T
         moved = (moments.y_sum - solved @ moments.x_sum) / moments.rows if fit_bias else offset
