@@ -21,8 +21,9 @@ FAITHFUL_DB = 20.0
 def quantized(context, images, feeds_of):
     """Quantize a serialized network and give the new one with the change."""
 
-    def make(serialized, step=None, *, ratios=(), arrays=None):
-        step = step or QuantizeStatic()
+    def make(serialized, step=None, *, ratios=(), arrays=None, improve=False):
+        # The candidates have tests of their own.
+        step = (step or QuantizeStatic()).model_copy(update={"improve": improve})
         model = ir.from_proto(onnx.load_model_from_string(serialized))
         samples = feeds_of(arrays or {"image": images(48)})
         given = context(model, samples, ratios=ratios)
@@ -77,7 +78,7 @@ def test_faithful_with_and_without_optimisation(quantized, residual_cnn, images,
         QuantizeStatic(weights="uint8"),
         QuantizeStatic(activations="int8"),
     ):
-        model, _ = quantized(before, step)
+        model, _ = quantized(before, step, improve=step == QuantizeStatic())
         assert _sqnr(before, model, samples) >= FAITHFUL_DB, step
         serialized = io.to_bytes(model)
         sessions = [providers.session(serialized, Target(), optimise=flag) for flag in (True, False)]
