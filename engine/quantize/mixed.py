@@ -214,7 +214,7 @@ class _Maker:
         low, high = 1, len(order) - 1
         while low <= high:
             count = (low + high) // 2
-            self._context.progress(0.55, f"the {count} most sensitive of {len(order)} layers in float")
+            self._context.progress(0.55, f"the {count} most sensitive of {len(order)} layers left out")
             name = f"static, {count} most sensitive layers not"
             tried = self._static_but(frozenset(order[:count]), name, rest=True)
             if tried is not None and self._jury.accepts(tried.fidelity):
