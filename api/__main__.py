@@ -8,6 +8,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.protocol import Protocol
 from services import logs
 from settings import Settings, get_settings
 
@@ -26,7 +27,7 @@ class Server(uvicorn.Server):
                 app,
                 host=settings.host,
                 port=settings.port if port is None else port,
-                http="h11",
+                http=Protocol,
                 ws="none",
                 lifespan="on",
                 h11_max_incomplete_event_size=MAX_HEADER_BYTES,

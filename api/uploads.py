@@ -157,8 +157,8 @@ async def received(request: Request, asked: Asked, tenant_id: str, *, limit: int
 
     writer = await run_sync(start, limiter=parts.disk)
     try:
-        async for chunks in _chunks(request):
-            await run_sync(_write, writer, form.take(chunks) if form else chunks, limiter=parts.disk)
+        async for chunks in _chunks(request, None if form else writer):
+            await run_sync(_write, writer, chunks, form, limiter=parts.disk)
         filename = form.finish() if form else None
         if not writer.size:
             raise ApiError(400, "The body is empty.", code="empty_body")
@@ -179,14 +179,17 @@ async def _blob(request: Request) -> NewBlob:
         raise RequestValidationError(found, body=body) from None
 
 
-async def _chunks(request: Request) -> AsyncIterator[list[bytes]]:
+async def _chunks(request: Request, counting: Writer | None) -> AsyncIterator[list[bytes]]:
     """Yield the body as lists of chunks that make about 1 MiB.
 
-    The chunks are neither joined nor copied: at this size, copies are what an upload costs.
+    The chunks are neither joined nor copied: at this size, copies are what an upload costs. They are hashed where they
+    arrive, less than a millisecond for each, and not in the thread that writes them: another core would have to fetch them.
     """
     pending: list[bytes] = []
     size = 0
     async for chunk in request.stream():
+        if counting is not None:
+            counting.count(chunk)
         pending.append(chunk)
         size += len(chunk)
         if size >= CHUNK:
@@ -195,6 +198,10 @@ async def _chunks(request: Request) -> AsyncIterator[list[bytes]]:
     yield pending
 
 
-def _write(writer: Writer, chunks: list[bytes]) -> None:
-    for chunk in chunks:
+def _write(writer: Writer, chunks: list[bytes], form: Form | None) -> None:
+    if form is None:
+        for chunk in chunks:
+            writer.append(chunk)
+        return
+    for chunk in form.take(chunks):
         writer.write(chunk)

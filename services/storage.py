@@ -185,6 +185,11 @@ class Writer:
 
     def write(self, chunk: bytes) -> None:
         """Append; raises TooLargeError, or UnavailableError where the disk is full. The file is removed then."""
+        self.count(chunk)
+        self.append(chunk)
+
+    def count(self, chunk: bytes) -> None:
+        """Take note of bytes that `append` will write, here where they are still in the processor's cache."""
         if self.size < HEAD:
             self.head += bytes(chunk[: HEAD - self.size])
         self.size += len(chunk)
@@ -192,6 +197,9 @@ class Writer:
             self.abort()
             raise TooLargeError(f"The upload is over the limit of {self._limit} bytes.")
         self._hash.update(chunk)
+
+    def append(self, chunk: bytes) -> None:
+        """Write bytes that were counted."""
         try:
             left = memoryview(chunk)
             while left:
