@@ -2,9 +2,11 @@
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from fastapi import Header, Path, Query
@@ -314,7 +316,8 @@ class JobView(BaseModel):
             model=row.model_id,
             dataset=row.dataset_id,
             output_model=row.output_model_id,
-            spec=Compress.model_validate(row.spec),
+            # Most of what showing a job takes, and the same however often it is shown.
+            spec=_spec(json.dumps(row.spec)),
             labels=row.labels,
             priority=row.priority,
             cache=row.cache,
@@ -393,6 +396,11 @@ class KeyList(BaseModel):
     """Every key of the tenant, the newest first."""
 
     items: list[KeyView]
+
+
+@lru_cache(maxsize=1024)
+def _spec(stored: str) -> Compress:
+    return Compress.model_validate_json(stored)
 
 
 def job_etag(row: models.Job) -> str:

@@ -2,7 +2,7 @@
 
 from models.artifacts import Artifact, ArtifactFile, Blob, Dataset, Model
 from models.base import Base, UtcDateTime, new_id
-from models.jobs import Event, Idempotency, Job, Unit, Worker
+from models.jobs import Event, Idempotency, Job, JobLabel, Unit, Worker
 from models.states import TRANSITIONS, DatasetState, JobStatus, ModelState, UnitStatus, following, is_final, sources
 from models.tenants import ApiKey, Tenant
 
@@ -18,6 +18,7 @@ __all__ = [
     "Event",
     "Idempotency",
     "Job",
+    "JobLabel",
     "JobStatus",
     "Model",
     "ModelState",

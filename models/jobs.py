@@ -67,6 +67,17 @@ class Job(Base):
         return JobStatus(self.status)
 
 
+class JobLabel(Base):
+    """A label of a job, apart from its row so that jobs are found by it without looking at all of them."""
+
+    __tablename__ = "job_label"
+
+    tenant_id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), primary_key=True)
+
+
 class Unit(Base):
     """A claimable piece of work with its own lease, token and counters."""
 

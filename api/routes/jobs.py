@@ -1,6 +1,7 @@
 """Work on a model, with limits and gates."""
 
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
@@ -46,6 +47,20 @@ _MOST_LINES = 20_000
 _REPORT_JSON = SAME | {200: {"description": "The report.", "content": _JSON}}
 _REPORT_MARKDOWN = SAME | {200: {"description": "The report.", "content": _MARKDOWN}}
 _REPORT = SAME | {200: {"description": "The report.", "content": _JSON | _MARKDOWN}}
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A job as it was read, written out in the thread that read it: hundreds may ask at once when it changes."""
+
+    version: str
+    etag: str
+    final: bool
+    text: str
+
+    @classmethod
+    def of(cls, row: Job) -> Self:
+        return cls(str(row.version), job_etag(row), models.is_final(row.in_status), JobView.of(row).model_dump_json())
 
 
 @router.post("", status_code=202, dependencies=JSON_BODY, responses=problems(403, 408, 409, 413, 415))
@@ -109,21 +124,21 @@ def list_jobs(
 
 
 @router.get("/{job_id}", responses=problems(403, 404) | _NOT_CHANGED)
-async def get_job(job_id: str, request: Request, response: Response, asked: AskedFor, wait: Wait = 0) -> JobView:
+async def get_job(job_id: str, request: Request, asked: AskedFor, wait: Wait = 0) -> JobView:
     """Give one job. With `wait`, the answer comes at the next change, at the latest after so many seconds."""
 
-    def read(at: At) -> Job:
-        return jobs.get(at.session, at.tenant_id, job_id)
+    def read(at: At) -> _Seen:
+        return _Seen.of(jobs.get(at.session, at.tenant_id, job_id))
 
-    job = await asked.read(read)
+    seen = await asked.read(read)
     conditional = "if-none-match" in request.headers
-    if wait and not models.is_final(job.in_status) and (not conditional or etag_matches(request, job_etag(job))):
-        await asked.parts.watcher.wait(job_id, str(job.version), wait)
-        job = await asked.read(read)
-    response.headers["ETag"] = job_etag(job)
-    if conditional and etag_matches(request, job_etag(job)):
-        return Response(status_code=304, headers={"ETag": job_etag(job)})  # type: ignore[return-value]  # FastAPI sends it as it is
-    return JobView.of(job)
+    if wait and not seen.final and (not conditional or etag_matches(request, seen.etag)):
+        await asked.parts.watcher.wait(job_id, seen.version, wait)
+        seen = await asked.read(read)
+    headers = {"ETag": seen.etag}
+    if conditional and etag_matches(request, seen.etag):
+        return Response(status_code=304, headers=headers)  # type: ignore[return-value]  # FastAPI sends it as it is
+    return Response(seen.text, headers=headers, media_type="application/json")  # type: ignore[return-value]  # likewise
 
 
 @router.get("/{job_id}/events", response_class=Response, responses=problems(403, 404) | EVENT_STREAM)

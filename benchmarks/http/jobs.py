@@ -3,12 +3,13 @@
 import statistics
 import time
 from datetime import timedelta
+from typing import Any
 
 import httpx
 from sqlalchemy import insert, select
 
 from benchmarks.http.server import TENANT, Api
-from models import Job, Model, Unit, new_id
+from models import Job, JobLabel, Model, Unit, new_id
 from services import artifacts, db, queue
 from services.storage import open_store
 
@@ -53,7 +54,8 @@ def fill(api: Api, like: str, count: int) -> None:
     with database.transaction() as session:
         job = session.get_one(Job, like)
         output = session.get_one(Model, job.output_model_id)
-        jobs, models = [], []
+        jobs: list[dict[str, Any]] = []
+        models: list[dict[str, Any]] = []
         for number in range(count):
             age = timedelta(seconds=count - number)
             model_id, job_id = new_id("mdl"), new_id("job")
@@ -70,6 +72,10 @@ def fill(api: Api, like: str, count: int) -> None:
             )
         session.execute(insert(Model), models)
         session.execute(insert(Job), jobs)
+        labels = [
+            {"tenant_id": TENANT, "name": "run", "value": row["labels"]["run"], "job_id": row["id"]} for row in jobs
+        ]
+        session.execute(insert(JobLabel), labels)
     database.dispose()
 
 
@@ -104,5 +110,5 @@ def beside_bare(client: httpx.Client, job: str, bare: str) -> tuple[float, float
     return statistics.median(looks), statistics.median(bares)
 
 
-def _row(row: Job | Model) -> dict[str, object]:
+def _row(row: Job | Model) -> dict[str, Any]:
     return {column.key: getattr(row, column.key) for column in row.__table__.columns}

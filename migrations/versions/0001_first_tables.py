@@ -230,6 +230,15 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_job_tenant_id_status_id"), ["tenant_id", "status", "id"], unique=False)
 
     op.create_table(
+        "job_label",
+        sa.Column("tenant_id", sa.String(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("value", sa.String(), nullable=False),
+        sa.Column("job_id", sa.String(), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_job_label_job_id_job")),
+        sa.PrimaryKeyConstraint("tenant_id", "name", "value", "job_id", name=op.f("pk_job_label")),
+    )
+    op.create_table(
         "unit",
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("tenant_id", sa.String(), nullable=False),
@@ -297,6 +306,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_unit_dataset_id"))
 
     op.drop_table("unit")
+    op.drop_table("job_label")
     with op.batch_alter_table("job", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_job_tenant_id_status_id"))
         batch_op.drop_index(batch_op.f("ix_job_tenant_id_id"))
