@@ -49,7 +49,8 @@ class Database:
             _refuse_network_file_system(parsed)
             # One writer at a time in this process: waiting in our pool is fair, SQLite's own busy polling is not.
             self._writing = create_engine(parsed, pool_size=1, max_overflow=0, pool_timeout=BUSY_S + 5)
-            self._reading = create_engine(parsed, pool_size=5, max_overflow=35)
+            # One for each thread of the pool that reads: opening one costs more than what most reads do.
+            self._reading = create_engine(parsed, pool_size=40, max_overflow=10)
             _prepare_sqlite(self._writing, begin="BEGIN IMMEDIATE")
             _prepare_sqlite(self._reading, begin="BEGIN", read_only=True)
         else:
