@@ -28,6 +28,7 @@ from services.versions import versions
 from settings import Settings
 
 DISK_THREADS = 16
+READ_THREADS = 8
 
 _ROUTERS = tuple(
     part.router for part in (models, datasets, jobs, artifacts, blobs, passes, targets, keys, metrics, health)
@@ -99,7 +100,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     # What uploads left that died with their process; those of other processes are younger.
     await run_sync(folder.clean_incoming)
     rates = Rates(settings.rate_per_s, settings.rate_burst)
-    app.state.parts = Parts(settings, database, folder, app.state.watcher, CapacityLimiter(DISK_THREADS), rates)
+    app.state.parts = Parts(
+        settings,
+        database,
+        folder,
+        app.state.watcher,
+        CapacityLimiter(DISK_THREADS),
+        CapacityLimiter(READ_THREADS),
+        rates,
+    )
     reconciler = Reconciler(database, settings, publisher.waiting)
     reconciler.start()
     watching = asyncio.create_task(app.state.watcher.run())

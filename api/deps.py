@@ -44,6 +44,8 @@ class Parts:
     watcher: Watcher
     # Disk work of uploads and downloads, apart from the pool that serves the other routes.
     disk: CapacityLimiter
+    # Reads of polls, streams and transfers: more threads than this only take the interpreter from each other.
+    reads: CapacityLimiter
     rates: Rates
 
 
@@ -103,7 +105,7 @@ class Asked:
             with self.reading(scope) as at:
                 return use(at)
 
-        return await run_sync(work)
+        return await run_sync(work, limiter=self.parts.reads)
 
     async def write(self, use: Callable[[At], T]) -> T:
         """Run a function on a writing session, in a thread, and commit."""

@@ -22,6 +22,7 @@ EVENT_STREAM: dict[int | str, dict[str, Any]] = {
 }
 # Proxies cut connections that are silent for long.
 _BEAT_S = 15.0
+_AT_ONCE = 500
 
 News = tuple[Job, list[Event]]
 
@@ -30,7 +31,7 @@ async def event_stream(asked: Asked, job_id: str, *, after: int) -> Response:
     """Answer with the job's events after one of them, those to come included."""
 
     def read(last: int, at: At) -> News:
-        return jobs.news(at.session, at.tenant_id, job_id, after=last)
+        return jobs.news(at.session, at.tenant_id, job_id, after=last, limit=_AT_ONCE)
 
     job, events = await asked.read(partial(read, after))
     if after and not events and models.is_final(job.in_status):
@@ -45,9 +46,10 @@ async def event_stream(asked: Asked, job_id: str, *, after: int) -> Response:
             if told:
                 last = told[-1].id
                 yield "".join(map(_sse, told))
-            elif models.is_final(row.in_status) or asked.parts.watcher.closed:
-                return
-            else:
+            if len(told) < _AT_ONCE:
+                # The job was read before its events: where it was final, these were the last.
+                if models.is_final(row.in_status) or asked.parts.watcher.closed:
+                    return
                 await asked.parts.watcher.wait(job_id, str(row.version), _BEAT_S)
                 yield ": still here\n\n"
             try:

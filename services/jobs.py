@@ -282,13 +282,17 @@ def _locked(session: Session, unit: Unit) -> Job:
 def events(session: Session, tenant_id: str, job_id: str, *, after: int = 0, limit: int = 500) -> list[Event]:
     """Give what happened to the tenant's job after an event's id, in order; raises NotFoundError."""
     get(session, tenant_id, job_id)
+    return _events(session, job_id, after, limit)
+
+
+def _events(session: Session, job_id: str, after: int, limit: int) -> list[Event]:
     asked = select(Event).where(Event.subject_id == job_id, Event.id > after).order_by(Event.id).limit(limit)
     return list(session.scalars(asked))
 
 
 def news(session: Session, tenant_id: str, job_id: str, *, after: int, limit: int = 500) -> tuple[Job, list[Event]]:
-    """Give the job and what happened to it after an event, both of one moment; raises NotFoundError."""
-    return get(session, tenant_id, job_id), events(session, tenant_id, job_id, after=after, limit=limit)
+    """Give the job and what happened to it after an event, at least up to that state; raises NotFoundError."""
+    return get(session, tenant_id, job_id), _events(session, job_id, after, limit)
 
 
 def report(session: Session, tenant_id: str, job_id: str) -> dict[str, ArtifactFile]:
