@@ -8,7 +8,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # What is read from a connection at once.
-READ_BYTES = 1 << 20
+READ_BYTES = 2 << 20
 
 
 class Protocol(H11Protocol):

@@ -22,7 +22,7 @@ from services.artifacts import Source, known_blob
 from services.storage import Writer
 
 # Few large writes instead of many small ones: each costs a hop to a thread.
-CHUNK = 1 << 20
+CHUNK = 2 << 20
 
 FORM = "multipart/form-data"
 JSON = "application/json"
@@ -180,10 +180,10 @@ async def _blob(request: Request) -> NewBlob:
 
 
 async def _chunks(request: Request, counting: Writer | None) -> AsyncIterator[list[bytes]]:
-    """Yield the body as lists of chunks that make about 1 MiB.
+    """Yield the body as lists of chunks that make about 2 MiB.
 
     The chunks are neither joined nor copied: at this size, copies are what an upload costs. They are hashed where they
-    arrive, less than a millisecond for each, and not in the thread that writes them: another core would have to fetch them.
+    arrive, a millisecond or two for each, and not in the thread that writes them: another core would have to fetch them.
     """
     pending: list[bytes] = []
     size = 0

@@ -58,11 +58,22 @@ def measure(api: Api, folder: Path, size: int) -> tuple[Cost, Cost]:
         client.get("/v1/models").raise_for_status()
     plains, ups, downs = [], [], []
     for _ in range(ROUNDS):
+        _fresh_memory(folder, size)
         plains.append(_plain(source, folder))
+        _fresh_memory(folder, size)
         ups.append(_cost(api, lambda: _upload(api, source, size)))
         downs.append(_cost(api, lambda: _download(api, sha256, size)))
     source.unlink()
     return _least(ups, min(plains)), _least(downs, min(plains))
+
+
+def _fresh_memory(folder: Path, size: int) -> None:
+    """Have free memory that was used before: on a virtual machine the first use of a page costs more than what is measured."""
+    scratch = folder / "scratch.bin"
+    with scratch.open("wb") as file:
+        for _ in range(size // CHUNK):
+            file.write(bytes(CHUNK))
+    scratch.unlink()
 
 
 def _least(costs: list[tuple[float, int]], plain: float) -> Cost:
