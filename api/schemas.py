@@ -10,7 +10,8 @@ from functools import lru_cache
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from fastapi import Header, Path, Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 import models
 from api.errors import ApiError, FieldError, Problem
@@ -350,6 +351,16 @@ class PlanView(BaseModel):
     waits_for: str | None = Field(description="The job that is still to make the model.")
 
 
+def _text_only(value: object) -> object:
+    if not isinstance(value, str | datetime):
+        raise PydanticCustomError("moment", "Give a date and time with its zone as text, like 2040-01-01T00:00:00Z.")
+    return value
+
+
+# Numbers would be read as seconds since 1970, which the description does not say.
+Moment = Annotated[AwareDatetime, BeforeValidator(_text_only)]
+
+
 class NewKeyBody(BaseModel):
     """A key to be made."""
 
@@ -357,7 +368,7 @@ class NewKeyBody(BaseModel):
 
     name: NewName
     scopes: list[Literal["read", "write", "admin", "metrics"]] = Field(min_length=1, max_length=4)
-    expires_at: AwareDatetime | None = Field(None, description="null: never.")
+    expires_at: Moment | None = Field(None, description="null: never.")
 
 
 class KeyChanges(BaseModel):
@@ -365,7 +376,7 @@ class KeyChanges(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"expires_at": "2040-01-01T00:00:00Z"}]})
 
-    expires_at: AwareDatetime | None = Field(description="null: never.")
+    expires_at: Moment | None = Field(description="null: never.")
 
 
 class KeyView(BaseModel):

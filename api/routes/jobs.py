@@ -183,7 +183,7 @@ def cancel_job(job_id: str, at: Writing) -> JobView:
     return JobView.of(jobs.cancel(at.session, at.tenant_id, job_id))
 
 
-@router.get("/{job_id}/report", response_class=Response, responses=problems(403, 404, 406) | _REPORT)
+@router.get("/{job_id}/report", response_class=Response, responses=problems(403, 404, 406, 409) | _REPORT)
 def get_report(job_id: str, request: Request, at: Reading) -> Response:
     """Give the measured report in the format that Accept asks for, JSON by default."""
     accept = request.headers.get("accept", "*/*").lower()
@@ -194,13 +194,13 @@ def get_report(job_id: str, request: Request, at: Reading) -> Response:
     raise ApiError(406, "The report is offered as application/json and text/markdown.")
 
 
-@router.get("/{job_id}/report.json", response_class=Response, responses=problems(403, 404) | _REPORT_JSON)
+@router.get("/{job_id}/report.json", response_class=Response, responses=problems(403, 404, 409) | _REPORT_JSON)
 def get_report_json(job_id: str, request: Request, at: Reading) -> Response:
     """Give the measured report for programs."""
     return _report(at, request, job_id, "json")
 
 
-@router.get("/{job_id}/report.md", response_class=Response, responses=problems(403, 404) | _REPORT_MARKDOWN)
+@router.get("/{job_id}/report.md", response_class=Response, responses=problems(403, 404, 409) | _REPORT_MARKDOWN)
 def get_report_markdown(job_id: str, request: Request, at: Reading) -> Response:
     """Give the measured report for people."""
     return _report(at, request, job_id, "md")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from engine.passes.contract import Context, Observe, Pass, Searchable
 
@@ -36,7 +36,7 @@ class Factorise(Pass):
     break_even: float = Field(
         0.7, gt=0, le=1, description="A layer stays whole if the thin ones take more of its multiplications than this."
     )
-    race: bool = Field(
+    race: StrictBool = Field(
         default=True,
         description="Keep only what is faster on the target; false: go by multiplications alone, for size.",
     )

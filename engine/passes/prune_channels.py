@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from engine.passes.contract import Context, Observe, Pass, Searchable
 
@@ -57,7 +57,7 @@ class PruneChannels(Pass):
         "auto", description="Widths become multiples of this; `auto` takes what the target's kernels fill."
     )
     min_width: int = Field(1, ge=1, le=65536, description="Least number of channels that a group keeps.")
-    reconstruct: bool = Field(default=True, description="Refit the layers on calibration data after the cut.")
+    reconstruct: StrictBool = Field(default=True, description="Refit the layers on calibration data after the cut.")
     max_drop: float | None = Field(
         None,
         gt=0,

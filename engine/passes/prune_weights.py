@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from engine.passes.contract import Context, Observe, Pass, Searchable
 
@@ -45,7 +45,7 @@ class PruneWeights(Pass):
     scope: Literal["layer", "global"] = Field(
         "layer", description="`global`: the share is of all layers together, so that some lose more; magnitude only."
     )
-    remove_channels: bool = Field(
+    remove_channels: StrictBool = Field(
         default=True, description="Remove channels that are zero as a whole; results stay the same."
     )
     operators: tuple[Literal["MatMul", "Gemm", "Conv"], ...] = Field(

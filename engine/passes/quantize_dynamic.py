@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from engine.passes.contract import Context, Observe, Pass, Searchable
 
@@ -25,7 +25,7 @@ class QuantizeDynamic(Pass):
 
     type: Literal["quantize_dynamic"] = "quantize_dynamic"
 
-    per_channel: Annotated[bool, Searchable(choices=(True, False))] = Field(
+    per_channel: Annotated[StrictBool, Searchable(choices=(True, False))] = Field(
         default=True, description="One weight scale per output instead of one per layer."
     )
     weights: Annotated[

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from engine.passes.contract import Context, Observe, Pass, Searchable
 
@@ -36,11 +36,13 @@ class QuantizeWeights(Pass):
     method: Literal["auto", "rtn", "gptq"] = Field(
         "auto", description="`rtn` rounds to nearest; `auto` is `gptq` where there are calibration data."
     )
-    symmetric: bool = Field(default=False, description="No zero points: half a byte less per group of 4-bit weights.")
-    range_search: bool = Field(
+    symmetric: StrictBool = Field(
+        default=False, description="No zero points: half a byte less per group of 4-bit weights."
+    )
+    range_search: StrictBool = Field(
         default=False, description="With `rtn`: also try smaller ranges and keep that of the least squared error."
     )
-    activation_order: bool = Field(
+    activation_order: StrictBool = Field(
         default=False,
         description="With `gptq`: round the inputs of largest energy first (grids are then fixed before).",
     )

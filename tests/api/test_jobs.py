@@ -111,7 +111,7 @@ def test_a_job_is_accepted_and_tells_where_to_look(client, body, dataset):
     waiting = client.get(job["links"]["output"])
     assert (waiting.status_code, waiting.json()["code"]) == (409, "model_pending")
     early = client.get(f"/v1/jobs/{job['id']}/report")
-    assert (early.status_code, early.json()["code"]) == (404, "no_report")
+    assert (early.status_code, early.json()["code"]) == (409, "report_pending")
 
 
 def test_the_same_key_and_body_are_one_job_even_at_once(service, client, body):

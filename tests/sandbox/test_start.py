@@ -28,7 +28,7 @@ def workspace(tmp_path):
 
 
 def data_order(workspace):
-    return sandbox.Order("inspect_dataset", workspace, {"metric": None})
+    return sandbox.Order("inspect_dataset", workspace, {"metric": None, "file": "data.npz"})
 
 
 def stopped(child):

@@ -153,7 +153,7 @@ def test_a_result_has_all_its_parts(service):
 
 def test_no_report_before_the_end(service):
     job = service.submit().job
-    with pytest.raises(NotFoundError):
+    with pytest.raises(ConflictError):
         service.read(lambda session: jobs.report(session, TENANT, job.id))
 
 
