@@ -38,7 +38,8 @@ ProviderName = Literal["cpu", "cuda", "tensorrt", "openvino", "directml", "migra
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Strict: a JSON number is no boolean, a string no number. JSON has no tuples, so those take arrays.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Target(_Value):
@@ -47,7 +48,7 @@ class Target(_Value):
     provider: ProviderName = Field("cpu", description="ONNX Runtime execution provider.")
     threads: int = Field(1, ge=1, le=256, description="Intra-op threads of the session.")
     batch: int = Field(1, ge=1, le=1024, description="Batch size that latency is measured at.")
-    shapes: dict[str, tuple[Annotated[int, Field(ge=1, le=1 << 24)], ...]] = Field(
+    shapes: dict[str, Annotated[tuple[Annotated[int, Field(ge=1, le=1 << 24)], ...], Field(strict=False)]] = Field(
         default_factory=dict,
         description="Shape of an input where the network leaves it open, batch axis included; by default the dataset's.",
     )
@@ -90,7 +91,7 @@ class Limits(_Value):
 class Recipe(_Value):
     """Ordered passes; each is checked, verified and measured before the next one starts."""
 
-    passes: tuple[AnyPass, ...] = Field(min_length=1, max_length=32)
+    passes: tuple[AnyPass, ...] = Field(min_length=1, max_length=32, strict=False)
 
 
 class Compress(_Value):
@@ -99,7 +100,7 @@ class Compress(_Value):
     kind: Literal["compress"] = "compress"
     recipe: Recipe
     target: Target = Field(default_factory=Target)
-    gates: tuple[Gate, ...] = Field(default=(), max_length=32)
+    gates: tuple[Gate, ...] = Field(default=(), max_length=32, strict=False)
     limits: Limits = Field(default_factory=Limits)
 
 

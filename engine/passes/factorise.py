@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, StrictBool, model_validator
+from pydantic import Field, model_validator
 
 from engine.passes.contract import Context, Observe, Pass, Searchable
 
@@ -36,16 +36,16 @@ class Factorise(Pass):
     break_even: float = Field(
         0.7, gt=0, le=1, description="A layer stays whole if the thin ones take more of its multiplications than this."
     )
-    race: StrictBool = Field(
+    race: bool = Field(
         default=True,
         description="Keep only what is faster on the target; false: go by multiplications alone, for size.",
     )
     multiple: Literal[1, 4, 8, 16, 32] = Field(8, description="Ranks are rounded to multiples of this.")
     operators: tuple[Literal["MatMul", "Gemm", "Conv"], ...] = Field(
-        ("MatMul", "Gemm", "Conv"), max_length=3, description="Operators that are split."
+        ("MatMul", "Gemm", "Conv"), max_length=3, description="Operators that are split.", strict=False
     )
     exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
-        (), max_length=4096, description="Names of nodes that stay whole."
+        (), max_length=4096, description="Names of nodes that stay whole.", strict=False
     )
 
     @model_validator(mode="after")

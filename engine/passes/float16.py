@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, StrictBool
+from pydantic import Field
 
 from engine.passes.contract import Context, Observe, Pass, Searchable
 
@@ -32,12 +32,12 @@ class Float16(Pass):
         "auto",
         description="`float32` stores weights in 16 bits only; `auto` does that where the target is a processor.",
     )
-    keep_io: StrictBool = Field(default=True, description="Inputs and outputs of the network stay float32.")
+    keep_io: bool = Field(default=True, description="Inputs and outputs of the network stay float32.")
     margin: float = Field(
         2.0, ge=1.0, le=1e4, description="Values this many times larger than any that was seen must still fit float16."
     )
     exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
-        (), max_length=4096, description="Names of nodes that stay in float32."
+        (), max_length=4096, description="Names of nodes that stay in float32.", strict=False
     )
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":

@@ -45,9 +45,10 @@ class MixedPrecision(Pass):
         min_length=1,
         max_length=6,
         description="Kinds of networks that may be made.",
+        strict=False,
     )
     exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
-        (), max_length=4096, description="Names of nodes that stay in float."
+        (), max_length=4096, description="Names of nodes that stay in float.", strict=False
     )
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":

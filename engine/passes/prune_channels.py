@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, StrictBool
+from pydantic import Field
 
 from engine.passes.contract import Context, Observe, Pass, Searchable
 
@@ -52,12 +52,13 @@ class PruneChannels(Pass):
         min_length=1,
         max_length=8,
         description="`hidden` is the residual stream of a transformer, `head_width` the channels inside of heads.",
+        strict=False,
     )
     round_to: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = Field(
         "auto", description="Widths become multiples of this; `auto` takes what the target's kernels fill."
     )
     min_width: int = Field(1, ge=1, le=65536, description="Least number of channels that a group keeps.")
-    reconstruct: StrictBool = Field(default=True, description="Refit the layers on calibration data after the cut.")
+    reconstruct: bool = Field(default=True, description="Refit the layers on calibration data after the cut.")
     max_drop: float | None = Field(
         None,
         gt=0,
@@ -70,7 +71,7 @@ class PruneChannels(Pass):
     target_size_ratio: float | None = Field(None, gt=0, lt=1, description="Prune down to this share of the weights.")
     target_latency_ratio: float | None = Field(None, gt=0, lt=1, description="Prune down to this share of the time.")
     exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
-        (), max_length=4096, description="Names of nodes that keep all their channels and their weights."
+        (), max_length=4096, description="Names of nodes that keep all their channels and their weights.", strict=False
     )
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, StrictBool, model_validator
+from pydantic import Field, model_validator
 
 from engine.passes.contract import Context, Observe, Pass, Searchable
 
@@ -45,14 +45,14 @@ class PruneWeights(Pass):
     scope: Literal["layer", "global"] = Field(
         "layer", description="`global`: the share is of all layers together, so that some lose more; magnitude only."
     )
-    remove_channels: StrictBool = Field(
+    remove_channels: bool = Field(
         default=True, description="Remove channels that are zero as a whole; results stay the same."
     )
     operators: tuple[Literal["MatMul", "Gemm", "Conv"], ...] = Field(
-        ("MatMul", "Gemm", "Conv"), max_length=3, description="Operators whose weights are thinned out."
+        ("MatMul", "Gemm", "Conv"), max_length=3, description="Operators whose weights are thinned out.", strict=False
     )
     exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
-        (), max_length=4096, description="Names of nodes that stay as they are."
+        (), max_length=4096, description="Names of nodes that stay as they are.", strict=False
     )
 
     @model_validator(mode="after")

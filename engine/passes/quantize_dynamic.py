@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, StrictBool
+from pydantic import Field
 
 from engine.passes.contract import Context, Observe, Pass, Searchable
 
@@ -25,20 +25,23 @@ class QuantizeDynamic(Pass):
 
     type: Literal["quantize_dynamic"] = "quantize_dynamic"
 
-    per_channel: Annotated[StrictBool, Searchable(choices=(True, False))] = Field(
+    per_channel: Annotated[bool, Searchable(choices=(True, False))] = Field(
         default=True, description="One weight scale per output instead of one per layer."
     )
     weights: Annotated[
         Literal["auto", "int8", "int7", "uint8"], Searchable(choices=("auto", "int8", "int7", "uint8"))
     ] = Field("auto", description="Integer type of weights; `auto` proves per layer what cannot saturate.")
     operators: tuple[Literal["MatMul", "Gemm", "LSTM", "Gather"], ...] = Field(
-        ("MatMul", "Gemm", "LSTM", "Gather"), max_length=4, description="Operators whose weights are quantized."
+        ("MatMul", "Gemm", "LSTM", "Gather"),
+        max_length=4,
+        description="Operators whose weights are quantized.",
+        strict=False,
     )
     smallest: int = Field(
         4096, ge=1, le=1 << 30, description="Layers with fewer weights stay in float: they cost more."
     )
     exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
-        (), max_length=4096, description="Names of nodes that stay in float."
+        (), max_length=4096, description="Names of nodes that stay in float.", strict=False
     )
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, StrictBool
+from pydantic import Field
 
 from engine.passes.contract import Context, Observe, Pass, Searchable
 
@@ -25,7 +25,7 @@ class QuantizeStatic(Pass):
     type: Literal["quantize_static"] = "quantize_static"
     needs_data: ClassVar[bool] = True
 
-    per_channel: Annotated[StrictBool, Searchable(choices=(True, False))] = Field(
+    per_channel: Annotated[bool, Searchable(choices=(True, False))] = Field(
         default=True, description="One weight scale per output channel instead of one per layer."
     )
     activations: Annotated[Literal["auto", "uint8", "int8"], Searchable(choices=("auto", "uint8", "int8"))] = Field(
@@ -38,19 +38,17 @@ class QuantizeStatic(Pass):
         Literal["auto", "min_max", "moving_average", "percentile", "entropy", "mse"],
         Searchable(choices=("min_max", "moving_average", "percentile", "entropy", "mse")),
     ] = Field("auto", description="How activations' ranges are cut; `auto` takes what is best on held-out samples.")
-    improve: StrictBool = Field(
+    improve: bool = Field(
         default=True,
         description="Try range search, equalisation, SmoothQuant, GPTQ rounding and bias correction; keep what gains on"
         " calibration samples held out for that.",
     )
-    embeddings: StrictBool = Field(
-        default=True, description="Store tables of embeddings as int8 rows with a scale each."
-    )
-    measure_layers: StrictBool = Field(
+    embeddings: bool = Field(default=True, description="Store tables of embeddings as int8 rows with a scale each.")
+    measure_layers: bool = Field(
         default=True, description="Leave kinds of layers in float that the target measurably runs faster so."
     )
     exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
-        (), max_length=4096, description="Names of nodes that stay in float."
+        (), max_length=4096, description="Names of nodes that stay in float.", strict=False
     )
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":

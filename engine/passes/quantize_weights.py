@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, StrictBool
+from pydantic import Field
 
 from engine.passes.contract import Context, Observe, Pass, Searchable
 
@@ -36,13 +36,11 @@ class QuantizeWeights(Pass):
     method: Literal["auto", "rtn", "gptq"] = Field(
         "auto", description="`rtn` rounds to nearest; `auto` is `gptq` where there are calibration data."
     )
-    symmetric: StrictBool = Field(
-        default=False, description="No zero points: half a byte less per group of 4-bit weights."
-    )
-    range_search: StrictBool = Field(
+    symmetric: bool = Field(default=False, description="No zero points: half a byte less per group of 4-bit weights.")
+    range_search: bool = Field(
         default=False, description="With `rtn`: also try smaller ranges and keep that of the least squared error."
     )
-    activation_order: StrictBool = Field(
+    activation_order: bool = Field(
         default=False,
         description="With `gptq`: round the inputs of largest energy first (grids are then fixed before).",
     )
@@ -56,10 +54,10 @@ class QuantizeWeights(Pass):
         " faster; `float32` does not round them.",
     )
     operators: tuple[Literal["MatMul", "Gemm", "Conv"], ...] = Field(
-        ("MatMul", "Gemm", "Conv"), max_length=3, description="Operators whose weights are quantized."
+        ("MatMul", "Gemm", "Conv"), max_length=3, description="Operators whose weights are quantized.", strict=False
     )
     exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
-        (), max_length=4096, description="Names of nodes that stay in float."
+        (), max_length=4096, description="Names of nodes that stay in float.", strict=False
     )
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":

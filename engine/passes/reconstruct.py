@@ -27,7 +27,7 @@ class Reconstruct(Pass):
     needs_data: ClassVar[bool] = True
 
     exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
-        (), max_length=4096, description="Names of nodes that keep their weights."
+        (), max_length=4096, description="Names of nodes that keep their weights.", strict=False
     )
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
