@@ -9,7 +9,9 @@ from benchmarks.documents import RESULTS
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 GROUPS = {
+    "demo": "The demo",
     "service": "Service",
+    "http": "HTTP",
     "quantization": "Quantization",
     "pruning": "Pruning",
 }
