@@ -109,6 +109,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         CapacityLimiter(READ_THREADS),
         rates,
     )
+    # Connecting loads the transport; the first client's unit should not wait for it. A broker that is away is no reason to stop.
+    await run_sync(publisher.answers)
     reconciler = Reconciler(database, settings, publisher.waiting)
     reconciler.start()
     watching = asyncio.create_task(app.state.watcher.run())
