@@ -230,7 +230,10 @@ def _difference(quality: Quality) -> str:
 
 
 def _value(metric: str, value: float) -> str:
-    return f"{100 * value:.2f} %" if metric in _SHARES else f"{value:.4g}"
+    if metric in _SHARES:
+        return f"{100 * value:.2f} %"
+    # A cosine says something only by how far it is from 1.
+    return f"{value:.6f}" if metric == "cosine" else f"{value:.4g}"
 
 
 def _bytes(count: int) -> str:
