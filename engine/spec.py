@@ -1,23 +1,10 @@
 """What a job asks for: the validated body, shared by the API, the CLI's recipe file and `python -m engine`."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.passes import AnyPass
-
-TASK_METRICS = ("top1", "top5", "f1", "mse", "mae", "iou", "edit_distance", "perplexity")
-FIDELITY_METRICS = ("sqnr_db", "cosine", "top1_agreement", "kl")
-COST_METRICS = (
-    "latency_mean",
-    "latency_p50",
-    "latency_p90",
-    "latency_p95",
-    "latency_p99",
-    "size_bytes",
-    "peak_memory",
-    "parameters",
-)
 
 TaskMetric = Literal["top1", "top5", "f1", "mse", "mae", "iou", "edit_distance", "perplexity"]
 FidelityMetric = Literal["sqnr_db", "cosine", "top1_agreement", "kl"]
@@ -31,6 +18,9 @@ CostMetric = Literal[
     "peak_memory",
     "parameters",
 ]
+TASK_METRICS: tuple[str, ...] = get_args(TaskMetric)
+FIDELITY_METRICS: tuple[str, ...] = get_args(FidelityMetric)
+COST_METRICS: tuple[str, ...] = get_args(CostMetric)
 # Metrics where less is better; for all others more is better.
 LOWER_IS_BETTER = frozenset({"mse", "mae", "edit_distance", "perplexity", "kl", *COST_METRICS})
 

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from engine.calibrate.observe import fixed_batch
 from engine.graph import io
+from engine.graph.dtypes import bodies
 from engine.measure import providers
 from engine.passes.contract import Samples
 from engine.solve.gram import Gram, Moments, Window, patches, positions
@@ -97,23 +98,13 @@ def cut(model: ir.Model, tensors: Sequence[str]) -> ir.Model:
         if needed.isdisjoint(node.outputs):
             kept.graph.remove(node, safe=False)
             continue
-        inner = [value for graph in _bodies(node) for part in graph.all_nodes() for value in part.inputs]
-        inner += [value for graph in _bodies(node) for value in graph.outputs]
+        inner = [value for graph in bodies(node) for part in graph.all_nodes() for value in part.inputs]
+        inner += [value for graph in bodies(node) for value in graph.outputs]
         needed.update(value for value in (*node.inputs, *inner) if value is not None)
     for name, value in list(kept.graph.initializers.items()):
         if value not in needed:
             kept.graph.initializers.pop(name)
     return kept
-
-
-def _bodies(node: ir.Node) -> list[ir.Graph]:
-    found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            found.extend(attribute.as_graphs())
-    return found
 
 
 def _open(model: ir.Model, tensors: Sequence[str], path: Path, target: Target) -> Any:

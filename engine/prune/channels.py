@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from engine.errors import SpecInvalidError
 from engine.graph import io, macs
 from engine.graph.coupling import Coupling, analyse
 from engine.graph.groups import Group, Unit
 from engine.graph.masking import mask
+from engine.graph.names import require_nodes
 from engine.graph.slicing import by_initializer, losses_by_axis, remove, removed
 from engine.measure.cpu import cpu_profile
 from engine.passes.contract import Context
@@ -49,9 +49,7 @@ class Pruned:
 
 def check(model: ir.Model, exclude: Sequence[str]) -> Refusal | None:
     """Refuse names in `exclude` that the network does not have."""
-    unknown = sorted(set(exclude) - {node.name or "" for node in model.graph.all_nodes()})
-    if unknown:
-        raise SpecInvalidError(f"`exclude` names nodes that the network does not have: {', '.join(unknown[:5])}.")
+    require_nodes(model, exclude)
     return None
 
 

@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from engine.calibrate.first import First
 from engine.calibrate.paired import Sums, Tap, paired_moments
-from engine.errors import SpecInvalidError
 from engine.graph import io
+from engine.graph.names import require_nodes
 from engine.passes.contract import Context
 from engine.quantize.weights import window
 
@@ -97,9 +97,7 @@ def find(
     model: ir.Model, operators: Sequence[str], exclude: Sequence[str], objection: Callable[[Matrix], str | None]
 ) -> Matrices:
     """List the layers of these operators; `objection` gives a pass's own reason to leave one alone."""
-    unknown = sorted(set(exclude) - {node.name or "" for node in model.graph.all_nodes()})
-    if unknown:
-        raise SpecInvalidError(f"`exclude` names nodes that the network does not have: {', '.join(unknown[:5])}.")
+    require_nodes(model, exclude)
     matrices = Matrices()
     for node in model.graph.all_nodes():
         if node.op_type not in operators or node.domain not in {"", "ai.onnx"}:

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from engine.errors import SpecInvalidError, VerificationFailedError
+from engine.errors import VerificationFailedError
 from engine.graph import io
 from engine.graph.derived import Derivation, Form, is_stored, transposed
+from engine.graph.names import require_nodes
 from engine.measure import cpu
 from engine.passes.contract import Context
 from engine.quantize import types
@@ -64,9 +65,7 @@ class Plan:
 
 def check(model: ir.Model, step: "QuantizeDynamic") -> Refusal | None:
     """Refuse a network of which no layer can be quantized."""
-    unknown = sorted(set(step.exclude) - {node.name or "" for node in model.graph.all_nodes()})
-    if unknown:
-        raise SpecInvalidError(f"`exclude` names nodes that the network does not have: {', '.join(unknown[:5])}.")
+    require_nodes(model, step.exclude)
     if io.opset(model) < _OLDEST_OPSET:
         return Refusal(
             code="unsupported",

@@ -9,9 +9,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from engine.calibrate import Range
-from engine.errors import SpecInvalidError, VerificationFailedError
+from engine.errors import VerificationFailedError
 from engine.graph import dtypes, io
 from engine.graph.derived import Derivation, Form, is_stored
+from engine.graph.names import require_nodes
 from engine.passes.contract import Context, Observe
 from engine.quantize.static import is_quantization
 from engine.report import Change, Refusal
@@ -43,9 +44,7 @@ _AFTER_EPSILON = frozenset({"Sqrt", "Pow", "Reciprocal", "Div", "Log"})
 
 def check(model: ir.Model, step: "Float16") -> Refusal | None:
     """Refuse a network that has nothing to convert, or whose types are not known."""
-    unknown = sorted(set(step.exclude) - {node.name or "" for node in model.graph.all_nodes()})
-    if unknown:
-        raise SpecInvalidError(f"`exclude` names nodes that the network does not have: {', '.join(unknown[:5])}.")
+    require_nodes(model, step.exclude)
     sizes = dict.fromkeys((ir.DataType.FLOAT, *_HALVES), 0)
     for _, value in io.initializers(model):
         if value.const_value is not None and value.const_value.dtype in sizes:

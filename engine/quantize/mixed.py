@@ -11,8 +11,9 @@ import onnx_ir as ir
 from engine.calibrate import Part, Range
 from engine.calibrate.observe import fixed_batch
 from engine.decide import losses
-from engine.errors import EngineError, SpecInvalidError
+from engine.errors import EngineError
 from engine.graph import io
+from engine.graph.names import require_nodes
 from engine.measure import cpu, providers
 from engine.measure.quality import Evaluator
 from engine.passes.contract import Context, Observe, Pass
@@ -87,9 +88,7 @@ def prepare(model: ir.Model) -> None:
 
 def check(model: ir.Model, step: "MixedPrecision") -> Refusal | None:
     """Refuse what no candidate can be made of."""
-    unknown = sorted(set(step.exclude) - {node.name or "" for node in model.graph.all_nodes()})
-    if unknown:
-        raise SpecInvalidError(f"`exclude` names nodes that the network does not have: {', '.join(unknown[:5])}.")
+    require_nodes(model, step.exclude)
     if io.weight_bytes(model) > _LARGEST_BYTES:
         return Refusal(
             code="unsupported",

@@ -8,8 +8,9 @@ import onnx
 import onnx_ir as ir
 
 from engine.calibrate import Histogram
-from engine.errors import SpecInvalidError, VerificationFailedError
+from engine.errors import VerificationFailedError
 from engine.graph import io
+from engine.graph.names import require_nodes
 from engine.graph.unshare import unshare
 from engine.measure import cpu
 from engine.passes.contract import Context, Observe
@@ -47,9 +48,7 @@ def check(model: ir.Model, step: "QuantizeStatic") -> Refusal | None:
             node=quantized.name,
             hint="Upload the floating-point network that it was made from.",
         )
-    unknown = sorted(set(step.exclude) - {node.name or "" for node in model.graph.all_nodes()})
-    if unknown:
-        raise SpecInvalidError(f"`exclude` names nodes that the network does not have: {', '.join(unknown[:5])}.")
+    require_nodes(model, step.exclude)
     plan = make_plan(model, frozenset(step.exclude))
     if plan.layers:
         return None

@@ -11,9 +11,10 @@ import onnx_ir as ir
 
 from engine.calibrate.first import First
 from engine.calibrate.paired import Sums, Tap, paired_moments
-from engine.errors import SpecInvalidError, VerificationFailedError
+from engine.errors import VerificationFailedError
 from engine.graph import io
 from engine.graph.derived import Derivation, Form, Opened, transposed
+from engine.graph.names import require_nodes
 from engine.passes.contract import Context
 from engine.report import Change, Refusal
 from engine.solve import Quantized, Window, gptq, reconstruct, round_to_nearest
@@ -93,9 +94,7 @@ class Plan:
 
 def check(model: ir.Model, step: "QuantizeWeights") -> Refusal | None:
     """Refuse a network of which no layer can be quantized."""
-    unknown = sorted(set(step.exclude) - {node.name or "" for node in model.graph.all_nodes()})
-    if unknown:
-        raise SpecInvalidError(f"`exclude` names nodes that the network does not have: {', '.join(unknown[:5])}.")
+    require_nodes(model, step.exclude)
     plan = make_plan(model, step)
     if plan.layers:
         return None
