@@ -38,7 +38,7 @@ def test_a_run_leaves_home_empty_and_opens_no_socket(tmp_path):
         cwd=tmp_path,
     )
     told = json.loads(done.stdout.strip().splitlines()[-1])
-    assert told["code"] in (0, 3), "the run itself is fine, whatever a noisy machine says of its gates"
+    assert told["code"] in (0, 3, 7), "the run itself is fine, whatever a noisy machine says of its gates"
     assert list(home.rglob("*")) == []
     assert told["sockets"] == []
     # One thread per session at threads=1: whatever else runs is not ours.
