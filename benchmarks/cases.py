@@ -125,7 +125,8 @@ def _labelled(folder: Path) -> Data:
 
 def _pages(folder: Path) -> Data:
     calibration, test = _counted(folder)
-    return Data(calibration, test, _read(folder / "truth.npz")["mask"].astype(bool))
+    masks = _read(folder / "truth.npz")["mask"].astype(bool)
+    return Data(calibration, test, masks[-len(next(iter(test.values()))) :])
 
 
 def _text_lines(folder: Path) -> Data:
