@@ -1,16 +1,18 @@
 """The tables and their states. They know no web, no queue and no engine."""
 
-from models.artifacts import Artifact, ArtifactFile, Blob, Dataset, Model
+from models.artifacts import Archive, Artifact, ArtifactFile, Blob, Dataset, Model, Prunability
 from models.base import Base, UtcDateTime, new_id
 from models.jobs import Event, Idempotency, Job, JobLabel, Unit, Worker
 from models.states import TRANSITIONS, DatasetState, JobStatus, ModelState, UnitStatus, following, is_final, sources
-from models.tenants import ApiKey, Tenant
+from models.tenants import ApiKey, Audit, Tenant
 
 __all__ = [
     "TRANSITIONS",
     "ApiKey",
+    "Archive",
     "Artifact",
     "ArtifactFile",
+    "Audit",
     "Base",
     "Blob",
     "Dataset",
@@ -22,6 +24,7 @@ __all__ = [
     "JobStatus",
     "Model",
     "ModelState",
+    "Prunability",
     "Tenant",
     "Unit",
     "UnitStatus",

@@ -54,6 +54,38 @@ class ArtifactFile(Base):
     size: Mapped[int] = mapped_column(BigInteger)
 
 
+class Archive(Base):
+    """A zip that was unpacked and is not kept: what to store instead when the same zip is named again."""
+
+    __tablename__ = "archive"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "digest"], ["artifact.tenant_id", "artifact.digest"], ondelete="CASCADE"),
+        Index(None, "tenant_id", "digest"),
+    )
+
+    tenant_id: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    digest: Mapped[str]
+
+
+class Prunability(Base):
+    """What of an artifact's network could be pruned; neither result nor problem while the unit works on it."""
+
+    __tablename__ = "prunability"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "digest"], ["artifact.tenant_id", "artifact.digest"], ondelete="CASCADE"),
+    )
+
+    tenant_id: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    # Of this service: another one may find more.
+    version: Mapped[str]
+    unit_id: Mapped[str]
+    result: Mapped[dict[str, Any] | None]
+    problem: Mapped[dict[str, Any] | None]
+
+
 class Model(Base):
     """A stored network. A job's result is one too: its row exists from submit on, `pending` until the job succeeds."""
 

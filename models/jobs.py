@@ -86,6 +86,7 @@ class Unit(Base):
         Index(None, "status", "lease_until"),
         Index(None, "status", "queue", "queued_at"),
         Index(None, "tenant_id", "queue", "started_at"),
+        Index(None, "tenant_id", "finished_at"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -116,6 +117,8 @@ class Unit(Base):
     current_step: Mapped[int | None] = mapped_column(Integer)
     # Run time of earlier attempts, counted against max_runtime_s.
     spent_s: Mapped[float] = mapped_column(Float, default=0.0)
+    # Processor time of all its attempts, measured.
+    cpu_s: Mapped[float] = mapped_column(Float, default=0.0, server_default="0")
     sends: Mapped[int] = mapped_column(Integer, default=0)
     problem: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]

@@ -4,9 +4,9 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
-from models import Base
+from models import Base, Unit
 from services import db
 
 
@@ -50,3 +50,23 @@ def test_downgrade_leaves_nothing(empty):
         connection.commit()
     with empty.connect() as connection:
         assert set(inspect(connection).get_table_names()) == {"alembic_version"}
+
+
+def test_rows_of_the_first_release_stay(empty):
+    with empty.connect() as connection:
+        config = db.alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(text("INSERT INTO tenant (id, name, created_at) VALUES ('a', 'a', '2026-01-01 00:00:00')"))
+        connection.execute(
+            text(
+                "INSERT INTO unit (id, tenant_id, kind, queue, status, priority, payload, max_pending_s, max_runtime_s,"
+                " max_memory_mb, attempt, crashes, losses, crashed_steps, spent_s, sends, created_at) VALUES"
+                " ('unt_1', 'a', 'run', 'work', 'running', 0, '{}', 1, 1, 1, 1, 0, 0, '[]', 0.5, 0, '2026-01-01 00:00:00')"
+            )
+        )
+        connection.commit()
+    db.upgrade_database(empty)
+    with empty.reading() as session:
+        unit = session.get_one(Unit, "unt_1")
+        assert (unit.status, unit.spent_s, unit.cpu_s) == ("running", 0.5, 0.0)

@@ -1,0 +1,73 @@
+"""Archives that were unpacked, what could be pruned, who changed what, processor time."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+
+    op.create_table(
+        "archive",
+        sa.Column("tenant_id", sa.String(), nullable=False),
+        sa.Column("sha256", sa.String(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("digest", sa.String(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["tenant_id", "digest"],
+            ["artifact.tenant_id", "artifact.digest"],
+            name=op.f("fk_archive_tenant_id_digest_artifact"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("tenant_id", "sha256", name=op.f("pk_archive")),
+    )
+    op.create_index(op.f("ix_archive_tenant_id_digest"), "archive", ["tenant_id", "digest"], unique=False)
+
+    op.create_table(
+        "prunability",
+        sa.Column("tenant_id", sa.String(), nullable=False),
+        sa.Column("digest", sa.String(), nullable=False),
+        sa.Column("version", sa.String(), nullable=False),
+        sa.Column("unit_id", sa.String(), nullable=False),
+        sa.Column("result", sa.JSON(), nullable=True),
+        sa.Column("problem", sa.JSON(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["tenant_id", "digest"],
+            ["artifact.tenant_id", "artifact.digest"],
+            name=op.f("fk_prunability_tenant_id_digest_artifact"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("tenant_id", "digest", name=op.f("pk_prunability")),
+    )
+
+    op.create_table(
+        "audit",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("tenant_id", sa.String(), nullable=False),
+        sa.Column("key_id", sa.String(), nullable=False),
+        sa.Column("action", sa.String(), nullable=False),
+        sa.Column("subject_id", sa.String(), nullable=True),
+        sa.Column("request_id", sa.String(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenant.id"], name=op.f("fk_audit_tenant_id_tenant")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
+    )
+    op.create_index(op.f("ix_audit_tenant_id_id"), "audit", ["tenant_id", "id"], unique=False)
+    op.create_index(op.f("ix_audit_tenant_id_subject_id_id"), "audit", ["tenant_id", "subject_id", "id"], unique=False)
+    op.create_index(op.f("ix_audit_created_at"), "audit", ["created_at"], unique=False)
+
+    op.add_column("unit", sa.Column("cpu_s", sa.Float(), server_default="0", nullable=False))
+    op.create_index(op.f("ix_unit_tenant_id_finished_at"), "unit", ["tenant_id", "finished_at"], unique=False)
+
+
+def downgrade() -> None:
+
+    op.drop_index(op.f("ix_unit_tenant_id_finished_at"), "unit")
+    op.drop_column("unit", "cpu_s")
+    op.drop_table("audit")
+    op.drop_table("prunability")
+    op.drop_table("archive")
