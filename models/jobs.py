@@ -177,7 +177,12 @@ class Worker(Base):
     pid: Mapped[int] = mapped_column(Integer)
     queues: Mapped[list[Any]]
     concurrency: Mapped[int] = mapped_column(Integer)
+    # "live", "draining" (it takes no more units) or "gone".
+    state: Mapped[str] = mapped_column(default="live", server_default="live")
+    cores: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    # Providers that it has proven and takes jobs for; and those that it has not, each with the reason.
     targets: Mapped[list[Any]]
+    unavailable: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
     isolation: Mapped[str]
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]

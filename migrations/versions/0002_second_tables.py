@@ -1,4 +1,4 @@
-"""Archives that were unpacked, what could be pruned, who changed what, processor time."""
+"""Archives that were unpacked, what could be pruned, who changed what, processor time, workers by what they can run."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -7,6 +7,9 @@ revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
+
+_unit = sa.table("unit", sa.column("queue", sa.String), sa.column("job_id", sa.String))
+_job = sa.table("job", sa.column("id", sa.String), sa.column("spec", sa.JSON))
 
 
 def upgrade() -> None:
@@ -63,9 +66,26 @@ def upgrade() -> None:
     op.add_column("unit", sa.Column("cpu_s", sa.Float(), server_default="0", nullable=False))
     op.create_index(op.f("ix_unit_tenant_id_finished_at"), "unit", ["tenant_id", "finished_at"], unique=False)
 
+    op.add_column("worker", sa.Column("state", sa.String(), server_default="live", nullable=False))
+    op.add_column("worker", sa.Column("cores", sa.Integer(), server_default="0", nullable=False))
+    op.add_column("worker", sa.Column("unavailable", sa.JSON(), server_default="[]", nullable=False))
+    _route_by_provider()
+
+
+def _route_by_provider() -> None:
+    # Their messages stay behind in a queue that nobody reads any more: the reconciler sends them anew.
+    provider = (
+        sa.select(_job.c.spec["target"]["provider"].as_string()).where(_job.c.id == _unit.c.job_id).scalar_subquery()
+    )
+    name = sa.literal("run.") + sa.func.coalesce(provider, "cpu")
+    op.execute(_unit.update().where(_unit.c.queue == "work").values(queue=name))
+
 
 def downgrade() -> None:
 
+    op.execute(_unit.update().where(_unit.c.queue.like("run.%")).values(queue="work"))
+    for name in ("unavailable", "cores", "state"):
+        op.drop_column("worker", name)
     op.drop_index(op.f("ix_unit_tenant_id_finished_at"), "unit")
     op.drop_column("unit", "cpu_s")
     op.drop_table("audit")

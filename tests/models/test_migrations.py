@@ -6,7 +6,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
-from models import Base, Unit
+from models import Base, Unit, Worker
 from services import db
 
 
@@ -70,3 +70,53 @@ def test_rows_of_the_first_release_stay(empty):
     with empty.reading() as session:
         unit = session.get_one(Unit, "unt_1")
         assert (unit.status, unit.spent_s, unit.cpu_s) == ("running", 0.5, 0.0)
+
+
+def test_waiting_jobs_of_the_first_release_move_to_the_queue_of_their_target(empty):
+    spec = '{"kind": "compress", "target": {"provider": "openvino"}}'
+    with empty.connect() as connection:
+        config = db.alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        _insert(connection, "tenant", id="a", name="a")
+        for name in ("in", "out"):
+            _insert(connection, "model", id=name, tenant_id="a", name=name, tags="[]", state="ready", updated_at=_DAY)
+        job = {
+            "model_id": "in",
+            "output_model_id": "out",
+            "version": 1,
+            "priority": 0,
+            "cache": "miss",
+            "verdict": "none",
+        }
+        words = {"labels": "{}", "warnings": "[]", "steps": "[]", "updated_at": _DAY}
+        _insert(connection, "job", id="j", tenant_id="a", kind="compress", status="queued", spec=spec, **job, **words)
+        numbers = dict.fromkeys(("priority", "attempt", "crashes", "losses", "spent_s", "sends"), 0)
+        limits = dict.fromkeys(("max_pending_s", "max_runtime_s", "max_memory_mb"), 1)
+        common = {"tenant_id": "a", "status": "queued", "payload": "{}", "crashed_steps": "[]", **numbers, **limits}
+        _insert(connection, "unit", id="u1", kind="run", queue="work", job_id="j", **common)
+        _insert(connection, "unit", id="u2", kind="inspect_model", queue="inspect", model_id="in", **common)
+        _insert(connection, "worker", id="w", host="h", pid=1, queues='["work"]', concurrency=1, targets="[]",
+                isolation="none", started_at=_DAY, seen_at=_DAY)  # fmt: skip
+        connection.commit()
+    db.upgrade_database(empty)
+    with empty.reading() as session:
+        assert {unit.id: unit.queue for unit in session.query(Unit)} == {"u1": "run.openvino", "u2": "inspect"}
+        worker = session.get_one(Worker, "w")
+        assert (worker.state, worker.cores, worker.unavailable) == ("live", 0, [])
+    with empty.connect() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+        assert connection.execute(text("SELECT queue FROM unit ORDER BY id")).scalars().all() == ["work", "inspect"]
+
+
+_DAY = "2026-01-01 00:00:00"
+
+
+def _insert(connection, table, **values):
+    has_created = table != "worker"
+    values = {**values, **({"created_at": _DAY} if has_created else {})}
+    names = ", ".join(values)
+    connection.execute(
+        text(f"INSERT INTO {table} ({names}) VALUES ({', '.join(f':{name}' for name in values)})"), values
+    )
