@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from engine.inspection import (
         DatasetInspection,
         Inspection,
+        Prunability,
         inspect_archive,
         inspect_dataset,
         inspect_model,
@@ -29,6 +30,7 @@ __all__ = [
     "DatasetInspection",
     "EngineError",
     "Inspection",
+    "Prunability",
     "Report",
     "Spec",
     "TaskMetric",
@@ -49,6 +51,7 @@ _HOME = {
     "DatasetInspection": "engine.inspection",
     "EngineError": "engine.errors",
     "Inspection": "engine.inspection",
+    "Prunability": "engine.inspection",
     "Report": "engine.report",
     "Spec": "engine.spec",
     "TaskMetric": "engine.spec",

@@ -5,7 +5,7 @@ The values are light, so that a web process may read stored ones. The functions 
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -65,6 +65,50 @@ class DatasetInspection(_Value):
     metric: TaskMetric | None = Field(description="Declared with the data, or top1 where labels are class numbers.")
 
 
+class PrunableMember(_Value):
+    """One axis of one weight that loses its part with a group's channels."""
+
+    node: str
+    initializer: str
+    axis: int
+    width: int = Field(description="Size of the axis as it is.")
+
+
+class PrunableGroup(_Value):
+    """Channels that are alternatives to each other: what goes of one member goes of all."""
+
+    name: str
+    kind: str = Field(description="`channels`, `heads`, ...")
+    channels: int = Field(description="How many there are to choose from.")
+    lossy: bool = Field(description="True: a normalisation counts them, so that its statistics change when some go.")
+    producers: tuple[str, ...] = Field(description="Nodes that make the channels.")
+    members: tuple[PrunableMember, ...]
+    members_total: int = Field(description="More than are listed, where they are many.")
+
+
+class FrozenNode(_Value):
+    """A node that keeps channels, and why."""
+
+    node: str
+    op: str
+    reason: str
+    channels: int
+
+
+class Prunability(_Value):
+    """What of a network could be pruned, the largest groups and the nodes that keep most first."""
+
+    prunable_parameters: float = Field(description="Share of the parameters that lies in groups.")
+    prunable_macs: float = Field(description="Share of the multiply-accumulates that lies in groups.")
+    parameters: int
+    macs: int = Field(description="Multiply-accumulates at batch 1.")
+    kinds: dict[str, int] = Field(description="Groups by kind.")
+    groups: tuple[PrunableGroup, ...]
+    groups_total: int = Field(description="More than are listed, where they are many.")
+    frozen: tuple[FrozenNode, ...]
+    frozen_total: int = Field(description="More than are listed, where they are many.")
+
+
 def inspect_model(path: Path) -> Inspection:
     """Say what the network in an untrusted file is.
 
@@ -91,10 +135,11 @@ def inspect_dataset(path: Path, *, metric: str | None = None) -> DatasetInspecti
     return inspected
 
 
-def prunability(path: Path) -> dict[str, Any]:
+def prunability(path: Path) -> Prunability:
     """Say what of the network in an untrusted file could be pruned: shares, groups, and which nodes keep what and why.
 
-    JSON values only. It takes seconds where a network has a thousand nodes, so it is no part of `inspect_model`.
+    It takes seconds where a network has a thousand nodes, so it is no part of `inspect_model`. Raises ModelInvalidError;
+    call it in a sandbox.
     """
-    found: dict[str, Any] = import_module("engine.prune.prunability").prunability(path)
+    found: Prunability = import_module("engine.prune.prunability").prunability(path)
     return found
