@@ -21,15 +21,18 @@ if TYPE_CHECKING:
     )
     from engine.passes import list_passes
     from engine.pipeline import run
-    from engine.report import Report
-    from engine.spec import Compress, Spec, TaskMetric
+    from engine.report import AnyReport, ProfileReport, Report, read_report
+    from engine.spec import Compress, Profile, Spec, TaskMetric, default_kind, read_spec, steps_of, targets_of
     from engine.target import targets
 
 __all__ = [
+    "AnyReport",
     "Compress",
     "DatasetInspection",
     "EngineError",
     "Inspection",
+    "Profile",
+    "ProfileReport",
     "Prunability",
     "Report",
     "Spec",
@@ -37,20 +40,28 @@ __all__ = [
     "check_arrays",
     "check_data",
     "check_fit",
+    "default_kind",
     "inspect_archive",
     "inspect_dataset",
     "inspect_model",
     "list_passes",
     "prunability",
+    "read_report",
+    "read_spec",
     "run",
+    "steps_of",
     "targets",
+    "targets_of",
 ]
 
 _HOME = {
+    "AnyReport": "engine.report",
     "Compress": "engine.spec",
     "DatasetInspection": "engine.inspection",
     "EngineError": "engine.errors",
     "Inspection": "engine.inspection",
+    "Profile": "engine.spec",
+    "ProfileReport": "engine.report",
     "Prunability": "engine.inspection",
     "Report": "engine.report",
     "Spec": "engine.spec",
@@ -58,13 +69,18 @@ _HOME = {
     "check_arrays": "engine.fit",
     "check_data": "engine.fit",
     "check_fit": "engine.fit",
+    "default_kind": "engine.spec",
     "inspect_archive": "engine.inspection",
     "inspect_dataset": "engine.inspection",
     "inspect_model": "engine.inspection",
     "list_passes": "engine.passes",
     "prunability": "engine.inspection",
+    "read_report": "engine.report",
+    "read_spec": "engine.spec",
     "run": "engine.pipeline",
+    "steps_of": "engine.spec",
     "targets": "engine.target",
+    "targets_of": "engine.spec",
 }
 
 

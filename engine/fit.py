@@ -1,38 +1,51 @@
 """Whether a network, a dataset and a spec fit together, told from stored inspections alone: no file is opened."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from engine.errors import DatasetInvalidError, SpecInvalidError
 from engine.inspection import ArrayInfo, DatasetInspection, Inspection, TensorInfo
-from engine.spec import FIDELITY_METRICS, TASK_METRICS, Compress
+from engine.spec import FIDELITY_METRICS, TASK_METRICS, Compress, Gate, Profile, Spec, Target, targets_of
 
+_WITHOUT_DATA = {
+    "compress": "Without a dataset, quality is judged on random inputs only.",
+    "profile": "Without a dataset, the network is measured on random inputs; where its work depends on them, give some.",
+}
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _UNSIGNED = ("uint8", "uint16", "uint32", "uint64")
 _SIGNED = ("int8", "int16", "int32", "int64")
 
 
-def check_fit(inspection: Inspection, dataset: DatasetInspection | None, spec: Compress) -> list[str]:
-    """Give warnings about a job before it runs.
+def check_fit(
+    inspection: Inspection, dataset: DatasetInspection | None, spec: Spec, baseline: Inspection | None = None
+) -> list[str]:
+    """Give warnings about a job before it runs. A baseline is what a profile compares with.
 
     Raises DatasetInvalidError where the data do not fit the network, SpecInvalidError where the spec asks for what this
     network and data cannot give.
     """
     if dataset is not None:
         check_arrays(inspection, dataset)
-    check_data(dataset, spec)
-    _check_passes(inspection, spec)
-    _check_shapes(inspection, spec)
+    check_data(dataset, spec, has_baseline=baseline is not None)
+    if isinstance(spec, Compress):
+        _check_passes(inspection, spec)
+    if baseline is not None:
+        _check_baseline(inspection, baseline)
+    for target in targets_of(spec):
+        _check_shapes(inspection, target)
     return list(_warnings(inspection, dataset, spec))
 
 
-def check_data(dataset: DatasetInspection | None, spec: Compress) -> None:
+def check_data(dataset: DatasetInspection | None, spec: Spec, *, has_baseline: bool = False) -> None:
     """Check what can be checked while the network is not there yet; raises SpecInvalidError."""
-    for index, step in enumerate(spec.recipe.passes):
-        if step.needs_data and dataset is None:
-            raise SpecInvalidError(
-                f"Step {index} ({step.type}) needs calibration data, but the job names no dataset.", step=index
-            )
-    _check_gates(dataset, spec)
+    if isinstance(spec, Profile):
+        _check_comparisons(spec, has_baseline=has_baseline)
+    else:
+        for index, step in enumerate(spec.recipe.passes):
+            if step.needs_data and dataset is None:
+                raise SpecInvalidError(
+                    f"Step {index} ({step.type}) needs calibration data, but the job names no dataset.", step=index
+                )
+    _check_gates(dataset, spec.gates)
 
 
 def check_arrays(inspection: Inspection, dataset: DatasetInspection) -> None:
@@ -104,8 +117,45 @@ def _check_passes(inspection: Inspection, spec: Compress) -> None:
             )
 
 
-def _check_gates(dataset: DatasetInspection | None, spec: Compress) -> None:
+def _check_comparisons(spec: Profile, *, has_baseline: bool) -> None:
     for gate in spec.gates:
+        compares = gate.rule in {"max_ratio", "max_drop"} or gate.metric in FIDELITY_METRICS
+        if compares and not has_baseline:
+            raise SpecInvalidError(
+                f"The gate on {gate.metric} ({gate.rule}) compares with a baseline, but the job names none.",
+                hint="Name the network to compare with as `baseline`, or give the gate a limit of its own (`max`, `min`).",
+            )
+
+
+def _check_baseline(inspection: Inspection, baseline: Inspection) -> None:
+    """Raise SpecInvalidError unless both networks take the same feeds."""
+    ours, theirs = ({tensor.name: tensor for tensor in each.inputs} for each in (inspection, baseline))
+    if set(ours) != set(theirs):
+        raise SpecInvalidError(
+            f"The baseline's inputs are {', '.join(theirs)}, the network's {', '.join(ours)}: they do not take the same data."
+        )
+    for name, tensor in ours.items():
+        other = theirs[name]
+        same_kind = tensor.dtype == other.dtype or {tensor.dtype, other.dtype} <= set(_FLOATS)
+        if not same_kind or not _overlap(tensor, other):
+            raise SpecInvalidError(
+                f"Input `{name}` is {other.dtype} {_shape(other)} in the baseline and {tensor.dtype} {_shape(tensor)} in"
+                " the network: they do not take the same data."
+            )
+
+
+def _overlap(one: TensorInfo, other: TensorInfo) -> bool:
+    """Say whether there is a shape that both take."""
+    if one.shape is None or other.shape is None:
+        return True
+    return len(one.shape) == len(other.shape) and all(
+        left == right or not (isinstance(left, int) and isinstance(right, int))
+        for left, right in zip(one.shape, other.shape, strict=True)
+    )
+
+
+def _check_gates(dataset: DatasetInspection | None, gates: Sequence[Gate]) -> None:
+    for gate in gates:
         if gate.metric in TASK_METRICS:
             if dataset is None or dataset.labelled == 0:
                 raise SpecInvalidError(
@@ -121,9 +171,9 @@ def _check_gates(dataset: DatasetInspection | None, spec: Compress) -> None:
             raise SpecInvalidError(f"The gate on {gate.metric} needs data, but the job names no dataset.")
 
 
-def _check_shapes(inspection: Inspection, spec: Compress) -> None:
+def _check_shapes(inspection: Inspection, target: Target) -> None:
     inputs = {tensor.name: tensor for tensor in inspection.inputs}
-    for name, shape in spec.target.shapes.items():
+    for name, shape in target.shapes.items():
         if name not in inputs:
             raise SpecInvalidError(
                 f"target.shapes names `{name}`, which is not an input; the inputs are {', '.join(inputs)}."
@@ -138,10 +188,10 @@ def _check_shapes(inspection: Inspection, spec: Compress) -> None:
             )
 
 
-def _warnings(inspection: Inspection, dataset: DatasetInspection | None, spec: Compress) -> Iterator[str]:
+def _warnings(inspection: Inspection, dataset: DatasetInspection | None, spec: Spec) -> Iterator[str]:
     yield from inspection.warnings
     if dataset is None:
-        yield "Without a dataset, quality is judged on random inputs only."
+        yield _WITHOUT_DATA[spec.kind]
     elif dataset.labelled == 0:
         yield "The dataset has no labels: quality is fidelity to the original, not accuracy."
     elif dataset.labelled < 300:
@@ -149,7 +199,9 @@ def _warnings(inspection: Inspection, dataset: DatasetInspection | None, spec: C
     fixed = [
         tensor.name
         for tensor in inspection.inputs
-        if tensor.shape and isinstance(tensor.shape[0], int) and tensor.shape[0] != spec.target.batch
+        if tensor.shape
+        and isinstance(tensor.shape[0], int)
+        and {tensor.shape[0]} != {target.batch for target in targets_of(spec)}
     ]
     if fixed:
         yield f"Input {', '.join(fixed)} has a fixed batch size; latency is measured at that size."

@@ -1,10 +1,10 @@
-"""What a job gives back: what changed, what was measured beside the original, what was refused and why."""
+"""What a job gives back: what changed, what was measured, what was refused and why."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from engine.spec import Gate, Target
+from engine.spec import Gate, ProfileGate, Target
 
 Outcome = Literal["pass", "fail", "inconclusive", "none"]
 
@@ -54,6 +54,7 @@ class Latency(_Value):
     intervals: dict[str, Interval] = Field(
         default_factory=dict, description="Of mean, p50, p90, p95 and p99 in ms, by bootstrap."
     )
+    max_ms: float | None = Field(None, description="The slowest run of all, those included that were left out above.")
 
 
 class Ratio(_Value):
@@ -95,8 +96,13 @@ class Memory(_Value):
     """Of a fresh process that loads the network and runs it once."""
 
     peak_rss_bytes: int
-    load_ms: float
+    load_ms: float = Field(
+        description="From the file to a session that can run; profiles drop the file from the page cache before."
+    )
     first_run_ms: float
+    warm_load_ms: float | None = Field(
+        None, description="The same again in the same process, after the peak was read; in profiles only."
+    )
 
 
 class MemoryComparison(_Value):
@@ -158,7 +164,8 @@ class StepReport(_Value):
 class GateResult(_Value):
     """One gate with the measured value and the bound that was held against the limit."""
 
-    gate: Gate
+    gate: ProfileGate | Gate
+    target: int | None = Field(None, description="Index of the target that it was judged on, in profiles.")
     measured: float | None
     bound: float | None = Field(description="The one-sided confidence bound on the unfavourable side.")
     outcome: Literal["pass", "fail", "inconclusive"]
@@ -182,6 +189,9 @@ class Environment(_Value):
     provider: str
     python: str
     system: str
+    distribution: str | None = Field(
+        None, description="The package that onnxruntime came in; it decides the providers."
+    )
 
 
 class ModelFacts(_Value):
@@ -215,3 +225,130 @@ class Report(_Value):
     environment: Environment
     seconds: float
     warnings: tuple[str, ...] = ()
+
+
+class OpCost(_Value):
+    """Time per run of the network, and its share of the time of all nodes."""
+
+    op_type: str
+    node: str | None
+    provider: str
+    count: int
+    ms: float
+    share: float
+
+
+class NodePlacement(_Value):
+    """A node of the network and the execution provider that the session gave it to."""
+
+    node: str
+    op_type: str
+    provider: str
+
+
+class Placement(_Value):
+    """Which provider runs what, as onnxruntime tells it."""
+
+    nodes_by_provider: dict[str, int] = Field(
+        description="Kernels of one run; a provider may fuse many nodes into one."
+    )
+    nodes: tuple[NodePlacement, ...] = Field(
+        description="Every node, after the optimisations that come before nodes are given out."
+    )
+    fallbacks: tuple[NodePlacement, ...] = Field(description="Those that another provider than the target's runs.")
+    fallback_share: float = Field(description="The fallbacks' share of the time of all kernels.")
+
+
+class Throughput(_Value):
+    """Runs per second with so many callers of one session at the same time."""
+
+    concurrency: int
+    runs_per_s: float
+    samples_per_s: float = Field(description="Runs times the batch size.")
+    p50_ms: float = Field(description="Of one run, as its caller waits for it.")
+    p99_ms: float
+    runs: int
+
+
+class SessionOptions(_Value):
+    """Options of an onnxruntime session that change its speed and nothing else."""
+
+    threads: int = Field(description="Intra-op threads.")
+    inter_op_threads: int = 1
+    execution_mode: Literal["sequential", "parallel"] = "sequential"
+    graph_optimization: Literal["disabled", "basic", "extended", "all"] = "all"
+    spinning: bool = Field(default=True, description="Whether idle pool threads spin instead of sleeping.")
+
+
+class OptionTrial(_Value):
+    """Options that were tried, in turn with the target's own."""
+
+    options: SessionOptions
+    p50_ms: float
+    ratio: Ratio = Field(description="p50 with these options / p50 with the target's own; below 1 is better.")
+    stable: bool
+
+
+class Tuning(_Value):
+    """The search for better session options on a target."""
+
+    default: SessionOptions = Field(description="The target's own.")
+    trials: tuple[OptionTrial, ...]
+    chosen: SessionOptions | None = Field(description="None: no options are better than the target's beyond noise.")
+    gain: Ratio | None = Field(description="Of the chosen ones, measured again after they were chosen.")
+    reason: str
+
+
+class TargetMeasurement(_Value):
+    """What a network costs on one target."""
+
+    environment: Environment
+    latency: Latency
+    noise_floor: Interval = Field(description="The ratio of a network to itself, measured in the same turns.")
+    stable: bool = Field(description="False: the machine was too disturbed; gates on latency are inconclusive.")
+    unstable_because: str | None = None
+    comparison: LatencyComparison | None = Field(
+        description="The baseline (`original`) and the network (`compressed`), run by run in turn; None without a baseline."
+    )
+    throughput: tuple[Throughput, ...]
+    memory: Memory
+    baseline_memory: Memory | None
+    by_type: tuple[OpCost, ...] = Field(description="Time by operator type, most expensive first.")
+    slowest: tuple[OpCost, ...] = Field(description="The most expensive nodes.")
+    placement: Placement
+    quality: tuple[Quality, ...] = Field(default=(), description="Beside the baseline, on the job's dataset.")
+    tuning: Tuning | None = None
+
+
+class TargetProfile(_Value):
+    """One target of a profile: measured, or the reason why the network does not run there."""
+
+    index: int = Field(description="Of the target in the job's spec.")
+    target: Target
+    measured: TargetMeasurement | None
+    refusal: Refusal | None = None
+    seconds: float
+
+
+class ProfileReport(_Value):
+    """The whole result of a profile."""
+
+    version: Literal[1] = 1
+    kind: Literal["profile"] = "profile"
+    summary: str = Field(description="A sentence for each target.")
+    model: ModelFacts
+    baseline: ModelFacts | None
+    targets: tuple[TargetProfile, ...]
+    verdict: Verdict
+    samples: int = Field(description="Of the dataset that quality was judged on; 0 where it was not.")
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+AnyReport = Report | ProfileReport
+_REPORT: TypeAdapter[AnyReport] = TypeAdapter(Annotated[Report | ProfileReport, Field(discriminator="kind")])
+
+
+def read_report(body: Any) -> AnyReport:
+    """Give the report that a JSON value describes; raises pydantic's ValidationError."""
+    return _REPORT.validate_python(body)

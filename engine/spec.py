@@ -1,8 +1,9 @@
 """What a job asks for: the validated body, shared by the API, the CLI's recipe file and `python -m engine`."""
 
-from typing import Annotated, Literal, Self, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
 from engine.passes import AnyPass
 
@@ -94,5 +95,70 @@ class Compress(_Value):
     limits: Limits = Field(default_factory=Limits)
 
 
-# Search and Profile join here, discriminated by `kind`.
-Spec = Compress
+class ProfileGate(Gate):
+    """A limit on one metric, judged on every target or only on those of one provider.
+
+    `max` on a latency is a budget in milliseconds. `max_ratio` and `max_drop` compare with the baseline, so they need one.
+    """
+
+    provider: ProviderName | None = Field(None, description="Judge targets of this provider only; by default all.")
+
+
+class Tune(_Value):
+    """Look for better session options on each target: threads, execution mode, graph optimisation, spinning."""
+
+    max_threads: int | None = Field(
+        None, ge=1, le=256, description="Most intra-op threads to try; by default the machine's cores."
+    )
+    max_seconds: float = Field(30.0, ge=1, le=3600, description="How long the options of one target are measured.")
+
+
+class Profile(_Value):
+    """Measure a network as it is on one or more targets, beside a baseline where there is one."""
+
+    kind: Literal["profile"]
+    targets: Annotated[tuple[Target, ...], Field(strict=False)] = Field(min_length=1, max_length=16)
+    gates: tuple[ProfileGate, ...] = Field(default=(), max_length=32, strict=False)
+    limits: Limits = Field(default_factory=Limits)
+    tune: Tune | None = Field(None, description="Look for better session options too; `{}` for the defaults.")
+    measure_seconds: float = Field(10.0, ge=0.1, le=600, description="How long latency is measured on one target.")
+
+    @model_validator(mode="after")
+    def _gates_have_targets(self) -> Self:
+        providers = {target.provider for target in self.targets}
+        for gate in self.gates:
+            if gate.provider is not None and gate.provider not in providers:
+                raise ValueError(f"a gate on {gate.metric} is for {gate.provider}, which is not among the targets")
+        if len(set(map(Target.model_dump_json, self.targets))) < len(self.targets):
+            raise ValueError("two of the targets are the same")
+        return self
+
+
+def default_kind(body: Any) -> Any:
+    """Read a body without `kind` as a compression: most jobs are."""
+    if isinstance(body, Mapping) and "kind" not in body:
+        return {**body, "kind": "compress"}
+    return body
+
+
+Spec = Compress | Profile
+_SPEC: TypeAdapter[Spec] = TypeAdapter(
+    Annotated[Compress | Profile, Field(discriminator="kind"), BeforeValidator(default_kind)]
+)
+
+
+def read_spec(body: Any) -> Spec:
+    """Give the spec that a JSON value describes; raises pydantic's ValidationError."""
+    return _SPEC.validate_python(body)
+
+
+def targets_of(spec: Spec) -> tuple[Target, ...]:
+    """Give every target that a job is to be done on."""
+    return spec.targets if isinstance(spec, Profile) else (spec.target,)
+
+
+def steps_of(spec: Spec) -> tuple[str, ...]:
+    """Name the steps of a job in order: a recipe's passes, or the providers that a profile measures on."""
+    if isinstance(spec, Profile):
+        return tuple(target.provider for target in spec.targets)
+    return tuple(step.type for step in spec.recipe.passes)

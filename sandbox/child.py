@@ -84,7 +84,7 @@ def _inspect_dataset(workspace: Path, payload: dict[str, Any], _tell: Tell) -> d
 
 def _run(workspace: Path, payload: dict[str, Any], tell: Tell) -> dict[str, Any]:
     report = engine.run(
-        engine.Spec.model_validate(payload["spec"]),
+        engine.Compress.model_validate(payload["spec"]),
         workspace,
         tell,
         quiet=Path(payload["quiet"]) if payload["quiet"] else None,

@@ -17,9 +17,12 @@ from services.idempotency import digest
 Mode = Literal["use", "refuse"]
 
 
-def key(model: Model, dataset: Dataset | None, spec: "engine.Compress") -> str | None:
-    """Name the work; None while the network has no bytes. Limits change no result, so they do not count."""
-    if model.artifact_digest is None:
+def key(model: Model, dataset: Dataset | None, spec: "engine.Spec") -> str | None:
+    """Name the work; None while the network has no bytes, and for profiles: whoever measures wants to know how it is now.
+
+    Limits change no result, so they do not count.
+    """
+    if model.artifact_digest is None or spec.kind == "profile":
         return None
     inspection = (dataset.inspection or {}) if dataset else {}
     return digest(
@@ -38,16 +41,17 @@ def target_class(described: Mapping[str, Any], flags: str) -> str:
     return digest([described[name] for name in ("provider", "cpu", "onnxruntime")] + [sorted(described[flags])])
 
 
-def find(session: Session, tenant_id: str, name: str, spec: "engine.Compress") -> tuple[Job, Model] | None:
+def find(session: Session, tenant_id: str, name: str, spec: "engine.Spec") -> tuple[Job, Model] | None:
     """Give a job whose result answers another one of this name, and its network.
 
     It was measured on a machine such as a live worker has, it was decided, and all its bytes are still there.
     """
+    providers = {target.provider for target in engine.targets_of(spec)}
     classes = {
         target_class(target, "flags")
         for worker in workers.live(session)
         for target in worker.targets
-        if target.get("provider") == spec.target.provider
+        if target.get("provider") in providers
     }
     found = session.execute(
         select(Job, Model)

@@ -44,7 +44,7 @@ class Request:
 
     model_id: str
     dataset_id: str | None
-    spec: "engine.Compress"
+    spec: "engine.Spec"
     labels: Mapping[str, str]
     priority: int = 0
     cache: Mode = "use"
@@ -130,7 +130,7 @@ def retry(
     request = Request(
         job.model_id,
         job.dataset_id,
-        engine.Spec.model_validate(job.spec),
+        engine.read_spec(job.spec),
         job.labels,
         priority=job.priority,
         cache="refuse" if job.cache == "refused" else "use",
@@ -145,7 +145,8 @@ def plan(session: Session, tenant_id: str, request: Request, *, use: bool = Fals
     With `use`, network and data stay as they are until the transaction ends.
     """
     model, dataset = _inputs(session, tenant_id, request, use=use)
-    workers.check_target(session, request.spec.target.provider)
+    for target in engine.targets_of(request.spec):
+        workers.check_target(session, target.provider)
     warnings = _fit(model, dataset, request.spec)
     name = cache.key(model, dataset, request.spec)
     answer = None
@@ -154,7 +155,7 @@ def plan(session: Session, tenant_id: str, request: Request, *, use: bool = Fals
     return Plan(model, dataset, warnings, name, answer)
 
 
-def _fit(model: Model, dataset: Dataset | None, spec: "engine.Compress") -> list[str]:
+def _fit(model: Model, dataset: Dataset | None, spec: "engine.Spec") -> list[str]:
     data = engine.DatasetInspection.model_validate(dataset.inspection) if dataset else None
     try:
         if model.inspection is None:
@@ -245,7 +246,7 @@ def release(session: Session, output: Model) -> None:
     for unit in _waiting_for(session, output):
         job = _locked(session, unit)
         dataset = session.get(Dataset, job.dataset_id) if job.dataset_id else None
-        spec = engine.Spec.model_validate(job.spec)
+        spec = engine.read_spec(job.spec)
         try:
             told = _fit(output, dataset, spec)
         except RejectedError as error:
@@ -360,8 +361,8 @@ def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | 
         retry_of=request.retry_of,
         warnings=planned.warnings,
         steps=[
-            {"index": index, "type": item.type, "status": "waiting"}
-            for index, item in enumerate(request.spec.recipe.passes)
+            {"index": index, "type": name, "status": "waiting"}
+            for index, name in enumerate(engine.steps_of(request.spec))
         ],
         verdict="none",
         created_at=moment,
@@ -393,7 +394,7 @@ def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | 
 
 def _queue(session: Session, job: Job, *, waits: bool) -> None:
     moment = job.created_at
-    limits = engine.Spec.model_validate(job.spec).limits
+    limits = engine.read_spec(job.spec).limits
     unit = Unit(
         id=new_id("unt"),
         tenant_id=job.tenant_id,

@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from engine.report import OpCost
+
 # Their time is that of the nodes inside them, which are listed too.
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 
@@ -20,18 +22,6 @@ class NodeRun:
     node: str
     provider: str
     microseconds: float
-
-
-@dataclass(frozen=True)
-class OpCost:
-    """Time per run of the network, and its share of the time of all nodes."""
-
-    op_type: str
-    node: str | None
-    provider: str
-    count: int
-    ms: float
-    share: float
 
 
 @dataclass(frozen=True)
@@ -76,7 +66,14 @@ def _costs(runs: Sequence[Sequence[NodeRun]], key: Callable[[NodeRun], _Key]) ->
     typical = {which: median(values) for which, values in sums.items()}
     total = sum(typical.values())
     found = [
-        OpCost(op_type, node, provider, counts.get((op_type, node, provider), 0), ms, ms / total if total else 0.0)
+        OpCost(
+            op_type=op_type,
+            node=node,
+            provider=provider,
+            count=counts.get((op_type, node, provider), 0),
+            ms=ms,
+            share=ms / total if total else 0.0,
+        )
         for (op_type, node, provider), ms in typical.items()
     ]
     return tuple(sorted(found, key=lambda cost: -cost.ms))

@@ -18,8 +18,9 @@ from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from engine.graph import io
 from engine.measure import providers
 from engine.measure.latency import per_op
-from engine.measure.profile import OpCost, OpProfile
+from engine.measure.profile import OpProfile
 from engine.quantize.plan import Plan, final_output
+from engine.report import OpCost
 from engine.spec import Target
 
 Feed = Mapping[str, npt.NDArray[Any]]

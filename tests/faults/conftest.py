@@ -135,7 +135,7 @@ class System:
 
     def submit(self, inputs, passes=("simplify",), **fields):
         model, data = inputs
-        spec = engine.Spec.model_validate({"recipe": {"passes": [{"type": name} for name in passes]}, **fields})
+        spec = engine.read_spec({"recipe": {"passes": [{"type": name} for name in passes]}, **fields})
         with self.database.transaction() as session:
             return jobs.submit(session, TENANT, jobs.Request(model.id, data.id, spec, {})).job.id
 

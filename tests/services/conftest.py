@@ -135,7 +135,7 @@ class Service:
         return self.read(lambda session: session.get_one(type(row), row.id))
 
     def request(self, model=None, dataset=None, *, passes=({"type": "simplify"},), labels=None, **fields):
-        spec = engine.Spec.model_validate({"recipe": {"passes": list(passes)}, **fields})
+        spec = engine.read_spec({"recipe": {"passes": list(passes)}, **fields})
         model = model or self.ready_model()
         return jobs.Request(model.id, dataset.id if dataset else None, spec, labels or {})
 

@@ -133,7 +133,7 @@ def test_a_cancelled_job_ends_its_child(attempts, database, upload, network, dat
     model, dataset = upload(artifacts.register_model, network), upload(artifacts.register_dataset, data)
     for unit_id in list(database.publisher.sent):
         attempts.run(unit_id)
-    spec = engine.Spec.model_validate({"recipe": {"passes": [{"type": "simplify"}]}})
+    spec = engine.read_spec({"recipe": {"passes": [{"type": "simplify"}]}})
     with database.transaction() as session:
         job = jobs.submit(session, "default", jobs.Request(model.id, dataset.id, spec, {})).job
 
