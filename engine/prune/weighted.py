@@ -66,6 +66,11 @@ class Layer:
         return self.shape[self.out_axis]
 
     @property
+    def transposed(self) -> bool:
+        """Whether it is a transposed convolution: seen as one over an input with zeros between its elements."""
+        return self.window is not None and bool(self.window.stretch)
+
+    @property
     def inputs(self) -> int:
         """Number of weights of each output."""
         return 1 if self.kind == "norm" else math.prod(self.shape) // self.outputs
@@ -73,7 +78,12 @@ class Layer:
     def matrix(self) -> Array:
         """Give the weights as (outputs, inputs)."""
         array = _tensor(self.weight).numpy().astype(np.float64)
-        return (array.T if self.outputs_last else array).reshape(self.outputs, self.inputs)
+        array = np.moveaxis(array, self.out_axis, 0)
+        return self._turned(array).reshape(self.outputs, self.inputs)
+
+    def _turned(self, array: Array) -> Array:
+        """Turn the kernels of a transposed convolution round: its last place meets the first element."""
+        return np.flip(array, tuple(range(2, array.ndim))) if self.transposed else array
 
     def offset(self) -> Array | None:
         """Give the bias as a vector."""
@@ -89,8 +99,8 @@ class Layer:
 
     def store(self, model: ir.Model, matrix: Array, offset: Array | None) -> None:
         """Put new weights into the network."""
-        array = matrix.T if self.outputs_last else matrix
-        _set(self.weight, array.reshape(self.shape))
+        first = (self.outputs, *(size for axis, size in enumerate(self.shape) if axis != self.out_axis))
+        _set(self.weight, np.moveaxis(self._turned(matrix.reshape(first)), 0, self.out_axis))
         if offset is None or self.bias_at is None:
             return
         node, index = self.bias_at
@@ -196,6 +206,29 @@ def _conv(node: ir.Node, weight: ir.Value) -> Iterator[Layer | str]:
     yield Layer(node, "conv", weight, bias, (node, 2), node.outputs[0], window=window)
 
 
+def _conv_transpose(node: ir.Node, weight: ir.Value) -> Iterator[Layer | str]:
+    shape = tuple(_tensor(weight).shape.numpy())
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    axes = len(shape) - 2
+    if bias is not None and not bias.is_initializer():
+        yield "its bias is not constant"
+    if integer(node, "group", 1) != 1:
+        yield "it is a transposed convolution of several groups"
+    if text(node, "auto_pad", "NOTSET") != "NOTSET" or node.attributes.get("output_shape") is not None:
+        yield "its padding follows from the size of its output"
+    dilations = integers(node, "dilations") or (1,) * axes
+    pads = integers(node, "pads") or (0,) * (2 * axes)
+    longer = integers(node, "output_padding") or (0,) * axes
+    reach = [(size - 1) * step for size, step in zip(shape[2:], dilations, strict=True)]
+    begins = [most - pad for most, pad in zip(reach, pads[:axes], strict=True)]
+    ends = [most - pad + more for most, pad, more in zip(reach, pads[axes:], longer, strict=True)]
+    if axes < 1 or min((*begins, *ends), default=0) < 0:
+        yield "it cuts off more than its kernel reaches"
+    kernel, strides = tuple(int(size) for size in shape[2:]), tuple(integers(node, "strides") or (1,) * axes)
+    window = Window(kernel, dilations=tuple(dilations), pads=(*begins, *ends), stretch=strides)
+    yield Layer(node, "conv", weight, bias, (node, 2), node.outputs[0], outputs_last=True, window=window)
+
+
 def _gemm(node: ir.Node, weight: ir.Value) -> Iterator[Layer | str]:
     last = not integer(node, "transB", 0)
     if integer(node, "transA", 0) or number(node, "alpha", 1.0) != 1 or number(node, "beta", 1.0) != 1:
@@ -230,8 +263,14 @@ def _norm(node: ir.Node, weight: ir.Value) -> Iterator[Layer | str]:
     yield Layer(node, "norm", weight, bias, (node, 2), node.outputs[0], epsilon=number(node, "epsilon", 1e-5))
 
 
-_READERS = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul, "LayerNormalization": _norm}
-_WEIGHTED = frozenset({"ConvTranspose", "FusedConv", "FusedGemm", "FusedMatMul", "LSTM", "GRU", "RNN"})
+_READERS = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "LayerNormalization": _norm,
+}
+_WEIGHTED = frozenset({"FusedConv", "FusedGemm", "FusedMatMul", "LSTM", "GRU", "RNN"})
 
 
 def normalised(array: Array, epsilon: float) -> Array:

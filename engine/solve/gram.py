@@ -118,6 +118,8 @@ class Window:
     pads: tuple[int, ...] = ()  # begins, then ends
     groups: int = 1
     auto_pad: AutoPad = "NOTSET"
+    stretch: tuple[int, ...] = ()
+    """Distance of the input's elements once zeros stand between them: the strides of a transposed convolution."""
 
     def steps(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Give strides and dilations with ONNX's default of one."""
@@ -139,9 +141,14 @@ class Window:
             found.append((small, total - small) if self.auto_pad == "SAME_UPPER" else (total - small, small))
         return found
 
+    def stretched(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """Give the spatial sizes of an input once zeros stand between its elements."""
+        return tuple((size - 1) * step + 1 for size, step in zip(sizes, self.stretch or (1,) * len(sizes), strict=True))
+
     def outputs(self, sizes: Sequence[int]) -> tuple[int, ...]:
         """Give the spatial sizes of the output for an input of these sizes."""
         strides, dilations = self.steps()
+        sizes = self.stretched(sizes)
         return tuple(
             (size + begin + end - (kernel - 1) * dilation - 1) // stride + 1
             for size, (begin, end), kernel, stride, dilation in zip(
@@ -171,9 +178,10 @@ def patches(x: Floats, window: Window, chosen: NDArray[np.intp] | None = None) -
     x is (samples, channels, *sizes); columns are ordered as the weights' axes. `chosen` (samples, kept) limits the rows
     to these flat output positions, and only those are copied.
     """
-    samples, _, *sizes = x.shape
+    samples = len(x)
     strides, dilations = window.steps()
-    padded = np.pad(x, [(0, 0), (0, 0), *window.padding(sizes)])
+    spread = _spread(x, window)
+    padded = np.pad(spread, [(0, 0), (0, 0), *window.padding(spread.shape[2:])])
     spatial = tuple(range(2, x.ndim))
     extent = tuple((kernel - 1) * dilation + 1 for kernel, dilation in zip(window.kernel, dilations, strict=True))
     every = [slice(None, None, step) for step in (1, 1, *strides, *dilations)]
@@ -187,6 +195,15 @@ def patches(x: Floats, window: Window, chosen: NDArray[np.intp] | None = None) -
     ]  # (samples, kept, channels, *kernel)
     rows = rows.reshape(samples * chosen.shape[1], window.groups, -1)
     return np.ascontiguousarray(rows.transpose(1, 0, 2))
+
+
+def _spread(x: Floats, window: Window) -> Floats:
+    """Put the zeros between the elements that a transposed convolution sees there."""
+    if not window.stretch:
+        return x
+    spread = np.zeros((*x.shape[:2], *window.stretched(x.shape[2:])), x.dtype)
+    spread[(slice(None), slice(None), *(slice(None, None, step) for step in window.stretch))] = x
+    return spread
 
 
 def pixels(y: Floats, groups: int = 1, chosen: NDArray[np.intp] | None = None) -> Floats:
