@@ -107,11 +107,11 @@ class Asked:
 
         return await run_sync(work, limiter=self.parts.reads)
 
-    async def write(self, use: Callable[[At], T]) -> T:
+    async def write(self, use: Callable[[At], T], scope: Scope = "write") -> T:
         """Run a function on a writing session, in a thread, and commit."""
 
         def work() -> T:
-            with self.writing() as at:
+            with self.writing(scope) as at:
                 return use(at)
 
         return await run_sync(work)

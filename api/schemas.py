@@ -44,6 +44,7 @@ WaitForCheck = Annotated[float, Query(ge=0, le=60, description="Seconds to wait 
 Wait = Annotated[
     float, Query(ge=0, le=60, description="Seconds to wait for a change (with If-None-Match: since that version).")
 ]
+WaitForAnalysis = Annotated[float, Query(ge=0, le=60, description="Seconds to wait for the result.")]
 PageSize = Annotated[int, Query(ge=1, le=200, description="At most so many items.")]
 Cursor = Annotated[str | None, Query(pattern="^[A-Za-z0-9_-]{40}$", description="`next_cursor` of the page before.")]
 IdempotencyKey = Annotated[
@@ -197,6 +198,13 @@ class ModelView(BaseModel):
             created_at=row.created_at,
             updated_at=row.updated_at,
         )
+
+
+class AnalysisView(BaseModel):
+    """An analysis that is under way."""
+
+    model: str
+    status: Literal["queued", "running"]
 
 
 class LineageNode(BaseModel):

@@ -82,6 +82,10 @@ def _inspect_dataset(workspace: Path, payload: dict[str, Any], _tell: Tell) -> d
     return engine.inspect_dataset(data, metric=payload["metric"]).model_dump(mode="json")
 
 
+def _prunability(workspace: Path, _payload: dict[str, Any], _tell: Tell) -> dict[str, Any]:
+    return engine.prunability(workspace / "model" / "model.onnx").model_dump(mode="json")
+
+
 def _run(workspace: Path, payload: dict[str, Any], tell: Tell) -> dict[str, Any]:
     report = engine.run(
         engine.Compress.model_validate(payload["spec"]),
@@ -102,6 +106,7 @@ _VERBS: dict[str, Callable[[Path, dict[str, Any], Tell], dict[str, Any]]] = {
     "inspect_model": _inspect_model,
     "inspect_archive": _inspect_archive,
     "inspect_dataset": _inspect_dataset,
+    "prunability": _prunability,
     "run": _run,
     "targets": _targets,
 }

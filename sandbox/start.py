@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from sandbox import processes
 
-Verb = Literal["inspect_model", "inspect_archive", "inspect_dataset", "run", "targets"]
+Verb = Literal["inspect_model", "inspect_archive", "inspect_dataset", "prunability", "run", "targets"]
 Kind = Literal["done", "refused", "crashed", "memory_limit", "runtime_limit", "killed", "garbled"]
 # How often the resident memory is looked at.
 _LOOK_S = 0.1
@@ -74,6 +74,7 @@ class Child:
         self._outcome: Outcome | None = None
         self._log = b""
         self._partial = b""
+        self._cpu_s = 0.0
         self._watcher = threading.Thread(target=self._watch, args=(events,), name=f"sandbox-{self.pid}", daemon=True)
         self._watcher.start()
 
@@ -85,6 +86,11 @@ class Child:
                 told.append(self._told.get_nowait())
             except Empty:
                 return told
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time that it and everything below it have used, as of the last look."""
+        return self._cpu_s
 
     def wait(self, seconds: float | None = None) -> Outcome | None:
         """Wait for the end; None if the time is over before."""
@@ -146,10 +152,17 @@ class Child:
         while not self._has_ended():
             self._enforce()
             time.sleep(0.005 if self._result is not None else _LOOK_S)
+        # The kernel keeps the count until the process is waited for.
+        self._count()
         processes.kill(self.pid)
         return self._process.wait()
 
+    def _count(self) -> None:
+        # What is below it and has ended may have taken its count along.
+        self._cpu_s = max(self._cpu_s, processes.cpu_seconds(self.pid))
+
     def _enforce(self) -> None:
+        self._count()
         if self._stop is None and time.monotonic() > self._end:
             self._stop = "runtime_limit"
         if self._stop is None and processes.resident_bytes(self.pid) > self._limits.memory_bytes:

@@ -31,7 +31,7 @@ def key(model: Model, dataset: Dataset | None, spec: "engine.Spec") -> str | Non
             "dataset": dataset.artifact_digest if dataset else None,
             "metric": inspection.get("metric"),
             "spec": spec.model_dump(mode="json", exclude={"limits"}),
-            "version": _version(),
+            "version": version(),
         }
     )
 
@@ -73,5 +73,6 @@ def find(session: Session, tenant_id: str, name: str, spec: "engine.Spec") -> tu
 
 
 @cache
-def _version() -> str:
+def version() -> str:
+    """Name this version of the service: another one may do the same work otherwise."""
     return metadata.version("onnxpress-server")

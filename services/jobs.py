@@ -106,7 +106,10 @@ def submit(
             return Submission(get(session, tenant_id, earlier), replayed=True)
     if settings is not None:
         quotas.check_jobs(session, tenant_id, settings)
-    job = _insert(session, request, plan(session, tenant_id, request, use=True), key_id=key_id)
+    planned = plan(session, tenant_id, request, use=True)
+    if settings is not None and planned.answer is None:
+        quotas.check_cpu(session, tenant_id, settings)
+    job = _insert(session, request, planned, key_id=key_id)
     if idempotency_key is not None:
         idempotency.answer(session, tenant_id, route, idempotency_key, job.id)
     return Submission(job, replayed=False)

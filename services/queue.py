@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 import engine
 from models import Dataset, Job, JobStatus, Model, ModelState, Unit, UnitStatus, sources
-from services import artifacts, cache, db, jobs
+from services import analyses, artifacts, cache, db, jobs
 from services.history import advance, advance_unit, record
 from services.problems import CANCELLED, PROCESS_CRASHED, RUNTIME_LIMIT, WORKER_LOST, Problem
 from services.storage import Folder
@@ -24,6 +24,7 @@ _ARCHIVE = f"model/{artifacts.MODEL_ARCHIVE}"
 _TRIES = 5
 # Longest pause after a loss that may happen again at once (a full disk, a database away).
 _BACKOFF_MAX_S = 60.0
+Kind = Literal["inspect_model", "inspect_dataset", "prunability", "run"]
 _EVENTS = frozenset({"started", "step_started", "progress", "step_finished", "measuring", "finished"})
 
 
@@ -42,7 +43,7 @@ class Claim:
 
     unit_id: str
     tenant_id: str
-    kind: Literal["inspect_model", "inspect_dataset", "run"]
+    kind: Kind
     token: str
     attempt: int
     job_id: str | None
@@ -52,6 +53,8 @@ class Claim:
     crashed_steps: frozenset[int]
     runtime_s: float
     memory_mb: int
+    # Processor time of earlier attempts.
+    cpu_s: float = 0.0
 
     @property
     def is_archive(self) -> bool:
@@ -158,16 +161,25 @@ def look(session: Session, unit_id: str, token: str) -> Literal["held", "cancel"
     return "cancel" if row.status == JobStatus.CANCELLING else "held"
 
 
-def renew(session: Session, unit_id: str, token: str, *, lease_s: float) -> bool:
-    """Put the lease's end off; False where the unit is lost."""
+def renew(session: Session, unit_id: str, token: str, *, lease_s: float, cpu_s: float) -> bool:
+    """Put the lease's end off and note the processor time of all attempts so far; False where the unit is lost."""
     moment = db.now(session)
     renewed = session.execute(
         update(Unit)
         .where(Unit.id == unit_id, Unit.token == token, Unit.status == UnitStatus.RUNNING)
-        .values(lease_until=moment + timedelta(seconds=lease_s), renewed_at=moment)
+        .values(lease_until=moment + timedelta(seconds=lease_s), renewed_at=moment, cpu_s=cpu_s)
         .returning(Unit.id)
     ).first()
     return renewed is not None
+
+
+def spent(session: Session, unit_id: str, token: str, *, cpu_s: float) -> bool:
+    """Note the processor time of all attempts at a unit that ends; False where it is lost."""
+    unit = _held(session, unit_id, token)
+    if unit is None:
+        return False
+    unit.cpu_s = cpu_s
+    return True
 
 
 def progress(session: Session, unit_id: str, token: str, events: Sequence[Mapping[str, Any]]) -> bool:
@@ -224,6 +236,16 @@ def finish_inspection(
     if files and isinstance(subject, Model):
         artifacts.unpacked(session, folder, subject, files)
     artifacts.accept(session, subject, inspection)
+    return True
+
+
+def finish_analysis(session: Session, unit_id: str, token: str, result: dict[str, Any]) -> bool:
+    """Keep what of a network could be pruned; False, and nothing is changed, where the unit is lost."""
+    unit = _held(session, unit_id, token)
+    if unit is None:
+        return False
+    advance_unit(session, unit, UnitStatus.SUCCEEDED)
+    analyses.finish(session, unit, result)
     return True
 
 
@@ -374,6 +396,9 @@ def end_failed(session: Session, folder: Folder, unit: Unit, problem: Problem) -
         return
     unit.problem = problem
     advance_unit(session, unit, UnitStatus.FAILED)
+    if unit.kind == analyses.KIND:
+        analyses.fail(session, unit, problem)
+        return
     if job is None:
         artifacts.reject(session, folder, _subject(session, unit), problem)
         return
@@ -452,12 +477,13 @@ def _claim(session: Session, unit: Unit, job: Job | None) -> Claim:
         crashed_steps=frozenset(int(step) for step in unit.crashed_steps),
         runtime_s=max(1.0, unit.max_runtime_s - unit.spent_s),
         memory_mb=unit.max_memory_mb,
+        cpu_s=unit.cpu_s,
     )
 
 
-def _kind(kind: str) -> Literal["inspect_model", "inspect_dataset", "run"]:
+def _kind(kind: str) -> Kind:
     match kind:
-        case "inspect_model" | "inspect_dataset" | "run":
+        case "inspect_model" | "inspect_dataset" | "prunability" | "run":
             return kind
         case _:
             raise ValueError(f"no such kind of unit: {kind}")

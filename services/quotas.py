@@ -1,9 +1,12 @@
 """How much one tenant may have at a time."""
 
-from sqlalchemy import func, select
+import math
+from datetime import timedelta
+
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from models import Blob, Job, JobStatus, is_final
+from models import Blob, Job, JobStatus, Unit, is_final
 from services import db
 from services.errors import QuotaError
 from settings import Settings
@@ -41,3 +44,32 @@ def check_jobs(session: Session, tenant_id: str, settings: Settings) -> None:
             retry_after_s=30,
             hint="Wait until some have ended, or cancel some.",
         )
+
+
+def check_cpu(session: Session, tenant_id: str, settings: Settings) -> None:
+    """Raise QuotaError where the tenant's units have used up the processor time of the window.
+
+    What ended before the window no longer counts; what has not ended counts with what it has used so far.
+    """
+    if not settings.quota_cpu_s:
+        return
+    window = timedelta(seconds=settings.quota_cpu_window_s)
+    moment = db.now(session)
+    ended = (Unit.tenant_id == tenant_id, Unit.finished_at > moment - window)
+    counted = or_(Unit.finished_at.is_(None), Unit.finished_at > moment - window)
+    asked = select(func.coalesce(func.sum(Unit.cpu_s), 0.0)).where(Unit.tenant_id == tenant_id, counted)
+    used = float(session.scalar(asked) or 0.0)
+    if used < settings.quota_cpu_s:
+        return
+    # The first moment at which enough of it has left the window.
+    gone = func.sum(Unit.cpu_s).over(order_by=(Unit.finished_at, Unit.id)).label("gone")
+    leaving = select(Unit.finished_at, gone).where(*ended).subquery()
+    after = select(leaving.c.finished_at).where(leaving.c.gone > used - settings.quota_cpu_s)
+    last = session.scalars(after.order_by(leaving.c.gone).limit(1)).first()
+    wait = window if last is None else last + window - moment
+    raise QuotaError(
+        f"{used:.0f} s of processor time were used in the last {window}; {settings.quota_cpu_s:.0f} s are the quota.",
+        code="quota_cpu",
+        retry_after_s=max(1, math.ceil(wait.total_seconds())),
+        hint="Wait until enough of it is long ago.",
+    )

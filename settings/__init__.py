@@ -28,6 +28,12 @@ class Settings(BaseSettings):
     max_losses: int = Field(10, ge=0, description="Losses of infrastructure under a unit before it fails.")
     quota_bytes: int = Field(0, ge=0, description="Most bytes that one tenant may store; 0: no quota.")
     quota_jobs: int = Field(0, ge=0, description="Most unfinished jobs that one tenant may have; 0: no quota.")
+    quota_cpu_s: float = Field(
+        0,
+        ge=0,
+        description="Most seconds of processor time that one tenant's work may take in the window; 0: no quota.",
+    )
+    quota_cpu_window_s: float = Field(86_400, ge=1, description="The window of quota_cpu_s.")
     rate_per_s: float = Field(200.0, ge=0, description="Requests per second that one key may go on sending; 0: any.")
     rate_burst: int = Field(1000, ge=1, description="Requests that one key may send at once.")
     log_level: str = "INFO"

@@ -81,6 +81,7 @@ class _Attempt:
         self._place = place
         self._settings = place.settings
         self._claim = claim
+        self._child: sandbox.Child | None = None
         self._events_left = _MAX_EVENTS
         self._renewed = time.monotonic()
 
@@ -115,7 +116,7 @@ class _Attempt:
 
     def _work(self, workspace: Workspace) -> bool:
         """Give whether the unit is final; its folder stays for the next attempt where it is not."""
-        child = sandbox.start(self._order(workspace), limits=self._limits())
+        child = self._child = sandbox.start(self._order(workspace), limits=self._limits())
         why: Why = "lost"
         try:
             why = self._watch(child)
@@ -169,10 +170,16 @@ class _Attempt:
         if time.monotonic() - self._renewed < self._settings.renew_s:
             return
         with self._place.database.transaction() as session:
-            held = queue.renew(session, self._claim.unit_id, self._claim.token, lease_s=self._settings.lease_s)
+            held = queue.renew(
+                session, self._claim.unit_id, self._claim.token, lease_s=self._settings.lease_s, cpu_s=self._cpu_s()
+            )
         if not held:
             raise LeaseLostError
         self._renewed = time.monotonic()
+
+    def _cpu_s(self) -> float:
+        """Give the processor time of all attempts at the unit so far."""
+        return self._claim.cpu_s + (self._child.cpu_s if self._child else 0.0)
 
     def _note(self, events: list[dict[str, Any]]) -> None:
         """Pass on what the child told, of repeated progress only the newest, and not without end."""
@@ -220,6 +227,9 @@ class _Attempt:
 
     def _finish(self, workspace: Workspace, value: Any) -> bool:
         claim = self._claim
+        if claim.kind == "prunability":
+            told = engine.Prunability.model_validate(value).model_dump(mode="json")
+            return self._end(lambda session: queue.finish_analysis(session, claim.unit_id, claim.token, told))
         if claim.kind != "run":
             kind = engine.Inspection if claim.kind == "inspect_model" else engine.DatasetInspection
             found = kind.model_validate(value).model_dump(mode="json")
@@ -242,7 +252,9 @@ class _Attempt:
 
         def commit() -> None:
             with self._place.database.transaction() as session:
-                held = step(session)
+                held = queue.spent(session, self._claim.unit_id, self._claim.token, cpu_s=self._cpu_s()) and step(
+                    session
+                )
             if not held:
                 raise LeaseLostError
 

@@ -1,8 +1,10 @@
 """Networks: uploaded ones and the results of jobs."""
 
-from typing import Annotated
+import time
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
 
 from api.bodies import JSON_BODY
 from api.conditions import SAME, etag_of, not_modified
@@ -11,6 +13,7 @@ from api.downloads import Content, download
 from api.errors import ApiError, problems
 from api.schemas import (
     Alias,
+    AnalysisView,
     Cursor,
     IdempotencyKey,
     LineageNode,
@@ -20,16 +23,23 @@ from api.schemas import (
     Name,
     Page,
     PageSize,
+    WaitForAnalysis,
     WaitForCheck,
     page,
     read_cursor,
 )
 from api.settled import settled
 from api.uploads import BYTES, received, upload_body
+from engine import Prunability
 from models import ModelState
-from services import artifacts, catalog, uploads
+from services import analyses, artifacts, catalog, uploads
+from services.analyses import Analysis
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
+
+_UNDER_WAY: dict[int | str, dict[str, Any]] = {
+    202: {"model": AnalysisView, "description": "It is under way; ask again after Retry-After seconds."}
+}
 
 
 @router.post(
@@ -114,6 +124,47 @@ def get_lineage(model_id: str, at: Reading) -> LineageView:
         descendants=[LineageNode.of(row) for row in found.descendants],
         complete=found.complete,
     )
+
+
+@router.get("/{model_id}/prunability", responses=problems(403, 404, 409) | SAME | _UNDER_WAY)
+async def get_prunability(
+    model_id: str, request: Request, response: Response, asked: AskedFor, wait: WaitForAnalysis = 0
+) -> Prunability:
+    """Tell what of a network could be pruned: shares, groups of channels, and which nodes keep theirs and why.
+
+    A worker finds it out when it is asked for first, once for the same bytes: until then the answer is 202. It is 422
+    where the network cannot be analysed.
+    """
+    found = await _analysis(asked, model_id, time.monotonic() + wait)
+    if found.problem is not None:
+        more = {key: found.problem[key] for key in ("hint", "node") if key in found.problem}
+        raise ApiError(422, found.problem["message"], code=found.problem["code"], **more)
+    if found.result is None:
+        view = AnalysisView(model=model_id, status="queued" if found.status == "queued" else "running")
+        return JSONResponse(view.model_dump(), 202, {"Retry-After": "1"})  # type: ignore[return-value]  # FastAPI sends it as it is
+    shown: Any = not_modified(request, response, etag_of(found.digest, found.version))
+    return shown or Prunability.model_validate(found.result)
+
+
+async def _analysis(asked: AskedFor, model_id: str, end: float) -> Analysis:
+    """Give the analysis, started where it was not, when it has ended, at the latest at `end`."""
+
+    def find(at: At) -> Analysis | None:
+        return analyses.find(at.session, at.tenant_id, model_id)
+
+    def start(at: At) -> Analysis:
+        return analyses.start(at.session, at.tenant_id, model_id, at.parts.settings)
+
+    watcher = asked.parts.watcher
+    while True:
+        found = await asked.read(find)
+        if found is None:
+            # Whoever may read the network may have this found out.
+            found = await asked.write(start, scope="read")
+        left = end - time.monotonic()
+        if found.result is not None or found.problem is not None or watcher.closed or left <= 0:
+            return found
+        await watcher.wait(found.unit_id, found.status, left)
 
 
 @router.get("/{model_id}/content", response_class=Response, responses=problems(403, 404, 409, 416) | BYTES)

@@ -63,8 +63,8 @@ def test_a_claim_has_all_that_the_worker_needs(service):
 def test_only_the_token_renews(service):
     service.submit()
     claim = service.claim()
-    assert step(service, queue.renew, claim, lease_s=30)
-    assert not service.write(lambda session: queue.renew(session, claim.unit_id, "other", lease_s=30))
+    assert step(service, queue.renew, claim, lease_s=30, cpu_s=1.5)
+    assert not service.write(lambda session: queue.renew(session, claim.unit_id, "other", lease_s=30, cpu_s=9.0))
     assert service.read(lambda session: queue.look(session, claim.unit_id, "other")) == "lost"
     assert service.read(lambda session: queue.look(session, claim.unit_id, claim.token)) == "held"
 
@@ -78,7 +78,7 @@ def test_a_superseded_attempt_changes_nothing(service):
     before = service.stored()
     version = service.job(job.id).version
     assert not service.finish(first)
-    assert not step(service, queue.renew, first, lease_s=30)
+    assert not step(service, queue.renew, first, lease_s=30, cpu_s=9.0)
     assert not step(service, queue.progress, first, [{"type": "started"}])
     assert not step(service, queue.cancelled, first)
     assert not crash(service, first)
