@@ -13,7 +13,18 @@ from importlib.metadata import version
 
 from onnxpress.client import Artifacts, Client, Datasets, Jobs, Keys, Models
 from onnxpress.conversion import Converted, Pixels, csv_to_npz, images_to_npz
-from onnxpress.documents import Dataset, Event, Job, JobProgress, Key, Model, Step
+from onnxpress.documents import (
+    Dataset,
+    Event,
+    FrozenNode,
+    Job,
+    JobProgress,
+    Key,
+    Model,
+    Prunability,
+    PrunableGroup,
+    Step,
+)
 from onnxpress.errors import (
     AuthenticationError,
     ConflictError,
@@ -47,6 +58,7 @@ __all__ = [
     "Event",
     "ExitCode",
     "Fault",
+    "FrozenNode",
     "InvalidError",
     "Job",
     "JobFailedError",
@@ -60,6 +72,8 @@ __all__ = [
     "OnnxpressError",
     "Pixels",
     "Problem",
+    "Prunability",
+    "PrunableGroup",
     "RequestRefusedError",
     "ServiceError",
     "Step",

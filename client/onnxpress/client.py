@@ -13,7 +13,7 @@ import httpx
 
 from onnxpress.configuration import find_access, find_patience
 from onnxpress.deadline import NEVER, Deadline
-from onnxpress.documents import Dataset, Event, Job, Key, Model, Stored
+from onnxpress.documents import Dataset, Event, Job, Key, Model, Prunability, Stored
 from onnxpress.errors import (
     ConflictError,
     InvalidError,
@@ -226,6 +226,21 @@ class Models(_Collection[Model]):
         if not found:
             raise NotFoundError(Problem(f"no model has the alias {alias}", code="not_found", status=404))
         return Model.from_document(found[0])
+
+    def prunability(self, model_id: str, *, timeout: float | None = None) -> Prunability:
+        """Say what of a model could be pruned, and which nodes keep what and why; the service takes seconds to find out.
+
+        Raises InvalidError where the model cannot be analysed, WaitTimeoutError after `timeout` seconds.
+        """
+        deadline = Deadline.after(timeout)
+        while True:
+            seconds = max(round(deadline.left(POLL_S), 1), 0.1)
+            ask = Ask("GET", f"{self._path}/{model_id}/prunability", query={"wait": seconds}, wait_s=seconds)
+            answer = self._transport.fetch(ask, deadline)
+            if answer.status_code != httpx.codes.ACCEPTED:
+                return Prunability.from_document(read_json(answer))
+            # A service that stops answers at once.
+            time.sleep(deadline.left(1.0))
 
     def lineage(self, model_id: str) -> dict[str, Any]:
         """Give what a model was made from and what was made from it."""

@@ -60,6 +60,58 @@ class Dataset(Stored):
 
 
 @dataclass(frozen=True)
+class PrunableGroup:
+    """Channels that are alternatives to each other; `members` are the weights' axes that lose their part together."""
+
+    name: str
+    kind: str
+    channels: int
+    members: tuple[Json, ...]
+
+
+@dataclass(frozen=True)
+class FrozenNode:
+    """A node that keeps channels, and why."""
+
+    node: str
+    op: str
+    reason: str
+    channels: int
+
+
+@dataclass(frozen=True)
+class Prunability:
+    """What of a network could be pruned; shares are from 0 to 1, the largest groups come first."""
+
+    prunable_parameters: float
+    prunable_macs: float
+    parameters: int
+    macs: int
+    groups: tuple[PrunableGroup, ...]
+    frozen: tuple[FrozenNode, ...]
+    document: Json = field(repr=False)
+
+    @classmethod
+    def from_document(cls, document: Json) -> Self:
+        """Read the service's JSON."""
+        return cls(
+            prunable_parameters=float(document["prunable_parameters"]),
+            prunable_macs=float(document["prunable_macs"]),
+            parameters=int(document["parameters"]),
+            macs=int(document["macs"]),
+            groups=tuple(
+                PrunableGroup(str(one["name"]), str(one["kind"]), int(one["channels"]), tuple(one["members"]))
+                for one in document["groups"]
+            ),
+            frozen=tuple(
+                FrozenNode(str(one["node"]), str(one["op"]), str(one["reason"]), int(one["channels"]))
+                for one in document["frozen"]
+            ),
+            document=document,
+        )
+
+
+@dataclass(frozen=True)
 class Event:
     """Something that happened to a job; `id` is where a stream can be taken up again."""
 

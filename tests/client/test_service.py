@@ -242,3 +242,26 @@ def test_chains_cached_results_and_archives(service, net, npz, tmp_path):
         service.keys.revoke(key.id)
         with pytest.raises(onnxpress.AuthenticationError):
             reader.models.get(stored.id)
+
+
+def test_what_could_be_pruned(service, embedded, key, cli, net, network):
+    found = service.models.prunability(network, timeout=120)
+    assert found.parameters == 16 * 3 * 9 + 16 * 10
+    assert [(group.kind, group.channels) for group in found.groups] == [("channels", 16)]
+    members = {(member["initializer"], member["axis"], member["width"]) for member in found.groups[0].members}
+    assert members == {("w1", 0, 16), ("w2", 0, 16)}
+    assert any("network's output" in item.reason for item in found.frozen)
+    # The same bytes by a file's name: sent again they are the same artifact, whose analysis is there.
+    done = cli(embedded.url, key, "prunability", net, "--json")
+    assert (done.code, done.json["prunability"]) == (0, dict(found.document))
+    shown = cli(embedded.url, key, "prunability", network)
+    assert (shown.code, shown.stdout) == (0, f"{network}\n")
+    assert "channels that can go" in shown.stderr
+    assert "w1, w2" in shown.stderr
+
+
+def test_an_analysis_keeps_its_deadline(scripted, client, cli):
+    scripted.on("GET", "/models/mdl_1/prunability", {"status": 202, "json": {"model": "mdl_1", "status": "queued"}})
+    with pytest.raises(onnxpress.WaitTimeoutError):
+        client.models.prunability("mdl_1", timeout=0.3)
+    assert cli(scripted.url, "opk_a_b", "prunability", "mdl_1", "--timeout", "0.3").code == ExitCode.TIMEOUT

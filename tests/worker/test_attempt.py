@@ -10,7 +10,7 @@ import pytest
 
 import engine
 from models import Unit
-from services import artifacts, jobs, queue, workers
+from services import analyses, artifacts, jobs, queue, workers
 from worker.presence import Identity, Presence
 
 PATIENCE_S = 60.0
@@ -169,3 +169,31 @@ def test_presence_tells_what_this_worker_can_run(database, tmp_path):
     with database.reading() as session:
         assert workers.live(session) == []
         assert workers.targets(session)[0]["live"] is False
+
+
+def test_an_analysis_is_kept_and_its_processor_time_counted(attempts, database, upload, network, row):
+    model = upload(artifacts.register_model, network)
+    attempts.run(database.publisher.sent.pop())
+    with database.transaction() as session:
+        unit_id = analyses.start(session, "default", model.id, attempts.settings).unit_id
+    attempts.run(database.publisher.sent.pop())
+    with database.reading() as session:
+        found = analyses.find(session, "default", model.id)
+    assert found.result["parameters"] == 6
+    assert [item["node"] for item in found.result["frozen"]]
+    unit = row(Unit, unit_id)
+    # Importing the engine alone takes longer.
+    assert 0.05 < unit.cpu_s < 60
+
+
+def test_an_analysis_that_takes_too_much_says_so(attempts, database, upload, network):
+    model = upload(artifacts.register_model, network)
+    attempts.run(database.publisher.sent.pop())
+    with database.transaction() as session:
+        unit_id = analyses.start(session, "default", model.id, attempts.settings).unit_id
+        session.get_one(Unit, unit_id).max_memory_mb = 8
+    attempts.run(database.publisher.sent.pop())
+    with database.reading() as session:
+        found = analyses.find(session, "default", model.id)
+    assert (found.problem["code"], found.result) == ("memory_limit", None)
+    assert found.problem["message"].startswith("The network's analysis")

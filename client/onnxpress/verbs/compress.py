@@ -18,7 +18,7 @@ from onnxpress.files import Digested, digest
 from onnxpress.live import Live
 from onnxpress.submission import Submission, cancelled_on_interrupt
 from onnxpress.terminal import give, give_json, people, session, tell
-from onnxpress.verbs.options import AsJson, Keep, Timeout, Url, writable, write
+from onnxpress.verbs.options import AsJson, Keep, Timeout, Url, is_id, writable, write
 
 
 @dataclass(frozen=True)
@@ -150,17 +150,13 @@ def _prepare(client: Client, wish: Wish, live: Live, deadline: Deadline) -> Subm
     run = recipes.run_id()
     sender = _Sender(client, live, run, deadline)
     # All files are hashed before the first is sent: one that is missing costs no upload.
-    model = wish.model if _is_id(wish.model, "mdl_") else digest(wish.model)
-    data = wish.data if wish.data is None or _is_id(wish.data, "dst_") else digest(wish.data)
+    model = wish.model if is_id(wish.model, "mdl_") else digest(wish.model)
+    data = wish.data if wish.data is None or is_id(wish.data, "dst_") else digest(wish.data)
     spec = {**wish.spec, "model": model if isinstance(model, str) else sender.model(model)}
     if data is not None:
         spec["dataset"] = data if isinstance(data, str) else sender.dataset(data, wish.metric)
     content = [one.sha256 if isinstance(one, Digested) else one for one in (model, data)]
     return Submission(client, spec, recipes.idempotency_key("job", content, wish.metric, wish.spec, run=run))
-
-
-def _is_id(text: str, prefix: str) -> bool:
-    return text.startswith(prefix) and not Path(text).exists()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Commands about what is stored: push, data."""
+"""Commands about what is stored: push, data, prunability."""
 
 import tempfile
 from collections.abc import Iterator
@@ -9,10 +9,13 @@ from typing import Annotated
 import typer
 
 from onnxpress.conversion import Layout, Pixels, csv_to_npz, images_to_npz
+from onnxpress.deadline import Deadline
 from onnxpress.errors import UsageError
+from onnxpress.files import digest
 from onnxpress.live import Live
+from onnxpress.pruning import show_prunability
 from onnxpress.terminal import give, give_json, people, session, tell
-from onnxpress.verbs.options import AsJson, Timeout, Url, writable
+from onnxpress.verbs.options import AsJson, Timeout, Url, is_id, writable
 
 ImageSize = Annotated[str | None, typer.Option(metavar="HxW", help="Images: height and width, such as 224x224.")]
 Numbers = Annotated[str | None, typer.Option(metavar="N,N,N", help="Images: per channel, or one for all.")]
@@ -42,6 +45,31 @@ def push(
             give_json({"model": stored.document, "exit_code": 0})
         else:
             give(stored.id)
+
+
+def prunability(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="ONNX file, or the id of a stored model.", show_default=False)
+    ],
+    *,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Show what of a network could be pruned: shares, groups of channels, and which nodes keep theirs and why."""
+    deadline = Deadline.after(timeout)
+    with session(url, as_json=as_json) as client:
+        model_id = model
+        if not is_id(model, "mdl_"):
+            file = digest(model)
+            with Live(people()) as live, live.transfer(f"upload {file.path.name}") as progress:
+                model_id = client.models.upload(file, timeout=deadline.remaining(), progress=progress).id
+        found = client.models.prunability(model_id, timeout=deadline.remaining())
+        if as_json:
+            give_json({"model": model_id, "prunability": found.document, "exit_code": 0})
+        else:
+            show_prunability(found, people())
+            give(model_id)
 
 
 def data(

@@ -26,6 +26,11 @@ Keep = Annotated[bool, typer.Option("--keep", help="When interrupted, leave the 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.", show_default=False)]
 
 
+def is_id(text: str, prefix: str) -> bool:
+    """Tell the id of something stored from the name of a file."""
+    return text.startswith(prefix) and not Path(text).exists()
+
+
 def writable(path: Path | None, option: str) -> None:
     """Refuse a path that cannot be written before work is done for it; raises UsageError."""
     if path is None:
