@@ -77,7 +77,6 @@ class Case:
     model: str = "model.onnx"
     folder: str = ""
     transformer: bool = False
-    for_engine: bool = True
     gates: tuple[Mapping[str, Any], ...] = ()
 
     @property
@@ -107,6 +106,9 @@ def write_dataset(data: Data, path: Path) -> None:
         arrays = {name: np.concatenate([arrays[name], data.test[name][seen]]) for name in arrays}
         unlabelled = np.full(len(next(iter(data.calibration.values()))), UNLABELLED, np.int64)
         arrays["label"] = np.concatenate([unlabelled, data.truth[seen].astype(np.int64)])
+    # The engine finds the samples' axis itself where it is not the first; a constant is the same in every sample.
+    count = len(next(iter(arrays.values())))
+    arrays |= {name: np.broadcast_to(array, (count, *array.shape)) for name, array in data.constants.items()}
     np.savez(path, allow_pickle=False, **arrays)
 
 
@@ -266,11 +268,11 @@ CASES: tuple[Case, ...] = (
     Case("ppocr_cls", "PP-OCR text direction, 48 x 192", _labelled, _classes, _by_agreement, 0.02, _OCR),
     Case(
         "silero", "Silero voice activity detector as published", _speech, _voice, _by_agreement, 0.02, _SPEECH,
-        folder="silero_vad", for_engine=False,
+        folder="silero_vad",
     ),
     Case(
         "silero_16k", "Silero voice activity detector, 16 kHz only", _speech, _voice, _by_agreement, 0.02, _SPEECH,
-        folder="silero_vad", model="model_16k.onnx", for_engine=False,
+        folder="silero_vad", model="model_16k.onnx",
     ),
 )  # fmt: skip
 

@@ -175,9 +175,8 @@ def _order(case: Case, data: Data, entry: Entry, place: Path, out: Path) -> Spen
     request: dict[str, Any] = {"model": str(case.path), "out": str(out)}
     inputs = place / "data.npz"
     if entry.maker == OURS:
-        if case.for_engine:
-            cases.write_dataset(data, inputs)
-        request["data"] = str(inputs) if case.for_engine else None
+        cases.write_dataset(data, inputs)
+        request["data"] = str(inputs)
         request["spec"] = dict(entry.settings)
         return spend(Path(sys.executable), entry.script, request, place)
     assert entry.peer is not None

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from engine.containers import Container, Header, Varying, open_container
 from engine.errors import DatasetInvalidError
 from engine.inspection import ArrayInfo, DatasetInspection, TensorInfo
+from engine.layout import are_alone, batch_axes, sample_axes, whole
 from engine.spec import TaskMetric
 
 LABEL = "label"
@@ -86,7 +87,10 @@ class Dataset:
     def samples(self, inputs: tuple[TensorInfo, ...], indices: npt.NDArray[np.int64]) -> "Samples":
         """Give some of the samples as feeds for a network with these inputs."""
         wanted = {tensor.name: _dtype(tensor.dtype) for tensor in inputs}
-        return Samples({name: self.arrays[name] for name in wanted}, wanted, indices)
+        arrays = {name: self.arrays[name] for name in wanted}
+        ranks = {name: _rank(array) for name, array in arrays.items()}
+        axes = sample_axes({tensor.name: tensor.shape for tensor in inputs}, ranks)
+        return Samples(arrays, wanted, indices, axes)
 
     def labels(self, indices: npt.NDArray[np.int64]) -> Array | None:
         """Give the labels of some of the samples; None where they have none."""
@@ -97,26 +101,43 @@ class Dataset:
 
 
 class Samples:
-    """Some samples of a dataset; batches are cast by value to the types that the network takes."""
+    """Some samples of a dataset; batches are cast by value to the types that the network takes.
+
+    `axes` says where the samples' axis goes in each input; without it, it stays the first. Unless it does in all of them,
+    samples come one at a time, each as the network takes it.
+    """
 
     def __init__(
-        self, arrays: Mapping[str, Array | Varying], dtypes: Mapping[str, Any], indices: npt.NDArray[np.int64]
+        self,
+        arrays: Mapping[str, Array | Varying],
+        dtypes: Mapping[str, Any],
+        indices: npt.NDArray[np.int64],
+        axes: Mapping[str, int | None] | None = None,
     ) -> None:
         self._arrays = arrays
         self._dtypes = dtypes
         self._indices = indices
+        self._axes = axes if axes is not None and are_alone(axes) else None
 
     def __len__(self) -> int:
         """Give the number of samples."""
         return len(self._indices)
 
-    def batches(self, size: int) -> Iterator[dict[str, Array]]:
+    def batches(self, size: int) -> Iterator[Mapping[str, Array]]:
         """Yield all samples in order, `size` at a time; the last batch, or one before a sample of another size, is smaller."""
+        if self._axes is not None:
+            yield from self._alone(self._axes)
+            return
         for chosen in self._runs(size):
             yield {
                 name: np.ascontiguousarray(array[chosen]).astype(self._dtypes[name], copy=False)
                 for name, array in self._arrays.items()
             }
+
+    def _alone(self, axes: Mapping[str, int | None]) -> Iterator[Mapping[str, Array]]:
+        for index in self._indices:
+            one = {name: np.asarray(array[np.array([index])][0]) for name, array in self._arrays.items()}
+            yield whole({name: array.astype(self._dtypes[name], copy=False) for name, array in one.items()}, axes)
 
     def _runs(self, size: int) -> Iterator[npt.NDArray[np.int64]]:
         varying = [array for array in self._arrays.values() if isinstance(array, Varying)]
@@ -137,19 +158,22 @@ def random_samples(
     """Make samples where there are no data: normal numbers for float inputs, zeros and ones for the others.
 
     They are only good for telling whether a lossless step changed a network. Open axes have size 1, or 8 for spatial ones.
+    Where not all inputs have the samples on their first axis, each sample is a whole input of each.
     """
     draw = np.random.default_rng(_SEED)
     arrays: dict[str, Array] = {}
+    axes = batch_axes({tensor.name: tensor.shape for tensor in inputs})
+    alone = are_alone(axes)
     for tensor in inputs:
         shape = (shapes or {}).get(tensor.name) or _concrete(tensor)
-        full = (count, *shape[1:])
+        full = (count, *(shape if alone else shape[1:]))
         dtype = _dtype(tensor.dtype)
         is_float = tensor.dtype in {"float16", "bfloat16", "float32", "float64"}
         arrays[tensor.name] = (
             draw.standard_normal(full).astype(dtype) if is_float else draw.integers(0, 2, full).astype(dtype)
         )
     dtypes = {tensor.name: _dtype(tensor.dtype) for tensor in inputs}
-    return Samples(arrays, dtypes, np.arange(count))
+    return Samples(arrays, dtypes, np.arange(count), dict.fromkeys(arrays) if alone else None)
 
 
 def is_labelled(label: Array) -> npt.NDArray[np.bool_]:
@@ -160,8 +184,12 @@ def is_labelled(label: Array) -> npt.NDArray[np.bool_]:
 
 
 def _concrete(tensor: TensorInfo) -> tuple[int, ...]:
-    shape = tensor.shape or (1,)
-    return tuple(size if isinstance(size, int) else 8 if axis >= 2 else 1 for axis, size in enumerate(shape)) or (1,)
+    shape = (1,) if tensor.shape is None else tensor.shape
+    return tuple(size if isinstance(size, int) else 8 if axis >= 2 else 1 for axis, size in enumerate(shape))
+
+
+def _rank(array: Array | Varying) -> int:
+    return len(array.shapes[0]) + 1 if isinstance(array, Varying) else array.ndim
 
 
 def _dtype(name: str) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from engine.errors import DatasetInvalidError, SpecInvalidError
 from engine.inspection import ArrayInfo, DatasetInspection, Inspection, TensorInfo
+from engine.layout import are_alone, batch_axes, sample_axes
 from engine.spec import FIDELITY_METRICS, TASK_METRICS, Compress, Gate, Profile, Spec, Target, targets_of
 
 _WITHOUT_DATA = {
@@ -62,8 +63,10 @@ def check_arrays(inspection: Inspection, dataset: DatasetInspection) -> None:
             + ".",
             hint=f"The network's inputs are {', '.join(wanted)}; labels go into an array called `label`.",
         )
+    axes = _axes(inspection, dataset)
+    alone = are_alone(axes)
     for name, tensor in wanted.items():
-        _check_array(arrays[name], tensor)
+        _check_array(arrays[name], tensor, axes[name], alone=alone)
 
 
 def can_cast(array: str, wanted: str) -> bool:
@@ -82,7 +85,14 @@ def can_cast(array: str, wanted: str) -> bool:
     return False
 
 
-def _check_array(array: ArrayInfo, tensor: TensorInfo) -> None:
+def _axes(inspection: Inspection, dataset: DatasetInspection | None) -> dict[str, int | None]:
+    shapes = {tensor.name: tensor.shape for tensor in inspection.inputs}
+    if dataset is None:
+        return batch_axes(shapes)
+    return sample_axes(shapes, {array.name: len(array.shape) for array in dataset.arrays})
+
+
+def _check_array(array: ArrayInfo, tensor: TensorInfo, axis: int | None, *, alone: bool) -> None:
     if not can_cast(array.dtype, tensor.dtype):
         raise DatasetInvalidError(
             f"Array `{array.name}` is {array.dtype}, but the network's input is {tensor.dtype}.",
@@ -90,20 +100,23 @@ def _check_array(array: ArrayInfo, tensor: TensorInfo) -> None:
         )
     if tensor.shape is None:
         return
-    if len(array.shape) != len(tensor.shape):
+    # What each sample fills of the input.
+    filled = [size for at, size in enumerate(tensor.shape) if at != axis]
+    if len(array.shape) != len(filled) + 1:
+        stands = "" if axis is None else f" it stands where the network's batch axis ({axis}) is, or"
         raise DatasetInvalidError(
             f"Array `{array.name}` has {len(array.shape)} axes {list(array.shape)}, but the network's input has"
             f" {len(tensor.shape)}: {_shape(tensor)}.",
-            hint="The first axis counts the samples; it stands where the network's batch axis is.",
+            hint=f"The first axis counts the samples;{stands} it comes before all of the input's.",
         )
-    if None in array.shape and isinstance(tensor.shape[0], int) and tensor.shape[0] != 1:
+    if not alone and None in array.shape and isinstance(tensor.shape[0], int) and tensor.shape[0] != 1:
         raise DatasetInvalidError(
             f"Array `{array.name}` varies from sample to sample, but the network takes {tensor.shape[0]} at a time."
         )
-    for axis, (size, wanted) in enumerate(zip(array.shape, tensor.shape, strict=True)):
-        if axis > 0 and isinstance(wanted, int) and size != wanted:
+    for at, (size, wanted) in enumerate(zip(array.shape[1:], filled, strict=True), 1):
+        if isinstance(wanted, int) and size != wanted:
             raise DatasetInvalidError(
-                f"Array `{array.name}` has {'varying sizes' if size is None else f'size {size}'} on axis {axis},"
+                f"Array `{array.name}` has {'varying sizes' if size is None else f'size {size}'} on axis {at},"
                 f" but the network's input is {_shape(tensor)}."
             )
 
@@ -196,6 +209,11 @@ def _warnings(inspection: Inspection, dataset: DatasetInspection | None, spec: S
         yield "The dataset has no labels: quality is fidelity to the original, not accuracy."
     elif dataset.labelled < 300:
         yield f"{dataset.labelled} labelled samples are few: a change in accuracy below 1 point cannot be told from chance."
+    axes = _axes(inspection, dataset)
+    if are_alone(axes):
+        odd = ", ".join(name for name, axis in axes.items() if axis != 0)
+        yield f"Samples are fed one at a time, as they are: the first axis of {odd} does not count samples."
+        return
     fixed = [
         tensor.name
         for tensor in inspection.inputs

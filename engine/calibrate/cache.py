@@ -11,6 +11,7 @@ import numpy as np
 
 from engine.calibrate.statistics import ChannelMean, ChannelRange, Histogram, Range
 from engine.graph import io
+from engine.layout import Alone
 from engine.measure import providers
 from engine.passes.contract import Observe, Samples
 from engine.solve.gram import Moments
@@ -40,7 +41,7 @@ def path(scratch: Path, network: Path, requests: Sequence[Observe], samples: Sam
     hashes: dict[str, Any] = {}
     for feed in samples.batches(_BATCH):
         for name, array in feed.items():
-            for row in array:
+            for row in [array] if isinstance(feed, Alone) else array:
                 hashes.setdefault(name, hashlib.sha256()).update(repr((row.shape, row.dtype)).encode() + row.tobytes())
     for name in sorted(hashes):
         digest.update(name.encode() + hashes[name].digest())

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from engine.layout import sample_count, take
 from engine.passes.contract import Samples
 
 
@@ -25,5 +26,5 @@ class First:
         for feed in self._samples.batches(size):
             if left <= 0:
                 return
-            yield {name: array[:left] for name, array in feed.items()}
-            left -= size
+            yield take(feed, slice(left))
+            left -= sample_count(feed)

@@ -11,6 +11,7 @@ from engine.calibrate import cache
 from engine.calibrate.part import Part
 from engine.calibrate.statistics import Statistic, statistic
 from engine.graph import io
+from engine.layout import run_size, sample_count
 from engine.measure import providers
 from engine.measure.quiet import Quiet
 from engine.passes.contract import Observe, Samples
@@ -44,7 +45,7 @@ def observe(
         known = cache.path(scratch, path, requests, samples, target)
         found = cache.read(known, requests)
         if found is None:
-            fixed = fixed_batch(model)
+            fixed = fixed_batch(model, samples)
             runner = _Runner(path, samples, target, quiet or Quiet(None), progress)
             found = runner.run(requests, fixed or batch, fixed=fixed is not None)
             cache.write(known, requests, found)
@@ -72,12 +73,12 @@ class _Runner:
         done = 0
         for part, wanted in _parts(self.samples, statistics, size if fixed else 1):
             for feed in part.batches(size):
-                count = len(next(iter(feed.values())))
-                if fixed and count < size:
+                length = sample_count(feed)
+                if fixed and length < size:
                     break
                 with self.quiet.working():
                     _update(wanted, {**feed, **session.run(feed)})
-                done += count
+                done += length
                 self.progress(done / len(self.samples), f"calibrated with {done} of {len(self.samples)} samples")
         return {request: collector.result() for request, collector in statistics.items()}
 
@@ -98,12 +99,9 @@ def _parts(
     return [*parts, (Part(samples, held_out=True, run=run), everywhere)] if everywhere else parts
 
 
-def fixed_batch(model: ir.Model) -> int | None:
-    """Give the batch size where the network fixes it."""
-    for value in network_inputs(model):
-        if value.shape is not None and len(value.shape) and isinstance(value.shape[0], int):
-            return value.shape[0]
-    return None
+def fixed_batch(model: ir.Model, samples: Samples | None) -> int | None:
+    """Give how many samples the network takes at a time where that is fixed: by its inputs, or because they come alone."""
+    return run_size([io.sizes(value) for value in network_inputs(model)], samples)
 
 
 def network_inputs(model: ir.Model) -> list[ir.Value]:

@@ -67,7 +67,7 @@ def paired_moments(
     Of each sample as many rows are used as make up about `rows`, or eight per input where that is more.
     """
     names = sorted({tap.tensor for tap in taps.values()})
-    size = fixed_batch(student) or 1
+    size = fixed_batch(student, samples) or 1
     runs = len(samples) // size
     grams = {key: (_gram(tap), _gram(tap)) for key, tap in taps.items()}
     with tempfile.TemporaryDirectory(prefix="moments-") as folder:

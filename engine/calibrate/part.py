@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.layout import sample_count, take
 from engine.passes.contract import Samples
 
 # One in so many is held out.
@@ -29,13 +30,13 @@ class Part:
         wanted = size if self.run > 1 else size * EVERY if self.held_out else size
         start = 0
         for feed in self.samples.batches(wanted):
-            count = len(next(iter(feed.values())))
-            chosen = self._chosen(start, count)
-            start += count
+            length = sample_count(feed)
+            chosen = self._chosen(start, length)
+            start += length
             if chosen.all():
                 yield feed
             elif chosen.any():
-                yield {name: array[chosen] for name, array in feed.items()}
+                yield take(feed, chosen)
 
     def _chosen(self, start: int, count: int) -> np.ndarray:
         last = (np.arange(start, start + count) // self.run) % EVERY == EVERY - 1

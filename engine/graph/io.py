@@ -128,6 +128,13 @@ def strip(model: ir.Model) -> None:
                     value.type, value.shape = None, None
 
 
+def sizes(value: ir.Value) -> tuple[int | str | None, ...] | None:
+    """Give a tensor's shape, open sizes as names or None; None where its rank is unknown."""
+    if value.shape is None:
+        return None
+    return tuple(size if isinstance(size, int) else size.value for size in value.shape)
+
+
 def opset(model: ir.Model) -> int:
     """Give the version of the standard operator set that the network uses."""
     return model.opset_imports.get("", 0)

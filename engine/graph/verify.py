@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from engine.errors import EngineError, VerificationFailedError
 from engine.graph import io
+from engine.layout import Alone, padded, run_size
 from engine.measure import providers
 from engine.measure.providers import ModelSource, Session
 from engine.passes.contract import Samples
@@ -119,17 +120,8 @@ def same_outputs(before: ModelSource, after: ModelSource, feeds: Sequence[Feed],
 
 def some_feeds(model_inputs: Session, samples: Samples, count: int = _SAMPLES) -> list[Feed]:
     """Give a few samples one by one, or in batches of the network's fixed size."""
-    fixed = next((port.shape[0] for port in model_inputs.inputs if port.shape and isinstance(port.shape[0], int)), 1)
-    feeds = islice(samples.batches(int(fixed)), count)
-    return [padded(feed, int(fixed)) for feed in feeds]
-
-
-def padded(feed: Feed, size: int) -> Feed:
-    """Repeat the last sample until the batch has the size that a network fixes."""
-    missing = size - len(next(iter(feed.values())))
-    if missing <= 0:
-        return feed
-    return {name: np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) for name, array in feed.items()}
+    size = run_size([port.shape for port in model_inputs.inputs], samples) or 1
+    return [padded(feed, size) for feed in islice(samples.batches(size), count)]
 
 
 def is_quantized(path: Path) -> bool:
@@ -171,7 +163,7 @@ def _sizes(session: Session, samples: Samples) -> Iterator[Feed]:
     """Yield single samples, then where the network leaves it open a batch of two, then another spatial size."""
     singles = some_feeds(session, samples)
     yield from singles
-    open_batch = all(port.shape and not isinstance(port.shape[0], int) for port in session.inputs)
+    open_batch = run_size([port.shape for port in session.inputs], samples) is None
     if open_batch and len(samples) > 1:
         yield next(iter(samples.batches(2)))
     larger = _resized(session, singles[0])
@@ -187,10 +179,11 @@ def _resized(session: Session, feed: Feed) -> Feed | None:
     """Make one sample half as large again along every open axis behind the batch; None where there is none."""
     grown: dict[str, npt.NDArray[Any]] = dict(feed)
     changed = False
+    batch = -1 if isinstance(feed, Alone) else 0
     for port in session.inputs:
         array = grown[port.name]
         for axis, size in enumerate(port.shape):
-            if axis > 0 and not isinstance(size, int) and array.shape[axis] > 1:
+            if axis > batch and not isinstance(size, int) and array.shape[axis] > 1:
                 extra = (array.shape[axis] + 1) // 2
                 # Repeating from the start keeps values such as token ids within what the network knows.
                 array = np.concatenate([array, np.take(array, np.arange(extra), axis=axis)], axis=axis)
@@ -201,7 +194,6 @@ def _resized(session: Session, feed: Feed) -> Feed | None:
 
 def model_feeds(model: ir.Model, samples: Samples, count: int = _SAMPLES) -> list[Feed]:
     """Give a few samples as feeds for a network that is not stored yet."""
-    first = next((value for value in model.graph.inputs if value.name not in model.graph.initializers), None)
-    fixed = first.shape[0] if first is not None and first.shape is not None and len(first.shape) else 1
-    size = fixed if isinstance(fixed, int) else 1
+    inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    size = run_size([io.sizes(value) for value in inputs], samples) or 1
     return [padded(feed, size) for feed in islice(samples.batches(size), count)]

@@ -21,6 +21,7 @@ from engine.errors import (
     ModelUnsupportedError,
     VerificationFailedError,
 )
+from engine.layout import padded, run_size, sample_count
 from engine.measure import metrics
 from engine.measure.metrics import Array, Output
 from engine.measure.quiet import Quiet
@@ -96,8 +97,7 @@ class Evaluator:
         self._samples, self._quiet = samples, quiet or Quiet(None)
         self._metric = metric if labels is not None else None
         self._labels = labels if metric else None
-        sizes = [port.shape[0] for port in original.inputs if port.shape]
-        self._fixed = next((size for size in sizes if isinstance(size, int)), None)
+        self._fixed = run_size([port.shape for port in original.inputs], samples)
         self._batch = self._fixed or batch or _BATCH
         # True: one sample per run, and the whole output is that sample's (the samples are not on its first axis).
         self._whole = False
@@ -152,7 +152,7 @@ class Evaluator:
         """Fall back to one sample per run where the outputs do not have the samples on their first axis."""
         feed = next(iter(self._samples.batches(1)))
         with self._quiet.working():
-            outputs = original.run(_padded(feed, self._fixed))
+            outputs = original.run(padded(feed, self._fixed))
         if output is not None and output not in outputs:
             raise ModelUnsupportedError(f"The network has no output `{output}`")
         main = outputs[output] if output else next(iter(outputs.values()))
@@ -166,13 +166,13 @@ class Evaluator:
         """Give the outputs and labels of each batch, samples on the first axis."""
         at = 0
         for feed in self._samples.batches(self._batch):
-            count = len(next(iter(feed.values())))
+            length = sample_count(feed)
             with self._quiet.working():
-                outputs = network.run(_padded(feed, self._fixed))
-            label = None if self._labels is None else self._labels[at : at + count]
-            at += count
+                outputs = network.run(padded(feed, self._fixed))
+            label = None if self._labels is None else self._labels[at : at + length]
+            at += length
             tensors = {name: _plain(value) for name, value in outputs.items() if isinstance(value, np.ndarray)}
-            yield {name: _by_sample(value, count, whole=self._whole) for name, value in tensors.items()}, label
+            yield {name: _by_sample(value, length, whole=self._whole) for name, value in tensors.items()}, label
 
 
 def _add(task: Task | None, output: Array, label: Array | None, how: Output) -> None:
@@ -196,14 +196,6 @@ def _main_output(outputs: Mapping[str, Array], label: Array | None, metric: str 
         else:
             return name
     raise problem or DatasetInvalidError("The network has no output that is a tensor")
-
-
-def _padded(feed: Mapping[str, np.ndarray], size: int | None) -> Mapping[str, np.ndarray]:
-    """Fill the last batch of a network with a fixed batch size by repeating its last sample."""
-    count = len(next(iter(feed.values())))
-    if size is None or count == size:
-        return feed
-    return {name: np.concatenate([array, np.repeat(array[-1:], size - count, axis=0)]) for name, array in feed.items()}
 
 
 def _plain(value: Array) -> Array:

@@ -41,7 +41,7 @@ def compare(masked: ir.Model, pruned: ir.Model, samples: Samples, target: Target
     plain, optimised = (_open(masked, target, optimise=optimise) for optimise in (False, True))
     candidate = _open(pruned, target, optimise=False)
     own = found = 0.0
-    size = fixed_batch(masked) or _SAMPLES
+    size = fixed_batch(masked, samples) or _SAMPLES
     for number, feed in enumerate(samples.batches(size)):
         if number == _BATCHES:
             break

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from engine.calibrate.observe import fixed_batch
 from engine.graph import io
+from engine.layout import sample_count
 from engine.passes.contract import Context, Samples
 from engine.prune.schedule import quality_drop
 from engine.prune.walk import DISK_BYTES, Walk
@@ -120,12 +121,12 @@ def _op(model: ir.Model, name: str) -> str:
 def batches(model: ir.Model, samples: Samples) -> list[Mapping[str, Array]]:
     """Give the calibration samples in feeds: enough of them that some can be held out."""
     count = min(len(samples), _MOST_SAMPLES)
-    fixed = fixed_batch(model)
+    fixed = fixed_batch(model, samples)
     size = fixed or max(1, min(_LARGEST_BATCH, count // _LEAST_BATCHES))
     feeds: list[Mapping[str, Array]] = []
     taken = 0
     for feed in samples.batches(size):
-        length = len(next(iter(feed.values())))
+        length = sample_count(feed)
         if taken >= count or (fixed and length < fixed):
             break
         feeds.append(feed)

@@ -15,6 +15,7 @@ from engine.errors import EngineError
 from engine.graph import io, verify
 from engine.graph.coupling import Coupling, analyse
 from engine.graph.slicing import remove
+from engine.layout import padded
 from engine.passes.contract import Context
 from engine.prune.matrices import integer, store
 
@@ -60,8 +61,8 @@ def _parameters(model: ir.Model) -> int:
 
 def _agree(model: ir.Model, pruned: ir.Model, context: Context) -> bool:
     assert context.calibration is not None
-    size = fixed_batch(model) or 2
-    feed = verify.padded(next(iter(context.calibration.batches(size))), size)
+    size = fixed_batch(model, context.calibration) or 2
+    feed = padded(next(iter(context.calibration.batches(size))), size)
     with tempfile.TemporaryDirectory(prefix="silence-") as folder:
         paths = [Path(folder, "before.onnx"), Path(folder, "after.onnx")]
         for network, path in zip((model, pruned), paths, strict=True):

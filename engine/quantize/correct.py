@@ -12,6 +12,7 @@ from engine.calibrate.first import First
 from engine.calibrate.observe import fixed_batch
 from engine.calibrate.paired import cut
 from engine.graph import io
+from engine.layout import sample_count
 from engine.measure import providers
 from engine.passes.contract import Context, Samples
 from engine.quantize import types
@@ -49,7 +50,9 @@ def solve(
     """Look at the inputs of all layers once, and solve for weights and biases."""
     found = Found({}, {}, {})
     assert context.calibration is not None
-    samples = First(Part(context.calibration, held_out=False, run=fixed_batch(model) or 1), _SAMPLES)
+    samples = First(
+        Part(context.calibration, held_out=False, run=fixed_batch(model, context.calibration) or 1), _SAMPLES
+    )
     for stage in _stages(plan.layers):
         sums = _moments(model, stage, samples, context.target)
         for layer in stage:
@@ -71,17 +74,17 @@ def _moments(model: ir.Model, layers: Sequence[Layer], samples: Samples, target:
     groups = {_name(layer): _groups(layer) for layer in layers}
     grams = {_name(layer): Gram(_matrix(layer).shape[1], groups=groups[_name(layer)], block=256) for layer in layers}
     first = 0
-    fixed = fixed_batch(model)
+    fixed = fixed_batch(model, samples)
     for feed in samples.batches(fixed or _BATCH):
-        count = len(next(iter(feed.values())))
-        if fixed and count < fixed:
+        length = sample_count(feed)
+        if fixed and length < fixed:
             break
         given = {**feed, **(session.run(feed) if session is not None else {})}
         for layer in layers:
             gram = grams[_name(layer)]
             rows = max(_ROWS, _ROWS_PER_INPUT * _matrix(layer).shape[1]) // len(samples) + 1
-            gram.update(_rows(layer, given[str(layer.input.name)], first, count, rows))
-        first += count
+            gram.update(_rows(layer, given[str(layer.input.name)], first, length, rows))
+        first += length
     return {name: [grams[name].moments(group) for group in range(count)] for name, count in groups.items()}
 
 

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from engine.calibrate import Part
 from engine.calibrate.observe import fixed_batch
 from engine.graph import io
+from engine.layout import sample_count
 from engine.measure import providers
 from engine.passes.contract import Context, Samples
 from engine.spec import Target
@@ -32,7 +33,7 @@ class Judge:
         self._target = target
         self._feeds: list[Mapping[str, Any]] = []
         self._wanted: list[Outputs] = []
-        fixed = fixed_batch(model)
+        fixed = fixed_batch(model, samples)
         held_out = Part(samples, held_out=True, run=fixed or 1) if samples is not None and len(samples) else ()
         if len(held_out) < max(_FEWEST_SAMPLES, fixed or 1):
             return
@@ -41,7 +42,7 @@ class Judge:
         size = fixed or _BATCH
         used = 0
         for feed in islice(held_out.batches(size), max(1, _MOST_SAMPLES // size)):
-            if fixed and len(next(iter(feed.values()))) < fixed:
+            if fixed and sample_count(feed) < fixed:
                 break
             outputs = _floats(session.run(feed))
             self._feeds.append(feed)

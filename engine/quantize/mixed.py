@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from engine.calibrate import Part, Range
+from engine.calibrate.first import First
 from engine.calibrate.observe import fixed_batch
 from engine.decide import losses
 from engine.errors import EngineError
@@ -365,9 +366,9 @@ class _Jury:
     def __init__(self, model: ir.Model, step: "MixedPrecision", context: Context) -> None:
         assert context.calibration is not None
         self._context = context
-        run = fixed_batch(model) or 1
+        run = fixed_batch(model, context.calibration) or 1
         part = Part(context.calibration, held_out=True, run=run)
-        self._samples = _First(part if len(part) >= max(2, run) else context.calibration, _JUDGED_SAMPLES)
+        self._samples = First(part if len(part) >= max(2, run) else context.calibration, _JUDGED_SAMPLES)
         self._evaluator = Evaluator(providers.session(io.to_bytes(model), context.target), self._samples)
         self._run = run
         drops = [gate.value for gate in context.gates if gate.rule == "max_drop"]
@@ -410,26 +411,6 @@ class _Jury:
     def closeness(contender: Contender) -> float:
         """Give one number that is larger the nearer the outputs are to the original's."""
         return contender.fidelity.get("sqnr_db", np.inf)
-
-
-class _First:
-    """The first so many samples."""
-
-    def __init__(self, samples: Any, most: int) -> None:
-        self._samples, self._most = samples, most
-
-    def __len__(self) -> int:
-        return min(len(self._samples), self._most)
-
-    def batches(self, size: int) -> Iterator[Mapping[str, Any]]:
-        """Yield them in order."""
-        left = len(self)
-        for feed in self._samples.batches(size):
-            count = len(next(iter(feed.values())))
-            if left <= 0:
-                return
-            yield feed if count <= left else {name: array[:left] for name, array in feed.items()}
-            left -= count
 
 
 def _choose(contenders: Sequence[Contender], step: "MixedPrecision", jury: _Jury, context: Context) -> Contender | None:

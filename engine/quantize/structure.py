@@ -57,7 +57,7 @@ def choose_structure(
 def latency_feeds(model: ir.Model, context: Context) -> list[Mapping[str, Any]]:
     """Give feeds of the target's batch size, or of the one that the network fixes."""
     assert context.calibration is not None
-    size = fixed_batch(model) or context.target.batch
+    size = fixed_batch(model, context.calibration) or context.target.batch
     return list(islice(context.calibration.batches(size), _FEEDS))
 
 

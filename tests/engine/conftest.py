@@ -148,6 +148,14 @@ def context(tmp_path: Path) -> Callable[..., Context]:
 
 
 @pytest.fixture
+def avx2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let passes plan for a processor whose integer kernels saturate, wherever the tests run."""
+    from engine.measure import cpu
+
+    monkeypatch.setattr(cpu, "cpu_profile", lambda: cpu.CpuProfile("a processor", ("avx2",), 1, "avx2"))
+
+
+@pytest.fixture
 def workspace(tmp_path: Path) -> Callable[..., Path]:
     """A job's folder: the network and its data in place."""
 

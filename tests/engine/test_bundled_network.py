@@ -7,6 +7,7 @@ import pytest
 
 from engine import Compress, run
 from engine import pipeline as pipeline_module
+from engine.measure.cpu import cpu_profile
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "fashion-mnist"
 
@@ -29,7 +30,8 @@ def test_static_int8_is_small_and_keeps_the_accuracy(bundled):
     assert top1.difference >= -0.003
     details = report.steps[1].change.details
     assert details["conversions_left"] == 1
-    assert all(layer["accumulator_load"] <= 1 for layer in details["layers"])
+    if cpu_profile().saturates_u8s8:
+        assert all(layer["accumulator_load"] <= 1 for layer in details["layers"])
     fidelity = {each.metric: each.compressed for each in report.quality}
     assert fidelity["sqnr_db"] >= 25
     assert fidelity["top1_agreement"] >= 0.98

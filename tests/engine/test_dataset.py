@@ -170,9 +170,34 @@ def test_stored_arrays_are_mapped_not_read(write, tmp_path):
 def test_random_samples_fit_the_inputs():
     inputs = (
         TensorInfo(name="image", dtype="float32", shape=("n", 3, None, "w")),
-        TensorInfo(name="ids", dtype="int64", shape=(4, "seq")),
+        TensorInfo(name="ids", dtype="int64", shape=("n", "seq")),
     )
-    feed = next(random_samples(inputs, 5, {"ids": (4, 7)}).batches(2))
+    feed = next(random_samples(inputs, 5, {"ids": (1, 7)}).batches(2))
     assert feed["image"].shape == (2, 3, 8, 8)
     assert feed["ids"].shape == (2, 7)
     assert feed["ids"].dtype == np.int64
+
+
+def test_random_samples_of_a_network_with_state_are_whole_inputs():
+    inputs = (
+        TensorInfo(name="x", dtype="float32", shape=(None, None)),
+        TensorInfo(name="state", dtype="float32", shape=(2, None, 8)),
+        TensorInfo(name="rate", dtype="int64", shape=()),
+    )
+    feeds = list(random_samples(inputs, 5, {"x": (1, 64)}).batches(2))
+    assert len(feeds) == 5
+    assert {name: array.shape for name, array in feeds[0].items()} == {"x": (1, 64), "state": (2, 1, 8), "rate": ()}
+
+
+def test_samples_whose_batch_axis_is_not_the_first_come_one_at_a_time(write, tmp_path):
+    state = np.arange(6 * 2 * 3, dtype=np.float32).reshape(6, 2, 3)
+    data = Dataset.open(write(x=np.zeros((6, 4), np.float32), state=state, rate=np.arange(6)), tmp_path)
+    inputs = (
+        TensorInfo(name="x", dtype="float32", shape=("n", 4)),
+        TensorInfo(name="state", dtype="float32", shape=(2, "n", 3)),
+        TensorInfo(name="rate", dtype="int64", shape=()),
+    )
+    feeds = list(data.samples(inputs, np.array([1, 5])).batches(4))
+    assert [feed["rate"].item() for feed in feeds] == [1, 5]
+    assert feeds[1]["x"].shape == (1, 4)
+    assert np.array_equal(feeds[1]["state"], state[5][:, None])

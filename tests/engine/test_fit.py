@@ -100,3 +100,39 @@ def test_warns_of_what_weakens_a_result():
     assert any("are few" in text for text in check_fit(_network(), _data(shape=(60, 3, 8, 8), labelled=50), _spec()))
     fixed = _network(inputs=[{"name": "image", "dtype": "float32", "shape": [4, 3, 8, 8]}])
     assert any("fixed batch size" in text for text in check_fit(fixed, _data(), _spec()))
+
+
+def _recurrent():
+    shapes = {"x": [None, None], "state": [2, None, 8], "rate": []}
+    inputs = [{"name": name, "dtype": "float32", "shape": shape} for name, shape in shapes.items()]
+    return _network(inputs=inputs)
+
+
+def _frames(**shapes):
+    arrays = [{"name": name, "dtype": "float32", "shape": shape} for name, shape in shapes.items()]
+    return DatasetInspection.model_validate(
+        {"arrays": arrays, "samples": 20, "labelled": 0, "unlabelled": 20, "metric": None}
+    )
+
+
+@pytest.mark.parametrize("state", [(20, 2, 8), (20, 2, 1, 8)])
+@pytest.mark.parametrize("x", [(20, 64), (20, 1, 64), (20, None)])
+def test_a_state_and_a_single_number_fit_with_the_batch_axis_or_without(state, x):
+    warnings = check_fit(_recurrent(), _frames(x=x, state=state, rate=(20,)), _spec("simplify"))
+    assert any("one at a time" in warning and "state, rate" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"), [((20, 3, 8), "size 3 on axis 1"), ((20, 2, 1, 9), "size 9 on axis 3"), ((20, 8), "2 axes")]
+)
+def test_a_state_of_another_size_is_refused(state, message):
+    with pytest.raises(DatasetInvalidError, match=message):
+        check_fit(_recurrent(), _frames(x=(20, 64), state=state, rate=(20,)), _spec("simplify"))
+
+
+def test_a_network_without_a_batch_axis_takes_whole_inputs():
+    network = _network(inputs=[{"name": "image", "dtype": "float32", "shape": [3, 8, 8]}])
+    warnings = check_fit(network, _data(shape=(600, 3, 8, 8)), _spec("simplify"))
+    assert any("one at a time" in warning for warning in warnings)
+    with pytest.raises(DatasetInvalidError, match="size 9 on axis 3"):
+        check_fit(network, _data(shape=(600, 3, 8, 9)), _spec("simplify"))

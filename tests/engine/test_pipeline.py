@@ -190,3 +190,74 @@ def test_the_same_job_gives_the_same_bytes(job, compress):
         compress(folder)
         made.append((folder / "out" / "model.onnx").read_bytes())
     assert made[0] == made[1]
+
+
+def _recurrent():
+    """Voice activity in small: frames [n, t], a state [2, n, 8] and a sampling rate without an axis."""
+    random = np.random.default_rng(0)
+    weights = {
+        "proj": random.standard_normal((64, 64)) / 8, "w": random.standard_normal((1, 32, 64)) / 8,
+        "r": random.standard_normal((1, 32, 8)) / 3, "out": random.standard_normal((8, 1)),
+    }  # fmt: skip
+    helper, kinds = onnx.helper, onnx.TensorProto
+    nodes = [
+        helper.make_node("MatMul", ["x", "proj"], ["p"], "project"),
+        helper.make_node("Cast", ["rate"], ["rate_f"], "cast", to=kinds.FLOAT),
+        helper.make_node("Div", ["rate_f", "full"], ["gain"], "gain"),
+        helper.make_node("Mul", ["p", "gain"], ["scaled"], "scale"),
+        helper.make_node("Unsqueeze", ["scaled", "zero"], ["steps"], "steps"),
+        helper.make_node("Split", ["state"], ["h", "c"], "split", axis=0, num_outputs=2),
+        helper.make_node("LSTM", ["steps", "w", "r", "", "", "h", "c"], ["", "h1", "c1"], "lstm", hidden_size=8),
+        helper.make_node("Concat", ["h1", "c1"], ["next"], "next", axis=0),
+        helper.make_node("Squeeze", ["h1", "zero"], ["flat"], "flat"),
+        helper.make_node("MatMul", ["flat", "out"], ["logit"], "decide"),
+        helper.make_node("Sigmoid", ["logit"], ["voice"], "voice"),
+    ]
+    tensors = [onnx.numpy_helper.from_array(np.float32(array), name) for name, array in weights.items()]
+    tensors += [onnx.numpy_helper.from_array(np.array([0], np.int64), "zero")]
+    tensors += [onnx.numpy_helper.from_array(np.array(16000, np.float32), "full")]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "voice",
+        [info("x", kinds.FLOAT, ["n", 64]), info("state", kinds.FLOAT, [2, "n", 8]), info("rate", kinds.INT64, [])],
+        [info("voice", kinds.FLOAT, ["n", 1]), info("next", kinds.FLOAT, [2, "n", 8])],
+        tensors,
+    )  # fmt: skip
+    return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "step", ["quantize_dynamic", "quantize_weights", "quantize_static", "mixed_precision", "float16"]
+)
+def test_a_recurrent_network_is_fed_one_whole_sample_at_a_time(step, workspace, compress):
+    random = np.random.default_rng(1)
+    arrays = {
+        "x": random.standard_normal((40, 64)).astype(np.float32),
+        "state": random.standard_normal((40, 2, 1, 8)).astype(np.float32),
+        "rate": np.full(40, 16000),
+    }
+    options = {"quantize_static": {"measure_layers": False}, "quantize_weights": {"bits": 8}}.get(step, {})
+    size = [{"metric": "size_bytes", "rule": "max_ratio", "value": 0.9}]
+    report = compress(workspace(_recurrent(), **arrays), [{"type": step, **options}], gates=size)
+    assert any("one at a time" in text and "state, rate" in text for text in report.warnings)
+    assert report.steps[0].status == "applied", report.steps[0].refusal
+    assert (report.calibration_samples, report.held_out_samples) == (20, 20)
+    assert next(each.samples for each in report.quality if each.metric == "cosine") == 20
+
+
+def test_a_recurrent_network_without_data_gets_made_up_states(workspace, compress):
+    report = compress(workspace(_recurrent()), [{"type": "quantize_weights"}])
+    assert report.steps[0].status == "applied", report.steps[0].refusal
+
+
+def test_a_network_without_a_batch_axis_gets_whole_inputs(workspace, network, images, compress):
+    net = network()
+    x = net.op("Unsqueeze", "image", net.weight("zero", np.array([0], np.int64)))
+    x = net.relu(net.conv(x, 3, 16, name="first"))
+    x = net.op("GlobalAveragePool", net.relu(net.conv(x, 16, 16, name="second")))
+    x = net.op("Gemm", net.op("Flatten", x), net.normal("head.w", 16, 5), name="head")
+    scores = net.op("Reshape", x, net.weight("five", np.array([5], np.int64)))
+    folder = workspace(net.build(scores, shape=(3, 12, 12), out_shape=(5,)), image=images(30))
+    report = compress(folder, BOTH[1:])
+    assert report.steps[0].status == "applied", report.steps[0].refusal
+    assert next(each.compressed for each in report.quality if each.metric == "sqnr_db") > 20

@@ -6,7 +6,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engine.errors import SpecInvalidError, VerificationFailedError
 from engine.graph import io
-from engine.measure import cpu, providers
+from engine.measure import providers
 from engine.passes.quantize_dynamic import QuantizeDynamic
 from engine.report import Change
 from engine.spec import Target
@@ -96,8 +96,8 @@ def test_the_runtime_fuses_what_is_written(tools):
     assert "MatMulInteger" not in kinds
 
 
-def test_no_pair_of_weights_can_overflow_where_the_processor_saturates(tools, monkeypatch):
-    monkeypatch.setattr(cpu, "cpu_profile", lambda: cpu.CpuProfile("a processor", ("avx2",), 1, "avx2"))
+@pytest.mark.usefixtures("avx2")
+def test_no_pair_of_weights_can_overflow_where_the_processor_saturates(tools):
     model = encoder(tools)
     change = apply(tools, model)
     assert all(layer["accumulator_load"] <= 1 for layer in change.details["layers"] if layer["op"] != "Gather")

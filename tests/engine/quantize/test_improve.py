@@ -39,6 +39,7 @@ def _kinds(model):
     return [node.op_type for node in onnx.load_model_from_string(optimised).graph.node]
 
 
+@pytest.mark.usefixtures("avx2")
 def test_every_candidate_is_reported_and_only_gains_are_kept(quantized, residual_cnn, images):
     _, change = quantized(residual_cnn(), {"image": images(40)})
     names = [trial["candidate"] for trial in change.details["candidates"]]

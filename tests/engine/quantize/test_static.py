@@ -52,6 +52,7 @@ def _sqnr(before, model, samples):
     return verify.agreement(*sessions, list(samples.batches(1))).sqnr_db
 
 
+@pytest.mark.usefixtures("avx2")
 def test_onnxruntime_runs_all_of_it_in_integers(quantized, residual_cnn):
     model, change = quantized(residual_cnn())
     assert isinstance(change, Change)
