@@ -1,7 +1,5 @@
 """The whole job: load, check, apply each pass, verify, measure, keep or roll back, and report. Resumes after a step."""
 
-import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +11,10 @@ import numpy as np
 import onnx_ir as ir
 
 from engine.calibrate import observe
-from engine.containers import find
-from engine.dataset import Dataset, random_samples
+from engine.dataset import random_samples
 from engine.decide import decide
 from engine.errors import (
     BaselineFailedError,
-    DatasetInvalidError,
     EngineError,
     ModelInvalidError,
     ModelUnsupportedError,
@@ -26,8 +22,7 @@ from engine.errors import (
 )
 from engine.fit import check_fit
 from engine.graph import io, verify
-from engine.inspection import DatasetInspection, inspect_dataset, inspect_model
-from engine.layout import padded, run_size
+from engine.inspection import inspect_model
 from engine.markdown import markdown, summarise
 from engine.measure import memory, providers
 from engine.measure.environment import environment
@@ -39,6 +34,7 @@ from engine.measure.size import compare_size, parameters
 from engine.passes.contract import Context, Observe, Pass, Samples
 from engine.report import Change, LatencyComparison, Memory, MemoryComparison, Quality, Refusal, Report, StepReport
 from engine.spec import Compress, Target
+from engine.workspace import open_dataset, write_atomically
 
 Event = dict[str, Any]
 Probe = Callable[[Path, Target, Path], Memory]
@@ -90,7 +86,7 @@ class _Run:
         for folder in (self._steps, self._scratch):
             folder.mkdir(exist_ok=True)
         self._inspection = inspect_model(self._original)
-        self._dataset, described = _open_dataset(workspace / "data", self._scratch)
+        self._dataset, described = open_dataset(workspace / "data", self._scratch)
         self._warnings = check_fit(self._inspection, described, spec)
         self._metric = described.metric if described is not None else None
 
@@ -124,8 +120,9 @@ class _Run:
         self._feeds = self._latency_feeds(self._calibration or self._held_out)
 
     def _latency_feeds(self, samples: Samples) -> list[verify.Feed]:
-        size = run_size([tensor.shape for tensor in self._inspection.inputs], samples) or self._target.batch
-        return [padded(feed, size) for feed in islice(samples.batches(size), _FEEDS)]
+        first = self._inspection.inputs[0].shape
+        size = first[0] if first and isinstance(first[0], int) else self._target.batch
+        return [verify.padded(feed, size) for feed in islice(samples.batches(size), _FEEDS)]
 
     def _baseline(self) -> Evaluator:
         """Run the original; a job on a network that does not run is over here."""
@@ -194,7 +191,7 @@ class _Run:
             candidate.rename(self._current)
         else:
             _remove_network(candidate)
-        _write_atomically(self._steps / f"{index:02}.json", report.model_dump_json().encode())
+        write_atomically(self._steps / f"{index:02}.json", report.model_dump_json().encode())
         reason = report.refusal.reason if report.refusal else None
         self._tell({"type": "step_finished", "step": index, "status": report.status, "reason": reason})
         return report
@@ -351,20 +348,8 @@ class _Run:
             )
 
     def _write(self, report: Report) -> None:
-        _write_atomically(self._out / "report.md", markdown(report).encode())
-        _write_atomically(self._out / "report.json", report.model_dump_json(indent=2).encode())
-
-
-def _open_dataset(folder: Path, scratch: Path) -> tuple[Dataset | None, DatasetInspection | None]:
-    path = find(folder)
-    if path is None:
-        return None, None
-    declared = folder / "dataset.json"
-    metric = json.loads(declared.read_bytes()).get("metric") if declared.exists() else None
-    inspection = inspect_dataset(path, metric=metric)
-    if inspection.samples < 2:
-        raise DatasetInvalidError("At least two samples are needed: one to calibrate and more to judge.")
-    return Dataset.open(path, scratch), inspection
+        write_atomically(self._out / "report.md", markdown(report).encode())
+        write_atomically(self._out / "report.json", report.model_dump_json(indent=2).encode())
 
 
 def _type(step: Pass) -> str:
@@ -382,12 +367,3 @@ def _remove_network(path: Path) -> None:
         for file in io.external_files(path):
             file.unlink(missing_ok=True)
         path.unlink()
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.rename(path)
