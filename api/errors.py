@@ -81,6 +81,7 @@ class Problem(BaseModel):
     hint: str | None = None
     node: str | None = Field(None, description="The network's node that the problem is about.")
     step: int | None = Field(None, description="The recipe's step that the problem is about.")
+    targets: list[str] | None = Field(None, description="The providers that a job may be for.")
 
     @classmethod
     def of(cls, status: int, code: str, detail: str, request_id: str = "", **more: Any) -> Self:
@@ -253,7 +254,9 @@ def problem_of(error: services.ServiceError, request_id: str = "") -> Problem:
     if isinstance(error, services.InvalidError):
         more["errors"] = [FieldError(pointer=one.pointer, detail=one.message) for one in error.errors]
     if isinstance(error, services.RejectedError) and error.problem:
-        more |= {key: error.problem[key] for key in ("node", "step", "hint") if error.problem.get(key) is not None}
+        more |= {
+            key: error.problem[key] for key in ("node", "step", "hint", "targets") if error.problem.get(key) is not None
+        }
     if isinstance(error, services.CorruptError):
         # Trying again reads the same bytes.
         more["retryable"] = False

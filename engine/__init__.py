@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from engine.pipeline import run
     from engine.report import AnyReport, ProfileReport, Report, read_report
     from engine.spec import Compress, Profile, Spec, TaskMetric, default_kind, read_spec, steps_of, targets_of
-    from engine.target import targets
+    from engine.target import PROVIDER_NAMES, targets
 
 __all__ = [
+    "PROVIDER_NAMES",
     "AnyReport",
     "Compress",
     "DatasetInspection",
@@ -55,6 +56,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "PROVIDER_NAMES": "engine.target",
     "AnyReport": "engine.report",
     "Compress": "engine.spec",
     "DatasetInspection": "engine.inspection",

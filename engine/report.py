@@ -164,7 +164,7 @@ class StepReport(_Value):
 class GateResult(_Value):
     """One gate with the measured value and the bound that was held against the limit."""
 
-    gate: ProfileGate | Gate
+    gate: Gate | ProfileGate
     target: int | None = Field(None, description="Index of the target that it was judged on, in profiles.")
     measured: float | None
     bound: float | None = Field(description="The one-sided confidence bound on the unfavourable side.")
@@ -192,6 +192,7 @@ class Environment(_Value):
     distribution: str | None = Field(
         None, description="The package that onnxruntime came in; it decides the providers."
     )
+    ep_version: str | None = Field(None, description="Of an execution provider that is a plugin.")
 
 
 class ModelFacts(_Value):

@@ -98,8 +98,8 @@ def _run(workspace: Path, payload: dict[str, Any], tell: Tell) -> dict[str, Any]
     return {"report": report.model_dump(mode="json"), "inspection": inspection.model_dump(mode="json")}
 
 
-def _targets(_workspace: Path, _payload: dict[str, Any], _tell: Tell) -> dict[str, Any]:
-    return {"targets": engine.targets()}
+def _targets(_workspace: Path, payload: dict[str, Any], _tell: Tell) -> dict[str, Any]:
+    return {"targets": engine.targets(payload.get("providers", engine.PROVIDER_NAMES))}
 
 
 _VERBS: dict[str, Callable[[Path, dict[str, Any], Tell], dict[str, Any]]] = {

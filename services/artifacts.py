@@ -15,9 +15,9 @@ from services import db
 from services.errors import FieldError, InvalidError, NotFoundError, UnavailableError
 from services.history import advance, record
 from services.problems import Problem
+from services.routing import INSPECT_QUEUE
 from services.storage import Folder, Stored
 
-INSPECT_QUEUE = "inspect"
 INSPECT_RUNTIME_S = 30.0
 INSPECT_MEMORY_MB = 2048
 # An archive of gigabytes is unpacked first.

@@ -37,8 +37,13 @@ def key(model: Model, dataset: Dataset | None, spec: "engine.Spec") -> str | Non
 
 
 def target_class(described: Mapping[str, Any], flags: str) -> str:
-    """Name a kind of machine by what its figures depend on; `flags` is the name of the processor's flags there."""
-    return digest([described[name] for name in ("provider", "cpu", "onnxruntime")] + [sorted(described[flags])])
+    """Name a kind of machine by what its figures depend on; `flags` is the name of the processor's flags there.
+
+    The runtime counts with the distribution that brought it: `onnxruntime` and `onnxruntime-openvino` are built otherwise,
+    also where both run on the CPU. A provider that is a plugin has a version of its own.
+    """
+    names = ("provider", "cpu", "onnxruntime", "distribution", "ep_version")
+    return digest([described.get(name) for name in names] + [sorted(described[flags])])
 
 
 def find(session: Session, tenant_id: str, name: str, spec: "engine.Spec") -> tuple[Job, Model] | None:

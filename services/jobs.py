@@ -29,9 +29,9 @@ from services.cache import Mode
 from services.errors import ConflictError, FieldError, InvalidError, NotFoundError, RejectedError
 from services.history import advance, advance_unit, record
 from services.problems import CANCELLED, DEPENDENCY_FAILED, JOB_ENDED, Problem
+from services.routing import run_queue
 from settings import Settings
 
-WORK_QUEUE = "work"
 _ROUTE = "POST /v1/jobs"
 _RETRY_ROUTE = "POST /v1/jobs/{id}:retry"
 # Built once: every poll asks it.
@@ -397,12 +397,13 @@ def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | 
 
 def _queue(session: Session, job: Job, *, waits: bool) -> None:
     moment = job.created_at
-    limits = engine.read_spec(job.spec).limits
+    spec = engine.read_spec(job.spec)
+    limits = spec.limits
     unit = Unit(
         id=new_id("unt"),
         tenant_id=job.tenant_id,
         kind="run",
-        queue=WORK_QUEUE,
+        queue=run_queue(engine.targets_of(spec)[0].provider),
         status=UnitStatus.WAITING if waits else UnitStatus.QUEUED,
         priority=job.priority,
         job_id=job.id,

@@ -20,6 +20,17 @@ PENDING_LIMIT = problem(
     retryable=True,
     hint="Raise limits.max_pending_s, or start more workers.",
 )
+
+
+def no_worker_for(provider: str) -> Problem:
+    """Give the reason of a job whose target no worker had while it waited."""
+    return {
+        **PENDING_LIMIT,
+        "message": f"No worker that has the target `{provider}` was there within the job's pending limit.",
+        "hint": f"Start a worker whose onnxruntime has `{provider}`; GET /v1/targets shows what there is.",
+    }
+
+
 RUNTIME_LIMIT = problem(
     "runtime_limit",
     "The work did not end within its run limit.",

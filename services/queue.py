@@ -2,12 +2,12 @@
 
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import func, or_, select, true, update
 from sqlalchemy.orm import Session
 
 import engine
@@ -15,6 +15,7 @@ from models import Dataset, Job, JobStatus, Model, ModelState, Unit, UnitStatus,
 from services import analyses, artifacts, cache, db, jobs
 from services.history import advance, advance_unit, record
 from services.problems import CANCELLED, PROCESS_CRASHED, RUNTIME_LIMIT, WORKER_LOST, Problem
+from services.routing import is_run_queue
 from services.storage import Folder
 from settings import Settings
 
@@ -72,8 +73,13 @@ class RunResult:
     report_files: tuple[artifacts.NewFile, ...]
 
 
-def claim(session: Session, unit_id: str, *, worker_id: str, lease_s: float) -> Claim | None:
-    """Take a queued unit by one conditional update, or give None where it is not there to be taken."""
+def claim(
+    session: Session, unit_id: str, *, worker_id: str, lease_s: float, queues: Collection[str] | None = None
+) -> Claim | None:
+    """Take a queued unit by one conditional update, or give None where it is not there to be taken.
+
+    With `queues`, only a unit in one of them: a message may have gone astray to a worker that lacks the unit's target.
+    """
     moment = db.now(session)
     taken = session.scalars(
         update(Unit)
@@ -81,6 +87,7 @@ def claim(session: Session, unit_id: str, *, worker_id: str, lease_s: float) -> 
             Unit.id == unit_id,
             Unit.status.in_(sources(UnitStatus.RUNNING)),
             or_(Unit.not_before.is_(None), Unit.not_before <= moment),
+            true() if queues is None else Unit.queue.in_(queues),
         )
         .values(
             status=UnitStatus.RUNNING,
@@ -104,41 +111,58 @@ def claim(session: Session, unit_id: str, *, worker_id: str, lease_s: float) -> 
     return _claim(session, taken, job)
 
 
-def claim_next(session: Session, unit_id: str, *, worker_id: str, lease_s: float) -> Claim | None:
-    """Take the unit whose turn it is in the queue of the unit that a message names: the message only tells of work.
+def claim_next(
+    session: Session, unit_id: str, *, worker_id: str, lease_s: float, queues: Collection[str]
+) -> Claim | None:
+    """Take the unit whose turn it is, given a message that names one: the message only tells of work.
 
-    Turns go round among tenants: whose units run least, then who was served longest ago. Within a tenant the highest
-    priority comes first, then the oldest.
+    It is one that waits where the named unit does, or, for a job, in any of the `queues` of jobs that the worker listens to:
+    one order holds for all targets that it has. Turns go round among tenants: whose units run least, then who was served
+    longest ago. Within a tenant the highest priority comes first, then the oldest.
     """
     name = session.scalar(select(Unit.queue).where(Unit.id == unit_id))
-    for _ in range(_TRIES if name is not None else 0):
-        best = _next(session, str(name))
+    if name is None or name not in queues:
+        return None
+    names = sorted(filter(is_run_queue, queues)) if is_run_queue(name) else [name]
+    for _ in range(_TRIES):
+        best = _next(session, names)
         if best is None:
             return None
-        taken = claim(session, best, worker_id=worker_id, lease_s=lease_s)
+        taken = claim(session, best, worker_id=worker_id, lease_s=lease_s, queues=names)
         if taken is not None:
+            _message_again(session, name, best)
             return taken
     return None
 
 
-def _next(session: Session, name: str) -> str | None:
+def _message_again(session: Session, name: str, taken: str) -> None:
+    """Have a message again in the queue whose message was spent on a unit of another one, for what is left there."""
+    if session.scalar(select(Unit.queue).where(Unit.id == taken)) == name:
+        return
+    left = select(Unit.id).where(Unit.queue == name, Unit.status.in_(sources(UnitStatus.RUNNING)))
+    unit_id = session.scalars(left.order_by(Unit.queued_at).limit(1)).first()
+    if unit_id is not None:
+        db.enqueue(session, name, unit_id)
+
+
+def _next(session: Session, names: Sequence[str]) -> str | None:
     moment = db.now(session)
     queued = (
-        Unit.queue == name,
+        Unit.queue.in_(names),
         Unit.status.in_(sources(UnitStatus.RUNNING)),
         or_(Unit.not_before.is_(None), Unit.not_before <= moment),
     )
     tenants = list(session.scalars(select(Unit.tenant_id).where(*queued).distinct()))
     if not tenants:
         return None
-    tenant = tenants[0] if len(tenants) == 1 else _served_least(session, name, tenants)
+    tenant = tenants[0] if len(tenants) == 1 else _served_least(session, names, tenants)
     asked = select(Unit.id).where(*queued, Unit.tenant_id == tenant)
     return session.scalars(asked.order_by(Unit.priority.desc(), Unit.queued_at, Unit.id).limit(1)).first()
 
 
-def _served_least(session: Session, name: str, tenants: Sequence[str]) -> str:
+def _served_least(session: Session, names: Sequence[str], tenants: Sequence[str]) -> str:
     def served(tenant_id: str) -> tuple[int, float, str]:
-        own = (Unit.tenant_id == tenant_id, Unit.queue == name)
+        own = (Unit.tenant_id == tenant_id, Unit.queue.in_(names))
         running = session.scalar(select(func.count()).select_from(Unit).where(*own, Unit.status == UnitStatus.RUNNING))
         last = session.scalars(
             select(Unit.started_at).where(*own, Unit.started_at.is_not(None)).order_by(Unit.started_at.desc()).limit(1)

@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 from models import Unit, UnitStatus, is_final
 from services import db, idempotency, queue, workers
 from services.errors import ServiceError
-from services.problems import PENDING_LIMIT
+from services.problems import PENDING_LIMIT, no_worker_for
+from services.routing import provider_of
 from services.storage import Folder, open_store
 from settings import Settings
 
@@ -132,7 +133,9 @@ def _expire_leases(session: Session, folder: Folder, settings: Settings) -> None
 def _fail_overdue(session: Session, folder: Folder) -> None:
     overdue = _overdue(db.now(session)).limit(_AT_ONCE).with_for_update(skip_locked=True)
     for unit in session.scalars(overdue).all():
-        queue.end_failed(session, folder, unit, PENDING_LIMIT)
+        provider = provider_of(unit.queue)
+        missing = provider is not None and not workers.has_live(session, unit.queue)
+        queue.end_failed(session, folder, unit, no_worker_for(str(provider)) if missing else PENDING_LIMIT)
 
 
 def _queued(session: Session) -> dict[str, int]:

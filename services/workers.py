@@ -1,19 +1,36 @@
 """Who works and what they can run."""
 
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from models import Worker
+from models import Unit, UnitStatus, Worker
 from services import db
 from services.errors import RejectedError
+from services.routing import run_queue
 
+State = Literal["live", "draining", "gone"]
 # A worker that was silent for so long does not count as live.
 LIVE = timedelta(seconds=60)
 # A job may wait for a target that was seen in this time.
 SEEN = timedelta(days=7)
+# Workers that are gone are listed for so long, and no longer remembered where others had their targets later.
+_LISTED = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A worker as it is now: what it told of itself, whether it still lives, and how many units it works on."""
+
+    worker: Worker
+    state: State
+    busy: int
 
 
 def heartbeat(
@@ -22,47 +39,85 @@ def heartbeat(
     *,
     host: str,
     pid: int,
-    queues: list[str],
+    queues: Sequence[str],
     concurrency: int,
-    targets: list[dict[str, Any]],
+    targets: Sequence[dict[str, Any]],
     isolation: str,
+    unavailable: Sequence[dict[str, Any]] = (),
+    cores: int = 0,
+    draining: bool = False,
 ) -> None:
-    """Note a sign of life and what the worker can run."""
+    """Note a sign of life and what the worker can run, or that it takes no more units."""
     db.lock(session, f"worker {worker_id}")
     moment = db.now(session)
     row = session.get(Worker, worker_id)
     if row is None:
         row = Worker(id=worker_id, started_at=moment)
         session.add(row)
-    row.host, row.pid, row.queues, row.concurrency = host, pid, queues, concurrency
-    row.targets, row.isolation, row.seen_at = targets, isolation, moment
+    row.host, row.pid, row.queues, row.concurrency, row.cores = host, pid, list(queues), concurrency, cores
+    row.targets, row.unavailable = list(targets), list(unavailable)
+    row.isolation, row.seen_at = isolation, moment
+    row.state = "draining" if draining else "live"
 
 
 def leave(session: Session, worker_id: str) -> None:
-    """Note that a worker has stopped: it is no longer live, but its targets were seen."""
+    """Note that one of a worker's processes has stopped; it is gone with its last unit, but its targets were seen."""
     row = session.get(Worker, worker_id)
     if row is not None:
-        row.seen_at = min(row.seen_at, db.now(session) - LIVE)
+        row.state = "draining" if _busy(session)[worker_id] else "gone"
 
 
 def live(session: Session) -> list[Worker]:
-    """Give the workers with a recent sign of life."""
-    return list(session.scalars(_seen_since(db.now(session) - LIVE)))
+    """Give the workers with a recent sign of life that take units."""
+    moment = db.now(session)
+    return [worker for worker in session.scalars(_seen_since(moment - LIVE)) if _state(worker, moment) == "live"]
+
+
+def listed(session: Session) -> list[Seen]:
+    """Give the workers of the last hour, those that live first."""
+    moment, busy = db.now(session), _busy(session)
+    found = [
+        Seen(worker, _state(worker, moment), busy[worker.id])
+        for worker in session.scalars(_seen_since(moment - _LISTED))
+    ]
+    order: tuple[State, ...] = ("live", "draining", "gone")
+    return sorted(found, key=lambda seen: (order.index(seen.state), seen.worker.id))
 
 
 def targets(session: Session) -> list[dict[str, Any]]:
-    """Give what workers of the last days can run, each once, with `live` and the time it was last seen."""
+    """Give what workers of the last days can run, each once: whether one lives, their slots, how many are busy with it."""
     moment = db.now(session)
+    busy = _busy_by_queue(session)
     found: dict[str, dict[str, Any]] = {}
     for worker in session.scalars(_seen_since(moment - SEEN)):
+        is_live = _state(worker, moment) == "live"
         for target in worker.targets:
-            name = repr(sorted((key, str(value)) for key, value in target.items()))
-            entry = found.setdefault(name, {**target, "live": False, "workers": 0, "seen_at": worker.seen_at})
+            none = {"live": False, "workers": 0, "slots": 0, "busy": 0, "seen_at": worker.seen_at}
+            entry = found.setdefault(json.dumps(target, sort_keys=True), {**target, **none})
             entry["seen_at"] = max(entry["seen_at"], worker.seen_at)
-            if worker.seen_at > moment - LIVE:
+            entry["busy"] += busy[worker.id, run_queue(str(target.get("provider")))]
+            if is_live:
                 entry["live"] = True
                 entry["workers"] += 1
+                entry["slots"] += worker.concurrency
     return sorted(found.values(), key=lambda entry: (not entry["live"], str(entry.get("provider"))))
+
+
+def unavailable(session: Session) -> list[dict[str, Any]]:
+    """Give what live workers have not proven, each with the reason and who says so; first what a runtime claims to have."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for worker in live(session):
+        for told in worker.unavailable:
+            name = (str(told.get("provider")), str(told.get("reason")))
+            entry = found.setdefault(name, {"provider": name[0], "reason": name[1], "listed": False, "workers": []})
+            entry["listed"] = entry["listed"] or bool(told.get("listed"))
+            entry["workers"].append(worker.id)
+    return sorted(found.values(), key=lambda entry: (not entry["listed"], entry["provider"], entry["reason"]))
+
+
+def has_live(session: Session, queue: str) -> bool:
+    """Tell whether a live worker listens to a queue."""
+    return any(queue in worker.queues for worker in live(session))
 
 
 def check_target(session: Session, provider: str) -> None:
@@ -70,17 +125,49 @@ def check_target(session: Session, provider: str) -> None:
     if provider == "cpu":
         return
     known = sorted({"cpu", *(str(target.get("provider")) for target in targets(session))})
-    if provider not in known:
-        raise RejectedError(
-            f"No worker has had the target `{provider}` in the last {SEEN.days} days.",
-            code="target_unavailable",
-            hint=f"There is {', '.join(f'`{name}`' for name in known)}.",
-        )
+    if provider in known:
+        return
+    hint = f"There is {', '.join(f'`{name}`' for name in known)}."
+    told = next((one for one in unavailable(session) if one["listed"] and one["provider"] == provider), None)
+    if told is not None:
+        hint += f" A worker's runtime lists `{provider}`, but it does not run there: {told['reason']}"
+    raise RejectedError(
+        f"No worker has had the target `{provider}` in the last {SEEN.days} days.",
+        code="target_unavailable",
+        hint=hint,
+        problem={"targets": known},
+    )
 
 
 def expire(session: Session) -> None:
-    """Forget workers that nobody has seen for long."""
-    session.execute(delete(Worker).where(Worker.seen_at < db.now(session) - SEEN))
+    """Forget workers that nobody has seen for long, and sooner those whose targets others had later."""
+    moment = db.now(session)
+    session.execute(delete(Worker).where(Worker.seen_at < moment - SEEN))
+    covered: set[str] = set()
+    for worker in session.scalars(_seen_since(moment - SEEN).order_by(None).order_by(Worker.seen_at.desc())).all():
+        providers = {str(target.get("provider")) for target in worker.targets}
+        if worker.seen_at < moment - _LISTED and providers <= covered:
+            session.delete(worker)
+        covered |= providers
+
+
+def _state(worker: Worker, moment: datetime) -> State:
+    if worker.state == "gone" or worker.seen_at <= moment - LIVE:
+        return "gone"
+    return "draining" if worker.state == "draining" else "live"
+
+
+def _busy(session: Session) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for (worker_id, _), number in _busy_by_queue(session).items():
+        total[worker_id] += number
+    return total
+
+
+def _busy_by_queue(session: Session) -> Counter[tuple[str, str]]:
+    running = select(Unit.worker_id, Unit.queue, func.count()).where(Unit.status == UnitStatus.RUNNING)
+    asked = session.execute(running.group_by(Unit.worker_id, Unit.queue))
+    return Counter({(str(worker_id), name): number for worker_id, name, number in asked})
 
 
 def _seen_since(moment: datetime) -> Any:

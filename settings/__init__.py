@@ -36,6 +36,12 @@ class Settings(BaseSettings):
     quota_cpu_window_s: float = Field(86_400, ge=1, description="The window of quota_cpu_s.")
     rate_per_s: float = Field(200.0, ge=0, description="Requests per second that one key may go on sending; 0: any.")
     rate_burst: int = Field(1000, ge=1, description="Requests that one key may send at once.")
+    worker_targets: str = Field(
+        "own",
+        pattern="^[a-z]+(,[a-z]+)*$",
+        description="Targets, by comma, that a worker takes jobs for where it has proven them; `all`: every one that it has"
+        " proven; `own`: accelerators, and cpu where there is none.",
+    )
     log_level: str = "INFO"
     log_format: Literal["json", "text"] = Field("json", description="One JSON object per line, or lines for people.")
 

@@ -66,9 +66,9 @@ class Embedded:
         self._run("api", [*python, "api"], env)
         # Inspection has a pool of its own: a long job never holds up an upload's answer.
         self._run("inspect", [*python, "worker", "--queues", "inspect", "--concurrency", "1"], env, grace_s=40)
-        self._run(
-            "worker", [*python, "worker", "--queues", "work", "--concurrency", str(self.workers)], env, grace_s=40
-        )
+        # Alone on its machine, it takes the jobs for everything that runs here.
+        worker = [*python, "worker", "--queues", "work", "--targets", "all", "--concurrency", str(self.workers)]
+        self._run("worker", worker, env, grace_s=40)
         self._wait_ready()
         (self.data_dir / URL_FILE).write_text(self.url + "\n")
 

@@ -3,13 +3,9 @@
 from typing import Any
 
 from celery import Celery
-from kombu.entity import Queue
 
-from services.artifacts import INSPECT_QUEUE
-from services.jobs import WORK_QUEUE
+from services.routing import INSPECT_QUEUE
 from settings import Settings, get_settings
-
-QUEUES = (INSPECT_QUEUE, WORK_QUEUE)
 
 
 def make_app(settings: Settings) -> Celery:
@@ -33,8 +29,9 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_serializer": "json",
         "result_serializer": "json",
         "task_publish_retry": False,
-        "task_default_queue": WORK_QUEUE,
-        "task_queues": [Queue(name) for name in QUEUES],
+        # A worker listens to the queues of what it has proven; it names them when it starts.
+        "task_default_queue": INSPECT_QUEUE,
+        "task_create_missing_queues": False,
         "broker_transport_options": {
             "visibility_timeout": 3600,
             "socket_timeout": 10,

@@ -53,6 +53,7 @@ class Attempts:
         workspaces: Path,
         *,
         worker_id: str,
+        queues: frozenset[str],
         draining: Callable[[], bool],
     ) -> None:
         self.database = database
@@ -61,13 +62,16 @@ class Attempts:
         self.workspaces = workspaces
         self.draining = draining
         self._worker_id = worker_id
+        self._queues = queues
 
     def run(self, unit_id: str) -> None:
         """Work on the unit, if it is there to be taken."""
         if self.draining():
             return
         with self.database.transaction() as session:
-            claim = queue.claim_next(session, unit_id, worker_id=self._worker_id, lease_s=self.settings.lease_s)
+            claim = queue.claim_next(
+                session, unit_id, worker_id=self._worker_id, lease_s=self.settings.lease_s, queues=self._queues
+            )
         if claim is None:
             _log.info("unit %s: not there to be taken", unit_id)
             return

@@ -2,8 +2,7 @@
 
 import logging
 import mmap
-import os
-import socket
+from pathlib import Path
 from typing import Any
 
 from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
@@ -20,28 +19,27 @@ from worker.presence import Identity, Presence
 _log = logging.getLogger(__name__)
 # One byte that the worker's parent and its pool processes share: the parent was told to stop.
 _draining = mmap.mmap(-1, 1)
-WORKSPACES = "work"
+_WORKSPACES = "work"
 
 
 class Place:
     """What one pool process works with. Nothing of it is made before the fork: threads and connections do not survive one."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, worker: Identity) -> None:
         publisher = BrokerPublisher(settings.broker)
-        workspaces = settings.data_dir.resolve() / WORKSPACES
-        workspaces.mkdir(mode=0o700, parents=True, exist_ok=True)
-        worker = Identity(
-            id=f"wrk_{socket.gethostname()}_{os.getppid()}",
-            pid=os.getppid(),
-            queues=tuple(sorted(app.amqp.queues.consume_from)),
-            concurrency=app.conf.worker_concurrency or 1,
-        )
+        folder = workspaces(settings)
         self.database = Database.from_settings(settings, publisher)
         self.attempts = Attempts(
-            self.database, open_store(settings), settings, workspaces, worker_id=worker.id, draining=is_draining
+            self.database,
+            open_store(settings),
+            settings,
+            folder,
+            worker_id=worker.id,
+            queues=frozenset(worker.queues),
+            draining=is_draining,
         )
-        self.reconciler = Reconciler(self.database, settings, publisher.waiting, workspaces)
-        self.presence = Presence(self.database, worker, workspaces)
+        self.reconciler = Reconciler(self.database, settings, publisher.waiting, folder)
+        self.presence = Presence(self.database, worker, is_draining)
 
     def open(self) -> None:
         """Begin to look after the rows and to give signs of life."""
@@ -56,6 +54,19 @@ class Place:
 
 
 _here: list[Place] = []
+_worker: list[Identity] = []
+
+
+def enter(worker: Identity) -> None:
+    """Say which worker this process and the pool processes forked from it are."""
+    _worker[:] = [worker]
+
+
+def workspaces(settings: Settings) -> Path:
+    """Give the folder in which units are worked on."""
+    folder = settings.data_dir.resolve() / _WORKSPACES
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
 
 
 def is_draining() -> bool:
@@ -71,7 +82,7 @@ def run_unit(unit_id: str) -> None:
 
 @worker_process_init.connect  # type: ignore[untyped-decorator] # Celery ships no types
 def _opened(**_: Any) -> None:
-    place = Place(get_settings())
+    place = Place(get_settings(), _worker[0])
     _here[:] = [place]
     place.open()
 

@@ -78,8 +78,12 @@ class Client:
         return _items(self._transport.json(Ask("GET", "/passes")))
 
     def targets(self) -> list[dict[str, Any]]:
-        """List what the live workers can optimise for and measure on."""
-        return _items(self._transport.json(Ask("GET", "/targets")))
+        """List what workers can optimise for and measure on; one that is not `live` now makes a job wait."""
+        return _items(self.capacity())
+
+    def capacity(self) -> dict[str, Any]:
+        """Give the targets (`items`), what does not run and why (`unavailable`), and the `workers` with their load."""
+        return self._transport.json(Ask("GET", "/targets"))
 
 
 class _Collection(Generic[S]):

@@ -3,7 +3,7 @@
 import platform
 
 from engine.measure.cpu import cpu_profile
-from engine.measure.providers import runtime_version
+from engine.measure.providers import check_single_onnxruntime, ep_version, runtime_version
 from engine.report import Environment
 from engine.spec import Target
 
@@ -19,4 +19,6 @@ def environment(target: Target) -> Environment:
         provider=target.provider,
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        distribution=check_single_onnxruntime(),
+        ep_version=ep_version(target.provider),
     )

@@ -81,16 +81,23 @@ class Port:
 
 @dataclass(frozen=True)
 class AvailableTarget:
-    """A provider on this host: proven by a run, or the reason why it is not advertised. `threads` are the usable cores."""
+    """A provider on this host: proven by a run, or the reason why it is not advertised. `threads` are the usable cores.
+
+    `listed`: the runtime claims to have it, which alone means nothing. `distribution` is the installed one that
+    brought the runtime, `ep_version` the version that a plugin provider gives itself.
+    """
 
     provider: ProviderName
     available: bool
+    listed: bool
     reason: str | None
     device: str
     cpu: str
     flags: tuple[str, ...]
     threads: int
     onnxruntime: str
+    distribution: str
+    ep_version: str | None
 
 
 class Session:
@@ -122,8 +129,7 @@ class Session:
         if all(port.dtype is not None and port.dtype != np.dtype(object) for port in (*self.inputs, *self.outputs)):
             binding = self._inner.io_binding()
             for name, array in self._fitted(feed).items():
-                # ascontiguousarray would give a single number an axis.
-                binding.bind_cpu_input(name, np.require(array, requirements="C"))
+                binding.bind_cpu_input(name, np.ascontiguousarray(array))
             for name in self._output_names:
                 binding.bind_output(name)
             call = partial(self._inner.run_with_iobinding, binding)
@@ -202,22 +208,35 @@ def optimised_graph(model: ModelSource, target: Target) -> bytes:
         return written.read_bytes()
 
 
-def available_targets() -> tuple[AvailableTarget, ...]:
-    """Try every provider of the table on a tiny network, now, on this host."""
-    cpu = cpu_profile()
+def available_targets(names: Iterable[ProviderName] | None = None) -> tuple[AvailableTarget, ...]:
+    """Try every provider of the table, or only the named ones, on a tiny network, now, on this host."""
+    cpu, distribution = cpu_profile(), check_single_onnxruntime()
     return tuple(
         AvailableTarget(
             provider=name,
             available=(reason := _why_not(name)) is None,
+            listed=_is_listed(provider),
             reason=reason,
             device=provider.device,
             cpu=cpu.name,
             flags=cpu.flags,
             threads=cpu.cores,
             onnxruntime=runtime_version(),
+            distribution=distribution,
+            ep_version=ep_version(name),
         )
-        for name, provider in PROVIDERS.items()
+        for name, provider in ((name, PROVIDERS[name]) for name in (PROVIDERS if names is None else names))
     )
+
+
+def _is_listed(provider: Provider) -> bool:
+    return provider.runtime in _offered()
+
+
+def ep_version(name: ProviderName) -> str | None:
+    """Give the version that a plugin provider tells of itself; the built-in ones are the package's."""
+    versions = {device.ep_metadata.get("version") for device in _plugin_devices(PROVIDERS[name].runtime)}
+    return next((str(version) for version in versions if version), None)
 
 
 @cache

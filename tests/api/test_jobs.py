@@ -189,7 +189,7 @@ def test_the_result_the_report_and_the_bytes(service, client, body):
 def live_worker(service):
     """A worker like the one that the reports of these tests come from, gone at the end."""
     target = {"provider": "cpu", "cpu": "x", "flags": [], "onnxruntime": "1"}
-    more = {"host": "h", "pid": 1, "queues": ["work"], "concurrency": 1, "isolation": "none"}
+    more = {"host": "h", "pid": 1, "queues": ["run.cpu"], "concurrency": 1, "isolation": "none"}
     with service.database.transaction() as session:
         workers.heartbeat(session, "wrk_cache", targets=[target], **more)
     yield
@@ -295,4 +295,4 @@ def test_passes_and_targets(client):
     assert one in passes
     assert one["schema"]["properties"]["type"]["const"] == "quantize_static"
     assert client.get("/v1/passes/magic").status_code == 404
-    assert client.get("/v1/targets").json() == {"items": []}
+    assert client.get("/v1/targets").json() == {"items": [], "unavailable": [], "workers": []}

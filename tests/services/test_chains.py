@@ -102,7 +102,7 @@ def beat(service, onnxruntime="1.32"):
             "wrk_1",
             host="h",
             pid=1,
-            queues=["work"],
+            queues=["run.cpu"],
             concurrency=1,
             targets=[target],
             isolation="none",
@@ -210,7 +210,9 @@ def test_no_more_bytes_than_the_quota(service):
 
 
 def next_tenant(service, message):
-    claim = service.write(lambda session: queue.claim_next(session, message, worker_id="wrk_1", lease_s=30))
+    claim = service.write(
+        lambda session: queue.claim_next(session, message, worker_id="wrk_1", lease_s=30, queues=["run.cpu"])
+    )
     return claim and (claim.tenant_id, claim.job_id)
 
 

@@ -26,7 +26,7 @@ def test_a_job_is_queued_with_its_output_known(service):
     assert job.steps == [{"index": 0, "type": "simplify", "status": "waiting"}]
     assert output(service, job).state == ModelState.PENDING
     assert output(service, job).parent_id == job.model_id
-    assert [name for name, _ in service.messages.sent] == ["work"]
+    assert [name for name, _ in service.messages.sent] == ["run.cpu"]
     assert service.events(job.id) == ["queued"]
 
 

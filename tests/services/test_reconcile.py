@@ -46,7 +46,7 @@ def test_an_expired_lease_is_queued_again_and_sent(service):
     time.sleep(0.05)
     once(service)
     assert service.job(job.id).status == JobStatus.QUEUED
-    assert service.messages.sent == [("work", claim.unit_id)]
+    assert service.messages.sent == [("run.cpu", claim.unit_id)]
     assert service.claim().attempt == 2
 
 
@@ -57,14 +57,14 @@ def test_a_lost_message_is_sent_again_but_not_too_often(service):
     assert service.messages.sent == []
     age(service, 20, "sent_at")
     once(service)
-    assert service.messages.sent == [("work", unit_id)]
+    assert service.messages.sent == [("run.cpu", unit_id)]
     service.messages.take()
     age(service, 20, "sent_at")
     once(service)
     assert service.messages.sent == [], "the second wait is twice as long"
     age(service, 40, "sent_at")
     once(service)
-    assert service.messages.sent == [("work", unit_id)]
+    assert service.messages.sent == [("run.cpu", unit_id)]
 
 
 def test_a_long_queue_is_not_sent_again(service):
@@ -94,7 +94,7 @@ def test_a_unit_that_waits_after_a_loss_is_sent_when_its_time_has_come(service):
     assert service.messages.sent == []
     age(service, 1, "not_before")
     once(service)
-    assert service.messages.sent == [("work", claim.unit_id)]
+    assert service.messages.sent == [("run.cpu", claim.unit_id)]
     assert service.claim() is not None
     assert service.job(job.id).status == JobStatus.RUNNING
 

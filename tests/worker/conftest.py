@@ -47,7 +47,15 @@ def folder(settings):
 def attempts(database, folder, settings):
     workspaces = settings.data_dir / "work"
     workspaces.mkdir()
-    return Attempts(database, folder, settings, workspaces, worker_id="wrk_1", draining=lambda: False)
+    return Attempts(
+        database,
+        folder,
+        settings,
+        workspaces,
+        worker_id="wrk_1",
+        queues=frozenset({"inspect", "run.cpu"}),
+        draining=lambda: False,
+    )
 
 
 @pytest.fixture

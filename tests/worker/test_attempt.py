@@ -10,8 +10,7 @@ import pytest
 
 import engine
 from models import Unit
-from services import analyses, artifacts, jobs, queue, workers
-from worker.presence import Identity, Presence
+from services import analyses, artifacts, jobs, queue
 
 PATIENCE_S = 60.0
 
@@ -152,23 +151,6 @@ def test_a_cancelled_job_ends_its_child(attempts, database, upload, network, dat
 
 def test_a_message_for_nothing_does_nothing(attempts):
     attempts.run("unt_none")
-
-
-def test_presence_tells_what_this_worker_can_run(database, tmp_path):
-    presence = Presence(database, Identity("wrk_1", 1, ("work",), 2), tmp_path)
-    presence.start()
-    end = time.monotonic() + PATIENCE_S
-    found = []
-    while not found and time.monotonic() < end:
-        time.sleep(0.05)
-        with database.reading() as session:
-            found = [target for target in workers.targets(session) if target["provider"] == "cpu"]
-    presence.stop(leave=True)
-    assert found
-    assert found[0]["live"]
-    with database.reading() as session:
-        assert workers.live(session) == []
-        assert workers.targets(session)[0]["live"] is False
 
 
 def test_an_analysis_is_kept_and_its_processor_time_counted(attempts, database, upload, network, row):

@@ -1,6 +1,7 @@
 """Commands about the service: passes, targets."""
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -17,9 +18,30 @@ def passes(*, as_json: AsJson = False, url: Url = None) -> None:
 
 
 def targets(*, as_json: AsJson = False, url: Url = None) -> None:
-    """List what live workers can optimise for: a table on a terminal, bare providers in a pipe."""
+    """List what workers can optimise for, what does not run and why, and who works: tables on a terminal, providers in a pipe."""
     with session(url, as_json=as_json) as client:
-        _show(client.targets(), "provider", ("provider", "device", "cpu", "flags", "onnxruntime"), as_json=as_json)
+        found = client.capacity()
+    if as_json:
+        give_json(found)
+    elif sys.stdout.isatty():
+        for table in capacity_tables(found):
+            people().print(table)
+    else:
+        for name in dict.fromkeys(str(item["provider"]) for item in found["items"]):
+            give(name)
+
+
+def capacity_tables(found: Mapping[str, Any]) -> list[Table]:
+    """Give the tables of targets, of what is listed but does not run, and of workers; empty ones are left out."""
+    targets = [{**item, "state": "live" if item["live"] else "away"} for item in found["items"]]
+    broken = [item for item in found["unavailable"] if item["listed"]]
+    columns = ("provider", "state", "busy", "slots", "device", "cpu", "flags", "onnxruntime", "distribution")
+    tables = [
+        _table("targets", targets, columns),
+        _table("listed by a runtime, but it does not run", broken, ("provider", "reason", "workers")),
+        _table("workers", found["workers"], ("id", "state", "targets", "busy", "slots", "cores", "isolation")),
+    ]
+    return [table for table in tables if table.row_count]
 
 
 def _show(items: list[dict[str, Any]], name: str, columns: tuple[str, ...], *, as_json: bool) -> None:
@@ -30,12 +52,16 @@ def _show(items: list[dict[str, Any]], name: str, columns: tuple[str, ...], *, a
         for item in items:
             give(str(item[name]))
         return
-    table = Table()
+    people().print(_table(None, items, columns))
+
+
+def _table(title: str | None, items: list[dict[str, Any]], columns: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column)
     for item in items:
         table.add_row(*(words(_text(item.get(column))) for column in columns))
-    people().print(table)
+    return table
 
 
 def _text(value: Any) -> str:
