@@ -129,7 +129,8 @@ class Session:
         if all(port.dtype is not None and port.dtype != np.dtype(object) for port in (*self.inputs, *self.outputs)):
             binding = self._inner.io_binding()
             for name, array in self._fitted(feed).items():
-                binding.bind_cpu_input(name, np.ascontiguousarray(array))
+                # ascontiguousarray would give a single number an axis.
+                binding.bind_cpu_input(name, np.require(array, requirements="C"))
             for name in self._output_names:
                 binding.bind_output(name)
             call = partial(self._inner.run_with_iobinding, binding)
