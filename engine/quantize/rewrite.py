@@ -145,16 +145,12 @@ class Rewriter:
         nothing keeps both changes that are written out here from cancelling; the second cancels with what ONNX Runtime inserts.
         """
         channels, height, width = spatial_shape(value) or (0, 0, 0)
-        flat, image = (
-            self._constant(np.array(sizes, np.int64), "shape")
-            for sizes in ((0, height * width, channels), (0, height, width, channels))
-        )
+        same = self._constant(np.array((0, height, width, channels), np.int64), "shape")
         nodes: list[ir.Node] = []
         last = quantize.outputs[0]
         for kind, extra, attributes in (
             ("Transpose", [], {"perm": [0, 2, 3, 1]}),
-            ("Reshape", [flat], {}),
-            ("Reshape", [image], {}),
+            ("Reshape", [same], {}),
             ("Transpose", [], {"perm": [0, 3, 1, 2]}),
         ):
             nodes.append(ir.node(kind, [last, *extra], attributes))
