@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.protocol import Protocol
-from services import logs
+from services import db, logs
 from settings import Settings, get_settings
 
 # A request line and its headers. httptools, uvicorn's other parser, would take 20 MB.
@@ -87,6 +87,10 @@ def main() -> None:
     logs.configure(settings)
     # Keys are always asked for; the check stands for the day when they may be switched off.
     refuse_unless_private(settings.host, authenticated=True)
+    try:
+        db.check_revision(settings)
+    except db.RevisionError as error:
+        sys.exit(f"onnxpress: {error}")
     Server(create_app(settings), settings).run()
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,6 +28,8 @@ MODEL_FILE = "model.onnx"
 MODEL_ARCHIVE = "archive.zip"
 DATASET_FILE = "data.npz"
 SAFETENSORS_FILE = "data.safetensors"
+# Bytes are removed only while nobody holds this: a backup reads them.
+REMOVING = "remove-blobs"
 _ZIP = b"PK\x03\x04"
 
 Kind = Literal["model", "dataset", "report"]
@@ -305,13 +308,38 @@ def _remove_after_commit(session: Session, folder: Folder, tenant_id: str, sha25
     database = db.database_of(session)
 
     def remove() -> None:
-        # Again under the lock: the same bytes may have been uploaded since.
-        with database.transaction() as later:
-            db.lock(later, f"blob {tenant_id} {sha256}")
-            if later.get(Blob, (tenant_id, sha256)) is None:
-                folder.remove(tenant_id, sha256)
+        # Where that may not be now, the bytes stay until `sweep` comes.
+        _remove_unless_named(database, folder, tenant_id, sha256)
 
     db.after_commit(session, remove)
+
+
+def sweep(database: db.Database, folder: Folder, *, older_than_s: float) -> int:
+    """Remove bytes that no row names: of uploads that died before their commit, or whose removal had to wait.
+
+    Gives their number; none while somebody holds the removal.
+    """
+    before = time.time() - older_than_s
+    removed = 0
+    for found in folder.blobs():
+        if found.modified_at < before and not _is_named(database, found.tenant_id, found.sha256):
+            removed += _remove_unless_named(database, folder, found.tenant_id, found.sha256)
+    return removed
+
+
+def _is_named(database: db.Database, tenant_id: str, sha256: str) -> bool:
+    with database.reading() as session:
+        return session.get(Blob, (tenant_id, sha256)) is not None
+
+
+def _remove_unless_named(database: db.Database, folder: Folder, tenant_id: str, sha256: str) -> bool:
+    # Asked under the lock: the same bytes may have been uploaded since.
+    with database.sharing(REMOVING) as free, database.transaction() as session:
+        db.lock(session, f"blob {tenant_id} {sha256}")
+        if not free or session.get(Blob, (tenant_id, sha256)) is not None:
+            return False
+        folder.remove(tenant_id, sha256)
+        return True
 
 
 def _place_blob(session: Session, tenant_id: str, writer: Source) -> None:

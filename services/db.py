@@ -1,19 +1,24 @@
 """The database of one process: short transactions, and messages that are sent only after COMMIT."""
 
+import fcntl
 import logging
 import os
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Literal, Protocol
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select, text
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event, func, inspect, make_url, select, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from services.errors import ServiceError
 from settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -29,6 +34,27 @@ _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs", "afs"}
 )
 
+_MIGRATING = "migrate"
+# Alembic's table of one row.
+_REVISIONS = "alembic_version"
+
+RevisionState = Literal["empty", "older", "current", "newer"]
+
+
+class RevisionError(ServiceError):
+    """The database is not at the revision that this version of the service works with."""
+
+    code = "database_revision"
+
+
+@dataclass(frozen=True)
+class Revision:
+    """Where a database is in the history of revisions, and where this version of the service is."""
+
+    found: str | None
+    head: str
+    state: RevisionState
+
 
 class Publisher(Protocol):
     """Whoever can send a unit's message to its queue. It never raises: a lost message is sent again by the reconciler."""
@@ -43,6 +69,7 @@ class Database:
 
     def __init__(self, url: str, publisher: Publisher | None = None) -> None:
         parsed = make_url(url)
+        self.url = parsed
         self.publisher = publisher
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite:
@@ -95,9 +122,46 @@ class Database:
             if self.publisher is None or not self.publisher.publish(queue, unit_id):
                 _log.warning("unit %s: message not sent, the reconciler will", unit_id)
 
+    @property
+    def dialect(self) -> Dialect:
+        """What SQLAlchemy knows of this kind of database."""
+        return self._writing.dialect
+
     def connect(self) -> Connection:
         """Give a plain connection, for migrations."""
         return self._writing.connect()
+
+    @contextmanager
+    def holding(self, name: str) -> Iterator[None]:
+        """Hold a named lock alone, for longer than a transaction may take; waits for whoever has it. A death frees it.
+
+        Unlike `lock` it keeps no writer waiting on SQLite: there it is a lock on a file beside the database.
+        """
+        if self.is_sqlite:
+            with self._lock_file(name) as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
+            return
+        with self._writing.connect() as connection, connection.begin():
+            # A transaction's lock rather than a session's: a pooler between us and the server may share sessions.
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            connection.execute(select(func.pg_advisory_xact_lock(_key_of(name))))
+            yield
+            # Raises where the connection, and the lock with it, was lost on the way.
+            connection.execute(text("SELECT 1"))
+
+    @contextmanager
+    def sharing(self, name: str) -> Iterator[bool]:
+        """Share a named lock with others that share it, and tell whether it was to be had: not while somebody holds it."""
+        if self.is_sqlite:
+            with self._lock_file(name) as file:
+                yield _flocked(file)
+            return
+        with self._writing.connect() as connection, connection.begin():
+            yield bool(connection.scalar(select(func.pg_try_advisory_xact_lock_shared(_key_of(name)))))
+
+    def _lock_file(self, name: str) -> IO[bytes]:
+        return Path(f"{self.url.database}.{name}.lock").open("ab")
 
     def dispose(self, *, close: bool = True) -> None:
         """Close the pools; without `close` only forget them (after a fork they belong to the parent)."""
@@ -138,14 +202,14 @@ def is_postgres(session: Session) -> bool:
 def lock(session: Session, name: str) -> None:
     """Hold a named lock until the transaction ends; on SQLite every write transaction holds the only lock there is."""
     if is_postgres(session):
-        session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+        session.execute(select(func.pg_advisory_xact_lock(_key_of(name))))
 
 
 def try_lock(session: Session, name: str) -> bool:
     """Take the named lock if it is free."""
     if not is_postgres(session):
         return True
-    return bool(session.scalar(select(func.pg_try_advisory_xact_lock(func.hashtextextended(name, 0)))))
+    return bool(session.scalar(select(func.pg_try_advisory_xact_lock(_key_of(name)))))
 
 
 def upgrade(settings: Settings) -> None:
@@ -160,12 +224,59 @@ def upgrade(settings: Settings) -> None:
 
 
 def upgrade_database(database: Database) -> None:
-    """Bring an open database to the newest revision."""
-    with database.connect() as connection:
+    """Bring an open database to the newest revision; one process at a time. Raises RevisionError where it is newer."""
+    with database.holding(_MIGRATING), database.connect() as connection:
+        refuse_newer(_revision(connection))
         config = alembic_config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.commit()
+
+
+def revision(database: Database) -> Revision:
+    """Tell at which revision a database is."""
+    with database.reading() as session:
+        return _revision(session.connection())
+
+
+def check_revision(settings: Settings) -> None:
+    """Raise RevisionError unless the settings' database is at the revision that this version works with.
+
+    A database that is away is no reason to refuse: whoever needs it says so then.
+    """
+    database = Database.from_settings(settings)
+    try:
+        found = revision(database)
+    except OperationalError as error:
+        _log.warning("database not reached, its revision is not checked: %s", error.orig)
+        return
+    finally:
+        database.dispose()
+    refuse_newer(found)
+    if found.state != "current":
+        where = "has no tables yet" if found.found is None else f"is at revision {found.found}"
+        raise RevisionError(f"The database {where}; this version needs {found.head}. Run `onnxpress-server migrate`.")
+
+
+def refuse_newer(found: Revision) -> None:
+    """Raise RevisionError for a database that a newer version has migrated."""
+    if found.state == "newer":
+        raise RevisionError(
+            f"The database is at revision {found.found}, which this version does not know (it knows up to {found.head}):"
+            " a newer version of onnxpress has migrated it. Start that version, or restore a backup from before."
+        )
+
+
+def _revision(connection: Connection) -> Revision:
+    scripts = ScriptDirectory.from_config(alembic_config())
+    head = scripts.get_current_head()
+    assert head is not None
+    has_table = inspect(connection).has_table(_REVISIONS)
+    found = connection.scalar(text(f"SELECT version_num FROM {_REVISIONS}")) if has_table else None  # noqa: S608 - ours
+    if found is None:
+        return Revision(None, head, "empty")
+    known = {script.revision for script in scripts.walk_revisions()}
+    return Revision(found, head, "current" if found == head else "older" if found in known else "newer")
 
 
 def alembic_config() -> Config:
@@ -179,6 +290,18 @@ def alembic_config() -> Config:
 def ping(session: Session) -> None:
     """Raise where the database does not answer."""
     session.execute(text("SELECT 1"))
+
+
+def _key_of(name: str) -> Any:
+    return func.hashtextextended(name, 0)
+
+
+def _flocked(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _prepare_sqlite(engine: Engine, *, begin: str, read_only: bool = False) -> None:

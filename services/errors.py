@@ -93,6 +93,12 @@ class UnavailableError(ServiceError):
     code = "unavailable"
 
 
+class BackupError(ServiceError):
+    """A backup cannot be made, read or restored."""
+
+    code = "backup"
+
+
 class UnauthorizedError(ServiceError):
     """No key, or one that is unknown, expired or revoked."""
 

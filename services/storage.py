@@ -7,6 +7,7 @@ import secrets
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -31,6 +32,15 @@ class Stored:
 
     sha256: str
     size: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """A byte string as the store itself lists it, and since when it is there (seconds of the epoch)."""
+
+    tenant_id: str
+    sha256: str
+    modified_at: float
 
 
 def open_store(settings: Settings) -> "Folder":
@@ -116,6 +126,12 @@ class Folder:
     def exists(self, tenant_id: str, sha256: str) -> bool:
         """Tell whether the bytes are in place."""
         return self.path(tenant_id, sha256).is_file()
+
+    def blobs(self) -> Iterator[Found]:
+        """List everything that is in place, named by a row or not."""
+        for path in (self._root / "blobs").glob("*/??/*"):
+            with suppress(FileNotFoundError):
+                yield Found(path.parent.parent.name, path.name, path.lstat().st_mtime)
 
     def path(self, tenant_id: str, sha256: str) -> Path:
         """Give the blob's place."""

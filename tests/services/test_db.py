@@ -115,3 +115,51 @@ def test_a_second_process_waits_for_the_write_lock(sqlite, tmp_path):
             session.execute(text("INSERT INTO x VALUES (1)"))
         done.result()
     other.dispose()
+
+
+def test_a_held_lock_is_shared_with_nobody_and_keeps_no_writer_waiting(service):
+    with service.database.sharing("x") as free, service.database.sharing("x") as too:
+        assert free
+        assert too
+    with service.database.holding("x"):
+        with service.database.sharing("x") as free:
+            assert not free
+        with service.database.sharing("y") as free:
+            assert free
+        service.write(lambda session: keys.ensure_tenant(session, "meanwhile"))
+    with service.database.sharing("x") as free:
+        assert free
+
+
+def test_holders_come_one_after_the_other(service):
+    inside, most = [], []
+
+    def hold(_):
+        with service.database.holding("x"):
+            inside.append(1)
+            most.append(len(inside))
+            threading.Event().wait(0.02)
+            inside.pop()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(hold, range(8)))
+    assert most == [1] * 8
+
+
+def test_a_database_of_another_version_is_told(service):
+    settings = service.settings
+    db.check_revision(settings)
+    assert db.revision(service.database).state == "current"
+    service.write(lambda session: session.execute(text("UPDATE alembic_version SET version_num = '0001'")))
+    assert db.revision(service.database).state == "older"
+    with pytest.raises(db.RevisionError, match="onnxpress-server migrate"):
+        db.check_revision(settings)
+    service.write(lambda session: session.execute(text("UPDATE alembic_version SET version_num = 'later'")))
+    try:
+        with pytest.raises(db.RevisionError, match="a newer version"):
+            db.check_revision(settings)
+        with pytest.raises(db.RevisionError, match="a newer version"):
+            db.upgrade(settings)
+    finally:
+        head = db.revision(service.database).head
+        service.write(lambda session: session.execute(text(f"UPDATE alembic_version SET version_num = '{head}'")))
