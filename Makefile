@@ -1,10 +1,12 @@
 # The one list of verbs. `make help` prints it.
 SHELL := /bin/sh
 PYTHON ?= python3
-VENV ?= .venv
-# Which onnxruntime: cpu, gpu or openvino (exactly one, they share one import folder).
+# Which onnxruntime: cpu, gpu or openvino. They share one import folder, so each has an environment of its own.
 EP ?= cpu
+VENV ?= $(if $(filter cpu,$(EP)),.venv,.venv-$(EP))
 WORKERS ?= 1
+# Which targets `make worker` takes jobs for: names by comma, `all`, or `own` (accelerators, and cpu where there is none).
+TARGETS ?= own
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
@@ -24,12 +26,15 @@ $(VENV)/.dev-$(EP): pyproject.toml client/pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[$(EP),dev]' -e client
 	@touch $@ $(VENV)/.run-$(EP)
 
-.PHONY: demo serve test check bench docs clean
+.PHONY: demo serve worker test check bench docs clean
 demo: $(VENV)/.run-$(EP)  ## Compress a real network and show the measured result (no server needed)
 	@$(BIN)/python -m standalone demo
 
 serve: $(VENV)/.run-$(EP)  ## Run the whole service on this machine (broker, workers, API; data in ./var)
 	@exec $(BIN)/python -m standalone serve --workers $(WORKERS)
+
+worker: $(VENV)/.run-$(EP)  ## Run one more worker beside `make serve`, say with EP=openvino for its target
+	@exec $(BIN)/python -m worker --queues work --targets $(TARGETS) --concurrency $(WORKERS)
 
 test: $(VENV)/.dev-$(EP)  ## Run the tests on real parts (SQLite, Postgres, Valkey, ONNX Runtime)
 	@$(BIN)/python -m pytest
@@ -47,5 +52,5 @@ bench: $(VENV)/.run-$(EP)  ## Measure what the README claims (see benchmarks/REA
 docs: $(VENV)/.run-$(EP)  ## Write the generated reference anew
 	@$(BIN)/python -m standalone docs
 
-clean:  ## Remove the virtual environment and ./var
-	rm -rf $(VENV) var
+clean:  ## Remove the virtual environments and ./var
+	rm -rf $(VENV) .venv .venv-* var

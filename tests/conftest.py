@@ -1,10 +1,17 @@
-"""Real parts that several rooms' tests need: the two databases."""
+"""Real parts that several rooms' tests need: the two databases, and a second execution provider."""
 
+import fcntl
+import hashlib
 import itertools
+import json
 import os
+import platform
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,6 +22,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _numbers = itertools.count(1)
+_ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -98,3 +106,34 @@ def _execute(server, statement):
     with engine.connect() as connection:
         connection.execute(text(statement))
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def openvino_python():
+    """The Python of an environment with `onnxruntime-openvino`, which cannot share ours: the second provider that is real.
+
+    Made at the first run (half a minute, 0.7 GB), then kept until what it needs changes.
+    """
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        pytest.skip("onnxruntime-openvino has no wheel for this machine")
+    return environment("openvino")
+
+
+def environment(extra):
+    """Give the Python of an environment below var/ with one of the project's extras."""
+    folder = _ROOT / "var" / "environments" / extra
+    folder.mkdir(parents=True, exist_ok=True)
+    python, stamp = folder / "bin" / "python", folder / "requirements.sha256"
+    project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
+    needed = [sys.version, project["dependencies"], project["optional-dependencies"][extra]]
+    wanted = hashlib.sha256(json.dumps(needed).encode()).hexdigest()
+    with (folder.parent / f"{extra}.lock").open("w") as lock:
+        # Another run of the tests may be making it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not stamp.exists() or stamp.read_text() != wanted:
+            install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-e", f"{_ROOT}[{extra}]"]
+            for command in ([sys.executable, "-m", "venv", "--clear", folder], install):
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                assert done.returncode == 0, done.stderr[-2000:]
+            stamp.write_text(wanted)
+    return python
