@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 from api import errors
 from api.access import Access
 from api.deps import Parts
-from api.routes import artifacts, blobs, datasets, health, jobs, keys, metrics, models, passes, targets
+from api.routes import artifacts, audit, blobs, datasets, health, jobs, keys, metrics, models, passes, targets
 from api.traffic import Rates, Traffic
 from api.uploads import NewBlob
 from api.watch import Watcher
@@ -31,7 +31,7 @@ DISK_THREADS = 16
 READ_THREADS = 8
 
 _ROUTERS = tuple(
-    part.router for part in (models, datasets, jobs, artifacts, blobs, passes, targets, keys, metrics, health)
+    part.router for part in (models, datasets, jobs, artifacts, blobs, passes, targets, keys, audit, metrics, health)
 )
 _DESCRIPTION = """\
 POST a model, POST a job, poll it, download an artifact that is smaller and faster, with a measured report and a verdict.
@@ -47,6 +47,7 @@ _TAGS = [
     {"name": "passes", "description": "What a recipe can be made of."},
     {"name": "targets", "description": "What live workers can run on."},
     {"name": "keys", "description": "Who may do what; for keys with the scope `admin`."},
+    {"name": "audit", "description": "Who changed what; for keys with the scope `admin`."},
     {"name": "metrics", "description": "For operators; for keys with the scope `metrics`."},
     {"name": "health", "description": "For load balancers; no key."},
 ]

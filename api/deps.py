@@ -14,10 +14,10 @@ from sqlalchemy.orm import Session
 from api.errors import ApiError
 from api.traffic import Rates, Traffic
 from api.watch import Watcher
-from services import keys
+from services import audit, keys
 from services.db import Database
 from services.keys import Caller
-from services.storage import Folder
+from services.storage import Store
 from settings import Settings
 
 Scope = Literal["read", "write", "admin", "metrics"]
@@ -40,7 +40,7 @@ class Parts:
 
     settings: Settings
     database: Database
-    folder: Folder
+    folder: Store
     watcher: Watcher
     # Disk work of uploads and downloads, apart from the pool that serves the other routes.
     disk: CapacityLimiter
@@ -49,13 +49,15 @@ class Parts:
     rates: Rates
 
 
-@dataclass(frozen=True)
+@dataclass
 class At:
     """One request's caller and session."""
 
     session: Session
     caller: Caller
     parts: Parts
+    # What a request makes; what it changes is in its address.
+    subject: str | None = None
 
     @property
     def tenant_id(self) -> str:
@@ -85,7 +87,20 @@ class Asked:
         with self.parts.database.reading() as session:
             caller = self._caller(session, scope)
         with self.parts.database.transaction() as session:
-            yield At(session, caller, self.parts)
+            at = At(session, caller, self.parts)
+            yield at
+            self._audit(at)
+
+    def _audit(self, at: At) -> None:
+        """Note who did it in the transaction that does it: no route can forget to."""
+        subject = at.subject or next(iter(self._request.path_params.values()), None)
+        audit.record(
+            at.session,
+            at.caller,
+            action=self._request.scope["route"].name,
+            subject_id=subject,
+            request_id=self._request.state.passage.request_id,
+        )
 
     def _caller(self, session: Session, scope: Scope) -> Caller:
         caller = keys.authenticate(session, self._key)
@@ -139,6 +154,11 @@ def _writing(asked: AskedFor) -> Iterator[At]:
         yield at
 
 
+def _overseeing(asked: AskedFor) -> Iterator[At]:
+    with asked.reading("admin") as at:
+        yield at
+
+
 def _administering(asked: AskedFor) -> Iterator[At]:
     with asked.writing("admin") as at:
         yield at
@@ -147,4 +167,5 @@ def _administering(asked: AskedFor) -> Iterator[At]:
 # With the default scope the client would get its answer before the commit, even when the commit fails.
 Reading = Annotated[At, Depends(_reading, scope="function")]
 Writing = Annotated[At, Depends(_writing, scope="function")]
+Overseeing = Annotated[At, Depends(_overseeing, scope="function")]
 Administering = Annotated[At, Depends(_administering, scope="function")]

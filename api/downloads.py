@@ -1,15 +1,17 @@
 """Downloads: stored bytes, verified while they are read, as an attachment that cannot be mistaken for a page."""
 
+import hashlib
+import re
 import unicodedata
 import zipfile
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, cast
+from typing import IO, Annotated, cast
 from urllib.parse import quote
 
 from anyio import CancelScope
 from anyio.to_thread import run_sync
-from fastapi import Request, Response
+from fastapi import Header, Request, Response
 from fastapi.responses import StreamingResponse
 
 from api.conditions import Part, asked_part, etag_matches
@@ -20,6 +22,19 @@ from models import Artifact, ArtifactFile
 # The oldest time that a zip can hold: the same files give the same bytes.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 _ZIP64_FROM = 1 << 31
+
+
+_LOCAL_HEADER, _DESCRIPTOR, _DESCRIPTOR_64, _LOCAL_EXTRA_64 = 30, 16, 24, 20
+_ENTRY, _END, _END_64 = 46, 22, 76
+
+WantReprDigest = Annotated[
+    str | None,
+    Header(
+        max_length=200,
+        description="RFC 9530: `sha-256=1` has a zip hashed before it is sent, `sha-256=0` leaves the digest out.",
+    ),
+]
+_WANTED = re.compile(r"(?:^|,)\s*sha-256\s*=\s*(\d+)\s*(?=,|$)")
 
 
 @dataclass(frozen=True)
@@ -37,31 +52,31 @@ class Content:
         return cls(artifact.tenant_id, artifact.digest, sorted(artifact.files, key=lambda file: file.path), name)
 
 
-async def download(request: Request, parts: Parts, content: Content) -> Response:
+async def download(request: Request, parts: Parts, content: Content, want: str | None) -> Response:
     """Answer with the content: its file if it has one, else a stored zip of all.
 
-    Bytes that do not have their digest never arrive whole: the connection breaks before the last of them. A part is sent
-    only of bytes that were verified as a whole just before.
+    Bytes that do not have their digest never arrive whole: the connection breaks before the last of them. The last piece
+    of a part is sent only when all bytes were verified.
     """
     single = content.files[0] if len(content.files) == 1 else None
     digest = single.sha256 if single else content.digest
+    size = single.size if single else zip_size(content.files)
     headers = {
         "ETag": f'"{digest}"',
         "Content-Disposition": _attachment(content.name if single else f"{content.name}.zip"),
     }
     if etag_matches(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    part = None
-    if single:
-        headers |= {"Accept-Ranges": "bytes", "Repr-Digest": repr_digest(single.sha256)}
-        part = asked_part(request, headers["ETag"], single.size)
-        headers["Content-Length"] = str(part.length if part else single.size)
-        if part is not None:
-            headers["Content-Range"] = part.content_range
-        chunks = _file(parts, content, part)
-    else:
-        headers["Accept-Ranges"] = "none"
-        chunks = _zip(parts, content)
+    part = asked_part(request, headers["ETag"], size)
+    headers |= {"Accept-Ranges": "bytes", "Content-Length": str(part.length if part else size)}
+    if part is not None:
+        headers["Content-Range"] = part.content_range
+    wanted = _WANTED.search(want or "")
+    if single and (wanted is None or int(wanted[1])):
+        headers["Repr-Digest"] = repr_digest(single.sha256)
+    elif wanted is not None and int(wanted[1]):
+        headers["Repr-Digest"] = repr_digest(await run_sync(_sha256, _zip(parts, content), limiter=parts.disk))
+    chunks = _file(parts, content, part) if single else _zip_part(parts, content, part)
     # The first chunk is read before anything is sent, so that missing or small damaged bytes are a clean error.
     first = await run_sync(next, chunks, b"", limiter=parts.disk)
     media_type = "application/octet-stream" if single else "application/zip"
@@ -109,6 +124,44 @@ class _Pending:
         taken = bytes(self._bytes)
         self._bytes.clear()
         return taken
+
+
+def zip_size(files: Sequence[ArtifactFile]) -> int:
+    """Give the size of the zip of some files, which follows from their names and sizes alone."""
+    size = directory = 0
+    end = _END
+    for file in files:
+        name = len(file.path.encode())
+        large, far = file.size >= _ZIP64_FROM, size > zipfile.ZIP64_LIMIT
+        directory += _ENTRY + name + (4 + 16 * large + 8 * far if large or far else 0)
+        size += _LOCAL_HEADER + name + file.size
+        size += _LOCAL_EXTRA_64 + _DESCRIPTOR_64 if large else _DESCRIPTOR
+    if max(size, directory) > zipfile.ZIP64_LIMIT or len(files) > zipfile.ZIP_FILECOUNT_LIMIT:
+        end += _END_64
+    return size + directory + end
+
+
+def _sha256(chunks: Iterator[bytes]) -> str:
+    found = hashlib.sha256()
+    for chunk in chunks:
+        found.update(chunk)
+    return found.hexdigest()
+
+
+def _zip_part(parts: Parts, content: Content, part: Part | None) -> Iterator[bytes]:
+    """Give the zip, or a part of it: the last piece only when all of the zip was read, and so verified."""
+    if part is None:
+        yield from _zip(parts, content)
+        return
+    at, held = 0, b""
+    for chunk in _zip(parts, content):
+        piece = chunk[max(0, part.first - at) : max(0, part.last + 1 - at)]
+        at += len(chunk)
+        if piece:
+            if held:
+                yield held
+            held = piece
+    yield held
 
 
 def _zip(parts: Parts, content: Content) -> Iterator[bytes]:

@@ -39,6 +39,7 @@ Name = Annotated[
 ]
 NewName = Annotated[str, Field(min_length=1, max_length=200, pattern=_TEXT)]
 Tag = Annotated[str, Field(min_length=1, max_length=64, pattern=_TEXT)]
+Tags = Annotated[list[Tag], Query(description="Only those with this tag; several must all be there.", max_length=8)]
 Alias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", examples=["production"])]
 WaitForCheck = Annotated[float, Query(ge=0, le=60, description="Seconds to wait until the upload has been inspected.")]
 Wait = Annotated[
@@ -59,7 +60,7 @@ IdempotencyKey = Annotated[
 Sha256 = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
 
 View = TypeVar("View", bound=BaseModel)
-Row = TypeVar("Row", models.Model, models.Dataset, models.Job)
+Row = TypeVar("Row", models.Model, models.Dataset, models.Job, models.Audit)
 
 
 class CompressJob(Compress):
@@ -409,6 +410,29 @@ class NewKeyView(KeyView):
     key: str | None = Field(
         description="What goes into the header Authorization. Shown once: null where the same Idempotency-Key made it before."
     )
+
+
+class AuditView(BaseModel):
+    """One change: who asked for it and what it was about."""
+
+    id: str
+    key: str = Field(description="Id of the key that it came with.")
+    action: str = Field(description="The operation, by its name in this description.")
+    subject: str | None = Field(description="What was made or changed.")
+    request_id: str
+    at: datetime
+
+    @classmethod
+    def of(cls, row: models.Audit) -> Self:
+        """Show a row."""
+        return cls(
+            id=row.id,
+            key=row.key_id,
+            action=row.action,
+            subject=row.subject_id,
+            request_id=row.request_id,
+            at=row.created_at,
+        )
 
 
 class KeyList(BaseModel):

@@ -8,10 +8,22 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, Protocol
 
-from sqlalchemy import Select, delete, select
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy import ColumnElement, Select, delete, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
 
-from models import Artifact, ArtifactFile, Blob, Dataset, DatasetState, Model, ModelState, Unit, UnitStatus, new_id
+from models import (
+    Archive,
+    Artifact,
+    ArtifactFile,
+    Blob,
+    Dataset,
+    DatasetState,
+    Model,
+    ModelState,
+    Unit,
+    UnitStatus,
+    new_id,
+)
 from services import db
 from services.errors import FieldError, InvalidError, NotFoundError, UnavailableError
 from services.history import advance, record
@@ -74,6 +86,24 @@ class KnownBlob:
 
 
 @dataclass(frozen=True)
+class KnownArchive:
+    """A zip that the store has unpacked: its files are there, the zip itself is not."""
+
+    tenant_id: str
+    stored: Stored
+    digest: str
+    head: bytes = _ZIP
+
+    def finish(self) -> Stored:
+        """Give digest and size."""
+        return self.stored
+
+    def place(self) -> None:
+        """Refuse: as a file of its own it would have to be sent again."""
+        raise _unknown_blob()
+
+
+@dataclass(frozen=True)
 class NewFile:
     """A file of an artifact to be: its path in the manifest and its bytes."""
 
@@ -81,12 +111,23 @@ class NewFile:
     writer: Source
 
 
-def known_blob(session: Session, folder: Folder, tenant_id: str, sha256: str) -> KnownBlob:
+def known(session: Session, tenant_id: str, sha256: str) -> Stored:
+    """Tell of bytes that need not be sent: stored as they are, or unpacked; raises NotFoundError."""
+    found = session.get(Blob, (tenant_id, sha256)) or session.get(Archive, (tenant_id, sha256))
+    if found is None:
+        raise NotFoundError("There is no such blob.")
+    return Stored(sha256, found.size)
+
+
+def known_blob(session: Session, folder: Folder, tenant_id: str, sha256: str) -> KnownBlob | KnownArchive:
     """Give bytes that the tenant has stored under their digest; raises InvalidError where there are none."""
     blob = session.get(Blob, (tenant_id, sha256))
-    if blob is None:
+    if blob is not None:
+        return KnownBlob(tenant_id, Stored(sha256, blob.size), folder.head(tenant_id, sha256))
+    archive = session.get(Archive, (tenant_id, sha256))
+    if archive is None:
         raise _unknown_blob()
-    return KnownBlob(tenant_id, Stored(sha256, blob.size), folder.head(tenant_id, sha256))
+    return KnownArchive(tenant_id, Stored(sha256, archive.size), archive.digest)
 
 
 def _unknown_blob() -> InvalidError:
@@ -96,8 +137,11 @@ def _unknown_blob() -> InvalidError:
 
 def register_model(session: Session, tenant_id: str, writer: Source, *, name: str) -> Model:
     """Store a finished upload as a network in state `checking`, and queue its inspection; a zip is unpacked there."""
-    is_archive = writer.head.startswith(_ZIP)
-    artifact = store(session, tenant_id, "model", [NewFile(MODEL_ARCHIVE if is_archive else MODEL_FILE, writer)])
+    is_archive = writer.head.startswith(_ZIP) and not isinstance(writer, KnownArchive)
+    if isinstance(writer, KnownArchive):
+        artifact = _unpacked_earlier(session, tenant_id, writer)
+    else:
+        artifact = store(session, tenant_id, "model", [NewFile(MODEL_ARCHIVE if is_archive else MODEL_FILE, writer)])
     moment = db.now(session)
     model = Model(
         id=new_id("mdl"),
@@ -173,22 +217,33 @@ def list_models(
     *,
     state: ModelState | None = None,
     alias: str | None = None,
+    tags: Sequence[str] = (),
     limit: int = 50,
     before: str | None = None,
 ) -> list[Model]:
-    """Give the tenant's networks, the newest first, those before an id."""
+    """Give the tenant's networks, the newest first, those before an id and with all the tags."""
     asked = _models(tenant_id).order_by(Model.id.desc()).limit(limit).options(joinedload(Model.artifact))
     if state is not None:
         asked = asked.where(Model.state == state)
     if alias is not None:
         asked = asked.where(Model.alias == alias)
+    asked = asked.where(*(_has_tag(session, Model.tags, tag) for tag in tags))
     return list(session.scalars(asked if before is None else asked.where(Model.id < before)))
 
 
-def list_datasets(session: Session, tenant_id: str, *, limit: int = 50, before: str | None = None) -> list[Dataset]:
-    """Give the tenant's datasets, the newest first, those before an id."""
+def list_datasets(
+    session: Session, tenant_id: str, *, tags: Sequence[str] = (), limit: int = 50, before: str | None = None
+) -> list[Dataset]:
+    """Give the tenant's datasets, the newest first, those before an id and with all the tags."""
     asked = _datasets(tenant_id).order_by(Dataset.id.desc()).limit(limit).options(joinedload(Dataset.artifact))
+    asked = asked.where(*(_has_tag(session, Dataset.tags, tag) for tag in tags))
     return list(session.scalars(asked if before is None else asked.where(Dataset.id < before)))
+
+
+def _has_tag(session: Session, tags: InstrumentedAttribute[list[Any]], tag: str) -> ColumnElement[bool]:
+    each = func.json_array_elements_text(tags) if db.is_postgres(session) else func.json_each(tags)
+    one = each.table_valued("value", name="one")
+    return select(one.c.value).where(one.c.value == tag).exists()
 
 
 def _models(tenant_id: str) -> Select[Model]:
@@ -260,11 +315,26 @@ def manifest_digest(lines: list[dict[str, Any]]) -> str:
 
 
 def unpacked(session: Session, folder: Folder, model: Model, files: Sequence[NewFile]) -> None:
-    """Have the files that were in a network's archive take its place."""
+    """Have the files that were in a network's archive take its place; the archive is remembered by its digest."""
     archive, model.artifact_digest = model.artifact_digest, store(session, model.tenant_id, "model", files).digest
     session.flush()
-    if archive is not None:
-        discard(session, folder, model.tenant_id, archive)
+    if archive is None:
+        return
+    for file in get_artifact(session, model.tenant_id, archive).files:
+        row = Archive(tenant_id=model.tenant_id, sha256=file.sha256, size=file.size, digest=model.artifact_digest)
+        session.merge(row)
+    discard(session, folder, model.tenant_id, archive)
+
+
+def _unpacked_earlier(session: Session, tenant_id: str, archive: KnownArchive) -> Artifact:
+    if archive.tenant_id != tenant_id:
+        raise UnavailableError("The upload belongs to another tenant.")
+    db.lock(session, f"artifact {tenant_id} {archive.digest}")
+    # It may have gone in between, and its row with it.
+    found = session.get(Artifact, (tenant_id, archive.digest), populate_existing=True)
+    if found is None:
+        raise _unknown_blob()
+    return found
 
 
 def accept(session: Session, subject: Model | Dataset, inspection: dict[str, Any]) -> None:

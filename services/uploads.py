@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from models import Dataset, Model, ModelState
 from services import artifacts, idempotency, quotas
-from services.artifacts import KnownBlob, Source
+from services.artifacts import KnownArchive, KnownBlob, Source
 from services.errors import ConflictError, RejectedError
 from settings import Settings
 
@@ -79,7 +79,7 @@ def check_fits(session: Session, tenant_id: str, model_id: str) -> None:
 
 
 def _admit(session: Session, tenant_id: str, writer: Source, settings: Settings | None) -> None:
-    if settings is not None and not isinstance(writer, KnownBlob):
+    if settings is not None and not isinstance(writer, KnownBlob | KnownArchive):
         quotas.check_bytes(session, tenant_id, writer.finish().size, settings)
 
 

@@ -34,6 +34,7 @@ class Settings(BaseSettings):
         description="Most seconds of processor time that one tenant's work may take in the window; 0: no quota.",
     )
     quota_cpu_window_s: float = Field(86_400, ge=1, description="The window of quota_cpu_s.")
+    audit_days: float = Field(365, ge=0, description="How long it is known who changed what; 0: for ever.")
     rate_per_s: float = Field(200.0, ge=0, description="Requests per second that one key may go on sending; 0: any.")
     rate_burst: int = Field(1000, ge=1, description="Requests that one key may send at once.")
     worker_targets: str = Field(

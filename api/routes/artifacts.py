@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 from fastapi import APIRouter, Request, Response
 
 from api.deps import AskedFor, At
-from api.downloads import Content, download
+from api.downloads import Content, WantReprDigest, download
 from api.errors import problems
 from api.schemas import Sha256
 from api.uploads import BYTES
@@ -17,7 +17,9 @@ router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
 
 
 @router.get("/{sha256}", response_class=Response, responses=problems(403, 404, 416) | BYTES)
-async def get_artifact(sha256: Sha256, request: Request, asked: AskedFor) -> Response:
+async def get_artifact(
+    sha256: Sha256, request: Request, asked: AskedFor, want_repr_digest: WantReprDigest = None
+) -> Response:
     """Download an artifact by its digest, or a single file by its own.
 
     An artifact of one file is that file; one of several is a zip, always of the same bytes.
@@ -33,4 +35,4 @@ async def get_artifact(sha256: Sha256, request: Request, asked: AskedFor) -> Res
         one = artifact.files[0].path if len(artifact.files) == 1 else artifact.kind
         return Content.of(artifact, PurePosixPath(one).name)
 
-    return await download(request, asked.parts, await asked.read(find))
+    return await download(request, asked.parts, await asked.read(find), want_repr_digest)

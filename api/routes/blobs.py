@@ -19,7 +19,7 @@ _THERE: dict[int | str, dict[str, Any]] = {
 
 @router.head("/{sha256}", response_class=Response, responses=problems(403, 404) | _THERE)
 def head_blob(sha256: Sha256, at: Reading) -> Response:
-    """Tell whether these bytes are stored, and how many they are."""
-    blob = artifacts.get_blob(at.session, at.tenant_id, sha256)
-    headers = {"ETag": f'"{sha256}"', "Content-Length": str(blob.size), "Repr-Digest": repr_digest(sha256)}
+    """Tell whether these bytes need not be sent, and how many they are: they are stored, or as what was in them."""
+    stored = artifacts.known(at.session, at.tenant_id, sha256)
+    headers = {"ETag": f'"{sha256}"', "Content-Length": str(stored.size), "Repr-Digest": repr_digest(sha256)}
     return Response(headers=headers, media_type="application/octet-stream")

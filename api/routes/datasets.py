@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from api.bodies import JSON_BODY
 from api.conditions import SAME, etag_of, not_modified
 from api.deps import AskedFor, At, Reading, Writing
-from api.downloads import Content, download
+from api.downloads import Content, WantReprDigest, download
 from api.errors import ApiError, problems
 from api.schemas import (
     Cursor,
@@ -18,6 +18,7 @@ from api.schemas import (
     Name,
     Page,
     PageSize,
+    Tags,
     WaitForCheck,
     page,
     read_cursor,
@@ -72,7 +73,7 @@ async def upload_dataset(  # noqa: PLR0917 - FastAPI calls it by name
     async with received(request, asked, tenant_id, limit=parts.settings.max_dataset_bytes) as upload:
 
         def register(at: At) -> str:
-            return uploads.upload_dataset(
+            at.subject = uploads.upload_dataset(
                 at.session,
                 tenant_id,
                 upload.source,
@@ -82,6 +83,7 @@ async def upload_dataset(  # noqa: PLR0917 - FastAPI calls it by name
                 idempotency_key=idempotency_key,
                 settings=parts.settings,
             ).id
+            return at.subject
 
         dataset_id = await asked.write(register)
     response.headers["Location"] = f"/v1/datasets/{dataset_id}"
@@ -89,9 +91,9 @@ async def upload_dataset(  # noqa: PLR0917 - FastAPI calls it by name
 
 
 @router.get("", responses=problems(403))
-def list_datasets(at: Reading, limit: PageSize = 50, cursor: Cursor = None) -> Page[DatasetView]:
+def list_datasets(at: Reading, tag: Tags = [], limit: PageSize = 50, cursor: Cursor = None) -> Page[DatasetView]:  # noqa: B006 - FastAPI copies it
     """List datasets, the newest first."""
-    rows = artifacts.list_datasets(at.session, at.tenant_id, limit=limit + 1, before=read_cursor(cursor))
+    rows = artifacts.list_datasets(at.session, at.tenant_id, tags=tag, limit=limit + 1, before=read_cursor(cursor))
     return page(DatasetView.of, rows, limit)
 
 
@@ -115,7 +117,9 @@ def delete_dataset(dataset_id: str, at: Writing) -> None:
 
 
 @router.get("/{dataset_id}/content", response_class=Response, responses=problems(403, 404, 409, 416) | BYTES)
-async def get_dataset_content(dataset_id: str, request: Request, asked: AskedFor) -> Response:
+async def get_dataset_content(
+    dataset_id: str, request: Request, asked: AskedFor, want_repr_digest: WantReprDigest = None
+) -> Response:
     """Download a dataset as it was uploaded."""
 
     def find(at: At) -> Content:
@@ -125,7 +129,7 @@ async def get_dataset_content(dataset_id: str, request: Request, asked: AskedFor
         ending = row.artifact.files[0].path.partition(".")[2]
         return Content.of(row.artifact, row.name if row.name.endswith(f".{ending}") else f"{row.name}.{ending}")
 
-    return await download(request, asked.parts, await asked.read(find))
+    return await download(request, asked.parts, await asked.read(find), want_repr_digest)
 
 
 def _view(at: At, dataset_id: str) -> DatasetView:

@@ -77,7 +77,7 @@ def create_job(body: NewJob, at: Writing, response: Response, idempotency_key: I
         idempotency_key=idempotency_key,
         settings=at.parts.settings,
     )
-    return _accepted(response, submission)
+    return _accepted(at, response, submission)
 
 
 @router.post(":validate", dependencies=JSON_BODY, responses=problems(403, 408, 413, 415))
@@ -174,7 +174,7 @@ def retry_job(job_id: str, at: Writing, response: Response, idempotency_key: Ide
         idempotency_key=idempotency_key,
         settings=at.parts.settings,
     )
-    return _accepted(response, submission)
+    return _accepted(at, response, submission)
 
 
 @router.post("/{job_id}:cancel", responses=problems(403, 404, 409))
@@ -206,7 +206,8 @@ def get_report_markdown(job_id: str, request: Request, at: Reading) -> Response:
     return _report(at, request, job_id, "md")
 
 
-def _accepted(response: Response, submission: jobs.Submission) -> JobView:
+def _accepted(at: At, response: Response, submission: jobs.Submission) -> JobView:
+    at.subject = submission.job.id
     response.headers["Location"] = f"/v1/jobs/{submission.job.id}"
     response.headers["Retry-After"] = "1"
     return JobView.of(submission.job)

@@ -24,6 +24,7 @@ def create_key(
         expires_at=body.expires_at,
         idempotency_key=idempotency_key,
     )
+    at.subject = new.row.id
     response.headers["Location"] = f"/v1/keys/{new.row.id}"
     return NewKeyView(**KeyView.of(new.row).model_dump(), key=new.text)
 

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from api.bodies import JSON_BODY
 from api.conditions import SAME, etag_of, not_modified
 from api.deps import AskedFor, At, Reading, Writing
-from api.downloads import Content, download
+from api.downloads import Content, WantReprDigest, download
 from api.errors import ApiError, problems
 from api.schemas import (
     Alias,
@@ -23,6 +23,7 @@ from api.schemas import (
     Name,
     Page,
     PageSize,
+    Tags,
     WaitForAnalysis,
     WaitForCheck,
     page,
@@ -66,7 +67,7 @@ async def upload_model(  # noqa: PLR0917 - FastAPI calls it by name
     async with received(request, asked, caller.tenant_id, limit=parts.settings.max_model_bytes) as upload:
 
         def register(at: At) -> str:
-            return uploads.upload_model(
+            at.subject = uploads.upload_model(
                 at.session,
                 at.tenant_id,
                 upload.source,
@@ -74,6 +75,7 @@ async def upload_model(  # noqa: PLR0917 - FastAPI calls it by name
                 idempotency_key=idempotency_key,
                 settings=parts.settings,
             ).id
+            return at.subject
 
         model_id = await asked.write(register)
     response.headers["Location"] = f"/v1/models/{model_id}"
@@ -81,16 +83,17 @@ async def upload_model(  # noqa: PLR0917 - FastAPI calls it by name
 
 
 @router.get("", responses=problems(403))
-def list_models(
+def list_models(  # noqa: PLR0917 - FastAPI calls it by name
     at: Reading,
     state: Annotated[ModelState | None, Query(description="Only models in this state.")] = None,
     alias: Annotated[Alias | None, Query(description="Only the one that has this alias.")] = None,
+    tag: Tags = [],  # noqa: B006 - FastAPI copies it
     limit: PageSize = 50,
     cursor: Cursor = None,
 ) -> Page[ModelView]:
     """List networks, the newest first."""
     rows = artifacts.list_models(
-        at.session, at.tenant_id, state=state, alias=alias, limit=limit + 1, before=read_cursor(cursor)
+        at.session, at.tenant_id, state=state, alias=alias, tags=tag, limit=limit + 1, before=read_cursor(cursor)
     )
     return page(ModelView.of, rows, limit)
 
@@ -168,7 +171,9 @@ async def _analysis(asked: AskedFor, model_id: str, end: float) -> Analysis:
 
 
 @router.get("/{model_id}/content", response_class=Response, responses=problems(403, 404, 409, 416) | BYTES)
-async def get_model_content(model_id: str, request: Request, asked: AskedFor) -> Response:
+async def get_model_content(
+    model_id: str, request: Request, asked: AskedFor, want_repr_digest: WantReprDigest = None
+) -> Response:
     """Download a network: its `.onnx` file, or a stored zip where it has external data."""
 
     def find(at: At) -> Content:
@@ -178,7 +183,7 @@ async def get_model_content(model_id: str, request: Request, asked: AskedFor) ->
         name = row.name if row.name.endswith(".onnx") else f"{row.name}.onnx"
         return Content.of(row.artifact, name)
 
-    return await download(request, asked.parts, await asked.read(find))
+    return await download(request, asked.parts, await asked.read(find), want_repr_digest)
 
 
 def _view(at: At, model_id: str) -> ModelView:

@@ -10,6 +10,7 @@ import models
 from api.__main__ import Server
 from api.app import create_app
 from services import db, keys, queue
+from services.artifacts import NewFile
 from services.storage import open_store
 from settings import Settings
 
@@ -61,7 +62,7 @@ class Service:
     def stored_files(self):
         return sorted(path for path in (self.settings.data_dir / "store").rglob("*") if path.is_file())
 
-    def inspect(self, subject_id, inspection=None, problem=None):
+    def inspect(self, subject_id, inspection=None, problem=None, unpacked=()):
         """Do what a worker does with an upload's inspection unit."""
         column = models.Unit.model_id if subject_id.startswith("mdl") else models.Unit.dataset_id
         with self.database.transaction() as session:
@@ -72,7 +73,8 @@ class Service:
             if problem is not None:
                 assert queue.fail(session, folder, unit_id, claim.token, problem)
             else:
-                assert queue.finish_inspection(session, folder, unit_id, claim.token, inspection)
+                files = [NewFile(path, _finished(folder, claim.tenant_id, unpacked[path])) for path in unpacked]
+                assert queue.finish_inspection(session, folder, unit_id, claim.token, inspection, files=files)
 
     def claim_job(self, job_id):
         with self.database.transaction() as session:
@@ -88,6 +90,13 @@ class Service:
         dataset_id = client.post("/v1/datasets", content=content, headers=RAW).json()["id"]
         self.inspect(dataset_id, DATASET_INSPECTION)
         return dataset_id
+
+
+def _finished(folder, tenant_id, content):
+    writer = folder.writer(tenant_id, limit=1 << 20)
+    writer.write(content)
+    writer.finish()
+    return writer
 
 
 @contextmanager

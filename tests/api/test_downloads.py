@@ -9,6 +9,7 @@ import zipfile
 import httpx
 import pytest
 
+from api import downloads
 from services.artifacts import NewFile, store
 from services.storage import open_store
 
@@ -61,9 +62,9 @@ def test_damaged_bytes_never_arrive_whole(service, client, size):
         assert size < 1 << 20
 
 
-def test_several_files_are_one_zip_that_is_always_the_same(service, client):
+def stored(service, contents):
+    """Store several files as one artifact and give its digest."""
     folder = open_store(service.settings)
-    contents = {"model.onnx": os.urandom(1000), "weights.bin": os.urandom((2 << 20) + 5), "empty": b""}
     files = []
     for name, content in contents.items():
         writer = folder.writer("alpha", limit=1 << 30)
@@ -71,15 +72,72 @@ def test_several_files_are_one_zip_that_is_always_the_same(service, client):
         writer.finish()
         files.append(NewFile(name, writer))
     with service.database.transaction() as session:
-        digest = store(session, "alpha", "model", files).digest
+        return store(session, "alpha", "model", files).digest
+
+
+CONTENTS = {"model.onnx": os.urandom(1000), "weights.bin": os.urandom((2 << 20) + 5), "empty": b"", "größe": b"x"}
+
+
+@pytest.mark.parametrize("limit", [None, 1500])
+def test_several_files_are_one_zip_that_is_always_the_same(service, client, monkeypatch, limit):
+    contents = dict(CONTENTS)
+    if limit:
+        # As if the files were larger than the usual fields of a zip can say.
+        monkeypatch.setattr(zipfile, "ZIP64_LIMIT", limit - 1)
+        monkeypatch.setattr(downloads, "_ZIP64_FROM", limit)
+    digest = stored(service, contents)
     first = client.get(f"/v1/artifacts/{digest}")
     assert first.headers["Content-Type"] == "application/zip"
+    assert first.headers["Content-Length"] == str(len(first.content))
+    assert "Repr-Digest" not in first.headers
     assert first.headers["ETag"] == f'"{digest}"'
     with zipfile.ZipFile(io.BytesIO(first.content)) as archive:
         assert archive.testzip() is None
         assert {name: archive.read(name) for name in archive.namelist()} == contents
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
     assert client.get(f"/v1/artifacts/{digest}").content == first.content
+
+
+@pytest.mark.parametrize("first", [0, 1, 1030, 1040, 1100, 1_000_000, 2_098_300, 2_098_500])
+def test_a_zip_is_taken_up_where_it_broke(service, client, first):
+    digest = stored(service, CONTENTS)
+    whole = client.get(f"/v1/artifacts/{digest}")
+    headers = {"Range": f"bytes={first}-", "If-Range": whole.headers["ETag"]}
+    rest = client.get(f"/v1/artifacts/{digest}", headers=headers)
+    assert (rest.status_code, rest.content) == (206, whole.content[first:])
+    size = len(whole.content)
+    assert rest.headers["Content-Range"] == f"bytes {first}-{size - 1}/{size}"
+    some = client.get(f"/v1/artifacts/{digest}", headers={"Range": f"bytes={first}-{first + 99}"})
+    assert (some.status_code, some.content) == (206, whole.content[first : first + 100])
+    assert client.get(f"/v1/artifacts/{digest}", headers={"Range": f"bytes={size}-"}).status_code == 416
+
+
+def test_no_part_of_a_damaged_zip(service, client):
+    contents = {"a": os.urandom(3 << 20), "b": os.urandom(100)}
+    digest = stored(service, contents)
+    sha256 = hashlib.sha256(contents["b"]).hexdigest()
+    open_store(service.settings).path("alpha", sha256).write_bytes(contents["b"][:-1] + b"x")
+    answer = client.get(f"/v1/artifacts/{digest}", headers={"Range": "bytes=0-9"})
+    assert (answer.status_code, answer.json()["code"]) == (500, "corrupt")
+
+
+def test_a_digest_is_sent_as_it_is_wanted(service, client, large):
+    digest, (_, model) = stored(service, CONTENTS), large
+
+    def told(sha256, want):
+        return client.get(f"/v1/artifacts/{sha256}", headers={"Want-Repr-Digest": want}).headers.get("Repr-Digest")
+
+    whole = client.get(f"/v1/artifacts/{digest}").content
+    of_zip = f"sha-256=:{base64.b64encode(hashlib.sha256(whole).digest()).decode()}:"
+    of_file = f"sha-256=:{base64.b64encode(bytes.fromhex(model['sha256'])).decode()}:"
+    for want, in_zip, in_file in (
+        ("sha-256=1", of_zip, of_file),
+        ("sha-512=3, sha-256=10", of_zip, of_file),
+        ("sha-512=3", None, of_file),
+        ("sha-256=0", None, None),
+        ("no such thing", None, of_file),
+    ):
+        assert (told(digest, want), told(model["sha256"], want)) == (in_zip, in_file), want
 
 
 def test_a_digest_that_nobody_stored(client):

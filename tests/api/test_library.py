@@ -101,6 +101,48 @@ def test_names_tags_and_aliases(service, client):
     assert {one["state"] for one in client.get("/v1/models", params={"state": "ready"}).json()["items"]} == {"ready"}
 
 
+def test_models_and_datasets_are_found_by_their_tags(service, client, stranger):
+    models = [service.ready_model(client, f"tagged {number}".encode()) for number in range(3)]
+    for model, tags in zip(models, (["tag", 'q"'], ["tag", "b"], ["tags"]), strict=True):
+        client.patch(f"/v1/models/{model}", json={"tags": tags})
+    dataset = service.ready_dataset(client, b"tagged data")
+    client.patch(f"/v1/datasets/{dataset}", json={"tags": ["b"]})
+
+    def found(path, *tags, who=client):
+        return [one["id"] for one in who.get(path, params={"tag": tags, "limit": 200}).json()["items"]]
+
+    assert found("/v1/models", "tag") == models[1::-1]
+    assert found("/v1/models", "tag", "b") == [models[1]]
+    assert found("/v1/models", 'q"') == [models[0]]
+    assert found("/v1/models", "none") == found("/v1/models", "tag", who=stranger) == []
+    assert found("/v1/datasets", "b") == [dataset]
+    assert client.get("/v1/models", params={"tag": "tag", "limit": 1}).json()["next_cursor"]
+    assert client.get("/v1/models", params={"tag": ""}).status_code == 422
+
+
+def test_an_archive_that_was_unpacked_is_not_sent_again(service, client, stranger):
+    archive = b"PK\x03\x04" + os.urandom(100)
+    sha256 = hashlib.sha256(archive).hexdigest()
+    model = client.post("/v1/models", content=archive, headers=RAW).json()["id"]
+    service.inspect(model, service.inspection, unpacked={"model.onnx": b"net", "net.data": b"weights"})
+    assert not any(file.name == sha256 for file in service.stored_files())
+    there = client.head(f"/v1/blobs/{sha256}")
+    assert (there.status_code, there.headers["Content-Length"]) == (200, "104")
+    again = client.post("/v1/models", json={"blob": sha256}, params={"name": "again"})
+    assert (again.status_code, again.json()["state"]) == (201, "checking")
+    service.inspect(again.json()["id"], service.inspection)
+    first, second = (client.get(f"/v1/models/{one}").json() for one in (model, again.json()["id"]))
+    assert (second["state"], second["artifact"]) == ("ready", first["artifact"])
+    # It is no dataset, and nobody else's.
+    for who, path in ((client, "/v1/datasets"), (stranger, "/v1/models")):
+        refused = who.post(path, json={"blob": sha256})
+        assert (refused.status_code, refused.json()["code"]) == (422, "unknown_blob")
+    for one in (first, second):
+        client.delete(f"/v1/models/{one['id']}")
+    assert client.head(f"/v1/blobs/{sha256}").status_code == 404
+    assert client.post("/v1/models", json={"blob": sha256}).status_code == 422
+
+
 def test_deleted_things_are_gone(service, client):
     model, dataset = service.ready_model(client, b"to go"), service.ready_dataset(client, b"also to go")
     job = client.post("/v1/jobs", json={"model": model, "recipe": {"passes": [{"type": "simplify"}]}}).json()

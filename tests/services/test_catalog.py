@@ -32,6 +32,24 @@ def test_names_and_tags_change_alone(service):
     assert found.updated_at > before
 
 
+def test_lists_are_narrowed_by_tags(service):
+    first, second = service.ready_model(), service.ready_model()
+    for model, tags in ((first, ["a", "b"]), (second, ["a", 'b"'])):
+        changes = catalog.Changes(tags=tags)
+        service.write(
+            lambda session, model=model, changes=changes: catalog.update_model(session, TENANT, model.id, changes)
+        )
+
+    def found(*tags):
+        rows = service.read(lambda session: artifacts.list_models(session, TENANT, tags=tags))
+        return [row.id for row in rows]
+
+    assert found() == found("a") == [second.id, first.id]
+    assert found("a", "b") == [first.id]
+    assert found('b"') == [second.id]
+    assert found("A") == []
+
+
 def test_an_alias_moves_to_the_last_who_asks(service):
     first, second = service.ready_model(), service.ready_model()
     change(service, first, alias="production")

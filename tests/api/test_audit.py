@@ -1,0 +1,82 @@
+"""Who changed what is noted with the change, and only with it."""
+
+import httpx
+import pytest
+
+RAW = {"Content-Type": "application/octet-stream"}
+
+
+@pytest.fixture
+def admin(service):
+    key = service.new_key(scopes=("admin",)).text
+    with httpx.Client(base_url=service.url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as made:
+        yield made
+
+
+def changes(client, **query):
+    return client.get("/v1/audit", params=query).json()["items"]
+
+
+def test_every_request_that_changes_something_is_noted(service, client, admin):
+    model = service.ready_model(client, b"audited")
+    client.patch(f"/v1/models/{model}", json={"name": "better"}, headers={"X-Request-Id": "req-of-mine"})
+    client.get(f"/v1/models/{model}/prunability")
+    body = {"model": model, "recipe": {"passes": [{"type": "simplify"}]}}
+    job = client.post("/v1/jobs", json=body).json()["id"]
+    client.post(f"/v1/jobs/{job}:cancel")
+    again = client.post(f"/v1/jobs/{job}:retry").json()["id"]
+    client.post(f"/v1/jobs/{again}:cancel")
+    client.delete(f"/v1/models/{model}")
+    dataset = service.ready_dataset(client, b"audited data")
+    client.patch(f"/v1/datasets/{dataset}", json={"tags": ["a"]})
+    client.delete(f"/v1/datasets/{dataset}")
+    key = admin.post("/v1/keys", json={"name": "short", "scopes": ["read"]}).json()["id"]
+    admin.patch(f"/v1/keys/{key}", json={"expires_at": None})
+    admin.delete(f"/v1/keys/{key}")
+    found = [(one["action"], one["subject"]) for one in reversed(changes(admin))][-14:]
+    assert found == [
+        ("upload_model", model),
+        ("change_model", model),
+        ("get_prunability", model),
+        ("create_job", job),
+        ("cancel_job", job),
+        ("retry_job", again),
+        ("cancel_job", again),
+        ("delete_model", model),
+        ("upload_dataset", dataset),
+        ("change_dataset", dataset),
+        ("delete_dataset", dataset),
+        ("create_key", key),
+        ("change_key", key),
+        ("revoke_key", key),
+    ]
+    described = service.app.openapi()["paths"].items()
+    writes = {way["operationId"] for _, ways in described for verb, way in ways.items() if verb not in {"get", "head"}}
+    assert {action for action, _ in found} == writes - {"validate_job"} | {"get_prunability"}
+    renamed = changes(admin, subject=model, action="change_model")
+    assert [one["request_id"] for one in renamed] == ["req-of-mine"]
+    mine = service.keys["alpha"].split("_")[1]
+    assert renamed[0]["key"] == f"key_{mine}"
+    assert {one["action"] for one in changes(admin, key=renamed[0]["key"], subject=job)} == {"create_job", "cancel_job"}
+
+
+def test_what_was_refused_or_only_read_is_not(service, client, admin):
+    model = service.ready_model(client, b"read only")
+    before = len(changes(admin, limit=200))
+    client.get(f"/v1/models/{model}")
+    client.patch(f"/v1/models/{model}", json={"alias": "UPPER"})
+    client.delete("/v1/models/unknown")
+    client.post("/v1/jobs", json={"model": model, "recipe": {"passes": [{"type": "quantize_static"}]}})
+    client.post("/v1/jobs:validate", json={"model": model, "recipe": {"passes": [{"type": "simplify"}]}})
+    assert len(changes(admin, limit=200)) == before
+
+
+def test_it_is_for_admins_and_of_ones_own_tenant(service, client, admin):
+    service.ready_model(client, b"another one")
+    assert client.get("/v1/audit").status_code == 403
+    key = service.new_key("beta", scopes=("admin",)).text
+    with httpx.Client(base_url=service.url, headers={"Authorization": f"Bearer {key}"}) as stranger:
+        assert changes(stranger) == []
+    first = admin.get("/v1/audit", params={"limit": 1}).json()
+    second = admin.get("/v1/audit", params={"limit": 1, "cursor": first["next_cursor"]}).json()
+    assert first["items"][0]["id"] > second["items"][0]["id"]
