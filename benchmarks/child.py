@@ -3,11 +3,12 @@
     python -I child.py SCRIPT REQUEST ANSWER
 
 SCRIPT defines `work(request) -> dict`. REQUEST is a JSON file; ANSWER gets what `work` gave, or the first line of its
-error, with the seconds it took and the peak of this process's resident memory. Imports are part of the memory but not of
-the time. Knows the standard library only, because it runs in the environments of other tools.
+error, with the time it took (by the wall's clock, and of processors, its children included) and the peak of this process's
+resident memory. Imports are part of the memory but not of the time. Knows the standard library only, because it runs in the environments of other tools.
 """
 
 import json
+import resource
 import runpy
 import sys
 import time
@@ -20,15 +21,15 @@ def main(script: Path, request: Path, answer: Path) -> None:
     """Do the work and write the answer."""
     sys.path.insert(0, str(script.parent))
     told: dict[str, Any] = {}
-    start = time.perf_counter()
+    start = time.perf_counter(), cpu_seconds()
     try:
         work = runpy.run_path(str(script))["work"]
-        start = time.perf_counter()
+        start = time.perf_counter(), cpu_seconds()
         told["value"] = work(json.loads(request.read_text()))
     except Exception as error:  # noqa: BLE001 - whatever the other tool raises is its result
         traceback.print_exc()
         told["problem"] = describe(error)
-    told["seconds"] = time.perf_counter() - start
+    told["seconds"], told["cpu_seconds"] = time.perf_counter() - start[0], cpu_seconds() - start[1]
     told["peak_rss_bytes"] = peak_rss()
     answer.write_text(json.dumps(told))
 
@@ -37,6 +38,12 @@ def describe(error: BaseException) -> str:
     """Give the kind of an error and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def cpu_seconds() -> float:
+    """Give the processor time so far, of this process and of its children that have ended."""
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in spent)
 
 
 def peak_rss() -> int:

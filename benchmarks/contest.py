@@ -1,5 +1,7 @@
 """A contest on one network: everybody compresses it, then all results are judged and raced side by side."""
 
+import hashlib
+import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -72,7 +74,7 @@ class Result:
     unchanged: bool = False
     untrained: bool = False
     bytes: int | None = None
-    seconds: float | None = None
+    cpu_seconds: float | None = None
     peak_rss_bytes: int | None = None
     score: dict[str, Any] | None = None
     latency: dict[str, Any] | None = None
@@ -94,24 +96,71 @@ def recipe(setting: str, *passes: Mapping[str, Any], gates: Sequence[Mapping[str
     return Entry(OURS, setting, HERE / "engine_job.py", settings)
 
 
-def hold(case: Case, entries: Sequence[Entry], effort: Effort, name: str) -> list[Result]:
+def hold(case: Case, entries: Sequence[Entry], effort: Effort, name: str, *, keep: bool = False) -> list[Result]:
     """Let everybody compress the case's network, then judge and race the results; the original is the first result.
 
-    Their files stay in var/benchmarks/work/NAME.
+    Their files stay in var/benchmarks/work/NAME. With `keep`, what an earlier run left there is judged and raced again where
+    the network, the settings and the code that made it are still the same.
     """
     data = case.data() if effort.samples is None else case.data().first(effort.samples)
     folder = SCRATCH / name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    made = [make(case, data, entry, folder) for entry in entries]
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    made = [_kept_or_made(case, data, entry, folder) for entry in entries]
     original = Result("fp32", "original", path=str(case.path), bytes=stored_bytes(case.path))
-    return race(judge(case, data, [original, *made]), data, effort)
+    judged = judge(case, data, [original, *made])
+    for entry, result in zip(entries, judged[1:], strict=True):
+        _record(case, data, entry, folder).write(result)
+    return race(judged, data, effort)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """Where a result is kept, and what it depends on: network, samples, settings, and the code of engine or peer."""
+
+    path: Path
+    origin: str
+
+    def write(self, result: Result) -> None:
+        """Keep a network that runs; what failed is made again."""
+        if result.path is not None:
+            self.path.write_text(json.dumps({"origin": self.origin, **asdict(result)}))
+
+    def read(self) -> Result | None:
+        """Give what an earlier run made in the same way."""
+        stored = json.loads(self.path.read_text()) if self.path.exists() else {}
+        return Result(**stored) if stored.pop("origin", None) == self.origin else None
+
+
+def _record(case: Case, data: Data, entry: Entry, folder: Path) -> _Record:
+    sources = [entry.script, case.path]
+    if entry.peer is None:
+        sources += sorted((HERE.parent / "engine").rglob("*.py"))
+    else:
+        sources.append(environments.REQUIREMENTS / f"{entry.peer}.txt")
+    digest = hashlib.sha256(json.dumps([dict(entry.settings), len(data)], sort_keys=True).encode())
+    for source in sources:
+        digest.update(source.read_bytes())
+    return _Record(_place(folder, entry) / "result.json", digest.hexdigest())
+
+
+def _kept_or_made(case: Case, data: Data, entry: Entry, folder: Path) -> Result:
+    kept = _record(case, data, entry, folder).read()
+    if kept is not None:
+        return kept
+    shutil.rmtree(_place(folder, entry), ignore_errors=True)
+    return make(case, data, entry, folder)
+
+
+def _place(folder: Path, entry: Entry) -> Path:
+    return folder / entry.name.replace(" ", "_").replace("/", "_")
 
 
 def make(case: Case, data: Data, entry: Entry, folder: Path) -> Result:
     """Run one entry in its own process."""
     print(f"{case.name}: {entry.name}", file=sys.stderr, flush=True)
-    place = folder / entry.name.replace(" ", "_").replace("/", "_")
+    place = _place(folder, entry)
     place.mkdir(parents=True, exist_ok=True)
     out = place / "model.onnx"
     try:
@@ -122,7 +171,7 @@ def make(case: Case, data: Data, entry: Entry, folder: Path) -> Result:
         entry.maker,
         entry.setting,
         problem=spent.problem,
-        seconds=spent.seconds,
+        cpu_seconds=spent.cpu_seconds,
         peak_rss_bytes=spent.peak_rss_bytes,
         told=spent.value,
         note=_refusals(spent),
@@ -141,7 +190,7 @@ def judge(case: Case, data: Data, results: Sequence[Result]) -> list[Result]:
     original: Array | None = None
     judged = []
     for result in results:
-        if result.path is None:
+        if result.path is None or result.score is not None:
             judged.append(result)
             continue
         print(f"{case.name}: judging {result.name}", file=sys.stderr, flush=True)

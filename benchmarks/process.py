@@ -20,6 +20,7 @@ class Spent:
     value: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
     seconds: float | None = None
+    cpu_seconds: float | None = None
     peak_rss_bytes: int | None = None
 
 

@@ -8,7 +8,7 @@ from benchmarks.contest import OURS, Result
 from benchmarks.documents import megabytes, seconds, table
 
 HEADER = (
-    "network", "size", "smaller", "quality", "change (95 %)", "speed of fp32 (95 %)", "by CPU clock", "made in", "peak memory",
+    "network", "size", "smaller", "quality", "change (95 %)", "speed of fp32 (95 %)", "by CPU clock", "made with", "peak memory",
 )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def _row(result: Result, original_bytes: int) -> list[str]:
         "" if not score else f"{_points(score['change'])} ({_points(score['low'])} to {_points(score['high'])})",
         "fp32 kept" if result.unchanged else "" if latency is None else _ratio(latency["ratios"]["p50"], latency),
         "" if latency is None or result.unchanged else _times(1 / latency["cpu_ratio"]["value"]),
-        seconds(result.seconds),
+        "" if result.cpu_seconds is None else f"{seconds(result.cpu_seconds)} CPU",
         "" if not result.peak_rss_bytes else f"{result.peak_rss_bytes / 1e6:,.0f} MB",
     ]
 

@@ -1,6 +1,6 @@
 """Prune real networks by all peers and by us to the same share, judge and race the results.
 
-    python -m benchmarks.pruning [task ...] [--only ours|peers] [--quick]
+    python -m benchmarks.pruning [task ...] [--only ours|peers] [--keep] [--quick]
 
 Results go to var/benchmarks/pruning.
 """
@@ -22,6 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pruning", description=__doc__)
     parser.add_argument("task", nargs="*", help=", ".join(known))
     parser.add_argument("--only", choices=["ours", "peers"])
+    parser.add_argument("--keep", action="store_true", help="do not make again what the last run made in the same way")
     parser.add_argument("--quick", action="store_true", help="few samples and runs: a trial, no result")
     options = parser.parse_args()
     unknown = set(options.task) - set(known)
@@ -44,7 +45,7 @@ def measure(task: entries.Task, options: argparse.Namespace) -> None:
     candidates = [] if options.only == "ours" else entries.peers(task)
     candidates += [] if options.only == "peers" else entries.ours(task)
     effort = contest.Effort.quick() if options.quick else contest.Effort()
-    results = contest.hold(case, candidates, effort, f"{GROUP}/{task.name}")
+    results = contest.hold(case, candidates, effort, f"{GROUP}/{task.name}", keep=options.keep)
     markdown = tables.section(case, results, quick=options.quick)
     markdown += "".join(f"\n\n{line}" for line in beside_reference(results))
     content = {"task": task.name, "ratio": task.ratio, "entries": [each.record() for each in results]}

@@ -1,6 +1,6 @@
 """Quantize real networks by all peers and by us, judge and race the results.
 
-    python -m benchmarks.quantization [case ...] [--only ours|peers] [--quick]
+    python -m benchmarks.quantization [case ...] [--only ours|peers] [--keep] [--quick]
 
 Cases are those of benchmarks.cases, and `int4`, `calibration` and `large`. Results go to var/benchmarks/quantization.
 """
@@ -21,6 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quantization", description=__doc__)
     parser.add_argument("case", nargs="*", help=", ".join([*known, *SPECIAL]))
     parser.add_argument("--only", choices=["ours", "peers"])
+    parser.add_argument("--keep", action="store_true", help="do not make again what the last run made in the same way")
     parser.add_argument("--quick", action="store_true", help="few samples and runs: a trial, no result")
     parser.add_argument("--match", default="", help="only entries whose name contains this")
     options = parser.parse_args()
@@ -49,7 +50,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
     candidates += [] if options.only == "peers" else entries.ours(case)
     candidates = [entry for entry in candidates if options.match in entry.name]
     effort = contest.Effort.quick() if options.quick else contest.Effort()
-    results = contest.hold(case, candidates, effort, f"{GROUP}/{name}")
+    results = contest.hold(case, candidates, effort, f"{GROUP}/{name}", keep=options.keep)
     markdown = tables.section(case, results, quick=options.quick)
     documents.store(
         GROUP, name, {"case": name, "entries": [each.record() for each in results]}, markdown, quick=options.quick
