@@ -23,6 +23,7 @@ from engine.errors import (
 from engine.fit import check_fit
 from engine.graph import io, verify
 from engine.inspection import inspect_model
+from engine.layout import padded, run_size
 from engine.markdown import markdown, summarise
 from engine.measure import memory, providers
 from engine.measure.environment import environment
@@ -120,9 +121,8 @@ class _Run:
         self._feeds = self._latency_feeds(self._calibration or self._held_out)
 
     def _latency_feeds(self, samples: Samples) -> list[verify.Feed]:
-        first = self._inspection.inputs[0].shape
-        size = first[0] if first and isinstance(first[0], int) else self._target.batch
-        return [verify.padded(feed, size) for feed in islice(samples.batches(size), _FEEDS)]
+        size = run_size([tensor.shape for tensor in self._inspection.inputs], samples) or self._target.batch
+        return [padded(feed, size) for feed in islice(samples.batches(size), _FEEDS)]
 
     def _baseline(self) -> Evaluator:
         """Run the original; a job on a network that does not run is over here."""
