@@ -17,7 +17,7 @@ from api.watch import Watcher
 from services import audit, keys
 from services.db import Database
 from services.keys import Caller
-from services.storage import Folder
+from services.storage import Store
 from settings import Settings
 
 Scope = Literal["read", "write", "admin", "metrics"]
@@ -40,7 +40,7 @@ class Parts:
 
     settings: Settings
     database: Database
-    folder: Folder
+    folder: Store
     watcher: Watcher
     # Disk work of uploads and downloads, apart from the pool that serves the other routes.
     disk: CapacityLimiter

@@ -29,7 +29,7 @@ from services.errors import FieldError, InvalidError, NotFoundError, Unavailable
 from services.history import advance, record
 from services.problems import Problem
 from services.routing import INSPECT_QUEUE
-from services.storage import Folder, Stored
+from services.storage import Store, Stored
 
 INSPECT_RUNTIME_S = 30.0
 INSPECT_MEMORY_MB = 2048
@@ -119,7 +119,7 @@ def known(session: Session, tenant_id: str, sha256: str) -> Stored:
     return Stored(sha256, found.size)
 
 
-def known_blob(session: Session, folder: Folder, tenant_id: str, sha256: str) -> KnownBlob | KnownArchive:
+def known_blob(session: Session, folder: Store, tenant_id: str, sha256: str) -> KnownBlob | KnownArchive:
     """Give bytes that the tenant has stored under their digest; raises InvalidError where there are none."""
     blob = session.get(Blob, (tenant_id, sha256))
     if blob is not None:
@@ -314,7 +314,7 @@ def manifest_digest(lines: list[dict[str, Any]]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def unpacked(session: Session, folder: Folder, model: Model, files: Sequence[NewFile]) -> None:
+def unpacked(session: Session, folder: Store, model: Model, files: Sequence[NewFile]) -> None:
     """Have the files that were in a network's archive take its place; the archive is remembered by its digest."""
     archive, model.artifact_digest = model.artifact_digest, store(session, model.tenant_id, "model", files).digest
     session.flush()
@@ -343,7 +343,7 @@ def accept(session: Session, subject: Model | Dataset, inspection: dict[str, Any
     advance(session, subject, ModelState.READY if isinstance(subject, Model) else DatasetState.READY)
 
 
-def reject(session: Session, folder: Folder, subject: Model | Dataset, problem: Problem) -> None:
+def reject(session: Session, folder: Store, subject: Model | Dataset, problem: Problem) -> None:
     """Refuse an upload: it stays as a row with its reason, and its bytes go unless another object has the same."""
     subject.problem = problem
     digest, subject.artifact_digest = subject.artifact_digest, None
@@ -353,7 +353,7 @@ def reject(session: Session, folder: Folder, subject: Model | Dataset, problem: 
         discard(session, folder, subject.tenant_id, digest)
 
 
-def discard(session: Session, folder: Folder, tenant_id: str, digest: str) -> None:
+def discard(session: Session, folder: Store, tenant_id: str, digest: str) -> None:
     """Remove an artifact that no network and no dataset names, and after the commit the bytes that no artifact names."""
     db.lock(session, f"artifact {tenant_id} {digest}")
     for table in (Model, Dataset):
@@ -374,7 +374,7 @@ def discard(session: Session, folder: Folder, tenant_id: str, digest: str) -> No
             _remove_after_commit(session, folder, tenant_id, sha256)
 
 
-def _remove_after_commit(session: Session, folder: Folder, tenant_id: str, sha256: str) -> None:
+def _remove_after_commit(session: Session, folder: Store, tenant_id: str, sha256: str) -> None:
     database = db.database_of(session)
 
     def remove() -> None:
@@ -384,7 +384,7 @@ def _remove_after_commit(session: Session, folder: Folder, tenant_id: str, sha25
     db.after_commit(session, remove)
 
 
-def sweep(database: db.Database, folder: Folder, *, older_than_s: float) -> int:
+def sweep(database: db.Database, folder: Store, *, older_than_s: float) -> int:
     """Remove bytes that no row names: of uploads that died before their commit, or whose removal had to wait.
 
     Gives their number; none while somebody holds the removal.
@@ -402,7 +402,7 @@ def _is_named(database: db.Database, tenant_id: str, sha256: str) -> bool:
         return session.get(Blob, (tenant_id, sha256)) is not None
 
 
-def _remove_unless_named(database: db.Database, folder: Folder, tenant_id: str, sha256: str) -> bool:
+def _remove_unless_named(database: db.Database, folder: Store, tenant_id: str, sha256: str) -> bool:
     # Asked under the lock: the same bytes may have been uploaded since.
     with database.sharing(REMOVING) as free, database.transaction() as session:
         db.lock(session, f"blob {tenant_id} {sha256}")

@@ -11,7 +11,7 @@ from models import Dataset, DatasetState, Job, JobStatus, Model, ModelState, is_
 from services import artifacts, db
 from services.errors import ConflictError
 from services.history import advance, record
-from services.storage import Folder
+from services.storage import Store
 
 # A chain of jobs is as long as somebody makes it; what is shown of it is not.
 LINEAGE_LIMIT = 200
@@ -54,7 +54,7 @@ def update_dataset(session: Session, tenant_id: str, dataset_id: str, changes: C
     return _described(session, artifacts.get_dataset(session, tenant_id, dataset_id), changes)
 
 
-def delete_model(session: Session, folder: Folder, tenant_id: str, model_id: str) -> None:
+def delete_model(session: Session, folder: Store, tenant_id: str, model_id: str) -> None:
     """Remove a network, and its bytes where nothing else names them; its row stays for what names it.
 
     Raises ConflictError while it is being made or checked, and while a job needs it.
@@ -70,7 +70,7 @@ def delete_model(session: Session, folder: Folder, tenant_id: str, model_id: str
     _release(session, folder, tenant_id, digest)
 
 
-def delete_dataset(session: Session, folder: Folder, tenant_id: str, dataset_id: str) -> None:
+def delete_dataset(session: Session, folder: Store, tenant_id: str, dataset_id: str) -> None:
     """Remove a dataset, as `delete_model` does a network."""
     dataset = artifacts.get_dataset(session, tenant_id, dataset_id)
     session.refresh(dataset, with_for_update=True)
@@ -127,7 +127,7 @@ def _refuse_if_needed(session: Session, names_it: ColumnElement[bool], what: str
         raise ConflictError(f"The job {needed} needs the {what}.", code=f"{what}_in_use", hint="Cancel the job first.")
 
 
-def _release(session: Session, folder: Folder, tenant_id: str, digest: str | None) -> None:
+def _release(session: Session, folder: Store, tenant_id: str, digest: str | None) -> None:
     session.flush()
     if digest is not None:
         artifacts.discard(session, folder, tenant_id, digest)

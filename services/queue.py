@@ -16,7 +16,7 @@ from services import analyses, artifacts, cache, db, jobs
 from services.history import advance, advance_unit, record
 from services.problems import CANCELLED, PROCESS_CRASHED, RUNTIME_LIMIT, WORKER_LOST, Problem
 from services.routing import is_run_queue
-from services.storage import Folder
+from services.storage import Store
 from settings import Settings
 
 _TEXT_LIMIT = 500
@@ -237,7 +237,7 @@ def confined(session: Session, unit_id: str, token: str, isolation: str) -> bool
 
 def finish_inspection(
     session: Session,
-    folder: Folder,
+    folder: Store,
     unit_id: str,
     token: str,
     inspection: dict[str, Any],
@@ -305,7 +305,7 @@ def finish_run(session: Session, unit_id: str, token: str, result: RunResult) ->
     return True
 
 
-def fail(session: Session, folder: Folder, unit_id: str, token: str, problem: Problem) -> bool:
+def fail(session: Session, folder: Store, unit_id: str, token: str, problem: Problem) -> bool:
     """End a unit for good with a reason; False where it is lost."""
     unit = _held(session, unit_id, token)
     if unit is None:
@@ -325,7 +325,7 @@ def cancelled(session: Session, unit_id: str, token: str) -> bool:
     return True
 
 
-def crashed(session: Session, folder: Folder, unit_id: str, token: str, settings: Settings) -> bool:
+def crashed(session: Session, folder: Store, unit_id: str, token: str, settings: Settings) -> bool:
     """Count a crash of the unit's own process: it is tried again without the step that crashed, or fails.
 
     False where the unit is lost.
@@ -345,7 +345,7 @@ def crashed(session: Session, folder: Folder, unit_id: str, token: str, settings
     return True
 
 
-def give_back(session: Session, folder: Folder, unit_id: str, token: str, settings: Settings, *, counted: bool) -> bool:
+def give_back(session: Session, folder: Store, unit_id: str, token: str, settings: Settings, *, counted: bool) -> bool:
     """Return a unit that this worker cannot go on with: at once when it drains, later where a loss is `counted`.
 
     False where the unit is lost.
@@ -364,7 +364,7 @@ def give_back(session: Session, folder: Folder, unit_id: str, token: str, settin
 
 
 def lose(
-    session: Session, folder: Folder, unit: Unit, settings: Settings, *, not_before: datetime | None = None
+    session: Session, folder: Store, unit: Unit, settings: Settings, *, not_before: datetime | None = None
 ) -> None:
     """Count a loss of the infrastructure under a locked unit: it is queued again, or fails after too many."""
     unit.losses += 1
@@ -374,7 +374,7 @@ def lose(
         queue_again(session, folder, unit, "attempt_lost", {"losses": unit.losses}, not_before=not_before)
 
 
-def expire_lease(session: Session, folder: Folder, unit: Unit, settings: Settings) -> None:
+def expire_lease(session: Session, folder: Store, unit: Unit, settings: Settings) -> None:
     """Take a locked unit from a holder that gave no sign of life."""
     # Time after the last sign of life was not the job's.
     _spend(unit, unit.renewed_at or db.now(session))
@@ -383,7 +383,7 @@ def expire_lease(session: Session, folder: Folder, unit: Unit, settings: Setting
 
 def queue_again(
     session: Session,
-    folder: Folder,
+    folder: Store,
     unit: Unit,
     event: str,
     data: dict[str, Any],
@@ -412,7 +412,7 @@ def queue_again(
         db.enqueue(session, unit.queue, unit.id)
 
 
-def end_failed(session: Session, folder: Folder, unit: Unit, problem: Problem) -> None:
+def end_failed(session: Session, folder: Store, unit: Unit, problem: Problem) -> None:
     """End a locked unit and what it was for."""
     job = _job(session, unit)
     if job is not None and job.in_status is JobStatus.CANCELLING:

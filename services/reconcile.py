@@ -17,7 +17,7 @@ from services import db, idempotency, queue, workers
 from services.errors import ServiceError
 from services.problems import PENDING_LIMIT, no_worker_for
 from services.routing import provider_of
-from services.storage import Folder, open_store
+from services.storage import Store, open_store
 from settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ _MAX_DOUBLINGS = 5
 Waiting = Callable[[str], int | None]
 
 
-def once(database: db.Database, folder: Folder, settings: Settings, waiting: Waiting) -> None:
+def once(database: db.Database, folder: Store, settings: Settings, waiting: Waiting) -> None:
     """Do one round, in short transactions, each by one process at a time; where nothing is lost it only reads.
 
     `waiting` gives the number of messages in a queue, None where the broker does not answer.
@@ -123,14 +123,14 @@ def _overdue(moment: datetime) -> Select[Unit]:
     return select(Unit).where(Unit.status == UnitStatus.QUEUED, Unit.pending_until < moment)
 
 
-def _expire_leases(session: Session, folder: Folder, settings: Settings) -> None:
+def _expire_leases(session: Session, folder: Store, settings: Settings) -> None:
     lost = _expired(db.now(session)).limit(_AT_ONCE).with_for_update(skip_locked=True)
     for unit in session.scalars(lost).all():
         _log.warning("unit %s: attempt %d gave no sign of life", unit.id, unit.attempt)
         queue.expire_lease(session, folder, unit, settings)
 
 
-def _fail_overdue(session: Session, folder: Folder) -> None:
+def _fail_overdue(session: Session, folder: Store) -> None:
     overdue = _overdue(db.now(session)).limit(_AT_ONCE).with_for_update(skip_locked=True)
     for unit in session.scalars(overdue).all():
         provider = provider_of(unit.queue)

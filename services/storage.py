@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, Protocol, Self
 
 from services.errors import CorruptError, DigestMismatchError, NotFoundError, TooLargeError, UnavailableError
 from settings import Settings
@@ -43,9 +43,71 @@ class Found:
     modified_at: float
 
 
-def open_store(settings: Settings) -> "Folder":
-    """Give the store that the settings name."""
-    return Folder(settings.data_dir / "store")
+class Store(Protocol):
+    """A blob store: what both kinds can do. Bytes are complete and under their digest, or not there at all."""
+
+    def writer(self, tenant_id: str, *, limit: int, size: int | None = None, sha256: str | None = None) -> "Writer":
+        """Open an upload of at most `limit` bytes; `size` and `sha256` are what the sender announced.
+
+        Raises TooLargeError at once where the announced size is over the limit.
+        """
+        ...
+
+    def put(self, tenant_id: str, chunks: Iterable[bytes], *, limit: int) -> Stored:
+        """Store a whole stream."""
+        ...
+
+    def read(self, tenant_id: str, sha256: str) -> Iterator[bytes]:
+        """Give the blob's bytes, hashing them on the way: the last chunk comes only if all have the digest.
+
+        Raises NotFoundError, or CorruptError before the last chunk, so that no reader ever has a complete, wrong file.
+        """
+        ...
+
+    def read_part(self, tenant_id: str, sha256: str, first: int, length: int) -> Iterator[bytes]:
+        """Give some of the blob's bytes, none of them before it was verified; raises CorruptError."""
+        ...
+
+    def head(self, tenant_id: str, sha256: str) -> bytes:
+        """Give the blob's first bytes."""
+        ...
+
+    def exists(self, tenant_id: str, sha256: str) -> bool:
+        """Tell whether the bytes are in place."""
+        ...
+
+    def blobs(self) -> "Iterator[Found]":
+        """List everything that is in place, named by a row or not."""
+        ...
+
+    def remove(self, tenant_id: str, sha256: str) -> None:
+        """Forget a blob; call it only while nobody can register the same one (see `artifacts`)."""
+        ...
+
+    def materialise(self, tenant_id: str, sha256: str, target: Path, *, beat: Callable[[], None] = _no_beat) -> None:
+        """Put a verified copy of the blob at a new path that no job can change the blob through.
+
+        `beat` is called now and then, for whoever has a lease to renew. Raises CorruptError where the bytes do not have
+        their digest.
+        """
+        ...
+
+    def clean_incoming(self, *, older_than_s: float = 86400.0) -> int:
+        """Remove what uploads that died left behind; gives the number of files."""
+        ...
+
+
+def open_store(settings: Settings, *, patience_s: float = 3.0) -> Store:
+    """Give the store that the settings name.
+
+    A bucket that does not answer is asked again for `patience_s`: less than a client waits, less than a lease lasts.
+    """
+    if not settings.store_url:
+        return Folder(settings.data_dir / "store")
+    # Its library is an extra.
+    from services.bucket import Bucket  # noqa: PLC0415
+
+    return Bucket.from_settings(settings, patience_s=patience_s)
 
 
 class Folder:
@@ -67,16 +129,11 @@ class Folder:
         if size is not None and size > limit:
             raise TooLargeError(f"{size} bytes are over the limit of {limit}.")
         path = self._incoming / secrets.token_hex(16)
-        return Writer(self, path, tenant_id, limit=limit, size=size, sha256=sha256)
+        return _FolderWriter(self, path, tenant_id, limit=limit, size=size, sha256=sha256)
 
     def put(self, tenant_id: str, chunks: Iterable[bytes], *, limit: int) -> Stored:
         """Store a whole stream."""
-        with self.writer(tenant_id, limit=limit) as writer:
-            for chunk in chunks:
-                writer.write(chunk)
-            stored = writer.finish()
-            writer.place()
-        return stored
+        return store_stream(self.writer(tenant_id, limit=limit), chunks)
 
     def open(self, tenant_id: str, sha256: str) -> BinaryIO:
         """Open a blob; raises NotFoundError."""
@@ -135,9 +192,7 @@ class Folder:
 
     def path(self, tenant_id: str, sha256: str) -> Path:
         """Give the blob's place."""
-        if len(sha256) != 64 or not set(sha256) <= _DIGEST_LETTERS or "/" in tenant_id or tenant_id.startswith("."):
-            raise NotFoundError("There is no such blob.")
-        return self._root / "blobs" / tenant_id / sha256[:2] / sha256
+        return self._root / "blobs" / blob_path(tenant_id, sha256)
 
     def remove(self, tenant_id: str, sha256: str) -> None:
         """Forget a blob; call it only while nobody can register the same one (see `artifacts`)."""
@@ -160,28 +215,20 @@ class Folder:
 
     def clean_incoming(self, *, older_than_s: float = 86400.0) -> int:
         """Remove what uploads that died left behind; gives the number of files."""
-        removed = 0
-        for path in self._incoming.iterdir():
-            try:
-                if path.lstat().st_mtime < time.time() - older_than_s:
-                    path.unlink()
-                    removed += 1
-            except FileNotFoundError:
-                continue
-        return removed
+        return clean_folder(self._incoming, older_than_s)
 
 
 class Writer:
-    """One upload: write chunks, finish, place. As a context manager it leaves nothing behind unless it was placed."""
+    """One upload: write chunks, finish, place. As a context manager it leaves nothing behind unless it was placed.
 
-    def __init__(
-        self, folder: Folder, path: Path, tenant_id: str, *, limit: int, size: int | None, sha256: str | None
-    ) -> None:
+    The bytes come to a local file first, whatever the store: their digest, and so their name, is known at the end.
+    """
+
+    def __init__(self, path: Path, tenant_id: str, *, limit: int, size: int | None, sha256: str | None) -> None:
         self.tenant_id = tenant_id
         self.size = 0
         # The first bytes: they tell an archive from a network.
         self.head = b""
-        self._folder = folder
         self._path = path
         self._limit = limit
         self._expected_size = size
@@ -236,8 +283,7 @@ class Writer:
             self.abort()
             raise DigestMismatchError("The bytes that came do not have the announced sha256.")
         try:
-            os.fsync(self._file.fileno())
-            self._file.close()
+            self._close()
         except OSError as error:
             self.abort()
             raise UnavailableError("The upload cannot be stored now.") from error
@@ -253,13 +299,7 @@ class Writer:
             return
         if self._stored is None:
             raise ValueError("only a finished upload can be placed")
-        target = self._folder.path(self.tenant_id, self._stored.sha256)
-        if not target.parent.exists():
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync_folder(target.parent.parent)
-            _sync_folder(target.parent.parent.parent)
-        self._path.rename(target)
-        _sync_folder(target.parent)
+        self._place(self._stored)
         self._placed = True
 
     def abort(self) -> None:
@@ -267,6 +307,62 @@ class Writer:
         self._file.close()
         if not self._placed:
             self._path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        """End the local file."""
+        self._file.close()
+
+    def _place(self, stored: Stored) -> None:
+        raise NotImplementedError
+
+
+class _FolderWriter(Writer):
+    def __init__(
+        self, folder: Folder, path: Path, tenant_id: str, *, limit: int, size: int | None, sha256: str | None
+    ) -> None:
+        super().__init__(path, tenant_id, limit=limit, size=size, sha256=sha256)
+        self._folder = folder
+
+    def _close(self) -> None:
+        os.fsync(self._file.fileno())
+        super()._close()
+
+    def _place(self, stored: Stored) -> None:
+        target = self._folder.path(self.tenant_id, stored.sha256)
+        if not target.parent.exists():
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _sync_folder(target.parent.parent)
+            _sync_folder(target.parent.parent.parent)
+        self._path.rename(target)
+        _sync_folder(target.parent)
+
+
+def blob_path(tenant_id: str, sha256: str) -> Path:
+    """Give a blob's place below the root of its store; raises NotFoundError for what is no digest."""
+    if len(sha256) != 64 or not set(sha256) <= _DIGEST_LETTERS or "/" in tenant_id or tenant_id.startswith("."):
+        raise NotFoundError("There is no such blob.")
+    return Path(tenant_id, sha256[:2], sha256)
+
+
+def store_stream(writer: Writer, chunks: Iterable[bytes]) -> Stored:
+    """Store a whole stream through a writer."""
+    with writer:
+        for chunk in chunks:
+            writer.write(chunk)
+        stored = writer.finish()
+        writer.place()
+    return stored
+
+
+def clean_folder(folder: Path, older_than_s: float) -> int:
+    """Remove old files of a folder, for any number of processes at once; gives their number."""
+    removed = 0
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            if path.lstat().st_mtime < time.time() - older_than_s:
+                path.unlink()
+                removed += 1
+    return removed
 
 
 def open_output(folder_fd: int, name: str, *, limit: int) -> int:

@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -16,6 +16,30 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("var"), description="Folder of the database, the blobs and the job workspaces.")
     database_url: str = Field("", description="SQLAlchemy URL; by default SQLite in data_dir.")
     broker_url: str = Field("", description="Redis-protocol URL; by default the bundled Valkey on a unix socket.")
+    broker_prefix: str = Field(
+        "",
+        pattern=r"^[\w.:-]*$",
+        description="What every key in the broker begins with, where several installations share one.",
+    )
+    broker_ca_file: Path | None = Field(
+        None, description="Certificates that sign a `rediss://` broker's; by default the system's."
+    )
+    broker_cert_file: Path | None = Field(None, description="Our own certificate, for a broker that asks for one.")
+    broker_key_file: Path | None = Field(None, description="The key of broker_cert_file.")
+    store_url: str = Field(
+        "",
+        pattern="^$|^s3://[^/]+(/.*)?$",
+        description="`s3://bucket` or `s3://bucket/prefix` for the stored bytes; by default a folder in data_dir.",
+    )
+    store_endpoint: str = Field("", description="URL of an S3 service other than Amazon's.")
+    store_region: str = Field("us-east-1", description="Region of the bucket.")
+    store_access_key: SecretStr = Field(
+        SecretStr(""), description="By default what the environment has, such as a role."
+    )
+    store_secret_key: SecretStr = Field(SecretStr(""), description="The secret of store_access_key.")
+    store_ca_file: Path | None = Field(
+        None, description="Certificates that sign the S3 service's; by default the system's."
+    )
     host: str = Field("127.0.0.1", description="Address that the API binds.")
     port: int = Field(8765, ge=0, le=65535)
     max_model_bytes: int = Field(4 << 30, ge=1 << 10, description="Largest model upload.")

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
+from .servers import S3, Redis
+
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would everything that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -99,6 +101,34 @@ def empty_postgres_url(postgres_server):
     _execute(postgres_server, f"CREATE DATABASE {name}")
     yield postgres_server.set(database=name).render_as_string(hide_password=False)
     _execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """An S3 service of our own, from pip, started when the first test asks."""
+    server = S3().start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def bucket_fields(s3_server):
+    """The settings of an empty store in a bucket."""
+    return s3_server.fields(f"test-{next(_numbers)}")
+
+
+@pytest.fixture(scope="session")
+def redis_server():
+    """A Redis of our own on TCP with a password, started when the first test asks."""
+    server = Redis().start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def broker_fields(redis_server):
+    """The settings of a broker without messages, which it shares with other tests."""
+    return {"broker_url": redis_server.url, "broker_prefix": f"test-{next(_numbers)}:"}
 
 
 def _execute(server, statement):

@@ -20,7 +20,7 @@ from services.db import Database
 from services.errors import CorruptError, NotFoundError, ServiceError
 from services.problems import MEMORY_LIMIT, OUTPUT_INVALID, RUNTIME_LIMIT, STORE_DAMAGED, Problem
 from services.queue import Claim
-from services.storage import Folder
+from services.storage import Store
 from settings import Settings
 from worker.workspace import OutputInvalidError, Workspace
 
@@ -48,7 +48,7 @@ class Attempts:
     def __init__(
         self,
         database: Database,
-        folder: Folder,
+        folder: Store,
         settings: Settings,
         workspaces: Path,
         *,

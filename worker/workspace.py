@@ -11,7 +11,7 @@ from pathlib import Path
 
 from services.artifacts import NewFile
 from services.queue import Claim
-from services.storage import Folder, open_output
+from services.storage import Store, open_output
 
 _FOLDERS = ("model", "data", "steps", "out", "tmp")
 _REPORT_FILES = ("report.json", "report.md")
@@ -47,7 +47,7 @@ class Workspace:
     path: Path
 
     @classmethod
-    def prepare(cls, root: Path, claim: Claim, folder: Folder, beat: Beat) -> "Workspace":
+    def prepare(cls, root: Path, claim: Claim, folder: Store, beat: Beat) -> "Workspace":
         """Make the attempt's folder with verified copies of its inputs and the checkpoints of earlier attempts here."""
         unit = root / claim.unit_id
         workspace = cls(unit, unit / str(claim.attempt))
@@ -67,7 +67,7 @@ class Workspace:
         shutil.rmtree(self.unit if whole_unit else self.path, ignore_errors=True)
 
     @contextmanager
-    def outputs(self, folder: Folder, tenant_id: str, limit: int, beat: Beat) -> Iterator[Outputs]:
+    def outputs(self, folder: Store, tenant_id: str, limit: int, beat: Beat) -> Iterator[Outputs]:
         """Give the outputs, hashed and stored but not placed; what is not placed by then is removed at the end.
 
         Raises OutputInvalidError for links, pipes, devices, foreign names, sizes over the limit, or missing files.
@@ -88,7 +88,7 @@ class Workspace:
             )
 
     @contextmanager
-    def unpacked(self, folder: Folder, claim: Claim, limit: int, beat: Beat) -> Iterator[tuple[NewFile, ...]]:
+    def unpacked(self, folder: Store, claim: Claim, limit: int, beat: Beat) -> Iterator[tuple[NewFile, ...]]:
         """Give the files that the child took out of a network's archive, as `outputs` does; none where there was none."""
         with ExitStack() as stack:
             if not claim.is_archive:
@@ -107,7 +107,7 @@ class Workspace:
 
     @staticmethod
     def _take(  # noqa: PLR0917 - one private call
-        stack: ExitStack, out: int, name: str, folder: Folder, tenant_id: str, limit: int, beat: Beat
+        stack: ExitStack, out: int, name: str, folder: Store, tenant_id: str, limit: int, beat: Beat
     ) -> NewFile:
         if _OUTPUT.fullmatch(name) is None:
             raise OutputInvalidError(f"unexpected output: {name!r}")

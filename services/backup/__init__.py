@@ -17,14 +17,14 @@ from services.backup import snapshot
 from services.backup.manifest import BlobName, Damage, Manifest
 from services.backup.places import Place, open_place
 from services.errors import BackupError, DigestMismatchError
-from services.storage import Folder
+from services.storage import Store
 
 __all__ = ["BlobName", "Damage", "Manifest", "restore", "take"]
 
 _log = logging.getLogger(__name__)
 
 
-def take(database: db.Database, store: Folder, path: Path) -> Manifest:
+def take(database: db.Database, store: Store, path: Path) -> Manifest:
     """Make a backup at a path: in a folder, or in a `.tar` file. Look at what the manifest says is damaged.
 
     Raises BackupError, and RevisionError for a database of a newer version.
@@ -53,7 +53,7 @@ def take(database: db.Database, store: Folder, path: Path) -> Manifest:
     return manifest
 
 
-def restore(database: db.Database, store: Folder, path: Path, *, incomplete: bool = False) -> Manifest:
+def restore(database: db.Database, store: Store, path: Path, *, incomplete: bool = False) -> Manifest:
     """Put a backup into a database without rows and a store without foreign bytes, and bring it to this version's revision.
 
     Broken off, it may be run again. Raises BackupError, also for a backup that was made of a damaged store, unless
@@ -77,7 +77,7 @@ def restore(database: db.Database, store: Folder, path: Path, *, incomplete: boo
     return manifest
 
 
-def _refuse_unless_empty(database: db.Database, store: Folder, manifest: Manifest) -> None:
+def _refuse_unless_empty(database: db.Database, store: Store, manifest: Manifest) -> None:
     if manifest.kind != snapshot.kind(database):
         raise BackupError(
             f"The backup is of a {manifest.kind} database, ONNXPRESS_DATABASE_URL names a {snapshot.kind(database)} one."
@@ -96,14 +96,14 @@ def _refuse_unless_empty(database: db.Database, store: Folder, manifest: Manifes
             )
 
 
-def _restore_blobs(place: Place, store: Folder, manifest: Manifest) -> None:
+def _restore_blobs(place: Place, store: Store, manifest: Manifest) -> None:
     damaged = {(damage.tenant_id, damage.sha256) for damage in manifest.damaged}
     for blob in manifest.blobs:
         if (blob.tenant_id, blob.sha256) not in damaged:
             _restore_blob(place, store, blob)
 
 
-def _restore_blob(place: Place, store: Folder, blob: BlobName) -> None:
+def _restore_blob(place: Place, store: Store, blob: BlobName) -> None:
     try:
         with store.writer(blob.tenant_id, limit=blob.size, size=blob.size, sha256=blob.sha256) as writer:
             for chunk in place.read(blob):

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Protocol
 
 from services.backup.manifest import FILE, BlobName, Damage, Manifest
 from services.errors import BackupError, CorruptError, NotFoundError
-from services.storage import Folder
+from services.storage import Folder, Store
 
 _CHUNK = 1 << 20
 # In every folder that a backup was begun in: a folder without it is somebody else's, such as a live store.
@@ -22,7 +22,7 @@ _MARK = "onnxpress-backup"
 class Place(Protocol):
     """Somewhere to write a backup to, and to read one from."""
 
-    def add_blobs(self, store: Folder, blobs: Sequence[BlobName]) -> list[Damage]:
+    def add_blobs(self, store: Store, blobs: Sequence[BlobName]) -> list[Damage]:
         """Copy blobs out of a store, each with its digest checked; gives those that it does not have whole."""
         ...
 
@@ -58,7 +58,7 @@ class FolderOfBlobs:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def add_blobs(self, store: Folder, blobs: Sequence[BlobName]) -> list[Damage]:
+    def add_blobs(self, store: Store, blobs: Sequence[BlobName]) -> list[Damage]:
         """Copy what is not here yet; what is here is read again, and copied again where it is damaged."""
         self._claim()
         here = Folder(self._path)
@@ -126,7 +126,7 @@ class TarFile:
         self._temporary = path.with_name(f".{path.name}.partial")
         self._members: dict[str, tarfile.TarInfo] | None = None
 
-    def add_blobs(self, store: Folder, blobs: Sequence[BlobName]) -> list[Damage]:
+    def add_blobs(self, store: Store, blobs: Sequence[BlobName]) -> list[Damage]:
         """Append blobs; where bytes turn out to be damaged, what was written stands for nothing: the manifest says so."""
         damaged = []
         with self._appending() as tar:
@@ -239,7 +239,7 @@ class _Content(io.RawIOBase):
             return b""
 
 
-def _copied(store: Folder, here: Folder, blob: BlobName) -> Damage | None:
+def _copied(store: Store, here: Folder, blob: BlobName) -> Damage | None:
     with suppress(NotFoundError, CorruptError):
         for _ in here.read(blob.tenant_id, blob.sha256):
             pass
