@@ -2,7 +2,7 @@
 
 from models.artifacts import Archive, Artifact, ArtifactFile, Blob, Dataset, Model, Prunability
 from models.base import Base, UtcDateTime, new_id
-from models.jobs import Event, Idempotency, Job, JobLabel, Unit, Worker
+from models.jobs import Chore, Event, Idempotency, Job, JobLabel, Unit, Worker
 from models.states import TRANSITIONS, DatasetState, JobStatus, ModelState, UnitStatus, following, is_final, sources
 from models.tenants import ApiKey, Audit, Tenant
 
@@ -15,6 +15,7 @@ __all__ = [
     "Audit",
     "Base",
     "Blob",
+    "Chore",
     "Dataset",
     "DatasetState",
     "Event",

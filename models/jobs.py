@@ -186,3 +186,14 @@ class Worker(Base):
     isolation: Mapped[str]
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
+
+
+class Chore(Base):
+    """What is cleaned up now and then, by one process at a time."""
+
+    __tablename__ = "chore"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    done_at: Mapped[datetime]
+    # How many things it has removed in all.
+    removed: Mapped[int] = mapped_column(BigInteger, default=0)

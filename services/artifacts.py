@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, Protocol
@@ -18,6 +17,7 @@ from models import (
     Blob,
     Dataset,
     DatasetState,
+    Job,
     Model,
     ModelState,
     Unit,
@@ -29,7 +29,7 @@ from services.errors import FieldError, InvalidError, NotFoundError, Unavailable
 from services.history import advance, record
 from services.problems import Problem
 from services.routing import INSPECT_QUEUE
-from services.storage import Store, Stored
+from services.storage import Found, Store, Stored
 
 INSPECT_RUNTIME_S = 30.0
 INSPECT_MEMORY_MB = 2048
@@ -354,14 +354,15 @@ def reject(session: Session, folder: Store, subject: Model | Dataset, problem: P
 
 
 def discard(session: Session, folder: Store, tenant_id: str, digest: str) -> None:
-    """Remove an artifact that no network and no dataset names, and after the commit the bytes that no artifact names."""
+    """Remove an artifact that no network, no dataset and no job names, and after the commit the bytes that no artifact names."""
     db.lock(session, f"artifact {tenant_id} {digest}")
     for table in (Model, Dataset):
         named = select(table.id).where(table.tenant_id == tenant_id, table.artifact_digest == digest).limit(1)
         if session.scalars(named).first() is not None:
             return
+    reported = select(Job.id).where(Job.tenant_id == tenant_id, Job.report_digest == digest).limit(1)
     artifact = session.get(Artifact, (tenant_id, digest))
-    if artifact is None:
+    if artifact is None or session.scalars(reported).first() is not None:
         return
     digests = sorted({file.sha256 for file in artifact.files})
     session.delete(artifact)
@@ -384,17 +385,21 @@ def _remove_after_commit(session: Session, folder: Store, tenant_id: str, sha256
     db.after_commit(session, remove)
 
 
-def sweep(database: db.Database, folder: Store, *, older_than_s: float) -> int:
-    """Remove bytes that no row names: of uploads that died before their commit, or whose removal had to wait.
+def sweep(database: db.Database, folder: Store, *, before: float) -> int:
+    """Remove bytes from before a moment (of the epoch) that no row names; gives their number.
 
-    Gives their number; none while somebody holds the removal.
+    Uploads that died before their commit left them, or removals that had to wait: this one removes nothing either while
+    somebody holds `REMOVING`.
     """
-    before = time.time() - older_than_s
-    removed = 0
+    found = strays(database, folder, before=before)
+    return sum(_remove_unless_named(database, folder, blob.tenant_id, blob.sha256) for blob in found)
+
+
+def strays(database: db.Database, folder: Store, *, before: float) -> Iterator[Found]:
+    """Give the bytes from before a moment that no row names."""
     for found in folder.blobs():
         if found.modified_at < before and not _is_named(database, found.tenant_id, found.sha256):
-            removed += _remove_unless_named(database, folder, found.tenant_id, found.sha256)
-    return removed
+            yield found
 
 
 def _is_named(database: db.Database, tenant_id: str, sha256: str) -> bool:

@@ -13,7 +13,6 @@ from models import Idempotency
 from services import db
 from services.errors import ConflictError, RejectedError
 
-RETENTION = timedelta(hours=24)
 # An upload that began so long ago died with its process.
 _FLIGHT = timedelta(hours=1)
 
@@ -69,11 +68,6 @@ def answer(session: Session, tenant_id: str, route: str, key: str, subject_id: s
 def forget(session: Session, tenant_id: str, route: str, key: str) -> None:
     """Free the key of a request that made nothing."""
     session.execute(delete(Idempotency).where(*_is(tenant_id, route, key), Idempotency.subject_id.is_(None)))
-
-
-def expire(session: Session) -> None:
-    """Remove keys past their retention."""
-    session.execute(delete(Idempotency).where(Idempotency.created_at < db.now(session) - RETENTION))
 
 
 def _is(tenant_id: str, route: str, key: str) -> tuple[Any, ...]:

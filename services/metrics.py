@@ -7,7 +7,7 @@ from typing import Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from models import Blob, Job, JobStatus, Unit, UnitStatus
+from models import Blob, Chore, Job, JobStatus, Unit, UnitStatus
 from services import db, workers
 
 # Run times are told of so many jobs that ended last.
@@ -28,7 +28,14 @@ class Family:
 
 def collect(session: Session) -> list[Family]:
     """Measure everything, for all tenants together."""
-    return [*_units(session), *_jobs(session), *_times(session), _workers(session), _stored(session)]
+    return [
+        *_units(session),
+        *_jobs(session),
+        *_times(session),
+        _workers(session),
+        _stored(session),
+        *_retention(session),
+    ]
 
 
 def _units(session: Session) -> Iterator[Family]:
@@ -99,3 +106,13 @@ def _workers(session: Session) -> Family:
 def _stored(session: Session) -> Family:
     size = session.scalar(select(func.coalesce(func.sum(Blob.size), 0))) or 0
     return Family("onnxpress_stored_bytes", "gauge", "Bytes of all blobs.", [({}, int(size))])
+
+
+def _retention(session: Session) -> Iterator[Family]:
+    chores = session.scalars(select(Chore).order_by(Chore.name)).all()
+    removed = Family("onnxpress_removed_total", "counter", "Things that retention has removed, by kind.")
+    removed.samples = [({"kind": chore.name}, chore.removed) for chore in chores]
+    yield removed
+    done = Family("onnxpress_retention_timestamp_seconds", "gauge", "When retention last came to each kind.")
+    done.samples = [({"kind": chore.name}, chore.done_at.timestamp()) for chore in chores]
+    yield done

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from models import Unit, UnitStatus, is_final
-from services import db, idempotency, queue, workers
+from services import db, queue, retention, workers
 from services.errors import ServiceError
 from services.problems import PENDING_LIMIT, no_worker_for
 from services.routing import provider_of
@@ -23,7 +23,8 @@ from settings import Settings
 _log = logging.getLogger(__name__)
 _AT_ONCE = 100
 _LOCK = "reconcile"
-_TIDY_S = 3600.0
+# How often it is looked whether a rule of retention is due.
+_RETENTION_S = 600.0
 # A resent message doubles the wait for the next one, so that a long queue is not filled with copies.
 _MAX_DOUBLINGS = 5
 
@@ -50,13 +51,6 @@ def once(database: db.Database, folder: Store, settings: Settings, waiting: Wait
         _locked(database, lambda session: _resend(session, short, settings))
 
 
-def tidy(database: db.Database) -> None:
-    """Remove rows past their retention."""
-    with database.transaction() as session:
-        idempotency.expire(session)
-        workers.expire(session)
-
-
 def sweep_workspaces(database: db.Database, root: Path) -> None:
     """Remove the workspaces on this machine of units that are final or gone."""
     names = sorted(path.name for path in root.glob("unt_*"))
@@ -79,6 +73,7 @@ class Reconciler:
         self._database = database
         self._settings = settings
         self._folder = open_store(settings)
+        self._place = retention.Place(database, self._folder, settings.data_dir)
         self._waiting = waiting
         self._workspaces = workspaces
         self._stopped = threading.Event()
@@ -94,15 +89,15 @@ class Reconciler:
         self._thread.join()
 
     def _run(self) -> None:
-        tidy_at = time.monotonic()
+        look_at = time.monotonic()
         while not self._stopped.is_set():
             try:
                 once(self._database, self._folder, self._settings, self._waiting)
                 if self._workspaces is not None:
                     sweep_workspaces(self._database, self._workspaces)
-                if time.monotonic() >= tidy_at:
-                    tidy_at = time.monotonic() + _TIDY_S
-                    tidy(self._database)
+                if time.monotonic() >= look_at:
+                    left = retention.apply_due(self._place, self._settings)
+                    look_at = time.monotonic() + (0.0 if left else _RETENTION_S)
             except (SQLAlchemyError, ServiceError, OSError) as error:
                 # The database or the disk is away: the next round repairs what this one could not.
                 _log.warning("reconcile: %s: %s", type(error).__name__, error)

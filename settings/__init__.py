@@ -58,6 +58,27 @@ class Settings(BaseSettings):
         description="Most seconds of processor time that one tenant's work may take in the window; 0: no quota.",
     )
     quota_cpu_window_s: float = Field(86_400, ge=1, description="The window of quota_cpu_s.")
+    keep_jobs_days: float = Field(
+        0,
+        ge=0,
+        description="How long finished jobs live, with their events, their report and the network that they made, unless"
+        " something names it: an alias, a tag, another job, another network; 0: for ever.",
+    )
+    keep_events_days: float = Field(0, ge=0, description="How long the events of finished jobs live; 0: for ever.")
+    keep_cache_days: float = Field(
+        0, ge=0, description="How long a finished job's result answers the same work asked for again; 0: for ever."
+    )
+    keep_idempotency_hours: float = Field(
+        24, ge=1, description="How long the same request under its Idempotency-Key gives the same answer."
+    )
+    keep_workers_days: float = Field(
+        7, ge=1, description="How long a worker that is gone is remembered, and with it that its targets existed."
+    )
+    keep_stray_hours: float = Field(
+        24,
+        ge=1,
+        description="How long bytes live that no row names: of uploads that died, of removals that had to wait.",
+    )
     audit_days: float = Field(365, ge=0, description="How long it is known who changed what; 0: for ever.")
     rate_per_s: float = Field(200.0, ge=0, description="Requests per second that one key may go on sending; 0: any.")
     rate_burst: int = Field(1000, ge=1, description="Requests that one key may send at once.")

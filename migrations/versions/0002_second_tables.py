@@ -63,6 +63,14 @@ def upgrade() -> None:
     op.create_index(op.f("ix_audit_tenant_id_subject_id_id"), "audit", ["tenant_id", "subject_id", "id"], unique=False)
     op.create_index(op.f("ix_audit_created_at"), "audit", ["created_at"], unique=False)
 
+    op.create_table(
+        "chore",
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("done_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("removed", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_chore")),
+    )
+
     op.add_column("unit", sa.Column("cpu_s", sa.Float(), server_default="0", nullable=False))
     op.create_index(op.f("ix_unit_tenant_id_finished_at"), "unit", ["tenant_id", "finished_at"], unique=False)
 
@@ -91,3 +99,4 @@ def downgrade() -> None:
     op.drop_table("audit")
     op.drop_table("prunability")
     op.drop_table("archive")
+    op.drop_table("chore")

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import tarfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -222,17 +223,17 @@ def test_no_bytes_are_removed_while_a_backup_reads_and_later_they_are(service):
     with service.database.holding(artifacts.REMOVING):
         service.write(lambda session: catalog.delete_model(session, service.folder, TENANT, model.id))
         assert service.folder.exists(TENANT, sha256)
-        assert artifacts.sweep(service.database, service.folder, older_than_s=-1) == 0
+        assert artifacts.sweep(service.database, service.folder, before=time.time() + 1) == 0
     assert service.folder.exists(TENANT, sha256)
-    assert artifacts.sweep(service.database, service.folder, older_than_s=3600) == 0
-    assert artifacts.sweep(service.database, service.folder, older_than_s=-1) == 1
+    assert artifacts.sweep(service.database, service.folder, before=time.time() - 3600) == 0
+    assert artifacts.sweep(service.database, service.folder, before=time.time() + 1) == 1
     assert not service.folder.exists(TENANT, sha256)
 
 
 def test_the_sweep_leaves_what_a_row_names(service):
     _full(service)
     before = service.stored()
-    assert artifacts.sweep(service.database, service.folder, older_than_s=-1) == 0
+    assert artifacts.sweep(service.database, service.folder, before=time.time() + 1) == 0
     assert service.stored() == before
 
 

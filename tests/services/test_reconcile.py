@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from models import JobStatus, Unit, UnitStatus
-from services import db, reconcile
+from services import db, reconcile, retention
 
 NEVER = 1e9
 
@@ -154,5 +154,5 @@ def test_idempotency_keys_are_kept_for_a_day(service, hours):
     service.write(
         lambda session: session.execute(update(Idempotency).values(created_at=db.now(session) - timedelta(hours=hours)))
     )
-    reconcile.tidy(service.database)
+    retention.apply(retention.Place(service.database, service.folder, service.settings.data_dir), service.settings)
     assert (service.submit(request, idempotency_key="k").job.id == first.job.id) == (hours == 0)
