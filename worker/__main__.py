@@ -18,7 +18,7 @@ from kombu.entity import Queue
 
 import engine
 from services import logs
-from services.db import Database
+from services.db import Database, RevisionError, check_revision
 from services.routing import INSPECT_QUEUE, run_queue
 from settings import Settings, get_settings
 from worker import tasks
@@ -37,6 +37,10 @@ def main(argv: list[str] | None = None) -> int:
     settings = get_settings()
     asked = _parser(settings).parse_args(argv)
     logs.configure(settings)
+    try:
+        check_revision(settings)
+    except RevisionError as error:
+        sys.exit(f"onnxpress: {error}")
     identity = _prepare(settings, asked)
     tasks.enter(identity)
     app.conf.worker_concurrency = identity.concurrency
