@@ -41,7 +41,7 @@ class Settings(BaseSettings):
         None, description="Certificates that sign the S3 service's; by default the system's."
     )
     host: str = Field("127.0.0.1", description="Address that the API binds.")
-    port: int = Field(8765, ge=0, le=65535)
+    port: int = Field(8765, ge=0, le=65535, description="Port that the API binds; 0 takes a free one.")
     max_model_bytes: int = Field(4 << 30, ge=1 << 10, description="Largest model upload.")
     max_dataset_bytes: int = Field(4 << 30, ge=1 << 10, description="Largest dataset upload.")
     lease_s: float = Field(30.0, gt=0, description="How long a claimed unit stays claimed without a sign of life.")
@@ -88,7 +88,7 @@ class Settings(BaseSettings):
         description="Targets, by comma, that a worker takes jobs for where it has proven them; `all`: every one that it has"
         " proven; `own`: accelerators, and cpu where there is none.",
     )
-    log_level: str = "INFO"
+    log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR.")
     log_format: Literal["json", "text"] = Field("json", description="One JSON object per line, or lines for people.")
 
     @property

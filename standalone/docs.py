@@ -1,4 +1,4 @@
-"""Writes the reference that is generated from the code: docs/passes.md and docs/openapi.json."""
+"""Writes the reference that is generated from the code: docs/passes.md, docs/settings.md and docs/openapi.json."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "docs"
 def docs(*, check: bool) -> int:
     """Write the reference anew, or with `check` only tell what is stale. Gives the exit code."""
     stale = []
-    for name, text in {"passes.md": _passes(), "openapi.json": _openapi()}.items():
+    for name, text in {"passes.md": _passes(), "settings.md": _settings(), "openapi.json": _openapi()}.items():
         path = FOLDER / name
         if path.exists() and path.read_text() == text:
             continue
@@ -30,6 +30,22 @@ def docs(*, check: bool) -> int:
 
 def _openapi() -> str:
     return json.dumps(create_app(Settings()).openapi(), indent=1, sort_keys=True) + "\n"
+
+
+def _settings() -> str:
+    lines = [
+        "# Settings",
+        "",
+        "Generated from the code by `make docs`. Every process reads them from its environment, once, at its start; one that",
+        "is out of its bounds stops it. What they are for stands in [operations.md](operations.md).",
+        "",
+        "| variable | default | what it does |",
+        "|---|---|---|",
+    ]
+    for name, field in Settings.model_json_schema()["properties"].items():
+        default = json.dumps(field.get("default"))
+        lines.append(f"| `ONNXPRESS_{name.upper()}` | `{default}` | {_meaning(field)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _passes() -> str:

@@ -17,7 +17,7 @@ from models import Artifact, Blob
 from services import artifacts, backup, catalog, db, jobs
 from services.backup import snapshot
 from services.errors import BackupError
-from services.storage import Folder
+from services.storage import Folder, Stored
 
 TENANT = "default"
 
@@ -51,6 +51,14 @@ def _full(service):
     assert service.finish(service.claim())
     service.submit(service.request(model, data))
     service.upload(content=b"")
+
+
+def damage(store, blob):
+    """Have other bytes of the same size under the blob's digest."""
+    if isinstance(store, Folder):
+        store.path(TENANT, blob.sha256).write_bytes(b"x" * blob.size)
+    else:
+        store.send(TENANT, Stored(blob.sha256, blob.size), b"x" * blob.size)
 
 
 def _listed(database):
@@ -125,8 +133,8 @@ def test_a_damaged_blob_of_an_earlier_backup_is_copied_again(service, empty, tmp
 def test_damage_in_the_store_is_told_and_costs_only_itself(service, place, empty):
     _full(service)
     bad, missing = service.read(lambda session: session.scalars(select(Blob).where(Blob.size > 0).limit(2)).all())
-    service.folder.path(TENANT, bad.sha256).write_bytes(b"x" * bad.size)
-    service.folder.path(TENANT, missing.sha256).unlink()
+    damage(service.folder, bad)
+    service.folder.remove(TENANT, missing.sha256)
     made = backup.take(service.database, service.folder, place)
     assert {damage.sha256 for damage in made.damaged} == {bad.sha256, missing.sha256}
     database, store = empty

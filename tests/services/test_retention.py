@@ -197,29 +197,34 @@ def test_rows_of_the_past_go(service, place):
     assert service.read(lambda session: set(session.scalars(select(Audit.id)))) == {"aud_2"}
 
 
-def test_strays_on_disk_go_when_they_are_old(service, place):
+def test_bytes_that_no_row_names_go_when_they_are_old(service, place):
     kept = service.ready_model()
-    service.folder.put(TENANT, [b"never registered"], limit=100)
-    service.folder.put(TENANT, [b"being registered"], limit=100)
+    stray = service.folder.put(TENANT, [b"never registered"], limit=100)
+    rule = next(rule for rule in retention.RULES if rule.name == "stray_bytes")
+    moment = service.read(db.now)
+    assert rule.count(place, moment - LONG_AGO) == rule.remove(place, moment - LONG_AGO)[0] == 0
+    assert service.folder.exists(TENANT, stray.sha256)
+    assert rule.count(place, moment + LONG_AGO) == rule.remove(place, moment + LONG_AGO)[0] == 1
+    assert not service.folder.exists(TENANT, stray.sha256)
+    files = service.read(lambda session: artifacts.get_artifact(session, TENANT, kept.artifact_digest).files)
+    assert all(service.folder.exists(TENANT, file.sha256) for file in files)
+
+
+def test_what_died_on_this_disk_goes_when_it_is_old(service, place):
     place.workspaces.mkdir(exist_ok=True)
+    past = time.time() - LONG_AGO.total_seconds()
     for name in ("old", "young"):
         (place.incoming / name).write_bytes(b"x")
         (place.workspaces / f".targets-{name}").mkdir()
-    past = time.time() - LONG_AGO.total_seconds()
-    stray = next(path for path in service.stored() if path.is_file() and path.read_bytes() == b"never registered")
-    for path in (stray, place.incoming / "old", place.workspaces / ".targets-old"):
+    for path in (place.incoming / "old", place.workspaces / ".targets-old"):
         os.utime(path, (past, past))
-    expected = {"stray_bytes": 1, "uploads": 1, "workspaces": 1}
+    expected = {"uploads": 1, "workspaces": 1}
     found = retention.count(place, service.settings)
     assert {name: found[name] for name in expected} == expected
     found = retention.apply(place, service.settings)
     assert {name: found[name] for name in expected} == expected
-    assert not stray.exists()
     assert {path.name for path in place.incoming.iterdir()} == {"young"}
     assert {path.name for path in place.workspaces.iterdir()} == {".targets-young"}
-    assert {path.read_bytes() for path in service.stored()} >= {b"being registered"}
-    files = service.read(lambda session: artifacts.get_artifact(session, TENANT, kept.artifact_digest).files)
-    assert all(service.folder.exists(TENANT, file.sha256) for file in files)
 
 
 def test_one_process_at_a_time_and_not_before_it_is_due(service, place):
