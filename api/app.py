@@ -95,7 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
-    publisher = BrokerPublisher(settings.broker)
+    publisher = BrokerPublisher(settings)
     database = Database.from_settings(settings, publisher)
     folder = open_store(settings)
     # What uploads left that died with their process; those of other processes are younger.

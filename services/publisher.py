@@ -2,6 +2,7 @@
 
 import logging
 import os
+import ssl
 import threading
 import time
 import uuid
@@ -11,7 +12,9 @@ from typing import Any
 from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 from kombu.messaging import Producer
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
+
+from settings import Settings
 
 _log = logging.getLogger(__name__)
 TASK = "worker.run_unit"
@@ -24,8 +27,8 @@ _PAUSE_S = 1.0
 class BrokerPublisher:
     """Publishes to a Redis-protocol broker, safe to share between threads; every process opens a connection of its own."""
 
-    def __init__(self, broker_url: str) -> None:
-        self._url = broker_url
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._pid = os.getpid()
@@ -49,6 +52,24 @@ class BrokerPublisher:
         """Tell whether the broker can be reached."""
         return self.waiting("work") is not None
 
+    def probe(self) -> dict[str, Any] | None:
+        """Have a message go there and back, and give what the broker says of itself; None where it does not answer."""
+
+        def there_and_back(connection: Connection) -> dict[str, Any]:
+            channel: Any = connection.default_channel
+            name = f"probe.{uuid.uuid4()}"
+            channel.client.lpush(name, "x")
+            if channel.client.rpop(name) != b"x":
+                raise OperationalError("another message came back")
+            try:
+                return dict(channel.client.info())
+            except ResponseError:
+                # An access list may keep that from us.
+                return {}
+
+        found = self._asked(there_and_back, default=None)
+        return None if found is None else dict(found)
+
     def close(self) -> None:
         """Close the connection."""
         with self._lock:
@@ -63,7 +84,7 @@ class BrokerPublisher:
                 return default
             try:
                 if self._connection is None:
-                    self._connection = _connect(self._url)
+                    self._connection = _connect(self._settings)
                 return action(self._connection)
             except (OperationalError, RedisError, OSError) as error:
                 _log.warning("broker not reached: %s", type(error).__name__)
@@ -79,9 +100,29 @@ class BrokerPublisher:
                 dropped.release()
 
 
-def _connect(url: str) -> Connection:
-    options = {"socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S, "max_retries": 0}
-    return Connection(url, connect_timeout=_TIMEOUT_S, transport_options=options)
+def tls(settings: Settings) -> dict[str, Any] | None:
+    """Give how a `rediss://` broker is spoken to, None for one without TLS: its certificate is always checked."""
+    if not settings.broker.startswith("rediss://"):
+        return None
+    files = {
+        "ssl_ca_certs": settings.broker_ca_file,
+        "ssl_certfile": settings.broker_cert_file,
+        "ssl_keyfile": settings.broker_key_file,
+    }
+    named = {name: str(path) for name, path in files.items() if path is not None}
+    return {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True, **named}
+
+
+def prefix(settings: Settings) -> dict[str, str]:
+    """Give the transport's option that keeps installations apart."""
+    return {"global_keyprefix": settings.broker_prefix} if settings.broker_prefix else {}
+
+
+def _connect(settings: Settings) -> Connection:
+    options = {"socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S, "max_retries": 0, **prefix(settings)}
+    return Connection(
+        settings.broker, connect_timeout=_TIMEOUT_S, transport_options=options, ssl=tls(settings) or False
+    )
 
 
 def _send(connection: Connection, queue: str, unit_id: str) -> bool:

@@ -1,15 +1,21 @@
 """Servers that tests start, stop and start again: real ones, from pip or PATH, without root."""
 
+import asyncio
+import contextlib
 import json
 import secrets
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
+
+import trustme
 
 PATIENCE_S = 60.0
 
@@ -166,6 +172,61 @@ class Redis(Process):
                 return client.ping()
         except redis.RedisError:
             return False
+
+
+class TlsProxy:
+    """Takes TLS connections with a client's certificate and passes them on without: a server that speaks TLS."""
+
+    def __init__(self, target_port, folder):
+        self.target_port = target_port
+        self.ca_file, self.cert_file, self.key_file = (folder / name for name in ("ca.pem", "cert.pem", "key.pem"))
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(self.ca_file)
+        mine = authority.issue_cert("client.test")
+        mine.cert_chain_pems[0].write_to_path(self.cert_file)
+        mine.private_key_pem.write_to_path(self.key_file)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost", "127.0.0.1").configure_cert(self._context)
+        authority.configure_trust(self._context)
+        self._context.verify_mode = ssl.CERT_REQUIRED
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._server = None
+
+    def start(self):
+        self._thread.start()
+        made = asyncio.start_server(self._pass_on, "127.0.0.1", 0, ssl=self._context)
+        self._server = asyncio.run_coroutine_threadsafe(made, self._loop).result(10)
+        return self
+
+    @property
+    def port(self):
+        return self._server.sockets[0].getsockname()[1]
+
+    def close(self):
+        async def end():
+            self._server.close()
+            others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(end(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def _pass_on(self, reader, writer):
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
+
+        async def pump(source, sink):
+            with contextlib.suppress(OSError):
+                while data := await source.read(1 << 16):
+                    sink.write(data)
+                    await sink.drain()
+            sink.close()
+
+        await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
 
 
 def redis_binary():

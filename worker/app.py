@@ -4,6 +4,7 @@ from typing import Any
 
 from celery import Celery
 
+from services.publisher import prefix, tls
 from services.routing import INSPECT_QUEUE
 from settings import Settings, get_settings
 
@@ -19,6 +20,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
     """Give Celery's settings; why they are so stands in docs/decisions/0001."""
     return {
         "broker_url": settings.broker,
+        "broker_use_ssl": tls(settings),
         # A message is gone only after its unit was worked on, or given to somebody else.
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
@@ -37,6 +39,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
             "socket_timeout": 10,
             "socket_connect_timeout": 2,
             "socket_keepalive": True,
+            **prefix(settings),
         },
         # The broker may go and come back; work that is running does not depend on it.
         "broker_connection_retry_on_startup": True,

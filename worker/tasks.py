@@ -26,12 +26,13 @@ class Place:
     """What one pool process works with. Nothing of it is made before the fork: threads and connections do not survive one."""
 
     def __init__(self, settings: Settings, worker: Identity) -> None:
-        publisher = BrokerPublisher(settings.broker)
+        publisher = BrokerPublisher(settings)
         folder = workspaces(settings)
         self.database = Database.from_settings(settings, publisher)
         self.attempts = Attempts(
             self.database,
-            open_store(settings),
+            # Longer than a client would wait, shorter than a lease.
+            open_store(settings, patience_s=min(15.0, settings.lease_s / 2)),
             settings,
             folder,
             worker_id=worker.id,

@@ -249,7 +249,7 @@ def system(tmp_path):
     env["ONNXPRESS_BROKER_URL"] = url
     settings = Settings(data_dir=tmp_path, broker_url=url, **fields)
     db.upgrade(settings)
-    publisher = BrokerPublisher(settings.broker)
+    publisher = BrokerPublisher(settings)
     database = db.Database.from_settings(settings, publisher)
     with database.transaction() as session:
         keys.ensure_tenant(session, TENANT)

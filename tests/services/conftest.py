@@ -1,14 +1,13 @@
-"""A service without processes: the real database (both kinds), the real store, and a publisher that keeps its messages."""
+"""A service without processes: the real database and store (both kinds), and a publisher that keeps its messages."""
 
 import itertools
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
 import engine
 from services import artifacts, db, jobs, keys, queue
-from services.storage import Folder
+from services.storage import Store, open_store
 from settings import Settings
 
 TENANT = "default"
@@ -102,7 +101,7 @@ class Service:
     """The parts, and the verbs that tests repeat."""
 
     database: db.Database
-    folder: Folder
+    folder: Store
     settings: Settings
     messages: Messages
 
@@ -176,23 +175,27 @@ class Service:
     def events(self, job_id):
         return [event.type for event in self.read(lambda session: jobs.events(session, TENANT, job_id))]
 
-    def stored(self) -> set[Path]:
-        """Every file of the store, complete or not."""
-        root = self.settings.data_dir / "store"
-        return {path for path in root.rglob("*") if path.is_file()}
+    def stored(self) -> set[str]:
+        """The names of everything in the store, complete or not."""
+        incoming = self.settings.data_dir / "store" / "incoming"
+        complete = {f"{found.tenant_id}/{found.sha256}" for found in self.folder.blobs()}
+        return complete | {path.name for path in incoming.iterdir()}
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["embedded", "production"])
 def service(request, tmp_path):
-    """A service on each of the two databases."""
-    url = f"sqlite:///{tmp_path / 'x.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    settings = Settings(data_dir=tmp_path, database_url=url)
+    """A service on each of the two stacks: SQLite and a folder, Postgres and a bucket."""
+    if request.param == "embedded":
+        settings = Settings(data_dir=tmp_path, database_url=f"sqlite:///{tmp_path / 'x.db'}")
+    else:
+        bucket = request.getfixturevalue("bucket_fields")
+        settings = Settings(data_dir=tmp_path, database_url=request.getfixturevalue("postgres_url"), **bucket)
     messages = Messages()
     database = db.Database.from_settings(settings, messages)
-    if request.param == "sqlite":
+    if request.param == "embedded":
         db.upgrade_database(database)
     with database.transaction() as session:
         keys.ensure_tenant(session, TENANT)
         keys.ensure_tenant(session, "other")
-    yield Service(database, Folder(tmp_path / "store"), settings, messages)
+    yield Service(database, open_store(settings), settings, messages)
     database.dispose()
