@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy.exc import OperationalError
 
 from services.errors import ServiceError
+from services.keys import DEFAULT_TENANT, SCOPES
 from settings import Settings, get_settings
 from standalone import broker, operations
 from standalone.demo import demo
@@ -85,6 +86,34 @@ def _operations(verb: _Verb, settings: Settings) -> None:
     restoring.add_argument("path", type=Path, help="what `backup` made")
     restoring.add_argument("--incomplete", action="store_true", help="also where bytes were damaged already")
     _add_data(restoring, settings)
+
+    pruning = verb("prune", "remove now what the keep_ settings let go", operations.prune)
+    pruning.add_argument("--dry-run", action="store_true", help="only count it")
+    _add_data(pruning, settings)
+
+    checking = verb("doctor", "look at every part of the service, and say what to do", operations.doctor)
+    checking.add_argument("--json", action="store_true", help="for programs")
+    _add_data(checking, settings)
+
+    _keys(verb("keys", "make, list and revoke API keys", operations.list_keys), settings)
+
+
+def _keys(parser: argparse.ArgumentParser, settings: Settings) -> None:
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, text: str, run: _Run) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        made.add_argument("--tenant", default=DEFAULT_TENANT, help="whose keys (default: %(default)s)")
+        _add_data(made, settings)
+        return made
+
+    making = verb("create", "make a key and print it, this once", operations.create_key)
+    making.add_argument("--name", default="operator", help="what it is for (default: %(default)s)")
+    making.add_argument("--scope", action="append", choices=SCOPES, required=True, help="may be given more than once")
+    making.add_argument("--days", type=float, help="how long it is valid (default: until it is revoked)")
+    verb("list", "list the keys", operations.list_keys)
+    verb("revoke", "end a key's validity", operations.revoke_key).add_argument("id")
 
 
 def _add_data(parser: argparse.ArgumentParser, settings: Settings) -> None:

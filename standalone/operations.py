@@ -4,13 +4,15 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from services import backup as backups
-from services import db
+from services import db, keys, retention
 from services.errors import NotFoundError
 from services.storage import open_store
 from settings import Settings
+from standalone.doctor import as_json, as_text, examine
 from standalone.serve import lock
 
 
@@ -63,6 +65,53 @@ def restore(asked: argparse.Namespace) -> int:
         found = backups.restore(database, open_store(settings), asked.path, incomplete=asked.incomplete)
     print(f"restored {len(found.blobs) - len(found.damaged)} blobs, {found.size} bytes, each with its digest checked")
     print(f"the database is as it was at {found.created_at}; jobs that ran then will run again")
+    return 0
+
+
+def prune(asked: argparse.Namespace) -> int:
+    """Apply what the settings say of retention, now and to the end, or only say what that would remove."""
+    settings = _settings(asked)
+    with _opened(settings) as database:
+        place = retention.Place(database, open_store(settings), settings.data_dir)
+        found = retention.count(place, settings) if asked.dry_run else retention.apply(place, settings)
+    for name, number in found.items():
+        print(f"{number:8} {name} {'would be ' if asked.dry_run else ''}removed")
+    return 0
+
+
+def doctor(asked: argparse.Namespace) -> int:
+    """Look at every part of the service from this machine; 1 where something is a problem."""
+    findings = examine(_settings(asked))
+    if asked.json:
+        print(as_json(findings))
+    else:
+        print("\n".join(as_text(findings)))
+    return int(any(one.state == "problem" for one in findings))
+
+
+def create_key(asked: argparse.Namespace) -> int:
+    """Make an API key, and a tenant where there is none of that id yet; its text is printed once."""
+    expires_at = datetime.now(UTC) + timedelta(days=asked.days) if asked.days else None
+    with _opened(_settings(asked)) as database, database.transaction() as session:
+        keys.ensure_tenant(session, asked.tenant)
+        made = keys.create(session, asked.tenant, asked.name, tuple(asked.scope), expires_at)
+    print(made.text)
+    return 0
+
+
+def list_keys(asked: argparse.Namespace) -> int:
+    """Print a tenant's keys, without their text: that is stored nowhere."""
+    with _opened(_settings(asked)) as database, database.reading() as session:
+        for key in keys.list_keys(session, asked.tenant):
+            ends = "revoked" if key.revoked_at else f"until {key.expires_at:%Y-%m-%d}" if key.expires_at else "valid"
+            print(f"{key.id}  {ends:16}  {','.join(key.scopes):24}  {key.name}")
+    return 0
+
+
+def revoke_key(asked: argparse.Namespace) -> int:
+    """End a key's validity at once."""
+    with _opened(_settings(asked)) as database, database.transaction() as session:
+        print(f"{keys.revoke(session, asked.tenant, asked.id).id} is revoked")
     return 0
 
 
