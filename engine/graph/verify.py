@@ -4,7 +4,7 @@ Two networks are compared by the largest difference of any output, as a share of
 round differently from the float operators that they replace, so there the signal-to-noise ratio counts instead.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from engine.errors import EngineError, VerificationFailedError
 from engine.graph import io
+from engine.graph.pieces import Pieces
 from engine.layout import Alone, padded, run_size
 from engine.measure import providers
 from engine.measure.providers import ModelSource, Session
@@ -30,9 +31,13 @@ HALF_TOLERANCE = 2e-2
 # Of quantized networks with and without ONNX Runtime's optimisation: one rounding step in places, never a saturated sum.
 INTEGER_SQNR_DB = 15.0
 _SAMPLES = 8
+# Each run in pieces reads all weights anew.
+_PIECEWISE_SAMPLES = 2
 _STANDARD = frozenset({"", "ai.onnx"})
 
 Feed = Mapping[str, npt.NDArray[Any]]
+# A whole network in memory, or one that runs in pieces.
+Runnable = Session | Pieces
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,19 @@ class Agreement:
     sqnr_db: float
 
 
-def verify(candidate: Path, original: Path, samples: Samples, target: Target, *, lossless: bool) -> Agreement:
-    """Climb the ladder; raises VerificationFailedError at the first broken rung, gives the agreement with the original."""
+def verify(
+    candidate: Path, original: Path, samples: Samples, target: Target, *, lossless: bool, in_pieces: bool = False
+) -> Agreement:
+    """Climb the ladder; raises VerificationFailedError at the first broken rung, gives the agreement with the original.
+
+    `in_pieces`: on fewer samples, without ever loading a whole network.
+    """
     valid(candidate)
-    optimised, reference = providers.session(candidate, target), providers.session(original, target)
+    load: Callable[..., Runnable] = Pieces if in_pieces else providers.session
+    optimised, reference = load(candidate, target), load(original, target)
     _same_boundary(optimised, reference)
-    feeds = list(_sizes(reference, samples))
-    plain = providers.session(candidate, target, optimise=False)
+    feeds = list(_sizes(reference, samples, _PIECEWISE_SAMPLES if in_pieces else _SAMPLES))
+    plain = load(candidate, target, optimise=False)
     try:
         with_and_without = agreement(plain, optimised, feeds)
         to_original = agreement(reference, optimised, feeds)
@@ -90,7 +101,7 @@ def valid(path: Path) -> None:
         ) from error
 
 
-def agreement(reference: Session, candidate: Session, feeds: Sequence[Feed]) -> Agreement:
+def agreement(reference: Runnable, candidate: Runnable, feeds: Sequence[Feed]) -> Agreement:
     """Compare two networks on the same feeds; raises VerificationFailedError where shapes or types differ."""
     relative, signal, noise = 0.0, 0.0, 0.0
     for feed in feeds:
@@ -118,7 +129,7 @@ def same_outputs(before: ModelSource, after: ModelSource, feeds: Sequence[Feed],
     return agreement(providers.session(before, target), providers.session(after, target), feeds)
 
 
-def some_feeds(model_inputs: Session, samples: Samples, count: int = _SAMPLES) -> list[Feed]:
+def some_feeds(model_inputs: Runnable, samples: Samples, count: int = _SAMPLES) -> list[Feed]:
     """Give a few samples one by one, or in batches of the network's fixed size."""
     size = run_size([port.shape for port in model_inputs.inputs], samples) or 1
     return [padded(feed, size) for feed in islice(samples.batches(size), count)]
@@ -144,7 +155,7 @@ def computes_in_half(path: Path) -> bool:
     return any(stored) or any(casts)
 
 
-def _same_boundary(candidate: Session, original: Session) -> None:
+def _same_boundary(candidate: Runnable, original: Runnable) -> None:
     for role, left, right in (
         ("inputs", original.inputs, candidate.inputs),
         ("outputs", original.outputs, candidate.outputs),
@@ -159,9 +170,9 @@ def _family(dtype: np.dtype[Any] | None) -> str:
     return "float" if dtype is not None and dtype.name in providers.FLOATS else str(dtype)
 
 
-def _sizes(session: Session, samples: Samples) -> Iterator[Feed]:
+def _sizes(session: Runnable, samples: Samples, count: int) -> Iterator[Feed]:
     """Yield single samples, then where the network leaves it open a batch of two, then another spatial size."""
-    singles = some_feeds(session, samples)
+    singles = some_feeds(session, samples, count)
     yield from singles
     open_batch = run_size([port.shape for port in session.inputs], samples) is None
     if open_batch and len(samples) > 1:
@@ -175,7 +186,7 @@ def _sizes(session: Session, samples: Samples) -> Iterator[Feed]:
         yield larger
 
 
-def _resized(session: Session, feed: Feed) -> Feed | None:
+def _resized(session: Runnable, feed: Feed) -> Feed | None:
     """Make one sample half as large again along every open axis behind the batch; None where there is none."""
     grown: dict[str, npt.NDArray[Any]] = dict(feed)
     changed = False

@@ -12,9 +12,9 @@ import onnx_ir as ir
 
 from engine.graph.coupling import Coupling
 from engine.graph.groups import Group, Slice
+from engine.graph.walk import Walk
 from engine.passes.contract import Samples
 from engine.prune.reconstruct import batches, spare
-from engine.prune.walk import Walk
 from engine.prune.weighted import Layer, layers
 from engine.solve import Gram, Moments
 from engine.spec import Target

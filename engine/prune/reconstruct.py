@@ -12,10 +12,10 @@ import onnx_ir as ir
 
 from engine.calibrate.observe import fixed_batch
 from engine.graph import io
+from engine.graph.walk import DISK_BYTES, Walk
 from engine.layout import sample_count
 from engine.passes.contract import Context, Samples
 from engine.prune.schedule import quality_drop
-from engine.prune.walk import DISK_BYTES, Walk
 from engine.prune.weighted import Layer, layers, normalised, residual
 from engine.report import Change, Refusal
 from engine.solve import Gram, Moments

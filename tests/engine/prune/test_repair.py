@@ -78,7 +78,7 @@ def test_one_sample_is_too_few(network, images, feeds_of):
 
 
 def test_memory_of_the_walk_goes_to_disk(network, images, feeds_of, monkeypatch):
-    from engine.prune import walk
+    from engine.graph import walk
 
     monkeypatch.setattr(walk, "_MEMORY_BYTES", 1 << 16)
     feeds = feeds_of({"image": images(64)})

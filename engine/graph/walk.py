@@ -23,15 +23,27 @@ DISK_BYTES = 3 << 30
 
 
 class Walk:
-    """Where a run stands: the tensors that the rest of the network still reads, one array per batch."""
+    """Where a run stands: the tensors that the rest of the network still reads, one array per batch.
 
-    def __init__(self, model: ir.Model, feeds: Sequence[Mapping[str, Array]], target: Target, folder: Path) -> None:
-        self._model, self._target, self._folder = model, target, folder
+    `keep` names tensors that stay to the end. `optimise`: by ONNX Runtime, each piece on its own.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        feeds: Sequence[Mapping[str, Array]],
+        target: Target,
+        folder: Path,
+        *,
+        keep: Iterable[str] = (),
+        optimise: bool = True,
+    ) -> None:
+        self._model, self._target, self._folder, self._optimise = model, target, folder, optimise
         self._nodes = list(model.graph)
         self._place = {node: number for number, node in enumerate(self._nodes)}
         self._at = 0
         self._files = 0
-        self._last = self._last_uses()
+        self._last = self._last_uses() | dict.fromkeys(keep, len(self._nodes))
         folder.mkdir(parents=True, exist_ok=True)
         names = {str(value.name) for value in model.graph.inputs}
         self.live: dict[str, list[Array]] = {
@@ -132,9 +144,7 @@ class Walk:
         graph.node.extend(ir.to_proto(node) for node in piece)
         for name, value in weights.items():
             assert value.const_value is not None
-            tensor = ir.to_proto(value.const_value)
-            tensor.name = name
-            graph.initializer.append(tensor)
+            graph.initializer.append(_embedded(value.const_value, name))
         for name in needed:
             array = self.live[name][0]
             kind = helper.np_dtype_to_tensor_dtype(array.dtype)
@@ -143,7 +153,17 @@ class Walk:
         imports = [helper.make_opsetid(domain, version) for domain, version in self._model.opset_imports.items()]
         proto = helper.make_model(graph, opset_imports=imports, ir_version=self._model.ir_version)
         proto.functions.extend(ir.to_proto(function) for function in self._model.functions.values())
-        return providers.session(proto.SerializeToString(), self._target), needed
+        return providers.session(proto.SerializeToString(), self._target, optimise=self._optimise), needed
+
+
+def _embedded(tensor: ir.TensorProtocol, name: str) -> onnx.TensorProto:
+    """Give a tensor with its bytes inside: a piece in memory has no folder to find them in."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        proto = ir.to_proto(tensor)
+        proto.name = name
+        return proto
+    shape = tensor.shape.numpy()
+    return onnx.TensorProto(name=name, data_type=tensor.dtype.value, dims=shape, raw_data=tensor.tobytes())
 
 
 def reads(node: ir.Node) -> Iterable[ir.Value]:
