@@ -260,6 +260,6 @@ def test_metrics_are_for_prometheus(service, client, ids):
         "onnxpress_job_run_seconds",
         "onnxpress_http_answers_total",
     }
-    assert any(line.startswith('onnxpress_units{queue="work",status="queued"}') for line in samples)
-    assert any(line.startswith('onnxpress_queue_age_seconds{queue="work"}') for line in samples)
+    assert any(line.startswith('onnxpress_units{queue="run.cpu",status="queued"}') for line in samples)
+    assert any(line.startswith('onnxpress_queue_age_seconds{queue="run.cpu"}') for line in samples)
     assert any('route="/v1/models",status="201"' in line for line in samples)
