@@ -1,6 +1,6 @@
 """What routes are given: the caller behind the key, and a session that is committed before the answer is sent."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from api.errors import ApiError
 from api.traffic import Rates, Traffic
-from api.watch import Watcher
+from api.watch import Change, Watcher
 from services import audit, keys
 from services.db import Database
 from services.keys import Caller
@@ -121,6 +121,12 @@ class Asked:
                 return use(at)
 
         return await run_sync(work, limiter=self.parts.reads)
+
+    async def read_after(self, change: Change | None, question: Hashable, use: Callable[[At], T]) -> T:
+        """Read as `read` does, but once for all who hear of the same change, with the same key and the same question."""
+        if change is None:
+            return await self.read(use)
+        return await change.once((self._key, question), lambda: self.read(use))
 
     async def write(self, use: Callable[[At], T], scope: Scope = "write") -> T:
         """Run a function on a writing session, in a thread, and commit."""

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from fastapi import Response
 from fastapi.responses import StreamingResponse
@@ -24,36 +25,52 @@ EVENT_STREAM: dict[int | str, dict[str, Any]] = {
 _BEAT_S = 15.0
 _AT_ONCE = 500
 
-News = tuple[Job, list[Event]]
+
+@dataclass(frozen=True)
+class _News:
+    """A job's state and what happened since, written out in the thread that read it."""
+
+    version: str
+    final: bool
+    last: int
+    text: str
+    # Whether there may be more.
+    full: bool
+
+    @classmethod
+    def of(cls, row: Job, told: list[Event], after: int) -> Self:
+        last = told[-1].id if told else after
+        text = "".join(map(_sse, told))
+        return cls(str(row.version), models.is_final(row.in_status), last, text, len(told) == _AT_ONCE)
 
 
 async def event_stream(asked: Asked, job_id: str, *, after: int) -> Response:
     """Answer with the job's events after one of them, those to come included."""
 
-    def read(last: int, at: At) -> News:
-        return jobs.news(at.session, at.tenant_id, job_id, after=last, limit=_AT_ONCE)
+    def read(last: int, at: At) -> _News:
+        return _News.of(*jobs.news(at.session, at.tenant_id, job_id, after=last, limit=_AT_ONCE), last)
 
-    job, events = await asked.read(partial(read, after))
-    if after and not events and models.is_final(job.in_status):
+    first = await asked.read(partial(read, after))
+    if after and not first.text and first.final:
         return Response(status_code=204)
 
     async def stream() -> AsyncIterator[str]:
-        news, last = (job, events), after
+        news = first
         # A browser whose connection breaks comes back after so many milliseconds.
         yield "retry: 2000\n\n"
         while True:
-            row, told = news
-            if told:
-                last = told[-1].id
-                yield "".join(map(_sse, told))
-            if len(told) < _AT_ONCE:
+            if news.text:
+                yield news.text
+            change = None
+            if not news.full:
                 # The job was read before its events: where it was final, these were the last.
-                if models.is_final(row.in_status) or asked.parts.watcher.closed:
+                if news.final or asked.parts.watcher.closed:
                     return
-                await asked.parts.watcher.wait(job_id, str(row.version), _BEAT_S)
-                yield ": still here\n\n"
+                change = await asked.parts.watcher.wait(job_id, news.version, _BEAT_S)
+                if change is None:
+                    yield ": still here\n\n"
             try:
-                news = await asked.read(partial(read, last))
+                news = await asked.read_after(change, ("events", news.last), partial(read, news.last))
             except (ApiError, ServiceError, SQLAlchemyError):
                 # The key was revoked or the database is away: who comes back is told so by a proper answer.
                 return

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from anyio.to_thread import run_sync
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,12 +16,28 @@ INTERVAL_S = 0.1
 BACK_OFF_S = 1.0
 
 Versions = Mapping[str, Hashable]
+T = TypeVar("T")
+
+
+class Change:
+    """A change of a row, as all hear of it who wait for it: what all of them ask then is asked once."""
+
+    def __init__(self) -> None:
+        self._answers: dict[Hashable, asyncio.Task[Any]] = {}
+
+    async def once(self, question: Hashable, ask: Callable[[], Awaitable[T]]) -> T:
+        """Give what `ask` gives to the first who asks; whoever leaves meanwhile takes the answer from nobody."""
+        if question not in self._answers:
+            self._answers[question] = asyncio.ensure_future(ask())
+        answer: T = await asyncio.shield(self._answers[question])
+        return answer
 
 
 @dataclass(eq=False)
 class _Waiter:
     seen: Hashable
     woken: asyncio.Event
+    change: Change | None = None
 
 
 class Watcher:
@@ -36,10 +53,10 @@ class Watcher:
         self._somebody = asyncio.Event()
         self.closed = False
 
-    async def wait(self, row: str, seen: Hashable, seconds: float) -> None:
-        """Return when the row's version is no longer `seen`, at the latest after `seconds`."""
+    async def wait(self, row: str, seen: Hashable, seconds: float) -> Change | None:
+        """Give the change when the row's version is no longer `seen`, None after `seconds`."""
         if self.closed:
-            return
+            return None
         waiter = _Waiter(seen, asyncio.Event())
         self._waiting.setdefault(row, set()).add(waiter)
         self._somebody.set()
@@ -50,6 +67,7 @@ class Watcher:
             pass
         finally:
             self._leave(row, waiter)
+        return waiter.change
 
     def _leave(self, row: str, waiter: _Waiter) -> None:
         waiters = self._waiting[row]
@@ -74,14 +92,18 @@ class Watcher:
 
     def _wake(self, versions: Versions) -> None:
         for row, waiters in self._waiting.items():
+            change = Change()
             for waiter in waiters:
                 # Who came after the query started is not in it, and is served by the next one.
                 if row in versions and versions[row] != waiter.seen:
+                    waiter.change = change
                     waiter.woken.set()
 
     def close(self) -> None:
         """Send everybody home with what there is, so that a stopping server need not wait for them."""
         self.closed = True
         for waiters in self._waiting.values():
+            last = Change()
             for waiter in waiters:
+                waiter.change = last
                 waiter.woken.set()

@@ -51,7 +51,7 @@ _REPORT = SAME | {200: {"description": "The report.", "content": _JSON | _MARKDO
 
 @dataclass(frozen=True)
 class _Seen:
-    """A job as it was read, written out in the thread that read it: hundreds may ask at once when it changes."""
+    """A job as it was read, written out in the thread that read it."""
 
     version: str
     etag: str
@@ -133,8 +133,9 @@ async def get_job(job_id: str, request: Request, asked: AskedFor, wait: Wait = 0
     seen = await asked.read(read)
     conditional = "if-none-match" in request.headers
     if wait and not seen.final and (not conditional or etag_matches(request, seen.etag)):
-        await asked.parts.watcher.wait(job_id, seen.version, wait)
-        seen = await asked.read(read)
+        change = await asked.parts.watcher.wait(job_id, seen.version, wait)
+        # Read and written out once, though hundreds may have waited.
+        seen = await asked.read_after(change, "job", read)
     headers = {"ETag": seen.etag}
     if conditional and etag_matches(request, seen.etag):
         return Response(status_code=304, headers=headers)  # type: ignore[return-value]  # FastAPI sends it as it is

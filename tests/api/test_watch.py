@@ -67,6 +67,39 @@ def test_many_who_wait_are_one_question():
     scene(play)
 
 
+def test_what_they_ask_then_is_asked_once():
+    async def play(rows, watcher):
+        rows.versions["a"] = "1"
+        asked, begun = [], asyncio.Event()
+
+        async def ask(question):
+            asked.append(question)
+            begun.set()
+            await asyncio.sleep(0.05)
+            if question == "wrong":
+                raise ValueError(question)
+            return len(asked)
+
+        async def hear(question):
+            change = await watcher.wait("a", "1", 10)
+            return await change.once(question, lambda: ask(question))
+
+        right = [asyncio.create_task(hear("right")) for _ in range(50)]
+        wrong = [asyncio.create_task(hear("wrong")) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        rows.versions["a"] = "2"
+        await begun.wait()
+        # Whoever asked first leaves: the others still get their answer.
+        right[0].cancel()
+        found = await asyncio.gather(*right[1:])
+        assert len(set(found)) == 1
+        assert [str(one) for one in await asyncio.gather(*wrong, return_exceptions=True)] == ["wrong"] * 3
+        assert sorted(asked) == ["right", "wrong"]
+        assert await watcher.wait("a", "2", 0.05) is None
+
+    scene(play)
+
+
 def test_a_change_before_the_wait_is_not_missed():
     async def play(rows, watcher):
         rows.versions["a"] = "2"

@@ -6,6 +6,7 @@ import time
 
 import httpx
 import pytest
+from sqlalchemy import event
 
 from models import Unit
 from services import keys, queue
@@ -122,6 +123,57 @@ def test_polls_and_streams_together_see_the_end_within_a_second(service, client,
     assert len(ends) == 70
     # A second is the aim; a busy machine gets another.
     assert max(ends) - changed < 2
+
+
+@pytest.fixture
+def statements(service):
+    """Every statement that the API sends to read."""
+    found = []
+    engine = service.app.state.parts.database._reading
+
+    def note(_connection, _cursor, statement, *_rest):
+        found.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    yield found
+    event.remove(engine, "before_cursor_execute", note)
+
+
+def test_what_all_ask_after_a_change_is_asked_once_for_each_key(service, client, job, statements):
+    """Of three keys: one whose many connections share an answer, one of its own, and one that was revoked meanwhile."""
+    other, revoked = service.new_key(), service.new_key()
+    answers = []
+
+    def poll(key):
+        headers = {"Authorization": f"Bearer {key}"}
+        answers.append((key, own.get(f"/v1/jobs/{job['id']}?wait=30", headers=headers)))
+
+    everybody = [*[service.keys["alpha"]] * 20, other.text, revoked.text]
+    with service.client(limits=httpx.Limits(max_connections=None)) as own:
+        threads = [threading.Thread(target=poll, args=(key,)) for key in everybody]
+        threads += [threading.Thread(target=watch, args=(own, job, [])) for _ in range(10)]
+        for thread in threads:
+            thread.start()
+        time.sleep(2)
+        assert answers == []
+        with service.database.transaction() as session:
+            keys.revoke(session, "alpha", revoked.row.id)
+        before = len(statements)
+        service.claim_job(job["id"])
+        for thread in threads[: len(everybody)]:
+            thread.join(20)
+        asked = [one for one in statements[before:] if "FROM api_key" in one]
+        client.post(f"/v1/jobs/{job['id']}:cancel")
+        with service.database.transaction() as session:
+            unit = session.query(Unit).filter(Unit.job_id == job["id"]).one()
+            queue.cancelled(session, unit.id, unit.token)
+        for thread in threads:
+            thread.join(20)
+    told = dict(answers)
+    assert [answer.status_code for _, answer in answers].count(200) == 21
+    assert (told[revoked.text].status_code, told[revoked.text].json()["code"]) == (401, "unauthorized")
+    # Each key's polls, and the one key's streams.
+    assert len(asked) == 4
 
 
 def test_a_log_has_a_line_for_each_event(client, job):
