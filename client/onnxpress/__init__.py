@@ -14,6 +14,7 @@ from importlib.metadata import version
 from onnxpress.client import Artifacts, Client, Datasets, Jobs, Keys, Models
 from onnxpress.conversion import Converted, Pixels, csv_to_npz, images_to_npz
 from onnxpress.documents import (
+    Change,
     Dataset,
     Event,
     FrozenNode,
@@ -49,6 +50,7 @@ __version__ = version("onnxpress")
 __all__ = [
     "Artifacts",
     "AuthenticationError",
+    "Change",
     "Client",
     "ConflictError",
     "Converted",

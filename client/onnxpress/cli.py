@@ -6,14 +6,31 @@ import typer
 
 from onnxpress import __version__
 from onnxpress.terminal import give, interrupt_on_sigterm
+from onnxpress.verbs.audit import audit
 from onnxpress.verbs.compress import compress
 from onnxpress.verbs.jobs import cancel, download, jobs, logs, report, retry, wait
 from onnxpress.verbs.keys import keys
-from onnxpress.verbs.library import data, prunability, push
+from onnxpress.verbs.library import data, models, prunability, push
 from onnxpress.verbs.service import passes, targets
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False, rich_markup_mode=None)
-for verb in (compress, push, data, prunability, jobs, wait, cancel, retry, report, logs, download, passes, targets):
+for verb in (
+    compress,
+    push,
+    data,
+    models,
+    prunability,
+    jobs,
+    wait,
+    cancel,
+    retry,
+    report,
+    logs,
+    download,
+    passes,
+    targets,
+    audit,
+):
     app.command()(verb)
 app.add_typer(keys, name="keys")
 

@@ -13,7 +13,7 @@ import httpx
 
 from onnxpress.configuration import find_access, find_patience
 from onnxpress.deadline import NEVER, Deadline
-from onnxpress.documents import Dataset, Event, Job, Key, Model, Prunability, Stored
+from onnxpress.documents import Change, Dataset, Event, Job, Key, Model, Prunability, Stored
 from onnxpress.errors import (
     ConflictError,
     InvalidError,
@@ -85,6 +85,19 @@ class Client:
         """Give the targets (`items`), what does not run and why (`unavailable`), and the `workers` with their load."""
         return self._transport.json(Ask("GET", "/targets"))
 
+    def audit(
+        self,
+        *,
+        subject: str | None = None,
+        key: str | None = None,
+        action: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Change]:
+        """Yield what was made and changed and by which key, newest first; for keys with the scope `admin`."""
+        query = {"subject": subject, "key": key, "action": action}
+        found = _pages(self._transport, "/audit", {name: value for name, value in query.items() if value}, limit)
+        return (Change.from_document(one) for one in found)
+
 
 class _Collection(Generic[S]):
     """Stored things of one kind: sent, inspected by the service, listed."""
@@ -98,9 +111,10 @@ class _Collection(Generic[S]):
         """Give one by its id."""
         return self._get(item_id, NEVER)
 
-    def list(self) -> Iterator[S]:
-        """Yield all of them, newest first."""
-        return (self._kind.from_document(one) for one in _pages(self._transport, self._path, {}))
+    def list(self, *, tags: Sequence[str] = (), limit: int | None = None) -> Iterator[S]:
+        """Yield those that have all the tags, newest first; `limit` ends the list."""
+        found = _pages(self._transport, self._path, {"tag": [*tags]} if tags else {}, limit)
+        return (self._kind.from_document(one) for one in found)
 
     def _get(self, item_id: str, deadline: Deadline) -> S:
         return self._kind.from_document(self._transport.json(Ask("GET", f"{self._path}/{item_id}"), deadline))
@@ -480,11 +494,11 @@ def _items(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _pages(
-    transport: Transport, path: str, query: Mapping[str, str], limit: int | None = None
+    transport: Transport, path: str, query: Mapping[str, str | Sequence[str]], limit: int | None = None
 ) -> Iterator[dict[str, Any]]:
     cursor, left = None, limit
     while left is None or left > 0:
-        asked: dict[str, str | int] = {**query, "limit": min(left or PAGE, PAGE)}
+        asked: dict[str, str | int | Sequence[str]] = {**query, "limit": min(left or PAGE, PAGE)}
         if cursor:
             asked["cursor"] = cursor
         page = transport.json(Ask("GET", path, query=asked))

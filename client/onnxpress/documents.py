@@ -149,6 +149,28 @@ class Key:
 
 
 @dataclass(frozen=True)
+class Change:
+    """Something that was made or changed: by which key, by which operation of the API, when, and what."""
+
+    key: str
+    action: str
+    subject: str | None
+    at: str
+    document: Json = field(repr=False)
+
+    @classmethod
+    def from_document(cls, document: Json) -> Self:
+        """Read the service's JSON."""
+        return cls(
+            key=str(document["key"]),
+            action=str(document["action"]),
+            subject=document.get("subject"),
+            at=str(document["at"]),
+            document=document,
+        )
+
+
+@dataclass(frozen=True)
 class Step:
     """One pass of a job's recipe and where it stands."""
 

@@ -3,7 +3,7 @@
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,7 +40,7 @@ class Ask:
 
     method: str
     path: str
-    query: Mapping[str, str | int | float] | None = None
+    query: Mapping[str, str | int | float | Sequence[str]] | None = None
     body: Mapping[str, Any] | None = None
     stream: Callable[[], Iterator[bytes]] | None = None
     headers: Mapping[str, str] | None = None

@@ -10,6 +10,7 @@ import time
 import zipfile
 from dataclasses import replace
 
+import httpx
 import numpy as np
 import onnx
 import pytest
@@ -258,6 +259,56 @@ def test_what_could_be_pruned(service, embedded, key, cli, net, network):
     assert (shown.code, shown.stdout) == (0, f"{network}\n")
     assert "channels that can go" in shown.stderr
     assert "w1, w2" in shown.stderr
+
+
+def test_an_archive_is_sent_once_and_its_download_taken_up(service, net, tmp_path, monkeypatch):
+    model = onnx.load(net)
+    random = np.random.default_rng(5)
+    model.graph.initializer[0].raw_data = random.standard_normal(16 * 3 * 9).astype(np.float32).tobytes()
+    wide = random.standard_normal(1 << 18).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(wide, "unused"))
+    onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=0)
+    with zipfile.ZipFile(tmp_path / "net.zip", "w") as archive:
+        for name in ("net.onnx", "net.data"):
+            archive.write(tmp_path / name, name)
+    first = service.models.upload(tmp_path / "net.zip", timeout=120)
+    passed = []
+    again = service.models.upload(
+        tmp_path / "net.zip", name="again", timeout=120, progress=lambda *told: passed.append(told)
+    )
+    assert (again.id != first.id, again.artifact, again.state) == (True, first.artifact, "ready")
+    assert passed == [], "no byte of it was sent"
+    # The download breaks in the middle, once.
+    taken, sizes = httpx.Response.iter_raw, []
+
+    def broken(self, *args, **more):
+        for piece in taken(self, *args, **more):
+            sizes.append(len(piece) if self.url.path.endswith("/content") else 0)
+            yield piece
+            if sum(sizes) > 1 << 19 and not cut:
+                cut.append(sum(sizes))
+                raise httpx.ReadError("cut")
+
+    cut = []
+    monkeypatch.setattr(httpx.Response, "iter_raw", broken)
+    service.models.download(first.id, tmp_path / "back.zip", timeout=60)
+    assert len(cut) == 1
+    assert sum(sizes) == (tmp_path / "back.zip").stat().st_size, "no byte came twice"
+    with zipfile.ZipFile(tmp_path / "back.zip") as archive:
+        assert archive.read("net.data") == (tmp_path / "net.data").read_bytes()
+
+
+def test_models_by_tag_and_who_changed_them(service, embedded, key, cli, network):
+    service.models.change(network, tags=["found-by"])
+    assert [one.id for one in service.models.list(tags=["found-by"])] == [network]
+    assert cli(embedded.url, key, "models", "--tag", "found-by").stdout == f"{network}\n"
+    assert cli(embedded.url, key, "models", "--tag", "found-by", "--tag", "other").stdout == ""
+    assert cli(embedded.url, key, "models", "--tag", "found-by", "--json").json["items"][0]["id"] == network
+    last = next(service.audit(subject=network))
+    assert (last.action, last.subject) == ("change_model", network)
+    told = cli(embedded.url, key, "audit", "--subject", network, "--action", "change_model", "--limit", "1").stdout
+    assert told.split()[1:] == [last.key, "change_model", network]
+    assert cli(embedded.url, key, "audit", "--limit", "2", "--json").json["items"][1]["at"]
 
 
 def test_an_analysis_keeps_its_deadline(scripted, client, cli):

@@ -1,19 +1,24 @@
-"""Commands about what is stored: push, data, prunability."""
+"""Commands about what is stored: push, data, models, prunability."""
 
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
+from onnxpress import units
 from onnxpress.conversion import Layout, Pixels, csv_to_npz, images_to_npz
 from onnxpress.deadline import Deadline
+from onnxpress.documents import Model
 from onnxpress.errors import UsageError
 from onnxpress.files import digest
 from onnxpress.live import Live
 from onnxpress.pruning import show_prunability
+from onnxpress.render import words
 from onnxpress.terminal import give, give_json, people, session, tell
 from onnxpress.verbs.options import AsJson, Timeout, Url, is_id, writable
 
@@ -45,6 +50,36 @@ def push(
             give_json({"model": stored.document, "exit_code": 0})
         else:
             give(stored.id)
+
+
+def models(
+    *,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="TAG", help="Repeatable: only those with all of them.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Only so many, the newest.")] = 20,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """List stored networks, newest first: a table on a terminal, bare ids in a pipe."""
+    with session(url, as_json=as_json) as client:
+        found = list(client.models.list(tags=tag or (), limit=limit))
+        if as_json:
+            give_json({"items": [dict(model.document) for model in found]})
+        elif sys.stdout.isatty():
+            people().print(_table(found))
+        else:
+            for model in found:
+                give(model.id)
+
+
+def _table(found: Sequence[Model]) -> Table:
+    table = Table("model", "name", "state", "size", "alias", "tags")
+    for model in found:
+        size = "" if model.size is None else units.size(model.size)
+        alias = model.document.get("alias") or ""
+        table.add_row(model.id, words(model.name), model.state, size, words(alias), words(" ".join(model.tags)))
+    return table
 
 
 def prunability(
