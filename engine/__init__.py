@@ -19,11 +19,14 @@ if TYPE_CHECKING:
         inspect_model,
         prunability,
     )
+    from engine.job import run
+    from engine.markdown import markdown
+    from engine.merge import merge_reports
     from engine.passes import list_passes
-    from engine.pipeline import run
     from engine.report import AnyReport, ProfileReport, Report, read_report
     from engine.spec import Compress, Profile, Spec, TaskMetric, default_kind, read_spec, steps_of, targets_of
     from engine.target import PROVIDER_NAMES, targets
+    from engine.unmeasured import unmeasured
 
 __all__ = [
     "PROVIDER_NAMES",
@@ -46,6 +49,8 @@ __all__ = [
     "inspect_dataset",
     "inspect_model",
     "list_passes",
+    "markdown",
+    "merge_reports",
     "prunability",
     "read_report",
     "read_spec",
@@ -53,6 +58,7 @@ __all__ = [
     "steps_of",
     "targets",
     "targets_of",
+    "unmeasured",
 ]
 
 _HOME = {
@@ -76,13 +82,16 @@ _HOME = {
     "inspect_dataset": "engine.inspection",
     "inspect_model": "engine.inspection",
     "list_passes": "engine.passes",
+    "markdown": "engine.markdown",
+    "merge_reports": "engine.merge",
     "prunability": "engine.inspection",
     "read_report": "engine.report",
     "read_spec": "engine.spec",
-    "run": "engine.pipeline",
+    "run": "engine.job",
     "steps_of": "engine.spec",
     "targets": "engine.target",
     "targets_of": "engine.spec",
+    "unmeasured": "engine.unmeasured",
 }
 
 

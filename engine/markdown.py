@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from engine.report import LatencyComparison, Quality, Report, Size, StepReport
-
-_SHARES = frozenset({"top1", "top5", "f1", "iou", "top1_agreement"})
-_MARK = {"pass": "pass", "fail": "FAIL", "inconclusive": "inconclusive", "none": "none"}
+from engine.profile_markdown import profile_lines
+from engine.report import AnyReport, LatencyComparison, ProfileReport, Quality, Report, Size, StepReport
+from engine.wording import MARKS, difference, metric_value, table
+from engine.wording import size as size_text
 
 
 def summarise(
@@ -40,32 +40,33 @@ def _and(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 2 else parts)
 
 
-def markdown(report: Report) -> str:
+def markdown(report: AnyReport) -> str:
     """Give the whole report as GitHub-flavoured Markdown."""
-    return "\n".join(_lines(report)) + "\n"
+    lines = profile_lines(report) if isinstance(report, ProfileReport) else _lines(report)
+    return "\n".join(lines) + "\n"
 
 
 def _lines(report: Report) -> Iterator[str]:
-    yield f"# Compression report: {_MARK[report.verdict.outcome]}"
+    yield f"# Compression report: {MARKS[report.verdict.outcome]}"
     yield ""
     yield report.summary
     yield ""
-    yield from _table(("", "original", "compressed", "change"), _measures(report))
+    yield from table(("", "original", "compressed", "change"), _measures(report))
     if report.verdict.gates:
         yield from ("", "## Gates", "")
-        yield from _table(
+        yield from table(
             ("gate", "outcome", "reason"),
             (
                 (
                     f"{result.gate.metric} {result.gate.rule} {result.gate.value:g}",
-                    _MARK[result.outcome] + (" (warning only)" if result.gate.level == "warn" else ""),
+                    MARKS[result.outcome] + (" (warning only)" if result.gate.level == "warn" else ""),
                     result.reason,
                 )
                 for result in report.verdict.gates
             ),
         )
     yield from ("", "## Steps", "")
-    yield from _table(("step", "status", "what happened", "seconds"), (_step(step) for step in report.steps))
+    yield from table(("step", "status", "what happened", "seconds"), (_step(step) for step in report.steps))
     for step in report.steps:
         yield from _front(step)
         yield from _layers(step)
@@ -76,10 +77,15 @@ def _lines(report: Report) -> Iterator[str]:
 
 def _measures(report: Report) -> Iterator[tuple[str, ...]]:
     size = report.size
-    yield "size", _bytes(size.original), _bytes(size.compressed), f"{size.original / size.compressed:.2f}x smaller"
+    yield (
+        "size",
+        size_text(size.original),
+        size_text(size.compressed),
+        f"{size.original / size.compressed:.2f}x smaller",
+    )
     if size.original_download is not None and size.compressed_download is not None:
         fewer = f"{size.original_download / size.compressed_download:.2f}x smaller"
-        yield "download (deflate)", _bytes(size.original_download), _bytes(size.compressed_download), fewer
+        yield "download (deflate)", size_text(size.original_download), size_text(size.compressed_download), fewer
     if report.latency is not None:
         before, after = report.latency.original, report.latency.compressed
         for name in ("p50", "p95"):
@@ -92,13 +98,13 @@ def _measures(report: Report) -> Iterator[tuple[str, ...]]:
                 f"{1 / ratio.value:.2f}x as fast ({low:.2f} to {high:.2f})",
             )
     for each in report.quality:
-        original = "" if each.original is None else _value(each.metric, each.original)
-        change = "" if each.difference is None else _difference(each)
-        yield each.metric, original, _value(each.metric, each.compressed), change
+        original = "" if each.original is None else metric_value(each.metric, each.original)
+        change = "" if each.difference is None else difference(each)
+        yield each.metric, original, metric_value(each.metric, each.compressed), change
     if report.memory is not None:
         left, right = report.memory.original, report.memory.compressed
         ratio_text = f"{right.peak_rss_bytes / left.peak_rss_bytes:.2f}x"
-        yield "peak memory", _bytes(left.peak_rss_bytes), _bytes(right.peak_rss_bytes), ratio_text
+        yield "peak memory", size_text(left.peak_rss_bytes), size_text(right.peak_rss_bytes), ratio_text
         yield "load", f"{left.load_ms:.1f} ms", f"{right.load_ms:.1f} ms", ""
     yield "parameters", str(report.original.parameters), str(report.compressed.parameters), ""
     yield "operators", str(report.original.nodes), str(report.compressed.nodes), ""
@@ -118,16 +124,16 @@ def _front(step: StepReport) -> Iterator[str]:
     if not networks:
         return
     yield from ("", f"### What step {step.index} chose from", "")
-    yield from _table(
+    yield from table(
         ("network", "time", "size", "on calibration samples", "on held-out samples", ""),
         (
             (
                 f"**{each['name']}**" if each["chosen"] else each["name"],
                 f"{each['relative_time']:.2f}",
-                _bytes(each["size_bytes"]),
+                size_text(each["size_bytes"]),
                 _nearness(each["calibration"]),
                 ", ".join(
-                    f"{metric} {_value(metric, found['compressed'])}"
+                    f"{metric} {metric_value(metric, found['compressed'])}"
                     for metric, found in list(each["held_out"].items())[:2]
                 ),
                 "chosen"
@@ -141,7 +147,7 @@ def _front(step: StepReport) -> Iterator[str]:
 
 def _nearness(metrics: Mapping[str, float]) -> str:
     told = [name for name in ("top1_agreement", "sqnr_db") if name in metrics]
-    return ", ".join(f"{name} {_value(name, metrics[name])}" for name in told)
+    return ", ".join(f"{name} {metric_value(name, metrics[name])}" for name in told)
 
 
 def _layers(step: StepReport) -> Iterator[str]:
@@ -154,7 +160,7 @@ def _layers(step: StepReport) -> Iterator[str]:
         told = [
             (title, key, form) for title, key, form in _COLUMNS if any(layer.get(key) is not None for layer in layers)
         ]
-        yield from _table(
+        yield from table(
             [title for title, _, _ in told],
             (tuple("" if layer.get(key) is None else form(layer[key]) for _, key, form in told) for layer in layers),
         )
@@ -208,38 +214,7 @@ def _conditions(report: Report) -> Iterator[str]:
         )
 
 
-def _table(head: Sequence[str], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
-    yield "| " + " | ".join(head) + " |"
-    yield "|" + "---|" * len(head)
-    for row in rows:
-        yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
-
-
 def _cost(quality: Quality) -> str:
     if quality.difference is None:
-        return f"{quality.metric} is {_value(quality.metric, quality.compressed)}"
-    return f"{quality.metric} changes by {_difference(quality)}"
-
-
-def _difference(quality: Quality) -> str:
-    assert quality.difference is not None
-    low, high, value = quality.interval.low, quality.interval.high, quality.difference
-    if quality.metric in _SHARES:
-        return f"{100 * value:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
-    return f"{value:+.4g} ({low:+.4g} to {high:+.4g})"
-
-
-def _value(metric: str, value: float) -> str:
-    if metric in _SHARES:
-        return f"{100 * value:.2f} %"
-    # A cosine says something only by how far it is from 1.
-    return f"{value:.6f}" if metric == "cosine" else f"{value:.4g}"
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
+        return f"{quality.metric} is {metric_value(quality.metric, quality.compressed)}"
+    return f"{quality.metric} changes by {difference(quality)}"

@@ -1,6 +1,7 @@
 """What a job gives back: what changed, what was measured, what was refused and why."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -124,6 +125,8 @@ class Refusal(_Value):
         "too_lossy",
         "verification_failed",
         "crashed",
+        "not_measured",
+        "too_large",
     ]
     reason: str
     node: str | None = None
@@ -177,6 +180,15 @@ class Verdict(_Value):
 
     outcome: Outcome
     gates: tuple[GateResult, ...] = ()
+
+    @classmethod
+    def of(cls, gates: Sequence[GateResult]) -> Self:
+        """Take judged gates together; those of level `warn` are told, but do not decide."""
+        outcomes = {result.outcome for result in gates if result.gate.level == "error"}
+        if not gates:
+            return cls(outcome="none")
+        found: Outcome = "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
+        return cls(outcome=found, gates=tuple(gates))
 
 
 class Environment(_Value):

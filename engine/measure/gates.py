@@ -6,20 +6,29 @@ data cannot tell. A gate whose metric was not measured is inconclusive too, and 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil, log
 
 from engine.measure.intervals import one_sided, rescale, rescale_ratio, tango
 from engine.report import GateResult, LatencyComparison, MemoryComparison, Quality, Size, Verdict
 from engine.spec import LOWER_IS_BETTER, TASK_METRICS, Gate
 
+_QUANTILES = {"latency_p50": 0.5, "latency_p90": 0.9, "latency_p95": 0.95, "latency_p99": 0.99}
+
 
 @dataclass(frozen=True)
 class Costs:
-    """What the verdict knows beside quality; None where it was not measured. Parameters: original, compressed."""
+    """What the verdict knows beside quality; None where it was not measured. Parameters: original, compressed.
+
+    With `strict_tails`, a percentile of latency counts only where enough runs were kept to bound it.
+    """
 
     size: Size | None = None
     latency: LatencyComparison | None = None
     memory: MemoryComparison | None = None
     parameters: tuple[int, int] | None = None
+    strict_tails: bool = False
+    # What a ratio is of, in words.
+    ratio: str = "compressed / original"
 
 
 @dataclass(frozen=True)
@@ -29,18 +38,13 @@ class _Measured:
     value: float
     low: float
     high: float
-    stable: bool = True
+    # Why it cannot be judged.
+    doubt: str | None = None
 
 
 def verdict(gates: Sequence[Gate], quality: Sequence[Quality], costs: Costs) -> Verdict:
     """Judge all gates. Those of level `warn` are reported, but do not decide."""
-    results = tuple(judge(gate, quality, costs) for gate in gates)
-    outcomes = {result.outcome for result in results if result.gate.level == "error"}
-    if not gates:
-        return Verdict(outcome="none")
-    if "fail" in outcomes:
-        return Verdict(outcome="fail", gates=results)
-    return Verdict(outcome="inconclusive" if "inconclusive" in outcomes else "pass", gates=results)
+    return Verdict.of([judge(gate, quality, costs) for gate in gates])
 
 
 def judge(gate: Gate, quality: Sequence[Quality], costs: Costs) -> GateResult:
@@ -52,10 +56,10 @@ def judge(gate: Gate, quality: Sequence[Quality], costs: Costs) -> GateResult:
     at_least = gate.rule == "min"
     unfavourable, favourable = (measured.low, measured.high) if at_least else (measured.high, measured.low)
     limit = f"{'at least' if at_least else 'at most'} {gate.value:.6g}"
-    said = f"{_subject(gate)} is {measured.value:.6g}, allowed is {limit}"
+    said = f"{_subject(gate, costs)} is {measured.value:.6g}, allowed is {limit}"
     bound = "" if measured.low == measured.high else f"; with {gate.confidence:.1%} confidence it is {_worse(at_least)}"
-    if not measured.stable:
-        outcome, reason = "inconclusive", f"{said}; the latency measurement was not stable"
+    if measured.doubt is not None:
+        outcome, reason = "inconclusive", f"{said}; {measured.doubt}"
     elif _inside(unfavourable, gate.value, at_least=at_least):
         outcome, reason = "pass", f"{said}{bound and f'{bound} {unfavourable:.6g}'}"
     elif _inside(favourable, gate.value, at_least=at_least):
@@ -78,8 +82,8 @@ def _inside(bound: float, limit: float, *, at_least: bool) -> bool:
     return bound >= limit if at_least else bound <= limit
 
 
-def _subject(gate: Gate) -> str:
-    return {"max_drop": f"the loss of {gate.metric}", "max_ratio": f"{gate.metric} compressed / original"}.get(
+def _subject(gate: Gate, costs: Costs) -> str:
+    return {"max_drop": f"the loss of {gate.metric}", "max_ratio": f"{gate.metric} {costs.ratio}"}.get(
         gate.rule, gate.metric
     )
 
@@ -114,7 +118,7 @@ def _drop(gate: Gate, found: Quality) -> _Measured | None:
 
 def _of_costs(gate: Gate, costs: Costs) -> _Measured | None:
     if gate.metric.startswith("latency_"):
-        return _of_latency(gate, costs.latency)
+        return _of_latency(gate, costs.latency, strict_tails=costs.strict_tails)
     pair = _pair(gate.metric, costs)
     if pair is None:
         return None
@@ -131,7 +135,16 @@ def _pair(metric: str, costs: Costs) -> tuple[int, int] | None:
     return costs.parameters if metric == "parameters" else None
 
 
-def _of_latency(gate: Gate, latency: LatencyComparison | None) -> _Measured | None:
+def runs_needed(gate: Gate) -> int:
+    """Give how many runs a percentile of latency takes before the slowest of them bounds it; 1 for other metrics.
+
+    With fewer, all runs may lie below the percentile: the chance of that, q^n, has to be below 1 - confidence.
+    """
+    share = _QUANTILES.get(gate.metric)
+    return 1 if share is None else ceil(log(1 - gate.confidence) / log(share))
+
+
+def _of_latency(gate: Gate, latency: LatencyComparison | None, *, strict_tails: bool) -> _Measured | None:
     if latency is None:
         return None
     statistic = gate.metric.removeprefix("latency_")
@@ -143,4 +156,13 @@ def _of_latency(gate: Gate, latency: LatencyComparison | None) -> _Measured | No
     # Where even the original beside itself excludes 1, that much of any ratio is the machine's and not the network's.
     floor = latency.noise_floor
     doubt = 1 + max(0.0, floor.low - 1, 1 - floor.high)
-    return _Measured(value, low / doubt, high * doubt, stable=latency.stable)
+    return _Measured(value, low / doubt, high * doubt, _distrust(gate, latency, strict_tails=strict_tails))
+
+
+def _distrust(gate: Gate, latency: LatencyComparison, *, strict_tails: bool) -> str | None:
+    if not latency.stable:
+        return "the latency measurement was not stable"
+    kept, needed = latency.compressed.samples, runs_needed(gate)
+    if strict_tails and kept < needed:
+        return f"{kept} runs are too few to bound it, {needed} are needed"
+    return None

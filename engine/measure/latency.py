@@ -115,6 +115,33 @@ def compare_many(
     return {name: judge_turns(turns, name, target, ran_on[name], seed=seed) for name in candidates}
 
 
+def measure_alone(
+    model: ModelSource,
+    feeds: Feed | Sequence[Feed],
+    target: Target,
+    *,
+    quiet: Quiet | None = None,
+    seconds: float = 10.0,
+    min_runs: int = 50,
+    max_runs: int = 2000,
+    seed: int = 0,
+) -> LatencyComparison:
+    """Measure a network beside itself: there is no other to compare with, but the noise shows.
+
+    It takes all of `seconds`, or `max_runs`; its ratios are those of a network to itself.
+    """
+    quiet = quiet or Quiet(None)
+    batches = [feeds] if isinstance(feeds, Mapping) else list(feeds)[:_MAX_FEEDS]
+    with quiet.working():
+        sessions = {"original": session(model, target), "original again": session(model, target)}
+        ran_on = nodes_by_provider(model, target, batches[0])
+    with quiet.measuring():
+        turns = take_turns(
+            sessions, batches, seconds=seconds, min_runs=min_runs, max_runs=max_runs, precision=0.0, seed=seed
+        )
+    return judge_turns(turns, "original again", target, ran_on, seed=seed)
+
+
 def per_op(
     model: ModelSource, feeds: Feed | Sequence[Feed], target: Target, *, quiet: Quiet | None = None, runs: int = 10
 ) -> OpProfile:
@@ -159,9 +186,12 @@ def take_turns(
 
 
 def judge_turns(
-    turns: Turns, name: str, target: Target, ran_on: Mapping[str, int], *, seed: int = 0
+    turns: Turns, name: str, target: Target, ran_on: Mapping[str, int], *, seed: int = 0, same_threads: bool = True
 ) -> LatencyComparison:
-    """Compare one contestant with the original, and say whether the samples can be trusted."""
+    """Compare one contestant with the original, and say whether the samples can be trusted.
+
+    Time by the processor's clock tells nothing where the two do not spread their work over the same number of threads.
+    """
     candidate = turns.names.index(name)
     weights = block_weights(turns.wall_ms.shape[1], _RESAMPLES, seed)
     kept = [_kept(turns, row) for row in (_ORIGINAL, _AGAIN, candidate)]
@@ -176,11 +206,11 @@ def judge_turns(
     reason = (
         _too_disturbed(turns, (_ORIGINAL, _AGAIN, candidate))
         or _too_noisy(noise, ratios["p50"])
-        or _clocks_disagree(ratios["p50"], cpu_ratio, target)
+        or (_clocks_disagree(ratios["p50"], cpu_ratio, target) if same_threads else None)
     )
     return LatencyComparison(
-        original=walls[0].latency(dropped=int(turns.disturbed[_ORIGINAL].sum())),
-        compressed=walls[2].latency(dropped=int(turns.disturbed[candidate].sum())),
+        original=walls[0].latency(turns, _ORIGINAL),
+        compressed=walls[2].latency(turns, candidate),
         ratios=ratios,
         cpu_ratio=cpu_ratio,
         noise_floor=noise,
@@ -220,7 +250,7 @@ class _Resampled:
         spread = self.resampled[statistic] / np.maximum(other.resampled[statistic], 1e-9)
         return Ratio(value=value, interval=_interval(value, spread))
 
-    def latency(self, dropped: int) -> Latency:
+    def latency(self, turns: Turns, row: int) -> Latency:
         value = self.value
         return Latency(
             mean_ms=value["mean"],
@@ -229,7 +259,8 @@ class _Resampled:
             p95_ms=value["p95"],
             p99_ms=value["p99"],
             samples=self.samples,
-            dropped=dropped,
+            dropped=int(turns.disturbed[row].sum()),
+            max_ms=float(turns.wall_ms[row].max()),
             intervals={name: _interval(value[name], self.resampled[name]) for name in _STATISTICS},
         )
 

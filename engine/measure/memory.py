@@ -18,17 +18,19 @@ import numpy as np
 
 from engine import errors
 from engine.errors import EngineError, ModelInvalidError, OutOfTimeError
-from engine.measure.providers import session
+from engine.measure.providers import prove, session
+from engine.measure.size import stored_files
 from engine.report import Memory
 from engine.spec import Target
 
 _PR_SET_PDEATHSIG = 1
 
 
-def probe(model_path: Path, target: Target, feed_path: Path, *, timeout: float = 300.0) -> Memory:
+def probe(model_path: Path, target: Target, feed_path: Path, *, timeout: float = 300.0, loads: bool = False) -> Memory:
     """Load the network in a fresh process and run it once on the arrays of an .npz.
 
-    The peak is the whole process's resident set, interpreter and runtime included: what a user would see.
+    The peak is the whole process's resident set, interpreter and runtime included: what a user would see. With `loads` the
+    file is dropped from the page cache before (as far as the system does that for anyone), and is loaded a second time after.
 
     Raises:
         EngineError: as loading and running would raise here; ModelInvalidError when the process dies.
@@ -39,7 +41,10 @@ def probe(model_path: Path, target: Target, feed_path: Path, *, timeout: float =
         try:
             # The answer has a descriptor of its own, because onnxruntime prints where it likes.
             done = subprocess.run(
-                [sys.executable, "-I", "-m", "engine.measure.memory", str(writer), model_path, feed_path],
+                [
+                    *(sys.executable, "-I", "-m", "engine.measure.memory", str(writer), model_path, feed_path),
+                    *(["--loads"] if loads else []),
+                ],
                 input=target.model_dump_json().encode(),
                 pass_fds=[writer],
                 stdout=subprocess.DEVNULL,
@@ -67,8 +72,12 @@ def _read(answer: dict[str, object]) -> Memory:
     raise kinds[str(answer["code"])](str(answer["message"]), node=str(node) if node else None)
 
 
-def measure_here(model_path: Path, target: Target, feed_path: Path) -> Memory:
+def measure_here(model_path: Path, target: Target, feed_path: Path, *, loads: bool = False) -> Memory:
     """Load and run the network in this process; its peak so far is part of the answer."""
+    # Starting the runtime, and proving that a provider runs, is no part of loading a network.
+    prove(target.provider)
+    if loads:
+        _forget(model_path)
     with np.load(feed_path, allow_pickle=False) as arrays:
         feed = {name: arrays[name] for name in arrays.files}
     start = time.perf_counter()
@@ -76,9 +85,23 @@ def measure_here(model_path: Path, target: Target, feed_path: Path) -> Memory:
     after_load = time.perf_counter()
     loaded.run(feed)
     after_run = time.perf_counter()
-    return Memory(
+    found = Memory(
         peak_rss_bytes=_peak_rss(), load_ms=(after_load - start) * 1e3, first_run_ms=(after_run - after_load) * 1e3
     )
+    if not loads:
+        return found
+    start = time.perf_counter()
+    session(model_path, target)
+    return found.model_copy(update={"warm_load_ms": (time.perf_counter() - start) * 1e3})
+
+
+def _forget(model_path: Path) -> None:
+    """Have the kernel drop a network's files from its page cache; it keeps what someone else has mapped or not yet written."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for file in stored_files(model_path):
+        with file.open("rb") as stream:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _peak_rss() -> int:
@@ -102,10 +125,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("descriptor", type=int)
     parser.add_argument("model", type=Path)
     parser.add_argument("feed", type=Path)
+    parser.add_argument("--loads", action="store_true")
     parsed = parser.parse_args(arguments)
     target = Target.model_validate_json(sys.stdin.buffer.read())
     try:
-        answer = measure_here(parsed.model, target, parsed.feed).model_dump()
+        answer = measure_here(parsed.model, target, parsed.feed, loads=parsed.loads).model_dump()
     except EngineError as error:
         answer = error.problem()
     with os.fdopen(parsed.descriptor, "w", encoding="utf-8") as out:

@@ -13,7 +13,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib import import_module
 from importlib.metadata import Distribution, distributions
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,14 @@ from engine.errors import EngineError, TargetUnavailableError
 from engine.measure.cpu import cpu_profile
 from engine.measure.failures import explain_load, explain_provider, explain_run
 from engine.measure.profile import NodeRun, read_profile
+from engine.report import NodePlacement, SessionOptions
 from engine.spec import ProviderName, Target
 
 ModelSource = bytes | Path
 Feed = Mapping[str, np.ndarray]
+
+# Names of the plugin providers that this process has loaded.
+_registered: set[str] = set()
 
 # Models near protobuf's 2 GiB cannot be written with their weights inside.
 _LARGE_MODEL_BYTES = 1 << 30
@@ -34,13 +40,20 @@ _LARGE_MODEL_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Provider:
-    """One line of the table: what onnxruntime calls a provider, what it is given, and who takes the nodes that it leaves."""
+    """One line of the table: what onnxruntime calls a provider, what it is given, and who takes the nodes that it leaves.
+
+    `plugin` is the package that brings it to any onnxruntime where it is not built in. `tunable` are the session options that
+    reach the provider. `concurrent`: one session may be run by several threads at the same time.
+    """
 
     runtime: str
     device: str
     options: Callable[[Target], dict[str, str]] = lambda _target: {}
     before_cpu: tuple[str, ...] = ()
     memory_pattern: bool = True
+    plugin: str | None = None
+    tunable: frozenset[str] = frozenset({"graph_optimization"})
+    concurrent: bool = True
 
 
 def _device_zero(_target: Target) -> dict[str, str]:
@@ -54,16 +67,26 @@ def _openvino(target: Target) -> dict[str, str]:
 
 
 PROVIDERS: Mapping[ProviderName, Provider] = {
-    "cpu": Provider("CPUExecutionProvider", "cpu"),
+    "cpu": Provider(
+        "CPUExecutionProvider",
+        "cpu",
+        tunable=frozenset({"threads", "execution_mode", "graph_optimization", "spinning"}),
+    ),
     "cuda": Provider("CUDAExecutionProvider", "gpu", _device_zero),
     "tensorrt": Provider("TensorrtExecutionProvider", "gpu", _device_zero, before_cpu=("CUDAExecutionProvider",)),
-    "openvino": Provider("OpenVINOExecutionProvider", "cpu", _openvino),
-    "directml": Provider("DmlExecutionProvider", "gpu", _device_zero, memory_pattern=False),
+    "openvino": Provider(
+        "OpenVINOExecutionProvider",
+        "cpu",
+        _openvino,
+        plugin="onnxruntime_ep_openvino",
+        tunable=frozenset({"threads", "graph_optimization"}),
+    ),
+    "directml": Provider("DmlExecutionProvider", "gpu", _device_zero, memory_pattern=False, concurrent=False),
     "migraphx": Provider("MIGraphXExecutionProvider", "gpu", _device_zero),
     "rocm": Provider("ROCMExecutionProvider", "gpu", _device_zero),
     "coreml": Provider("CoreMLExecutionProvider", "npu", lambda _target: {"ModelFormat": "MLProgram"}),
-    "webgpu": Provider("WebGpuExecutionProvider", "gpu"),
-    "qnn": Provider("QNNExecutionProvider", "npu", lambda _target: {"backend_type": "htp"}),
+    "webgpu": Provider("WebGpuExecutionProvider", "gpu", plugin="onnxruntime_ep_webgpu"),
+    "qnn": Provider("QNNExecutionProvider", "npu", lambda _target: {"backend_type": "htp"}, plugin="onnxruntime_qnn"),
 }
 
 
@@ -151,26 +174,61 @@ class Session:
         }
 
 
-def session(model: ModelSource, target: Target, *, optimise: bool = True) -> Session:
-    """Load a network on a target, or raise: TargetUnavailableError rather than a silent run on the CPU."""
+def session(
+    model: ModelSource, target: Target, *, optimise: bool = True, options: SessionOptions | None = None
+) -> Session:
+    """Load a network on a target, or raise: TargetUnavailableError rather than a silent run on the CPU.
+
+    `options` take the place of the target's own, its number of threads included.
+    """
     if target.provider != "cpu":
         prove(target.provider)
-    return _open(model, target, _session_options(target, optimise=optimise))
+    if options is not None:
+        target = target.model_copy(update={"threads": options.threads})
+    return _open(model, target, _session_options(target, optimise=optimise, chosen=options))
+
+
+def default_options(target: Target) -> SessionOptions:
+    """Give the session options that a target has by itself."""
+    return SessionOptions(threads=target.threads)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What onnxruntime tells of a session: the kernels of each run, and which provider each node of the network was given to."""
+
+    runs: list[list[NodeRun]]
+    nodes: tuple[NodePlacement, ...]
 
 
 def profile(model: ModelSource, target: Target, feeds: Sequence[Feed], runs: int = 1) -> list[list[NodeRun]]:
     """Run the network with onnxruntime's profiler; give the nodes of each run. Feeds are taken in turn."""
+    return trace(model, target, feeds, runs).runs
+
+
+def trace(model: ModelSource, target: Target, feeds: Sequence[Feed], runs: int = 1) -> Trace:
+    """Run the network with onnxruntime's profiler. Feeds are taken in turn."""
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
         options = _session_options(target, optimise=True)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder, "run"))
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         opened = _open(model, target, options)
+        nodes = _placements(opened._inner)  # noqa: SLF001  # the session is this module's own class
         try:
             for turn in range(runs):
                 opened.run(feeds[turn % len(feeds)])
         finally:
             written = Path(opened._inner.end_profiling())  # noqa: SLF001  # the session is this module's own class
-        return read_profile(written)
+        return Trace(read_profile(written), nodes)
+
+
+def _placements(inner: Any) -> tuple[NodePlacement, ...]:
+    return tuple(
+        NodePlacement(node=node.name, op_type=node.op_type, provider=part.ep_name)
+        for part in inner.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+    )
 
 
 def nodes_by_provider(model: ModelSource, target: Target, feed: Feed) -> dict[str, int]:
@@ -179,8 +237,13 @@ def nodes_by_provider(model: ModelSource, target: Target, feed: Feed) -> dict[st
     Raises:
         TargetUnavailableError: none ran on the target's provider.
     """
+    return count_nodes(profile(model, target, [feed])[0], target)
+
+
+def count_nodes(run: Iterable[NodeRun], target: Target) -> dict[str, int]:
+    """Count the nodes of one run by provider; raises TargetUnavailableError where none ran on the target's."""
     counts: dict[str, int] = {}
-    for node in profile(model, target, [feed])[0]:
+    for node in run:
         counts[node.provider] = counts.get(node.provider, 0) + 1
     wanted = PROVIDERS[target.provider].runtime
     if counts and wanted not in counts:
@@ -231,7 +294,8 @@ def available_targets(names: Iterable[ProviderName] | None = None) -> tuple[Avai
 
 
 def _is_listed(provider: Provider) -> bool:
-    return provider.runtime in _offered()
+    has_plugin = provider.plugin is not None and find_spec(provider.plugin) is not None
+    return has_plugin or provider.runtime in _offered()
 
 
 def ep_version(name: ProviderName) -> str | None:
@@ -242,16 +306,27 @@ def ep_version(name: ProviderName) -> str | None:
 
 @cache
 def prove(name: ProviderName) -> None:
-    """Run a tiny network on a provider, once per process.
+    """Run a tiny network on a provider, once per process: a provider that is listed is not yet one that runs.
 
     Raises:
-        TargetUnavailableError: the runtime lacks it, it does not start, or its nodes ran elsewhere.
+        TargetUnavailableError: the runtime lacks it, it does not start, it has no device, or nodes ran elsewhere.
     """
     provider, target = PROVIDERS[name], Target(provider=name)
+    _load_plugin(name)
     if provider.runtime not in _offered():
         raise TargetUnavailableError(f"This onnxruntime was built without the execution provider {name}")
+    _not_emulated(name)
     feed = {"x": np.linspace(-1, 1, 16, dtype=np.float32).reshape(2, 8)}
-    nodes_by_provider(_tiny_network(), target, feed)
+    try:
+        counts = nodes_by_provider(_tiny_network(), target, feed)
+    except TargetUnavailableError:
+        raise
+    except EngineError as error:
+        # The network is ours and runs everywhere, so it is the provider that does not.
+        raise explain_provider(error.__cause__ or error, name) from error
+    elsewhere = sorted(set(counts) - {provider.runtime})
+    if elsewhere:
+        raise TargetUnavailableError(f"A part of a network of two nodes that {name} should run ran on {elsewhere[0]}")
 
 
 def register_plugin(name: ProviderName, library: Path) -> None:
@@ -261,7 +336,38 @@ def register_plugin(name: ProviderName, library: Path) -> None:
         _runtime().register_execution_provider_library(runtime, str(library))
     except _load_errors() as error:
         raise explain_provider(error, name) from error
+    _registered.add(runtime)
     prove.cache_clear()
+
+
+def _load_plugin(name: ProviderName) -> None:
+    """Load the installed plugin package of a provider that is neither built in nor loaded yet.
+
+    Raises TargetUnavailableError where it does not load, or finds no device.
+    """
+    provider = PROVIDERS[name]
+    if provider.plugin is None or provider.runtime in _offered() or find_spec(provider.plugin) is None:
+        return
+    if provider.runtime not in _registered:
+        try:
+            library = Path(import_module(provider.plugin).get_library_path())
+        except (ImportError, AttributeError, OSError, RuntimeError) as error:
+            raise explain_provider(error, name) from error
+        register_plugin(name, library)
+    if not _plugin_devices(provider.runtime):
+        raise TargetUnavailableError(
+            f"The plugin of the execution provider {name} is loaded, but finds no device on this host"
+        )
+
+
+def _not_emulated(name: ProviderName) -> None:
+    """Refuse a plugin that only emulates its device on the CPU: its figures would be of something that nobody has."""
+    provider = PROVIDERS[name]
+    kinds = {device.device.type.name.lower() for device in _plugin_devices(provider.runtime)}
+    if kinds == {"cpu"} and provider.device != "cpu" and provider.runtime not in _built_in():
+        raise TargetUnavailableError(
+            f"The execution provider {name} has no {provider.device.upper()} here: it only emulates one on the CPU"
+        )
 
 
 def check_single_onnxruntime(folders: Iterable[Path] | None = None) -> str:
@@ -326,20 +432,33 @@ def _run_errors() -> tuple[type[Exception], ...]:
     return (*_load_errors(), TypeError)
 
 
-def _session_options(target: Target, *, optimise: bool) -> Any:
-    runtime = _runtime()
+def _session_options(target: Target, *, optimise: bool, chosen: SessionOptions | None = None) -> Any:
+    runtime, chosen = _runtime(), chosen or default_options(target)
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = target.threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = chosen.threads
+    options.inter_op_num_threads = chosen.inter_op_threads
+    mode = runtime.ExecutionMode
+    options.execution_mode = mode.ORT_PARALLEL if chosen.execution_mode == "parallel" else mode.ORT_SEQUENTIAL
     options.use_deterministic_compute = True
     options.log_severity_level = 3  # errors
     options.enable_mem_pattern = PROVIDERS[target.provider].memory_pattern
-    level = runtime.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    options.graph_optimization_level = _level(chosen.graph_optimization if optimise else "disabled")
     # Pool threads spin within a run as they do by default, but not after it: they would disturb the other network's turn.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not chosen.spinning:
+        for pool in ("intra_op", "inter_op"):
+            options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
     return options
+
+
+def _level(name: str) -> Any:
+    level = _runtime().GraphOptimizationLevel
+    return {
+        "disabled": level.ORT_DISABLE_ALL,
+        "basic": level.ORT_ENABLE_BASIC,
+        "extended": level.ORT_ENABLE_EXTENDED,
+        "all": level.ORT_ENABLE_ALL,
+    }[name]
 
 
 def _open(model: ModelSource, target: Target, options: Any) -> Session:
@@ -360,12 +479,15 @@ def _open(model: ModelSource, target: Target, options: Any) -> Session:
 
 def _choose_providers(target: Target, options: Any) -> list[tuple[str, dict[str, str]]] | None:
     """Give the providers' list; None when the options already hold a plugin's devices."""
-    provider, runtime = PROVIDERS[target.provider], _runtime()
+    provider = PROVIDERS[target.provider]
     if target.provider == "cpu":
         return [(provider.runtime, {})]
-    built_in = runtime.get_available_providers()
+    built_in = _built_in()
     if provider.runtime not in built_in and (devices := _plugin_devices(provider.runtime)):
-        options.add_provider_for_devices(devices, provider.options(target))
+        # The devices say what `device_type` says to a built-in provider.
+        wanted = {key: value for key, value in provider.options(target).items() if key != "device_type"}
+        kind = [device for device in devices if device.device.type.name.lower() == provider.device]
+        options.add_provider_for_devices(kind or devices, wanted)
         return None
     between: list[tuple[str, dict[str, str]]] = [(name, {}) for name in provider.before_cpu if name in built_in]
     return [(provider.runtime, provider.options(target)), *between, (PROVIDERS["cpu"].runtime, {})]
@@ -382,6 +504,11 @@ def _offered() -> frozenset[str]:
     runtime = _runtime()
     plugins = [device.ep_name for device in runtime.get_ep_devices()] if hasattr(runtime, "get_ep_devices") else []
     return frozenset((*runtime.get_available_providers(), *plugins))
+
+
+def _built_in() -> frozenset[str]:
+    """Give the providers that are compiled in; a registered plugin's name is listed beside them."""
+    return frozenset(_runtime().get_available_providers()) - _registered
 
 
 def _why_not(name: ProviderName) -> str | None:

@@ -17,13 +17,13 @@ _BLOCK = 1 << 20
 
 def stored_bytes(path: Path) -> int:
     """Give the bytes of a network on disk: its file and each file of external data, counted once."""
-    return sum(file.stat().st_size for file in _files(path))
+    return sum(file.stat().st_size for file in stored_files(path))
 
 
 def deflated_bytes(path: Path) -> int:
     """Give the bytes of a network's download as HTTP and zip compress it: deflate at zlib's level 6, each file by itself."""
     total = 0
-    for file in _files(path):
+    for file in stored_files(path):
         packer = zlib.compressobj(_LEVEL)
         with file.open("rb") as stream:
             while block := stream.read(_BLOCK):
@@ -32,7 +32,8 @@ def deflated_bytes(path: Path) -> int:
     return total
 
 
-def _files(path: Path) -> Iterator[Path]:
+def stored_files(path: Path) -> Iterator[Path]:
+    """Yield a network's file, then each file of external data; raises ModelInvalidError for one that is not beside it."""
     yield path
     model = _load_structure(path)
     for location in sorted({place for tensor in _tensors(model.graph) if (place := _location(tensor))}):

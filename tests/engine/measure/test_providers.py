@@ -1,3 +1,4 @@
+import importlib
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from engine.errors import DatasetInvalidError, ModelInvalidError, ModelUnsupportedError, TargetUnavailableError
+from engine.measure import profile as profile_module
 from engine.measure import providers
 from engine.measure.cpu import cpu_profile
 from engine.measure.environment import environment
@@ -22,6 +24,7 @@ from engine.measure.providers import (
     optimised_graph,
     session,
 )
+from engine.report import SessionOptions
 from engine.spec import ProviderName, Target
 
 CPU = Target()
@@ -98,10 +101,84 @@ def test_a_plugin_that_does_not_load_says_so(tmp_path):
 
 def test_plugin_devices_are_chosen_by_device(build, monkeypatch):
     # The CPU's own device stands in for a plugin's: it is offered the same way.
-    monkeypatch.setitem(providers.PROVIDERS, "webgpu", providers.Provider("CPUExecutionProvider", "gpu"))
+    monkeypatch.setitem(providers.PROVIDERS, "webgpu", providers.Provider("CPUExecutionProvider", "cpu"))
     monkeypatch.setattr(providers._runtime(), "get_available_providers", list)
     providers.prove.cache_clear()
     np.testing.assert_array_equal(session(relu(build), Target(provider="webgpu")).run({"x": X})["y"], X)
+
+
+def test_a_plugin_that_only_emulates_its_device_is_refused(build, monkeypatch):
+    monkeypatch.setitem(providers.PROVIDERS, "qnn", providers.Provider("CPUExecutionProvider", "npu"))
+    monkeypatch.setattr(providers._runtime(), "get_available_providers", list)
+    providers.prove.cache_clear()
+    with pytest.raises(TargetUnavailableError, match="has no NPU here: it only emulates one"):
+        session(relu(build), Target(provider="qnn"))
+
+
+def plugin(folder, name, body):
+    """A package as the plugin providers bring one."""
+    (folder / f"{name}.py").write_text(body)
+    importlib.invalidate_caches()
+    return providers.Provider("WebGpuExecutionProvider", "gpu", plugin=name)
+
+
+def test_an_installed_plugin_is_loaded_and_says_why_it_does_not_run(build, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path)
+    broken = plugin(tmp_path, "broken_plugin", "def get_library_path():\n    raise OSError('no library')\n")
+    monkeypatch.setitem(providers.PROVIDERS, "webgpu", broken)
+    with pytest.raises(TargetUnavailableError, match="did not start"):
+        session(relu(build), Target(provider="webgpu"))
+    # The runtime's own library is none of a provider.
+    library = Path(providers._runtime().__file__).parent / "capi" / "onnxruntime_pybind11_state.so"
+    text = f"def get_library_path():\n    return {str(library)!r}\n"
+    monkeypatch.setitem(providers.PROVIDERS, "webgpu", plugin(tmp_path, "foreign_plugin", text))
+    found = {target.provider: target for target in available_targets()}["webgpu"]
+    assert not found.available
+    assert "did not start" in found.reason
+
+
+def test_a_plugin_without_a_device_is_refused_each_time(build, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(providers.PROVIDERS, "webgpu", plugin(tmp_path, "idle_plugin", ""))
+    monkeypatch.setattr(providers, "_registered", {"WebGpuExecutionProvider"})
+    for _ in range(2):
+        with pytest.raises(TargetUnavailableError, match="finds no device on this host"):
+            session(relu(build), Target(provider="webgpu"))
+
+
+def test_a_provider_that_runs_only_a_part_is_not_proven(monkeypatch):
+    ran = [
+        profile_module.NodeRun("MatMul", "a", "CUDAExecutionProvider", 1.0),
+        profile_module.NodeRun("Relu", "b", "CPUExecutionProvider", 1.0),
+    ]
+    monkeypatch.setattr(providers, "profile", lambda *_: [ran])
+    monkeypatch.setattr(providers, "_offered", lambda: frozenset({"CUDAExecutionProvider"}))
+    with pytest.raises(TargetUnavailableError, match="should run ran on CPUExecutionProvider"):
+        providers.prove("cuda")
+
+
+def test_a_provider_that_cannot_load_a_network_of_ours_is_to_blame_itself(monkeypatch):
+    # Azure's provider takes no node, and so stands in for one that fails: the network is told apart from it.
+    monkeypatch.setattr(providers, "_tiny_network", lambda: b"not a network")
+    monkeypatch.setitem(providers.PROVIDERS, "cuda", providers.Provider("AzureExecutionProvider", "gpu"))
+    with pytest.raises(TargetUnavailableError, match="cuda is part of this onnxruntime, but did not start"):
+        providers.prove("cuda")
+
+
+def test_each_node_is_told_with_its_provider(convolutions):
+    traced = providers.trace(convolutions(2), CPU, [{"x": np.ones((1, 16, 16, 16), np.float32)}], runs=2)
+    assert {node.provider for node in traced.nodes} == {"CPUExecutionProvider"}
+    assert [node.op_type for node in traced.nodes].count("Conv") == 2
+    assert len(traced.runs) == 2
+
+
+def test_session_options_take_the_place_of_the_targets(convolutions):
+    options = SessionOptions(threads=3, graph_optimization="disabled", spinning=False)
+    loaded = session(convolutions(1), Target(threads=1), options=options)
+    assert len(loaded.pool_threads) == 2
+    assert loaded.target.threads == 3
+    parallel = SessionOptions(threads=1, execution_mode="parallel", inter_op_threads=2)
+    assert session(convolutions(1), Target(), options=parallel).pool_threads
 
 
 @pytest.fixture(autouse=True)
