@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from engine.passes.contract import Samples
 
-Array = npt.NDArray[Any]
+    Array = npt.NDArray[Any]
+else:
+    # A web process checks data by these rules, and has no other use for numpy.
+    Array = Any
 Shape = Sequence[int | str | None]
 
 
@@ -52,6 +54,8 @@ def are_alone(axes: Mapping[str, int | None]) -> bool:
 
 def whole(arrays: Mapping[str, Array], axes: Mapping[str, int | None]) -> Alone:
     """Make the feed of one sample from its arrays."""
+    import numpy as np  # noqa: PLC0415  # see above
+
     return Alone(
         {
             # ascontiguousarray would give a single number an axis.
@@ -76,6 +80,8 @@ def padded(feed: Mapping[str, Array], size: int | None) -> Mapping[str, Array]:
     missing = (size or 0) - sample_count(feed)
     if missing <= 0 or isinstance(feed, Alone):
         return feed
+    import numpy as np  # noqa: PLC0415  # see above
+
     return {name: np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) for name, array in feed.items()}
 
 
