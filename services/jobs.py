@@ -303,14 +303,14 @@ def report(session: Session, tenant_id: str, job_id: str) -> dict[str, ArtifactF
     """Give the files of the job's report by name (`report.json`, `report.md`).
 
     Raises:
-        ConflictError: the job has not ended.
-        NotFoundError: no such job, or it ended without a report.
+        ConflictError: the job has not ended, or it ended without a report.
+        NotFoundError: no such job.
     """
     job = get(session, tenant_id, job_id)
     if job.report_digest is None:
         if not is_final(job.in_status):
             raise ConflictError(f"The job is {job.status}; its report comes with its end.", code="report_pending")
-        raise NotFoundError(f"The job is {job.status} and has no report.", code="no_report")
+        raise ConflictError(f"The job is {job.status} and has no report.", code="no_report")
     return {file.path: file for file in artifacts.get_artifact(session, tenant_id, job.report_digest).files}
 
 

@@ -151,10 +151,13 @@ def test_a_result_has_all_its_parts(service):
     assert service.submit(service.request(output(service, job))).job.status == JobStatus.QUEUED
 
 
-def test_no_report_before_the_end(service):
+def test_no_report_before_the_end_or_without_a_result(service):
     job = service.submit().job
-    with pytest.raises(ConflictError):
-        service.read(lambda session: jobs.report(session, TENANT, job.id))
+    for code in ("report_pending", "no_report"):
+        with pytest.raises(ConflictError) as error:
+            service.read(lambda session: jobs.report(session, TENANT, job.id))
+        assert error.value.exact_code == code
+        service.write(lambda session: jobs.cancel(session, TENANT, job.id))
 
 
 def test_other_tenants_see_no_job(service):
