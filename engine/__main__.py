@@ -1,4 +1,4 @@
-"""`python -m engine`: the same code without a service. `run` compresses a network, `inspect` says what one is."""
+"""`python -m engine`: the same code without a service. `run` compresses or profiles a network, `inspect` says what one is."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from engine import Compress, EngineError, inspect_dataset, inspect_model, run
+from engine import EngineError, Spec, inspect_dataset, inspect_model, read_spec, run
 
 # As the command line client has them.
 _OK, _USAGE, _GATE_FAILED, _JOB_FAILED, _INCONCLUSIVE = 0, 2, 3, 4, 7
@@ -32,12 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m engine", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    compress = verbs.add_parser("run", help="compress a network and measure the result beside it")
-    compress.add_argument("model", type=Path, help=".onnx file; external data lie beside it")
-    compress.add_argument("spec", type=Path, help="JSON file: a whole job spec, or only its recipe")
-    compress.add_argument("--data", type=Path, help=".npz: one array per input, optional `label`")
-    compress.add_argument("--metric", help="what the labels are for; class numbers are top1")
-    compress.add_argument("--out", type=Path, required=True, help="folder for model.onnx, report.json and report.md")
+    job = verbs.add_parser("run", help="compress a network, or profile it, and measure it beside the original")
+    job.add_argument("model", type=Path, help=".onnx file; external data lie beside it")
+    job.add_argument("spec", type=Path, help="JSON file: a whole job spec, or only its recipe")
+    job.add_argument("--baseline", type=Path, help=".onnx file that a profile compares with")
+    job.add_argument("--data", type=Path, help=".npz: one array per input, optional `label`")
+    job.add_argument("--metric", help="what the labels are for; class numbers are top1")
+    job.add_argument("--out", type=Path, required=True, help="folder for report.json, report.md and a new model.onnx")
     look = verbs.add_parser("inspect", help="say what a network or dataset is, as JSON")
     look.add_argument("file", type=Path, help=".onnx or .npz")
     return parser
@@ -55,6 +56,9 @@ def _run(parsed: argparse.Namespace) -> int:
     except (ValidationError, json.JSONDecodeError) as error:
         _say(f"{parsed.spec} is not a job spec: {error}")
         return _USAGE
+    if parsed.baseline is not None and spec.kind != "profile":
+        _say("--baseline is for profiles: a compression compares with the network that it was given")
+        return _USAGE
     with tempfile.TemporaryDirectory(prefix="engine-") as folder:
         workspace = Path(folder)
         _fill(workspace, parsed)
@@ -68,29 +72,34 @@ def _run(parsed: argparse.Namespace) -> int:
     return _CODES[report.verdict.outcome]
 
 
-def _read_spec(path: Path) -> Compress:
+def _read_spec(path: Path) -> Spec:
     body = json.loads(path.read_bytes())
     if isinstance(body, dict) and "passes" in body:
         body = {"recipe": body}
     if isinstance(body, dict):
         # The service's job names what it stored; here the command line names files.
-        body = {key: value for key, value in body.items() if key not in {"model", "dataset", "labels"}}
-    return Compress.model_validate(body)
+        body = {key: value for key, value in body.items() if key not in {"model", "baseline", "dataset", "labels"}}
+    return read_spec(body)
 
 
 def _fill(workspace: Path, parsed: argparse.Namespace) -> None:
     """Copy the inputs: the engine may write beside them."""
-    model = workspace / "model"
-    model.mkdir()
-    shutil.copyfile(parsed.model, model / "model.onnx")
-    for location in _external_locations(parsed.model):
-        (model / location).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(parsed.model.parent / location, model / location)
+    _copy_network(parsed.model, workspace / "model")
+    if parsed.baseline is not None:
+        _copy_network(parsed.baseline, workspace / "baseline")
     if parsed.data is not None:
         (workspace / "data").mkdir()
         shutil.copyfile(parsed.data, workspace / "data" / "data.npz")
         declared = {} if parsed.metric is None else {"metric": parsed.metric}
         (workspace / "data" / "dataset.json").write_text(json.dumps(declared))
+
+
+def _copy_network(model: Path, folder: Path) -> None:
+    folder.mkdir()
+    shutil.copyfile(model, folder / "model.onnx")
+    for location in _external_locations(model):
+        (folder / location).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(model.parent / location, folder / location)
 
 
 def _external_locations(model: Path) -> list[Path]:

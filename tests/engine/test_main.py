@@ -66,6 +66,10 @@ def test_compresses_and_says_so_with_its_exit_code(call, files):
 def test_bad_input_has_its_own_codes(call, files):
     (files / "bad.json").write_text(json.dumps({"passes": [{"type": "magic"}]}))
     assert call("run", "net.onnx", "bad.json", "--out", "made")[0] == 2
+    (files / "good.json").write_text(json.dumps({"passes": [{"type": "simplify"}]}))
+    code, _, err = call("run", "net.onnx", "good.json", "--baseline", "net.onnx", "--out", "made")
+    assert code == 2
+    assert "--baseline is for profiles" in err
     (files / "text.onnx").write_text("not a network")
     code, _, err = call("inspect", "text.onnx")
     assert code == 4
