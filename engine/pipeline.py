@@ -199,7 +199,10 @@ class _Run:
     def _attempt(self, index: int, step: Pass, candidate: Path, measured: dict[str, Any]) -> Change | Refusal:
         """Apply a pass to a copy, verify and measure it, and say whether it is worth keeping."""
         model = io.load(self._current)
+        before = io.opset(model)
         step.prepare(model)
+        if io.opset(model) != before:
+            self._check_conversion(model, before)
         refusal = step.check(model)
         if refusal is not None:
             return refusal
@@ -232,6 +235,19 @@ class _Run:
         if refused is None:
             del measured["change"]
         return refused or outcome
+
+    def _check_conversion(self, model: ir.Model, before: int) -> None:
+        """See that converting to a later operator set, which some steps need, moved no output."""
+        path = self._scratch / "converted.onnx"
+        io.save(model, path)
+        with self._quiet.working():
+            moved = verify.same_outputs(self._current, path, self._feeds, self._target).relative
+        if moved > verify.FLOAT_TOLERANCE:
+            raise VerificationFailedError(
+                f"The step needs operator set {io.opset(model)}, the network uses {before}, and converting it moves the"
+                f" outputs by {moved:.1e} of their largest value.",
+                hint="Export the network again with a later opset.",
+            )
 
     def _context(self, index: int) -> Context:
         def progress(fraction: float, message: str) -> None:

@@ -18,6 +18,8 @@ from engine.passes.contract import Samples
 from engine.solve.gram import Gram, Moments, Window, patches, positions
 from engine.spec import Target
 
+# Layers of one row per sample need many; more runs than that take too long.
+_MOST_RUNS = 8192
 # One run in so many is not fitted to: candidates are judged on it.
 _HELD_OUT_EVERY = 5
 
@@ -58,32 +60,37 @@ def paired_moments(
     target: Target,
     *,
     rows: int = 4096,
+    runs: int | None = None,
     progress: Callable[[float], None] = lambda _fraction: None,
 ) -> dict[str, Sums]:
     """Sum X'^T X' and X'^T Y for each layer: X' is its input in `student`, Y = X W^T with X its input in `teacher`.
 
     Both networks run side by side on the same samples, cut down to what makes the wanted tensors, one sample at a time
     (or as many as the network's batch size fixes), so nothing depends on batching and no layout needs a batch axis first.
-    Of each sample as many rows are used as make up about `rows`, or eight per input where that is more.
+    Of each sample as many rows are used as make up about `rows`, or eight per input where that is more. `runs`: no more
+    samples than that are looked at, unless they give too few rows; all of them are by default.
     """
     names = sorted({tap.tensor for tap in taps.values()})
     size = fixed_batch(student, samples) or 1
-    runs = len(samples) // size
     grams = {key: (_gram(tap), _gram(tap)) for key, tap in taps.items()}
     with tempfile.TemporaryDirectory(prefix="moments-") as folder:
         sessions = [
             _open(model, names, Path(folder, f"{name}.onnx"), target)
             for name, model in (("teacher", teacher), ("student", student))
         ]
+        wanted = {key: max(rows, 8 * tap.weights.shape[1]) for key, tap in taps.items()}
+        total = len(samples) // size
         for run, feed in enumerate(samples.batches(size)):
-            if run >= runs:
+            if run >= total:
                 break
             was, now = ({**feed, **session.run(feed)} for session in sessions)
+            if run == 0 and runs is not None:
+                fewest = max(-(-wanted[key] // _count(tap, now[tap.tensor])) for key, tap in taps.items())
+                total = min(total, max(runs, min(fewest, _MOST_RUNS)))
             for key, tap in taps.items():
-                wanted = max(rows, 8 * tap.weights.shape[1])
-                x, y = _rows(tap, was[tap.tensor], now[tap.tensor], run, -(-wanted // runs))
+                x, y = _rows(tap, was[tap.tensor], now[tap.tensor], run, -(-wanted[key] // total))
                 grams[key][run % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1].update(x, y)
-            progress((run + 1) / runs)
+            progress((run + 1) / total)
     return {key: _sums(taps[key], *pair) for key, pair in grams.items()}
 
 
@@ -126,6 +133,14 @@ class _Nothing:
 def _gram(tap: Tap) -> Gram:
     outputs, inputs = tap.weights.shape
     return Gram(inputs, outputs // tap.groups, groups=tap.groups, block=256)
+
+
+def _count(tap: Tap, now: Any) -> int:
+    """Give how many rows one run has."""
+    rows = (
+        now.size // now.shape[-1] if tap.window is None else len(now) * int(np.prod(tap.window.outputs(now.shape[2:])))
+    )
+    return max(1, int(rows))
 
 
 def _rows(tap: Tap, was: Any, now: Any, run: int, keep: int) -> tuple[Any, Any]:

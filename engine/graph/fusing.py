@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnx_ir as ir
 
 from engine.graph import io
+from engine.graph.opset import upgrade
 from engine.report import Change, Refusal
 
 # Of HardSwish; networks below are converted where the converter can.
@@ -44,21 +44,6 @@ def fuse(model: ir.Model) -> Change | Refusal:
         details={"nodes": {"before": before, "after": after}, "fused": dict(sorted(done.items()))},
         lossless=True,
     )
-
-
-def upgrade(model: ir.Model, version: int) -> bool:
-    """Convert to a later operator set in place where that is possible; say whether the network has it now."""
-    if io.opset(model) >= version:
-        return True
-    if io.weight_bytes(model) >= io.SINGLE_FILE_BYTES:
-        return False
-    try:
-        converted = onnx.version_converter.convert_version(ir.to_proto(model), version)
-        onnx.checker.check_model(converted)
-    except (RuntimeError, ValueError, onnx.checker.ValidationError):
-        return False
-    model.graph = ir.from_proto(converted).graph
-    return True
 
 
 class _Fusing:

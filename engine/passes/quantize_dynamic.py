@@ -63,9 +63,13 @@ class QuantizeDynamic(Pass):
         return None
 
     def prepare(self, model: "ir.Model") -> None:
-        """Look for weights in Constant nodes too."""
+        """Look for weights in Constant nodes too; convert networks older than the operators that are needed."""
+        from engine.graph.opset import upgrade
         from engine.graph.weights import lift_weights
+        from engine.quantize.dynamic import OLDEST_OPSET
 
+        # Where it cannot be converted, `check` refuses.
+        upgrade(model, OLDEST_OPSET)
         lift_weights(model)
 
     def check(self, model: "ir.Model") -> "Refusal | None":

@@ -23,7 +23,8 @@ class QuantizeWeights(Pass):
 
     Large networks whose weights lie in external data are rounded while they are written: one tensor is in memory at a
     time. Made for networks that are bound by memory: MatMul and Gemm run faster where few rows meet large weights.
-    Convolutions get smaller files only: their weights are restored to float32 when the network is loaded (with the format
+    Tables of embeddings are stored in blocks too; only the rows that are picked become float. Convolutions get smaller files
+    only: their weights are restored to float32 when the network is loaded (with the format
     `qdq` in every run, which is slower). Run `simplify` before this pass, not after: it would restore them for good.
     """
 
@@ -46,15 +47,18 @@ class QuantizeWeights(Pass):
     )
     format: Literal["matmul_nbits", "qdq"] = Field(
         "matmul_nbits",
-        description="`matmul_nbits` is ONNX Runtime's own operator; `qdq` is standard ONNX (needs opset 21 for blocks).",
+        description="`matmul_nbits`: ONNX Runtime's own operators, MatMulNBits and GatherBlockQuantized; `qdq` is standard ONNX (needs opset 21 for blocks).",
     )
     accuracy: Annotated[Literal["int8", "float32"], Searchable(choices=("int8", "float32"))] = Field(
         "int8",
         description="How MatMulNBits computes: `int8` also rounds each block of activations to 8 bits in passing and is far"
         " faster; `float32` does not round them.",
     )
-    operators: tuple[Literal["MatMul", "Gemm", "Conv"], ...] = Field(
-        ("MatMul", "Gemm", "Conv"), max_length=3, description="Operators whose weights are quantized.", strict=False
+    operators: tuple[Literal["MatMul", "Gemm", "Conv", "Gather"], ...] = Field(
+        ("MatMul", "Gemm", "Conv", "Gather"),
+        max_length=4,
+        description="Operators whose weights are quantized.",
+        strict=False,
     )
     exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
         (), max_length=4096, description="Names of nodes that stay in float.", strict=False
@@ -75,9 +79,14 @@ class QuantizeWeights(Pass):
         return None
 
     def prepare(self, model: "ir.Model") -> None:
-        """Look for weights in Constant nodes too."""
+        """Look for weights in Constant nodes too; convert networks older than the standard operators that are asked for."""
+        from engine.graph.opset import upgrade
         from engine.graph.weights import lift_weights
+        from engine.quantize.weights import AXIS_OPSET, BLOCKS_OPSET
 
+        if self.format == "qdq":
+            # Where it cannot be converted, each layer says what it needs.
+            upgrade(model, BLOCKS_OPSET if self.bits == 4 else AXIS_OPSET)
         lift_weights(model)
 
     def check(self, model: "ir.Model") -> "Refusal | None":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from engine.passes.quantize_dynamic import QuantizeDynamic
 
 # The operator set in which DynamicQuantizeLinear came.
-_OLDEST_OPSET = 11
+OLDEST_OPSET = 11
 _INTEGERS = {ir.DataType.INT8, ir.DataType.UINT8}
 _NO_KERNEL = {
     "Conv": "integer convolutions with ranges taken in every run are several times slower than float",
@@ -66,10 +66,11 @@ class Plan:
 def check(model: ir.Model, step: "QuantizeDynamic") -> Refusal | None:
     """Refuse a network of which no layer can be quantized."""
     require_nodes(model, step.exclude)
-    if io.opset(model) < _OLDEST_OPSET:
+    if io.opset(model) < OLDEST_OPSET:
         return Refusal(
             code="unsupported",
-            reason=f"DynamicQuantizeLinear needs operator set {_OLDEST_OPSET}, and the network uses {io.opset(model)}.",
+            reason=f"DynamicQuantizeLinear needs operator set {OLDEST_OPSET}, and the network, which uses"
+            f" {io.opset(model)}, cannot be converted.",
             hint="Export the network again with a later opset.",
         )
     plan = make_plan(model, step)

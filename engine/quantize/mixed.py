@@ -32,6 +32,7 @@ _LARGEST_BYTES = 1 << 30
 _GAIN = 0.02
 _AS_FAST = 1.03
 _JUDGED_SAMPLES = 256
+_FEWEST_SAMPLES = 2
 _SENSITIVITY_SAMPLES = 8
 # On few samples a candidate may disagree more often than it may lose: most flips are between equals.
 _FLIPS_PER_DROP = 3.0
@@ -41,6 +42,8 @@ _LEAST_SQNR_DB = 20.0
 _BORDERS = (1.0, 2.5)
 _MATRIX = frozenset({"MatMul", "Gemm"})
 _FLOAT = "float32"
+# Rows of a table are looked up, not multiplied: finer blocks cost no time.
+_TABLE_GROUP = 16
 _SHARES = frozenset({"top1", "top5", "f1", "iou"})
 
 
@@ -116,6 +119,11 @@ def mix(
     model: ir.Model, step: "MixedPrecision", observations: Mapping[Observe, Any], context: Context
 ) -> Change | Refusal:
     """Put the best candidate in the network's place."""
+    if context.calibration is None or len(context.calibration) < _FEWEST_SAMPLES:
+        return Refusal(
+            code="needs_data",
+            reason=f"Candidates can only be compared on {_FEWEST_SAMPLES} or more calibration samples.",
+        )
     jury = _Jury(model, step, context)
     contenders = [Contender(_FLOAT, model, "all layers in float32", size=_size(model))]
     maker = _Maker(model, step, observations, context, jury)
@@ -201,12 +209,14 @@ class _Maker:
         if everything is None:
             return
         yield everything
-        if self._jury.accepts(everything.fidelity):
-            return
-        order = self._by_sensitivity()
-        best = self._bisect(order)
+        best: Contender | None = everything
+        if not self._jury.accepts(everything.fidelity) and self._all.layers:
+            best = self._bisect(self._by_sensitivity())
+            if best is not None:
+                yield best
         if best is not None:
-            yield best
+            steps = self._static_steps(frozenset(best.in_float), rest=True, embeddings=False)
+            yield from self._with_small_tables(best, steps)
 
     def _bisect(self, order: Sequence[str]) -> Contender | None:
         """Find the fewest of the most sensitive layers that must not have fixed ranges."""
@@ -284,7 +294,9 @@ class _Maker:
         """Matrix products with fresh ranges; convolutions, where there are any, with fixed ones."""
         made = self._applied(self._model, [_dynamic(self._step.exclude)])
         if made is not None:
-            yield self._contender("dynamic", "matrix products in integers with ranges taken in every run", made)
+            contender = self._contender("dynamic", "matrix products in integers with ranges taken in every run", made)
+            yield contender
+            yield from self._with_small_tables(contender, [_dynamic(self._step.exclude)])
         convolutions = [layer.node for layer in self._all.layers if layer.node.op_type == "Conv"]
         matrices = frozenset(str(layer.node.name) for layer in self._all.layers if layer.node.op_type in _MATRIX)
         if made is None or not convolutions or not matrices:
@@ -297,8 +309,25 @@ class _Maker:
             said = "convolutions in integers with fixed ranges, matrix products with fresh ones"
             yield self._contender("static convolutions, dynamic products", said, both)
 
+    def _with_small_tables(self, contender: Contender, steps: Sequence[Pass]) -> Iterator[Contender]:
+        """Give the same with tables of embeddings in 4 bits: they are the larger part of small encoders."""
+        tables = _weights(4, self._step.exclude, ("Gather",), group=_TABLE_GROUP, range_search=True)
+        if "weights4" not in self._step.candidates or tables.check(io.copy(self._model)) is not None:
+            return
+        # Fixed ranges are for networks that are still in float, and fresh ones would take the tables first.
+        static = [step for step in steps if step.needs_data]
+        fresh = [step for step in steps if not step.needs_data]
+        made = self._applied(self._model, [*static, tables, *fresh], self._observations)
+        if made is not None:
+            yield replace(
+                self._contender(f"{contender.name}, tables in 4 bits", f"{contender.said}; tables in 4 bits", made),
+                in_float=contender.in_float,
+            )
+
     def _weights(self, bits: int) -> Iterator[Contender]:
-        steps = [_weights(bits, self._step.exclude), _dynamic(self._step.exclude, ("Gather",))]
+        # In 8 bits, tables with scales in 16 bits are the smaller ones.
+        operators = ("MatMul", "Gemm", "Conv") if bits == 8 else ("MatMul", "Gemm", "Conv", "Gather")
+        steps = [_weights(bits, self._step.exclude, operators), _dynamic(self._step.exclude, ("Gather",))]
         made = self._applied(self._model, steps)
         if made is not None:
             yield self._contender(
@@ -328,10 +357,14 @@ class _Maker:
 
     def _static_network(self, in_float: frozenset[str], *, rest: bool = False) -> "_Made | None":
         """Quantize all but some layers; with `rest`, matrix products and tables among those get fresh ranges, not float."""
-        steps = [_static(exclude=(*self._step.exclude, *sorted(in_float)), measure_layers=False)]
+        return self._applied(self._model, self._static_steps(in_float, rest=rest), self._observations)
+
+    def _static_steps(self, in_float: frozenset[str], *, rest: bool, embeddings: bool = True) -> list[Pass]:
+        exclude = (*self._step.exclude, *sorted(in_float))
+        steps = [_static(exclude=exclude, measure_layers=False, embeddings=embeddings)]
         if rest and "dynamic" in self._step.candidates:
             steps.append(_dynamic(self._step.exclude))
-        return self._applied(self._model, steps, self._observations)
+        return steps
 
     def _contender(self, name: str, said: str, made: "_Made", *, integers: bool = True) -> Contender:
         fidelity = self._jury.fidelity(made[0])
@@ -527,10 +560,10 @@ def _size(model: ir.Model) -> int:
     return len(io.to_bytes(copy))
 
 
-def _static(*, exclude: Sequence[str] = (), measure_layers: bool = True) -> Pass:
+def _static(*, exclude: Sequence[str] = (), measure_layers: bool = True, embeddings: bool = True) -> Pass:
     from engine.passes.quantize_static import QuantizeStatic  # noqa: PLC0415  # passes import their work lazily
 
-    return QuantizeStatic(exclude=tuple(dict.fromkeys(exclude)), measure_layers=measure_layers)
+    return QuantizeStatic(exclude=tuple(dict.fromkeys(exclude)), measure_layers=measure_layers, embeddings=embeddings)
 
 
 def _dynamic(exclude: Sequence[str], operators: Sequence[str] = ("MatMul", "Gemm", "LSTM", "Gather")) -> Pass:
@@ -539,7 +572,11 @@ def _dynamic(exclude: Sequence[str], operators: Sequence[str] = ("MatMul", "Gemm
     return QuantizeDynamic.model_validate({"exclude": exclude, "operators": operators})
 
 
-def _weights(bits: int, exclude: Sequence[str], operators: Sequence[str] = ("MatMul", "Gemm", "Conv")) -> Pass:
+def _weights(
+    bits: int, exclude: Sequence[str], operators: Sequence[str] = ("MatMul", "Gemm", "Conv"), **more: Any
+) -> Pass:
     from engine.passes.quantize_weights import QuantizeWeights  # noqa: PLC0415
 
-    return QuantizeWeights.model_validate({"bits": bits, "exclude": exclude, "method": "rtn", "operators": operators})
+    return QuantizeWeights.model_validate(
+        {"bits": bits, "exclude": exclude, "method": "rtn", "operators": operators, **more}
+    )

@@ -26,7 +26,9 @@ NO_KERNEL = {
     "RNN": "ONNX Runtime has no integer kernel for it",
 }
 PRODUCT = "both operands are activations"
-LEFT = "the weights are on the left, where ONNX Runtime's integer kernels do not take them"
+LEFT = "the weights are on the left"
+# A product with fewer weights on the left costs more in conversions than it saves.
+_SMALLEST_LEFT = 1024
 _VARIADIC = frozenset({"Add", "Mul", "Concat"})
 
 
@@ -54,6 +56,8 @@ class Plan:
     followers: list[ir.Node] = field(default_factory=list)
     # Matrix products of two activations that run in integers too.
     products: list[ir.Node] = field(default_factory=list)
+    # Matrix products whose weights are on the left: uint8 there, one scale, because ONNX Runtime has no other kernel for it.
+    left: list[ir.Node] = field(default_factory=list)
     # Every quantized tensor, in topological order; True where an integer operator produces it.
     tensors: dict[ir.Value, bool] = field(default_factory=dict)
     # Tensors that must share scale and zero point with an earlier one.
@@ -79,7 +83,7 @@ def make_plan(model: ir.Model, exclude: frozenset[str] = frozenset(), *, product
     layers = _choose_layers(model, plan, exclude, products=products)
     integers = _reachable(model.graph, layers, exclude)
     kept = _worthwhile(model.graph, layers, integers)
-    multiplied = set(plan.products)
+    multiplied, turned = set(plan.products), set(plan.left)
     for node in model.graph:
         if node in layers:
             plan.layers.append(layers[node])
@@ -88,6 +92,9 @@ def make_plan(model: ir.Model, exclude: frozenset[str] = frozenset(), *, product
         elif node in multiplied:
             for value in node.inputs:
                 _add(plan, _present(value), produced=False)
+        elif node in turned:
+            _add(plan, _present(node.inputs[1]), produced=False)
+            _add_output(plan, node, kept, layers)
         elif node in kept:
             plan.followers.append(node)
             for value in _activations(node):
@@ -112,8 +119,10 @@ def _choose_layers(model: ir.Model, plan: Plan, exclude: frozenset[str], *, prod
                 layers[node] = found
             elif products and found == PRODUCT:
                 plan.products.append(node)
+            elif (reason := _left_objection(node) if found == LEFT else found) is None:
+                plan.left.append(node)
             else:
-                plan.refused[node.name or node.op_type] = found
+                plan.refused[node.name or node.op_type] = reason
     return layers
 
 
@@ -181,6 +190,22 @@ def _objections(node: ir.Node, exclude: frozenset[str]) -> Iterator[str]:
         yield "the weights hold NaN or infinity"
     if node.op_type == "Conv" and len(weight.const_value.shape) < 3:
         yield "the weights have no spatial axis"
+
+
+def _left_objection(node: ir.Node) -> str | None:
+    """Object to a product whose weights are on the left; None where it can run in integers."""
+    weight = _present(node.inputs[0])
+    constant = weight.const_value
+    if constant is None or weight.is_graph_input():
+        return "the weights are not constant"
+    if constant.dtype != ir.DataType.FLOAT:
+        return "the weights are not float32"
+    if len(constant.shape) != 2 or constant.size < _SMALLEST_LEFT:
+        return f"{LEFT}, and are no matrix of at least {_SMALLEST_LEFT} numbers"
+    if not np.isfinite(constant.numpy()).all():
+        return "the weights hold NaN or infinity"
+    shape = _present(node.inputs[1]).shape
+    return "the input is a vector" if shape is not None and len(shape) < 2 else None
 
 
 def _matrix_objections(node: ir.Node) -> Iterator[str]:
@@ -255,8 +280,10 @@ def _activations(node: ir.Node) -> list[ir.Value]:
 
 def _add_output(plan: Plan, node: ir.Node, kept: set[ir.Node], layers: Mapping[ir.Node, Layer]) -> None:
     output, clamp = final_output(node)
-    # The integer kernels of matrix products can give out float, which saves the pair of nodes where a float operator follows.
-    if node.op_type in {"Gemm", "MatMul"} and not any(use.node in kept or use.node in layers for use in output.uses()):
+    # The integer kernels of matrix products can give out float, which saves the pair of nodes where a float operator follows;
+    # but ONNX Runtime does not take them where there is a Relu or Clip between.
+    wanted = clamp is not None or any(use.node in kept or use.node in layers for use in output.uses())
+    if node.op_type in {"Gemm", "MatMul"} and not wanted:
         return
     _add(plan, output, produced=True)
     if clamp is not None:

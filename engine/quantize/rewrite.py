@@ -96,9 +96,15 @@ class Rewriter:
         """Insert all nodes and give what was done per layer."""
         inputs = {layer.node: self._affine[self._plan.root(layer.input)] for layer in self._plan.layers}
         outputs = {layer.node: final_output(layer.node)[0] for layer in self._plan.layers}
+        left = {
+            node: self._affine[self._plan.root(node.inputs[1])]
+            for node in self._plan.left
+            if node.inputs[1] is not None
+        }
         for value, produced in self._plan.tensors.items():
             self._quantize_tensor(value, produced=produced)
         done = [self._quantize_layer(layer, inputs[layer.node], outputs[layer.node]) for layer in self._plan.layers]
+        done += [self._quantize_left(node, activation) for node, activation in left.items()]
         self._remove_unused()
         self._model.opset_imports.setdefault("", 13)
         return done
@@ -162,7 +168,7 @@ class Rewriter:
     def _redirect(self, value: ir.Value, restored: ir.Value, quantize: ir.Node, *, produced: bool) -> None:
         """Let consumers read the restored tensor: all of them where integers are what the producer gives."""
         plan = self._plan
-        members = {layer.node for layer in plan.layers} | set(plan.followers) | set(plan.products)
+        members = {layer.node for layer in plan.layers} | {*plan.followers, *plan.products, *plan.left}
         for node, index in tuple(value.uses()):
             if node is not quantize and (produced or node in members):
                 node.replace_input_with(index, restored)
@@ -211,6 +217,29 @@ class Rewriter:
             weight_sqnr_db=_decibel(matrix, error),
             scale=activation.scale,
             output=str(self._restored.get(output, layer.node.outputs[0]).name),
+        )
+
+    def _quantize_left(self, node: ir.Node, activation: types.Affine) -> QuantizedLayer:
+        weight = node.inputs[0]
+        assert weight is not None
+        assert weight.const_value is not None
+        matrix = weight.const_value.numpy()
+        quantized = types.quantize_weight(matrix, "uint8", per_channel=False)
+        stored = (quantized.values.astype(np.int16) + 128).astype(np.uint8)
+        scale, zero_point = quantized.scale[:1], np.array(128, np.uint8)
+        node.replace_input_with(0, self._dequantized(node, stored, scale, "w", axis=None, zero_point=zero_point))
+        return QuantizedLayer(
+            name=node.name or node.op_type,
+            op=node.op_type,
+            activation=self._choice.activation,
+            weight="uint8",
+            reason="weights on the left have an integer kernel only as uint8 with one scale, whose sums are in 32 bits",
+            accumulator_load=0.0,
+            limited_channels=0,
+            channels=1,
+            weight_sqnr_db=_decibel(matrix, matrix - quantized.values * scale),
+            scale=activation.scale,
+            output=str(node.outputs[0].name),
         )
 
     def _bias(self, layer: Layer, channels: int) -> npt.NDArray[np.float32] | None:

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from engine.calibrate import Histogram
 from engine.errors import VerificationFailedError
 from engine.graph import io
 from engine.graph.names import require_nodes
+from engine.graph.opset import upgrade
 from engine.graph.unshare import unshare
 from engine.measure import cpu
 from engine.passes.contract import Context, Observe
@@ -33,8 +33,12 @@ _EXPLAIN_FEEDS = 2
 
 def prepare(model: ir.Model) -> None:
     """Give every layer its own weights and the network an operator set that has per-channel quantization."""
-    if io.opset(model) < OLDEST_OPSET:
-        _upgrade(model)
+    if not upgrade(model, OLDEST_OPSET):
+        raise VerificationFailedError(
+            f"The network uses operator set {io.opset(model)}; per-channel quantization needs {OLDEST_OPSET}, and it"
+            " cannot be converted.",
+            hint=f"Export the network again with opset {OLDEST_OPSET} or later.",
+        )
     unshare(model)
 
 
@@ -50,7 +54,7 @@ def check(model: ir.Model, step: "QuantizeStatic") -> Refusal | None:
         )
     require_nodes(model, step.exclude)
     plan = make_plan(model, frozenset(step.exclude))
-    if plan.layers:
+    if plan.layers or plan.left:
         return None
     if plan.refused:
         node, reason = next(iter(plan.refused.items()))
@@ -67,7 +71,15 @@ def check(model: ir.Model, step: "QuantizeStatic") -> Refusal | None:
 def is_quantization(node: ir.Node) -> bool:
     """Say whether an operator belongs to a quantized network."""
     return (
-        node.op_type in {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulNBits", "MatMulBnb4"}
+        node.op_type
+        in {
+            "QuantizeLinear",
+            "DequantizeLinear",
+            "DynamicQuantizeLinear",
+            "MatMulNBits",
+            "MatMulBnb4",
+            "GatherBlockQuantized",
+        }
         or node.op_type.startswith(("QLinear", "QAttention", "QGemm", "QMoE", "DynamicQuantize"))
         or node.op_type.endswith("Integer")
     )
@@ -123,7 +135,14 @@ def quantize(
     if improver is not None and improver.judge.ready:
         context.progress(0.77, "explaining")
         feeds = improver.judge.feeds[:_EXPLAIN_FEEDS], latency_feeds(before, context)
-        _explain(facts, keys, [layer.output for layer in layers], Compared(before, model, context.target), feeds)
+        # Products with weights on the left come last and are not among the keys.
+        _explain(
+            facts[: len(keys)],
+            keys,
+            [layer.output for layer in layers[: len(keys)]],
+            Compared(before, model, context.target),
+            feeds,
+        )
     return Change(
         summary=_summary(plan, choice, len(refused)),
         details={
@@ -132,7 +151,7 @@ def quantize(
             "why": choice.why,
             "per_channel": step.per_channel,
             "processor": cpu.cpu_profile().dot,
-            "integer_operators": len(plan.layers) + len(plan.followers) + len(plan.products),
+            "integer_operators": len(plan.layers) + len(plan.left) + len(plan.followers) + len(plan.products),
             "clamps_absorbed": len(plan.absorbed),
             "channels_with_wider_scale": sum(layer.limited_channels for layer in layers),
             "layers": facts,
@@ -190,22 +209,7 @@ def ensures(model: ir.Model) -> None:
             raise VerificationFailedError("A quantization scale is not positive.", node=node.name)
 
 
-def _upgrade(model: ir.Model) -> None:
-    try:
-        converted = onnx.version_converter.convert_version(ir.to_proto(model), OLDEST_OPSET)
-        onnx.checker.check_model(converted)
-    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-        raise VerificationFailedError(
-            f"The network uses operator set {io.opset(model)}; per-channel quantization needs {OLDEST_OPSET}, and it"
-            " cannot be converted.",
-            hint=f"Export the network again with opset {OLDEST_OPSET} or later.",
-        ) from error
-    model.graph = ir.from_proto(converted).graph
-
-
 def _summary(plan: Plan, choice: types.Choice, in_float: int) -> str:
     kinds = f"{choice.activation} activations, {'uint8' if choice.rule == 'uint8' else 'int8'} weights"
     rest = f"; {in_float} layers stay in float" if in_float else ""
-    return (
-        f"{len(plan.layers)} layers and {len(plan.followers)} operators between them run in integers ({kinds}){rest}."
-    )
+    return f"{len(plan.layers) + len(plan.left)} layers and {len(plan.followers)} operators between them run in integers ({kinds}){rest}."

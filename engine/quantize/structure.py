@@ -102,6 +102,10 @@ class _Chooser:
         for name, family in self._families(plan).items():
             smaller = design.but(exclude=design.exclude | family)
             yield _Variant(f"{name} in float", smaller, _WORTHWHILE_GAIN, family)
+        left = frozenset(str(node.name) for node in plan.left if node.name)
+        if left and plan.layers:
+            smaller = design.but(exclude=design.exclude | left)
+            yield _Variant("products with weights on the left in float", smaller, _WORTHWHILE_GAIN, left)
         if make_plan(self.model, design.exclude, products=True).products:
             yield _Variant("products of activations too", design.but(products=True), _PRODUCTS_GAIN)
 

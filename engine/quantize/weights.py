@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from engine.calibrate.first import First
 from engine.calibrate.paired import Sums, Tap, paired_moments
 from engine.errors import VerificationFailedError
 from engine.graph import io
@@ -25,9 +24,10 @@ if TYPE_CHECKING:
     from engine.passes.quantize_weights import QuantizeWeights
 
 # The operator sets in which DequantizeLinear took an axis, and then blocks and 4-bit types.
-_AXIS_OPSET, _BLOCKS_OPSET = 13, 21
+AXIS_OPSET, BLOCKS_OPSET = 13, 21
 _INT4_IR_VERSION = 10
 _SMALLEST_WEIGHTS = 1024
+_SMALLEST_BLOCK = 16
 # Networks are run again after every stage; more stages follow the quantized prefix more closely.
 _STAGES = 16
 _STAGE_BYTES = 512 << 20
@@ -51,7 +51,7 @@ class Layer:
     bits: Bits
     group: int | None  # None: one scale per output
     symmetric: bool
-    form: Literal["nbits", "blocks", "channels", "flat_blocks", "cast_channels", "cast_blocks"]
+    form: Literal["nbits", "blocks", "channels", "flat_blocks", "cast_channels", "cast_blocks", "table"]
 
     @property
     def tensor(self) -> ir.TensorProtocol:
@@ -118,7 +118,9 @@ def check(model: ir.Model, step: "QuantizeWeights") -> Refusal | None:
 def _is_stored_in_integers(node: ir.Node) -> bool:
     small = {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.UINT4, ir.DataType.INT4}
     constant = _constant(node.inputs[0]) if node.op_type == "Cast" else None
-    return node.op_type in {"MatMulNBits", "DequantizeLinear"} or (constant is not None and constant.dtype in small)
+    return node.op_type in {"MatMulNBits", "GatherBlockQuantized", "DequantizeLinear"} or (
+        constant is not None and constant.dtype in small
+    )
 
 
 def make_plan(model: ir.Model, step: "QuantizeWeights") -> Plan:
@@ -210,8 +212,8 @@ def ensures(model: ir.Model) -> None:
                     "Packed weights do not have the size that their operator states.", node=node.name
                 )
             scale = _constant(node.inputs[2])
-        elif node.op_type == "DequantizeLinear":
-            scale = _constant(node.inputs[1])
+        elif node.op_type in {"DequantizeLinear", "GatherBlockQuantized"}:
+            scale = _constant(node.inputs[1 if node.op_type == "DequantizeLinear" else 2])
         else:
             continue
         if scale is None or isinstance(scale, ir.LazyTensor):
@@ -252,26 +254,25 @@ def _layer(node: ir.Node, step: "QuantizeWeights", opset: int) -> Layer | str:
     reason = next(_objections(node, step), None)
     if reason is not None:
         return reason
-    weight = cast("ir.Value", node.inputs[1])
-    if node.op_type == "Conv":
-        return _convolution(node, weight, step, opset)
+    weight = cast("ir.Value", node.inputs[_position(node)])
+    special = {"Conv": _convolution, "Gather": _table}.get(node.op_type)
+    if special is not None:
+        return special(node, weight, step, opset)
     transposed = node.op_type == "Gemm" and _integer(node, "transB") == 1
     alpha = node.attributes["alpha"].as_float() if "alpha" in node.attributes else 1.0
     if step.format == "matmul_nbits":
         return Layer(node, weight, not transposed, alpha, step.bits, step.group, step.symmetric, "nbits")
-    if opset >= _BLOCKS_OPSET:
+    if opset >= BLOCKS_OPSET:
         return Layer(node, weight, not transposed, alpha, step.bits, step.group, step.symmetric, "blocks")
-    if step.bits == 8 and opset >= _AXIS_OPSET:
+    if step.bits == 8 and opset >= AXIS_OPSET:
         return Layer(node, weight, not transposed, alpha, 8, None, True, "channels")
-    return (
-        f"DequantizeLinear of {step.bits}-bit blocks needs operator set {_BLOCKS_OPSET}, and the network uses {opset}"
-    )
+    return f"DequantizeLinear of {step.bits}-bit blocks needs operator set {BLOCKS_OPSET}, and the network uses {opset}"
 
 
 def _convolution(node: ir.Node, weight: ir.Value, step: "QuantizeWeights", opset: int) -> Layer | str:
     tensor = cast("ir.TensorProtocol", weight.const_value)
     inputs = math.prod(tensor.shape.numpy()[1:])
-    in_blocks = step.bits == 4 and opset >= _BLOCKS_OPSET and inputs >= step.group
+    in_blocks = step.bits == 4 and opset >= BLOCKS_OPSET and inputs >= step.group
     if step.format == "matmul_nbits":
         # Cast and Mul do what DequantizeLinear does, but ONNX Runtime folds them when the network is loaded.
         group = next((size for size in (step.group, 64, 32, 16) if inputs % size == 0), None)
@@ -280,18 +281,39 @@ def _convolution(node: ir.Node, weight: ir.Value, step: "QuantizeWeights", opset
         return Layer(node, weight, False, 1.0, 8, None, True, "cast_channels")
     if in_blocks:
         return Layer(node, weight, False, 1.0, 4, step.group, step.symmetric, "flat_blocks")
-    if opset >= _AXIS_OPSET:
+    if opset >= AXIS_OPSET:
         return Layer(node, weight, False, 1.0, 8, None, True, "channels")
-    return f"DequantizeLinear per channel needs operator set {_AXIS_OPSET}, and the network uses {opset}"
+    return f"DequantizeLinear per channel needs operator set {AXIS_OPSET}, and the network uses {opset}"
+
+
+def _table(node: ir.Node, weight: ir.Value, step: "QuantizeWeights", opset: int) -> Layer | str:
+    columns = int(cast("ir.TensorProtocol", weight.const_value).shape.numpy()[1])
+    if step.format == "matmul_nbits":
+        if step.bits == 4 and columns % 2:
+            return "its rows have an odd number of columns, which do not fill whole bytes"
+        # In 8 bits one scale per row is fine enough; blocks have to be powers of two.
+        group = step.group if step.bits == 4 else max(_SMALLEST_BLOCK, 1 << (columns - 1).bit_length())
+        return Layer(node, weight, False, 1.0, step.bits, group, step.symmetric, "table")
+    if step.bits == 8:
+        return "standard operators would restore all of its rows in every run; quantize_dynamic stores it in 8 bits"
+    if opset < BLOCKS_OPSET:
+        return f"DequantizeLinear of 4-bit blocks needs operator set {BLOCKS_OPSET}, and the network uses {opset}"
+    return Layer(node, weight, False, 1.0, 4, step.group, step.symmetric, "blocks")
+
+
+def _position(node: ir.Node) -> int:
+    """Say which input holds the weights."""
+    return 0 if node.op_type == "Gather" else 1
 
 
 def _objections(node: ir.Node, step: "QuantizeWeights") -> Iterator[str]:
     if node.name in step.exclude:
         yield "the recipe excludes it"
-    value, weight = node.inputs[0], node.inputs[1]
+    value, weight = node.inputs[1 - _position(node)], node.inputs[_position(node)]
     constant = _constant(weight)
     if constant is None or weight is None or weight.is_graph_input():
-        yield "its weights are not constant, or stand on the left"
+        table = "it does not pick rows of a constant table"
+        yield table if node.op_type == "Gather" else "its weights are not constant, or stand on the left"
         return
     if constant.dtype != ir.DataType.FLOAT:
         yield f"its weights are {constant.dtype.name.lower()}, not float32"
@@ -301,6 +323,8 @@ def _objections(node: ir.Node, step: "QuantizeWeights") -> Iterator[str]:
     yield from _shape_objections(node, constant.shape.numpy())
     if node.op_type == "MatMul" and value.shape is not None and len(value.shape) < 2:
         yield "its input is a vector"
+    if node.op_type == "Gather" and _integer(node, "axis") != 0:
+        yield "it does not pick rows of its table"
     if node.op_type == "Gemm" and _integer(node, "transA"):
         yield "its input is transposed"
     if _beta(node) != 1 and len(node.inputs) > 2 and _constant(node.inputs[2]) is None:
@@ -310,6 +334,7 @@ def _objections(node: ir.Node, step: "QuantizeWeights") -> Iterator[str]:
 def _shape_objections(node: ir.Node, sizes: Sequence[int]) -> Iterator[str]:
     if node.op_type != "Conv" and len(sizes) != 2:
         yield "its weights are not one matrix"
+        return
     if node.op_type == "Conv" and len(sizes) < 3:
         yield "its weights have no spatial axis"
     if math.prod(sizes) < _SMALLEST_WEIGHTS:
@@ -321,8 +346,8 @@ def _beta(node: ir.Node) -> float:
 
 
 def _solvable(layer: Layer, model: ir.Model) -> bool:
-    """Say whether a layer's inputs can be observed: it stands in the main graph, alone with its weights, in memory."""
-    return layer.node.graph is model.graph and len(layer.weight.uses()) == 1
+    """Say whether a layer's inputs can be observed: it stands in the main graph, alone with its weights, and multiplies."""
+    return layer.node.op_type != "Gather" and layer.node.graph is model.graph and len(layer.weight.uses()) == 1
 
 
 def _solve(
@@ -331,11 +356,10 @@ def _solve(
     """Quantize layer after layer; the caller must write each result into the model before it asks for the next."""
     assert context.calibration is not None
     teacher = io.copy(model)
-    samples = First(context.calibration, _CALIBRATION_RUNS)
     done = 0
     for stage in _stages(layers):
         taps = {layer.name: _tap(layer) for layer in stage}
-        sums = paired_moments(teacher, model, taps, samples, context.target)
+        sums = paired_moments(teacher, model, taps, context.calibration, context.target, runs=_CALIBRATION_RUNS)
         # The whole stage is solved before any of it is written: its layers saw the same prefix.
         solved = [(layer, *_best(layer, taps[layer.name], sums[layer.name], step)) for layer in stage]
         yield from solved
@@ -453,6 +477,8 @@ class _Writer:
         made = self._made[layer.weight]
         if layer.form == "nbits":
             self._matmul_nbits(layer, made)
+        elif layer.form == "table":
+            self._gather_blocks(layer, made)
         elif layer.form.startswith("cast"):
             self._cast(layer, made)
         else:
@@ -464,7 +490,7 @@ class _Writer:
             if not weight.uses():
                 self._owner[weight].initializers.pop(str(weight.name))
         kinds = {node.op_type for node in self._model.graph.all_nodes()}
-        if "MatMulNBits" in kinds:
+        if {"MatMulNBits", "GatherBlockQuantized"} & kinds:
             self._model.opset_imports.setdefault("com.microsoft", 1)
         if any(value.dtype == ir.DataType.UINT4 for values in self._made.values() for value in values):
             self._model.ir_version = max(self._model.ir_version, _INT4_IR_VERSION)
@@ -517,6 +543,21 @@ class _Writer:
             cast("ir.Graph", node.graph), node, [node], nodes, node.outputs, nodes[-1].outputs
         )
 
+    def _gather_blocks(self, layer: Layer, made: Sequence[ir.Value]) -> None:
+        codes, scale, *zero = made
+        attributes = {"gather_axis": 0, "quantize_axis": 1, "bits": layer.bits, "block_size": layer.group}
+        picked = ir.Node(
+            "com.microsoft",
+            "GatherBlockQuantized",
+            [codes, layer.node.inputs[1], scale, *zero],
+            [ir.AttrInt64(name, cast("int", value)) for name, value in attributes.items()],
+            num_outputs=1,
+            name=layer.node.name,
+        )
+        ir.convenience.replace_nodes_and_values(
+            cast("ir.Graph", layer.node.graph), layer.node, [layer.node], [picked], layer.node.outputs, picked.outputs
+        )
+
     def _bias(self, node: ir.Node) -> ir.Value | None:
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         beta = _beta(node)
@@ -543,7 +584,7 @@ class _Writer:
             self._name(reshape, layer)
             nodes.append(reshape)
         graph.insert_before(node, nodes)
-        node.replace_input_with(1, nodes[-1].outputs[0])
+        node.replace_input_with(_position(node), nodes[-1].outputs[0])
         if layer.alpha != 1:
             node.attributes["alpha"] = ir.AttrFloat32("alpha", 1.0)
 
@@ -586,9 +627,10 @@ def _forms(layer: Layer, name: Any) -> list[Form]:
     """Say what tensors the layer's weights become."""
     outputs, inputs = layer.outputs, layer.inputs
     groups = 1 if layer.group is None else -(-inputs // layer.group)
-    if layer.form == "nbits":
+    if layer.form in {"nbits", "table"}:
         assert layer.group is not None
-        packed = (outputs, groups, layer.group * layer.bits // 8)
+        in_blocks = layer.form == "nbits"
+        packed = (outputs, groups, layer.group * layer.bits // 8) if in_blocks else (outputs, inputs * layer.bits // 8)
         zeros = (outputs, -(-groups * layer.bits // 8))
         forms = [
             Form(name(f"q{layer.bits}_"), ir.DataType.UINT8, packed),
@@ -630,9 +672,9 @@ def _arrays(layer: Layer, quantized: Quantized) -> Sequence[npt.NDArray[Any]]:
     if layer.form in {"channels", "cast_channels"}:
         signed = (codes.astype(np.int16) - zero).astype(np.int8)
         return [(signed.T if layer.outputs_last else signed).reshape(layer.shape), scale[:, 0]]
-    if layer.form == "nbits":
+    if layer.form in {"nbits", "table"}:
         assert layer.group is not None
-        spare = -codes.shape[1] % layer.group
+        spare = -codes.shape[1] % layer.group if layer.form == "nbits" else 0
         if spare:
             filler = np.broadcast_to(zero[:, -1:], (len(codes), spare))
             codes = np.concatenate([codes, filler], axis=1)

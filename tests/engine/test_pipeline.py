@@ -261,3 +261,26 @@ def test_a_network_without_a_batch_axis_gets_whole_inputs(workspace, network, im
     report = compress(folder, BOTH[1:])
     assert report.steps[0].status == "applied", report.steps[0].refusal
     assert next(each.compressed for each in report.quality if each.metric == "sqnr_db") > 20
+
+
+def test_an_old_operator_set_is_converted(workspace, residual_cnn, images, compress):
+    folder = workspace(residual_cnn(opset=11), image=images(30))
+    # What becomes of it does not matter here: four bits are too few for so small a network.
+    report = compress(folder, [{"type": "quantize_weights", "format": "qdq"}])
+    assert "bits per weight" in report.steps[0].change.summary
+    assert {layer["bits"] for layer in report.steps[0].change.details["layers"]} == {4}
+
+
+def test_a_conversion_that_moves_the_outputs_is_refused(workspace, residual_cnn, images, compress, monkeypatch):
+    genuine = onnx.version_converter.convert_version
+
+    def broken(model, version):
+        converted = genuine(model, version)
+        bias = next(tensor for tensor in converted.graph.initializer if tensor.name == "head.b")
+        bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 1, "head.b"))
+        return converted
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", broken)
+    report = compress(workspace(residual_cnn(opset=11), image=images(30)), BOTH[1:])
+    assert report.steps[0].refusal.code == "verification_failed"
+    assert "operator set 13, the network uses 11, and converting it moves" in report.steps[0].refusal.reason

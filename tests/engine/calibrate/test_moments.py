@@ -91,3 +91,14 @@ def test_few_samples_are_judged_on_themselves():
         model, model, {"matmul": Tap("f", weights["w"].T)}, Feeds(np.ones((2, 4, 5, 5), np.float32)), Target()
     )
     assert sums["matmul"].fit is sums["matmul"].held_out
+
+
+def test_layers_of_one_row_per_sample_see_more_samples_than_layers_of_many():
+    model, weights = network()
+    x = np.random.default_rng(4).standard_normal((300, 4, 5, 5)).astype(np.float32)
+    conv = Tap("x", weights["k"].reshape(6, -1).astype(np.float64), Window((3, 3), pads=(1, 1, 1, 1), groups=2))
+    head = Tap("f", weights["w"].T.astype(np.float64))
+    few = paired_moments(model, model, {"conv": conv}, Feeds(x), Target(), rows=200, runs=20)["conv"]
+    assert few.fit[0].rows == 16 * 10
+    many = paired_moments(model, model, {"head": head}, Feeds(x), Target(), rows=200, runs=20)["head"]
+    assert many.fit[0].rows + many.held_out[0].rows == 200

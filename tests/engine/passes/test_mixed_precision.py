@@ -135,6 +135,28 @@ def test_size_at_the_speed_of_float(tools, tmp_path):
     assert "Computing in integers does not pay on this target" in outcome.summary
 
 
+def test_tables_of_embeddings_may_take_four_bits(tools, tmp_path):
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["e"], name="embed"),
+        helper.make_node("ReduceMean", ["e"], ["m"], name="pool", axes=[1], keepdims=0),
+        helper.make_node("MatMul", ["m", "w"], ["y"], name="head"),
+    ]
+    weights = {"table": draw(400, 64), "w": draw(64, 128)}
+    model = tools.build(nodes, {"ids": (7, ["n", "t"])}, {"y": ["n", 128]}, weights)
+    samples = tools.Feeds(ids=RANDOM.integers(0, 400, (60, 12)))
+    before = tools.run(model, {"ids": samples.arrays["ids"][:8]})["y"]
+    given = context(tools, model, samples, tmp_path, race=lambda models: [1.0, *[0.6] * (len(models) - 1)])
+    step = MixedPrecision(candidates=("static", "dynamic", "weights4"), max_drop=0.2)
+    outcome = apply(model, step, given)
+    assert isinstance(outcome, Change)
+    names = {each["name"]: each for each in outcome.details["front"]}
+
+    assert names["dynamic, tables in 4 bits"]["size_bytes"] < 0.85 * names["dynamic"]["size_bytes"]
+    assert "static, all layers, tables in 4 bits" in names
+    assert names["dynamic, tables in 4 bits"]["calibration"]["sqnr_db"] > 15
+    assert tools.sqnr(before, tools.run(model, {"ids": samples.arrays["ids"][:8]})["y"]) > 15
+
+
 def test_the_layer_with_outliers_is_the_most_sensitive(tools, tmp_path):
     model = convolutions(tools)
     given = context(tools, model, tools.Feeds(x=draw(16, 3, 8, 8)), tmp_path)

@@ -235,11 +235,25 @@ def test_bodies_of_if_are_quantized(tools):
         assert tools.sqnr(reference, tools.run(model, feed)["y"]) > 30
 
 
-def test_refusals_name_what_is_wrong(tools):
+def test_old_operator_sets_are_converted_or_refused(tools, monkeypatch):
     assert apply(tools, encoder(tools, opset=11)).details["layers"]
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")]
-    old = tools.build(nodes, {"x": ["n", 64]}, {"y": ["n", 64]}, {"w": noise((64, 64), 0)}, opset=10)
-    assert apply(tools, old).code == "unsupported"
+    ports = ({"x": ["n", 64]}, {"y": ["n", 64]}, {"w": noise((64, 64), 0)})
+    old = tools.build(nodes, *ports, opset=10)
+    assert apply(tools, old).details["layers"]
+    assert io.opset(old) == 11
+
+    def fails(_model, _version):
+        raise RuntimeError("no adapter")
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", fails)
+    refusal = apply(tools, tools.build(nodes, *ports, opset=10))
+    assert refusal.code == "unsupported"
+    assert "uses 10, cannot be converted" in refusal.reason
+
+
+def test_refusals_name_what_is_wrong(tools):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")]
     with pytest.raises(SpecInvalidError, match="does not have: nowhere"):
         apply(tools, encoder(tools), exclude=("nowhere",))
     broken = noise((64, 64), 0)

@@ -111,6 +111,8 @@ def test_convolutions_restore_their_weights(tools, bits, opset, kinds, form, ope
     reference = tools.run(model, {"x": x})["y"]
     change = apply(tools, model, bits=bits, format=form, symmetric=symmetric)
     assert len(change.details["layers"]) == 3
+    if form == "qdq" and bits == 4:
+        kinds = {"UINT4"}  # the network is converted
     found = {node.inputs[0].dtype.name for node in model.graph if node.op_type == operator}
     # What cannot be cut into even blocks is stored in 8 bits.
     assert found <= kinds | ({"INT8"} if form == "matmul_nbits" else set())
@@ -218,8 +220,8 @@ def test_tied_weights_are_quantized_once(tools):
 def test_weights_that_others_need_stay(tools):
     rng = np.random.default_rng(7)
     nodes = [
-        helper.make_node("Gather", ["table", "ids"], ["e"], name="embed"),
         helper.make_node("Gemm", ["x", "table"], ["y"], name="head", transB=1),
+        helper.make_node("Gather", ["table", "ids"], ["e"], name="embed"),
     ]
     model = tools.build(
         nodes,
@@ -231,6 +233,71 @@ def test_weights_that_others_need_stay(tools):
     assert refusal.code == "not_applicable"
     assert refusal.node == "head"
     assert "shared" in refusal.reason
+
+
+def embedding(tools, columns=48, *, opset=21):
+    """Two lookups of one table, one of a smaller one, and a product."""
+    weights = {"table": noise((50, columns), 0), "positions": noise((32, columns), 1), "w": noise((columns, 64), 2)}
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["a"], name="words"),
+        helper.make_node("Gather", ["table", "more"], ["b"], name="again", axis=0),
+        helper.make_node("Gather", ["positions", "more"], ["c"], name="places"),
+        helper.make_node("Add", ["a", "b"], ["d"], name="add"),
+        helper.make_node("Add", ["d", "c"], ["e"], name="add2"),
+        helper.make_node("MatMul", ["e", "w"], ["y"], name="product"),
+    ]
+    kind = (TensorProto.INT64, ["n", "t"])
+    return tools.build(
+        nodes, {"ids": kind, "more": (TensorProto.INT32, ["n", "t"])}, {"y": ["n", "t", 64]}, weights,
+        opset=opset, ir_version=10,
+    )  # fmt: skip
+
+
+IDS = {"ids": np.array([[0, 49, -1], [3, 3, 7]]), "more": np.array([[1, 2, 3], [31, 0, 5]], np.int32)}
+
+
+@pytest.mark.parametrize(("bits", "form"), [(4, "matmul_nbits"), (8, "matmul_nbits"), (4, "qdq")])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(("columns", "group"), [(48, 16), (48, 32), (50, 16)])
+def test_tables_are_stored_in_few_bits(tools, bits, form, symmetric, columns, group):
+    model = embedding(tools, columns)
+    reference = tools.run(model, IDS)["y"]
+    step = {"bits": bits, "format": form, "symmetric": symmetric, "group": group, "operators": ("Gather",)}
+    change = apply(tools, model, **step)
+    assert [layer["node"] for layer in change.details["layers"]] == ["words", "again", "places"]
+    kind, position = ("DequantizeLinear", 0) if form == "qdq" else ("GatherBlockQuantized", 0)
+    assert len({node.inputs[position] for node in model.graph if node.op_type == kind}) == 2
+    assert "table" not in model.graph.initializers
+    plain, optimised = (tools.run(model, IDS, optimise=optimise)["y"] for optimise in (False, True))
+    assert tools.sqnr(reference, plain) > (14 if bits == 4 else 34)
+    assert tools.sqnr(plain, optimised) > 90
+    assert io.weight_bytes(model) - 64 * columns * 4 < (0.25 if bits == 4 else 0.32) * 82 * columns * 4
+
+
+def test_tables_that_standard_operators_cannot_hold_say_so(tools, monkeypatch):
+    def fails(_model, _version):
+        raise RuntimeError("no adapter")
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", fails)
+    reasons = {
+        apply(tools, embedding(tools), bits=8, format="qdq", operators=("Gather",)).reason,
+        apply(tools, embedding(tools, opset=17), format="qdq", operators=("Gather",)).reason,
+        apply(tools, embedding(tools, 49), operators=("Gather",)).reason,
+    }
+    for words in ("quantize_dynamic stores it in 8 bits", "needs operator set 21", "odd number of columns"):
+        assert sum(words in reason for reason in reasons) == 1
+
+
+def test_tables_on_disk_are_rounded_as_those_in_memory(tools, tmp_path):
+    nodes = [helper.make_node("Gather", ["table", "ids"], ["y"], name="embed")]
+    table = noise((5000, 64), 3)
+    model = tools.build(nodes, {"ids": (TensorProto.INT64, ["n"])}, {"y": ["n", 64]}, {"table": table})
+    ir.save(model, tmp_path / "model.onnx", external_data="model.data")
+    stored = ir.load(tmp_path / "model.onnx")
+    apply(tools, stored)
+    assert {type(value.const_value) for value in stored.graph.initializers.values()} == {ir.LazyTensor}
+    apply(tools, model)
+    assert io.to_bytes(stored) == io.to_bytes(model)
 
 
 def test_bodies_of_if_are_quantized(tools):
@@ -275,9 +342,10 @@ def test_excluded_nodes_stay_and_unknown_ones_are_told(tools):
         apply(tools, perceptron(tools), exclude=("nowhere",))
 
 
-def test_old_operator_sets_take_the_runtimes_own_operator_only(tools):
-    refusal = apply(tools, perceptron(tools, opset=11), format="qdq")
-    assert "needs operator set" in refusal.reason
+def test_old_operator_sets_are_converted_for_standard_operators_only(tools):
+    model = perceptron(tools, opset=11)
+    assert isinstance(apply(tools, model, format="qdq"), Change)
+    assert io.opset(model) == 21
     x = np.random.default_rng(9).standard_normal((2, 64)).astype(np.float32)
     model = perceptron(tools, opset=11)
     reference = tools.run(model, {"x": x})["y"]

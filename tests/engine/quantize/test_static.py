@@ -69,6 +69,50 @@ def test_onnxruntime_runs_all_of_it_in_integers(quantized, residual_cnn):
     assert all(layer["accumulator_load"] <= 1 for layer in change.details["layers"])
 
 
+def _mixing_tokens(network, size=36):
+    net = network()
+    x = net.op("Reshape", "image", net.weight("shape", np.array([0, size, -1], np.int64)))
+    x = net.relu(net.op("MatMul", net.normal("left.w", 48, size, scale=size**-0.5), x, name="left"))
+    x = net.op("ReduceMean", x, name="pool", axes=[2], keepdims=0)
+    return net.build(net.op("Gemm", x, net.normal("head.w", 48, 5), name="head"), opset=17)
+
+
+def test_weights_on_the_left_run_in_integers(quantized, network, images, feeds_of):
+    before = _mixing_tokens(network)
+    model, change = quantized(before)
+    assert "QLinearMatMul" in _kinds(model)
+    assert "MatMul" not in _kinds(model)
+    left = next(layer for layer in change.details["layers"] if layer["node"] == "left")
+    assert left["weight"] == "uint8"
+    assert left["weight_sqnr_db"] > 35
+    assert not change.details["in_float"]
+    assert _sqnr(before, model, feeds_of({"image": images(16, seed=9)})) > FAITHFUL_DB
+    _, change = quantized(before, ratios=(1.0, 0.9, 1.0), step=QuantizeStatic())
+    assert [each["node"] for each in change.details["in_float"]] == ["left"]
+    assert "measured" in change.details["in_float"][0]["reason"]
+
+
+@pytest.mark.parametrize("after", ["ReduceMean", "Sigmoid"])
+@pytest.mark.parametrize("relu", [True, False])
+def test_products_before_float_operators_leave_no_lonely_pairs(quantized, network, after, relu):
+    net = network()
+    x = net.op("MatMul", net.op("Flatten", "image"), net.normal("w", 432, 64, scale=0.05), name="product")
+    x = net.op(after, net.relu(x) if relu else x, **({"keepdims": 0} if after == "ReduceMean" else {}))
+    before = net.build(x, out_shape=() if after == "ReduceMean" else ("n", 64), opset=17)
+    model, change = quantized(before)
+    kinds = _kinds(model)
+    assert {"QLinearMatMul", "MatMulIntegerToFloat"} & set(kinds)
+    assert "MatMul" not in kinds
+    assert change.details["lonely_pairs"] == []
+
+
+def test_few_weights_on_the_left_stay_with_the_reason(quantized, network):
+    _, change = quantized(_mixing_tokens(network, size=18))
+    assert {"node": "left", "reason": "the weights are on the left, and are no matrix of at least 1024 numbers"} in (
+        change.details["in_float"]
+    )
+
+
 def test_faithful_with_and_without_optimisation(quantized, residual_cnn, images, feeds_of):
     before = residual_cnn()
     samples = feeds_of({"image": images(16, seed=9)})
