@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, Protocol
 
 from sqlalchemy import ColumnElement, Select, delete, func, select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
 
 from models import (
@@ -31,6 +33,7 @@ from services.problems import Problem
 from services.routing import INSPECT_QUEUE
 from services.storage import Found, Store, Stored
 
+_log = logging.getLogger(__name__)
 INSPECT_RUNTIME_S = 30.0
 INSPECT_MEMORY_MB = 2048
 # An archive of gigabytes is unpacked first.
@@ -379,8 +382,11 @@ def _remove_after_commit(session: Session, folder: Store, tenant_id: str, sha256
     database = db.database_of(session)
 
     def remove() -> None:
-        # Where that may not be now, the bytes stay until `sweep` comes.
-        _remove_unless_named(database, folder, tenant_id, sha256)
+        # Where that may not or cannot be now, the bytes stay until `sweep` comes: what was asked for is committed.
+        try:
+            _remove_unless_named(database, folder, tenant_id, sha256)
+        except (UnavailableError, OperationalError, OSError) as error:
+            _log.warning("blob %s: not removed now: %s", sha256, type(error).__name__)
 
     db.after_commit(session, remove)
 

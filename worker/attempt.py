@@ -17,7 +17,7 @@ import engine
 import sandbox
 from services import logs, queue
 from services.db import Database
-from services.errors import CorruptError, NotFoundError, ServiceError
+from services.errors import CorruptError, NotFoundError, ServiceError, UnavailableError
 from services.problems import MEMORY_LIMIT, OUTPUT_INVALID, RUNTIME_LIMIT, STORE_DAMAGED, Problem
 from services.queue import Claim
 from services.storage import Store
@@ -68,10 +68,15 @@ class Attempts:
         """Work on the unit, if it is there to be taken."""
         if self.draining():
             return
-        with self.database.transaction() as session:
-            claim = queue.claim_next(
-                session, unit_id, worker_id=self._worker_id, lease_s=self.settings.lease_s, queues=self._queues
-            )
+        try:
+            with self.database.transaction() as session:
+                claim = queue.claim_next(
+                    session, unit_id, worker_id=self._worker_id, lease_s=self.settings.lease_s, queues=self._queues
+                )
+        except OperationalError as error:
+            # The message counts as lost and is sent again; a claim whose commit was not heard of ends with its lease.
+            _log.warning("unit %s: database away: %s", unit_id, type(error.orig).__name__)
+            return
         if claim is None:
             _log.info("unit %s: not there to be taken", unit_id)
             return
@@ -106,6 +111,10 @@ class _Attempt:
         except (CorruptError, NotFoundError):
             self._end(lambda session: self._fail(session, STORE_DAMAGED))
             self._left(whole_unit=True)
+        except OperationalError as error:
+            # It was away for longer than it was worth waiting for; the unit is free when its lease ends.
+            _log.warning("unit %s: database away: %s", claim.unit_id, type(error.orig).__name__)
+            self._left(whole_unit=False)
         except (OSError, ServiceError) as error:
             # The disk is full, no process can be started, ...: not the job's fault, and it may pass.
             _log.warning("unit %s: %s: %s", claim.unit_id, type(error).__name__, error)
@@ -213,7 +222,7 @@ class _Attempt:
             _log.warning("unit %s: child %s %s\n%s", claim.unit_id, outcome.kind, outcome.exit_code, outcome.log)
         if outcome.kind == "done" and outcome.value is not None:
             try:
-                return self._finish(workspace, outcome.value)
+                return self._finish_patiently(workspace, outcome.value)
             except (OutputInvalidError, ValidationError) as error:
                 _log.warning("unit %s: %s", claim.unit_id, error)
                 return self._end(lambda session: self._fail(session, OUTPUT_INVALID))
@@ -228,6 +237,19 @@ class _Attempt:
             return False
         ends = {"memory_limit": MEMORY_LIMIT, "garbled": OUTPUT_INVALID}
         return self._end(lambda session: self._fail(session, ends.get(outcome.kind, RUNTIME_LIMIT)))
+
+    def _finish_patiently(self, workspace: Workspace, value: Any) -> bool:
+        """Commit the result also through a short absence of the store: it may be the work of hours."""
+        give_up = time.monotonic() + _COMMIT_S
+        while True:
+            try:
+                return self._finish(workspace, value)
+            except UnavailableError as error:
+                if time.monotonic() > give_up:
+                    raise
+                _log.warning("unit %s: store away: %s", self._claim.unit_id, error)
+                self._patiently(self._beat)
+                time.sleep(_LOOK_S)
 
     def _finish(self, workspace: Workspace, value: Any) -> bool:
         claim = self._claim

@@ -1,4 +1,5 @@
-"""The service as real processes: broker, workers and their children, with short leases, and hands to kill them."""
+"""The service as real processes on both stacks: broker, API, workers and their children, with short leases, and hands to
+kill them."""
 
 import contextlib
 import io
@@ -11,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import numpy as np
 import psutil
 import pytest
@@ -20,8 +22,11 @@ import engine
 from models import JobStatus, is_final
 from services import artifacts, db, jobs, keys
 from services.publisher import BrokerPublisher
-from services.storage import Folder, open_store
+from services.storage import Store, open_store
 from settings import Settings
+from standalone import broker
+
+from ..servers import Redis, free_ports
 
 TENANT = keys.DEFAULT_TENANT
 # Generous: the tests run beside others. What is asserted are outcomes, and bounds that the product promises.
@@ -78,37 +83,49 @@ class System:
     settings: Settings
     env: dict[str, str]
     database: db.Database
-    folder: Folder
-    broker: subprocess.Popen[bytes] | None = None
+    folder: Store
+    broker: "Valkey | Redis"
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    apis: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start_broker(self):
-        from standalone import broker
-
-        sock = broker.socket_path(self.data_dir)
-        sock.parent.mkdir(exist_ok=True)
-        self.broker = subprocess.Popen(
-            broker.command(broker.find_binary(), sock), stdout=subprocess.DEVNULL, start_new_session=True
-        )
-        broker.wait_until_ready(sock)
+        self.broker.start()
 
     def lose_broker(self):
         """Kill the broker and delete all that it knew."""
         self.broker.kill()
-        self.broker.wait()
-        shutil.rmtree(self.data_dir / "broker")
+        self.broker.forget()
 
-    def start_worker(self, queues="inspect,work", concurrency=1):
+    def start_worker(self, queues="inspect,work", concurrency=1, **env):
         with (self.data_dir / "worker.log").open("ab") as log:
             worker = subprocess.Popen(
                 [sys.executable, "-m", "worker", "--queues", queues, "--concurrency", str(concurrency)],
-                env=self.env,
+                env={**self.env, **env},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         self.workers.append(worker)
         return worker
+
+    def start_api(self):
+        """Serve, and give an HTTP client with a key."""
+        (port,) = free_ports(1)
+        with (self.data_dir / "api.log").open("ab") as log:
+            env = {**self.env, "ONNXPRESS_PORT": str(port)}
+            self.apis.append(subprocess.Popen([sys.executable, "-m", "api"], env=env, stdout=log, stderr=log))
+        with self.database.transaction() as session:
+            key = keys.create(session, TENANT, "test", ("read", "write")).text
+        client = httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {key}"}, timeout=60
+        )
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if client.get("/readyz").status_code == 200:
+                    return client
+            assert time.monotonic() < end, (self.data_dir / "api.log").read_text()
+            time.sleep(0.05)
 
     def upload(self, register, content, **fields):
         with self.folder.writer(TENANT, limit=1 << 30) as writer:
@@ -221,15 +238,16 @@ class System:
         return (self.data_dir / "worker.log").read_text()[-6000:]
 
     def close(self):
+        for api in self.apis:
+            api.kill()
+            api.wait()
         for worker in self.workers:
             # A stopped one must go on to hear it.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(worker.pid, signal.SIGCONT)
                 os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()
-        if self.broker is not None:
-            self.broker.kill()
-            self.broker.wait()
+        self.broker.close()
         self.database.dispose()
 
 
@@ -237,23 +255,65 @@ def _unless_checking(row):
     return row if row.state != "checking" else None
 
 
+class Valkey:
+    """The embedded broker, as the standalone service starts it."""
+
+    def __init__(self, data_dir):
+        self.sock = broker.socket_path(data_dir)
+        self.fields = {"broker_url": broker.url(self.sock)}
+        self.process = None
+
+    def start(self):
+        self.sock.parent.mkdir(exist_ok=True)
+        self.process = subprocess.Popen(
+            broker.command(broker.find_binary(), self.sock), stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        broker.wait_until_ready(self.sock)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def forget(self):
+        shutil.rmtree(self.sock.parent)
+
+    close = kill
+
+
+STACKS = ("embedded", "production")
+
+
 @pytest.fixture
-def system(tmp_path):
-    """A service with a broker and no worker yet."""
+def stack(request):
+    """The kind of databases, broker and store; tests name another one by `@pytest.mark.parametrize(..., indirect=True)`."""
+    return getattr(request, "param", "embedded")
+
+
+@pytest.fixture
+def system(stack, request, tmp_path):
+    """A service with a broker and no worker yet: on SQLite, Valkey and a folder, or on Postgres, Redis and S3."""
+    if stack == "embedded":
+        server = Valkey(tmp_path)
+        fields = server.fields
+    else:
+        server = Redis()
+        fields = {
+            **request.getfixturevalue("bucket_fields"),
+            "broker_url": server.url,
+            "broker_prefix": "onnxpress:",
+            "database_url": request.getfixturevalue("postgres_url"),
+        }
     env = {name: value for name, value in os.environ.items() if not name.startswith("ONNXPRESS_")}
     env |= {"ONNXPRESS_DATA_DIR": str(tmp_path), "ONNXPRESS_LOG_LEVEL": "INFO", **SHORT}
-    fields = {name.removeprefix("ONNXPRESS_").lower(): float(value) for name, value in SHORT.items()}
-    from standalone import broker
-
-    url = broker.url(broker.socket_path(tmp_path))
-    env["ONNXPRESS_BROKER_URL"] = url
-    settings = Settings(data_dir=tmp_path, broker_url=url, **fields)
+    env |= {f"ONNXPRESS_{name.upper()}": value for name, value in fields.items()}
+    times = {name.removeprefix("ONNXPRESS_").lower(): float(value) for name, value in SHORT.items()}
+    settings = Settings(data_dir=tmp_path, **fields, **times)
     db.upgrade(settings)
     publisher = BrokerPublisher(settings)
     database = db.Database.from_settings(settings, publisher)
     with database.transaction() as session:
         keys.ensure_tenant(session, TENANT)
-    made = System(tmp_path, settings, env, database, open_store(settings))
+    made = System(tmp_path, settings, env, database, open_store(settings), server)
     made.start_broker()
     yield made
     made.close()

@@ -5,7 +5,11 @@ import signal
 import time
 
 import psutil
+import pytest
 
+from .conftest import STACKS
+
+pytestmark = pytest.mark.parametrize("stack", STACKS, indirect=True)
 JOBS = 6
 
 
@@ -58,7 +62,8 @@ def test_a_worker_parent_that_is_killed_alone_leaves_nothing_running(system):
     worker.wait()
     system.workers.remove(worker)
     system.start_worker()
-    assert system.wait_final(job_id).status == "succeeded"
+    job = system.wait_final(job_id)
+    assert (job.status, job.problem) == ("succeeded", None), system.log()
     system.assert_committed_once(job_id)
     system.assert_no_child_left()
     psutil.wait_procs([child, pool], timeout=15)

@@ -2,12 +2,15 @@
 
 import time
 
+import pytest
 from sqlalchemy import select
 
 from models import Event, Unit
 from services import db, jobs
 
-from .conftest import TENANT
+from .conftest import STACKS, TENANT
+
+pytestmark = pytest.mark.parametrize("stack", STACKS, indirect=True)
 
 
 def unit_of(system, model):
@@ -101,4 +104,4 @@ def test_an_upload_that_is_no_network_is_rejected_and_leaves_no_bytes(system):
         lambda session: (row := artifacts.get_model(session, TENANT, model.id)).state != "checking" and row
     )
     assert (found.state, found.problem["code"]) == ("rejected", "model_invalid")
-    system.until(lambda _: not [path for path in (system.data_dir / "store").rglob("*") if path.is_file()])
+    system.until(lambda _: not list(system.folder.blobs()))
