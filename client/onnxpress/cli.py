@@ -11,11 +11,13 @@ from onnxpress.verbs.compress import compress
 from onnxpress.verbs.jobs import cancel, download, jobs, logs, report, retry, wait
 from onnxpress.verbs.keys import keys
 from onnxpress.verbs.library import data, models, prunability, push
+from onnxpress.verbs.profile import profile
 from onnxpress.verbs.service import passes, targets
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False, rich_markup_mode=None)
 for verb in (
     compress,
+    profile,
     push,
     data,
     models,

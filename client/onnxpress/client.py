@@ -326,6 +326,28 @@ class Jobs:
         headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
         return Job.from_document(self._transport.json(Ask("POST", "/jobs", body=spec, headers=headers)))
 
+    def profile(
+        self,
+        model: str,
+        targets: Sequence[Mapping[str, Any]] = ({"provider": "cpu"},),
+        *,
+        baseline: str | None = None,
+        dataset: str | None = None,
+        gates: Sequence[Mapping[str, Any]] = (),
+        tune: bool = False,
+        idempotency_key: str | None = None,
+        **more: Any,
+    ) -> Job:
+        """Ask what stored models cost on targets; `more` are further fields of the job, such as `measure_seconds`.
+
+        A target is `{"provider": ..., "threads": ..., "batch": ...}`; limits on latency are in milliseconds.
+        """
+        spec = {"kind": "profile", "model": model, "targets": [*targets], "gates": [*gates], **more}
+        spec |= {"baseline": baseline} if baseline else {}
+        spec |= {"dataset": dataset} if dataset else {}
+        spec |= {"tune": {}} if tune else {}
+        return self.submit(spec, idempotency_key=idempotency_key)
+
     def validate(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Say what would come of a job without asking for it: `valid`, the whole spec, warnings, or the problem."""
         return self._transport.json(Ask("POST", "/jobs:validate", body=spec))

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from onnxpress import units
 from onnxpress.documents import Job
 from onnxpress.files import Progress as Bytes
-from onnxpress.render import words
+from onnxpress.words import words
 
 
 class Live:
@@ -70,7 +70,7 @@ class Live:
     def update(self, job: Job) -> None:
         """Show a job's state."""
         for step in job.steps:
-            if step.status in {"applied", "refused"}:
+            if step.status in {"applied", "measured", "refused", "failed"}:
                 reason = f": {step.reason}" if step.reason else ""
                 self._say_once(f"step {step.index + 1}/{len(job.steps)} {step.type} {step.status}{reason}")
         now = _now(job)

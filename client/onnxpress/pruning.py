@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxpress.documents import Prunability
-from onnxpress.render import words
+from onnxpress.words import words
 
 _MOST_GROUPS = 20
 _MOST_REASONS = 10

@@ -16,7 +16,11 @@ RECIPES: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "int8": ({"type": "simplify"}, {"type": "quantize_static"}),
 }
 RULES = ("max_drop", "max_ratio", "min", "max")
-GATE_FORM = "METRIC RULE VALUE [confidence=C] [warn], such as 'top1 max_drop 0.01' or 'latency_p95 max_ratio 80% warn'"
+GATE_FORM = (
+    "METRIC RULE VALUE [confidence=C] [warn], such as 'top1 max_drop 0.01', 'latency_p95 max_ratio 80% warn' or"
+    " 'latency_p99 max 5ms'"
+)
+TARGET_FORM = "PROVIDER[:threads=N][,batch=N], such as 'cpu' or 'openvino:threads=4,batch=8'"
 
 # What names one execution of a pipeline's step, and what tells its second attempt from the first.
 CI_RUNS = (
@@ -46,7 +50,7 @@ def _read_json(path: str) -> dict[str, Any]:
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"no recipe file {path}, and no shorthand of that name: {', '.join(RECIPES)}") from None
+        raise UsageError(f"no file {path}, and no shorthand of that name: {', '.join(RECIPES)}") from None
     except OSError as error:
         raise UsageError(f"{path} is not readable: {error.strerror}") from error
     except ValueError as error:
@@ -57,11 +61,11 @@ def _read_json(path: str) -> dict[str, Any]:
 
 
 def parse_gate(text: str) -> dict[str, Any]:
-    """Give a gate from `METRIC RULE VALUE [confidence=C] [warn|error]`; a value may end in %."""
+    """Give a gate from `METRIC RULE VALUE [confidence=C] [warn|error]`; a value may end in %, a latency's in ms or s."""
     words = text.split()
     if len(words) < 3 or words[1] not in RULES:
         raise UsageError(f"gate {text!r} is not of the form {GATE_FORM}; rules: {', '.join(RULES)}")
-    gate: dict[str, Any] = {"metric": words[0], "rule": words[1], "value": parse_number(words[2], text)}
+    gate: dict[str, Any] = {"metric": words[0], "rule": words[1], "value": _value(words, text)}
     for word in words[3:]:
         name, _, value = word.partition("=")
         if word in {"warn", "error"}:
@@ -71,6 +75,40 @@ def parse_gate(text: str) -> dict[str, Any]:
         else:
             raise UsageError(f"gate {text!r}: {word!r} is not known; the form is {GATE_FORM}")
     return gate
+
+
+def _value(words: Sequence[str], context: str) -> float:
+    timed = words[0].startswith("latency_") and words[1] in {"min", "max"}
+    return parse_milliseconds(words[2], context) if timed else parse_number(words[2], context)
+
+
+def parse_milliseconds(text: str, context: str) -> float:
+    """Give a time in milliseconds, the unit of a latency's limits; `5ms`, `0.005s` and `5` are the same."""
+    if text.endswith("ms"):
+        return parse_number(text[:-2], context)
+    return 1e3 * parse_number(text[:-1], context) if text.endswith("s") else parse_number(text, context)
+
+
+def parse_target(text: str) -> dict[str, Any]:
+    """Give a target from `PROVIDER[:threads=N][,batch=N]`."""
+    provider, _, rest = text.partition(":")
+    target: dict[str, Any] = {"provider": provider}
+    for word in rest.split(",") if rest else ():
+        name, _, value = word.partition("=")
+        if name not in {"threads", "batch"} or not value.isdecimal():
+            raise UsageError(f"target {text!r}: {word!r} is not known; the form is {TARGET_FORM}")
+        target[name] = int(value)
+    if not provider:
+        raise UsageError(f"target {text!r} is not of the form {TARGET_FORM}")
+    return target
+
+
+def read_profile(path: str) -> dict[str, Any]:
+    """Give the spec of a profile from a file that holds a whole job."""
+    document = _read_json(path)
+    if document.get("kind", "profile") != "profile" or "targets" not in document:
+        raise UsageError(f'{path} holds no profile ({{"kind": "profile", "targets": [...], ...}})')
+    return {"kind": "profile", **document}
 
 
 def parse_number(text: str, context: str) -> float:

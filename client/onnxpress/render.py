@@ -1,6 +1,5 @@
 """A job's report as tables for a terminal; it needs the report's JSON alone, wherever that came from."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +7,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxpress import units
+from onnxpress import render_profile, units
+from onnxpress.words import words
 
 # Metrics that are shares of samples, shown in per cent and compared in points.
 SHARES = frozenset({"top1", "top5", "f1", "iou", "top1_agreement"})
@@ -23,13 +23,6 @@ STYLES = {
     "warn": "yellow",
 }
 Json = Mapping[str, Any]
-# A network's node names are its author's; none of them may steer the reader's terminal.
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def words(text: object, style: str = "") -> Text:
-    """Give a text that is shown as it is: no markup in it counts, no control character gets through."""
-    return Text(CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(text)), style=style)
 
 
 def show(report: Json, console: Console, *, title: str | None = None) -> None:
@@ -39,12 +32,16 @@ def show(report: Json, console: Console, *, title: str | None = None) -> None:
 
 def result(report: Json, *, title: str | None = None) -> RenderableType:
     """Give the whole result as one renderable."""
-    parts: list[RenderableType] = [numbers(report, title=title), steps(report["steps"])]
-    verdict = report["verdict"]
+    verdict, is_profile = report["verdict"], report.get("kind") == "profile"
+    parts: list[RenderableType] = []
+    if is_profile:
+        parts += render_profile.parts(report, title=title)
+    else:
+        parts += [numbers(report, title=title), steps(report["steps"])]
     if verdict["gates"]:
-        parts.append(gates(verdict["gates"]))
+        parts.append(gates(verdict["gates"], render_profile.names(report) if is_profile else {}))
     parts.append(words(report["summary"]))
-    if report["latency"] and not report["latency"]["stable"]:
+    if not is_profile and report["latency"] and not report["latency"]["stable"]:
         because = report["latency"].get("unstable_because") or "the machine was too disturbed"
         parts.append(words(f"latency is not stable: {because}", style="yellow"))
     parts += [words(f"warning: {warning}", style="yellow") for warning in report.get("warnings") or ()]
@@ -151,9 +148,11 @@ def _what(step: Json) -> Text:
     return words(change["summary"] if change else "")
 
 
-def gates(results: Sequence[Json]) -> Table:
+def gates(results: Sequence[Json], targets: Mapping[int, str]) -> Table:
     """Give each gate with its limit, the measured value and the bound that was held against the limit."""
     table = Table(title="gates", title_justify="left")
+    if targets:
+        table.add_column("target")
     table.add_column("gate")
     table.add_column("measured", justify="right")
     table.add_column("bound", justify="right")
@@ -165,7 +164,8 @@ def gates(results: Sequence[Json]) -> Table:
         word = f"{outcome} (warn)" if softened else outcome
         label = words(word, style=STYLES["warn"] if softened else STYLES.get(outcome, ""))
         wanted = f"{gate['metric']} {gate['rule']} {gate['value']:g}"
-        table.add_row(words(wanted), _plain(one["measured"]), _plain(one["bound"]), label, words(one["reason"]))
+        where = [words(targets.get(one["target"], ""))] if targets else []
+        table.add_row(*where, words(wanted), _plain(one["measured"]), _plain(one["bound"]), label, words(one["reason"]))
     return table
 
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from onnxpress.client import Client
 from onnxpress.errors import AuthenticationError, JobFailedError, OnnxpressError, WaitTimeoutError
 from onnxpress.exits import ExitCode, code_of
-from onnxpress.render import words
 from onnxpress.units import duration
+from onnxpress.words import words
 
 # Of a log file, which has no width of its own.
 LOG_WIDTH = 120

@@ -14,10 +14,11 @@ from onnxpress.documents import Job
 from onnxpress.errors import UsageError
 from onnxpress.exits import code_of_verdict
 from onnxpress.live import Live
-from onnxpress.render import STYLES, show, words
+from onnxpress.render import STYLES, show
 from onnxpress.submission import cancelled_on_interrupt
 from onnxpress.terminal import give, give_json, people, session, tell
 from onnxpress.verbs.options import AsJson, JobId, Keep, Timeout, Url, writable, write
+from onnxpress.words import words
 
 SHA256 = re.compile("[0-9a-f]{64}")
 

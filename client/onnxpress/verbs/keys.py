@@ -8,9 +8,9 @@ import typer
 from rich.table import Table
 
 from onnxpress.documents import Key
-from onnxpress.render import words
 from onnxpress.terminal import give, give_json, people, session, tell
 from onnxpress.verbs.options import AsJson, Url
+from onnxpress.words import words
 
 keys = typer.Typer(no_args_is_help=True, help="Make, list and end API keys; needs a key with the scope admin.")
 KeyId = Annotated[str, typer.Argument(metavar="KEY", help="Id of the key.", show_default=False)]

@@ -18,9 +18,9 @@ from onnxpress.errors import UsageError
 from onnxpress.files import digest
 from onnxpress.live import Live
 from onnxpress.pruning import show_prunability
-from onnxpress.render import words
 from onnxpress.terminal import give, give_json, people, session, tell
 from onnxpress.verbs.options import AsJson, Timeout, Url, is_id, writable
+from onnxpress.words import words
 
 ImageSize = Annotated[str | None, typer.Option(metavar="HxW", help="Images: height and width, such as 224x224.")]
 Numbers = Annotated[str | None, typer.Option(metavar="N,N,N", help="Images: per channel, or one for all.")]

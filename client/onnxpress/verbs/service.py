@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.table import Table
 
-from onnxpress.render import words
 from onnxpress.terminal import give, give_json, people, session
 from onnxpress.verbs.options import AsJson, Url
+from onnxpress.words import words
 
 
 def passes(*, as_json: AsJson = False, url: Url = None) -> None:

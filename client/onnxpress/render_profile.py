@@ -1,0 +1,151 @@
+"""A profile's report as tables for a terminal."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from onnxpress import units
+from onnxpress.words import words
+
+Json = Mapping[str, Any]
+PERCENTILES = ("p50", "p90", "p95", "p99")
+# The report holds them all.
+_MOST_ROWS = 8
+
+
+def parts(report: Json, *, title: str | None = None) -> Iterator[RenderableType]:
+    """Yield what is to be shown of the targets: all side by side, then each on its own."""
+    yield _overview(report["targets"], title)
+    for one in report["targets"]:
+        measured = one["measured"]
+        if measured is None:
+            yield words(f"{_name(one)}: {_refusal(one)}", style="yellow")
+            continue
+        yield _throughput(one)
+        yield _operators(one)
+        yield _placed(one)
+        if measured["quality"]:
+            yield _quality(one)
+        if measured["tuning"]:
+            yield from _tuning(one)
+
+
+def names(report: Json) -> dict[int, str]:
+    """Give what each target is called, by its index."""
+    return {one["index"]: _name(one) for one in report["targets"]}
+
+
+def _name(profile: Json) -> str:
+    target = profile["target"]
+    return f"{target['provider']}, {target['threads']} thread{'s' * (target['threads'] > 1)}, batch {target['batch']}"
+
+
+def _refusal(profile: Json) -> str:
+    refusal = profile["refusal"] or {}
+    return " ".join(str(refusal[key]) for key in ("reason", "hint") if refusal.get(key)) or "not measured"
+
+
+def _overview(targets: Iterable[Json], title: str | None) -> Table:
+    measured = [one for one in targets if one["measured"]]
+    table = _table(title, "target", *PERCENTILES, "max", "cold load", "warm load", "peak memory", "beside the baseline")
+    if measured:
+        where = measured[0]["measured"]["environment"]
+        table.caption, table.caption_justify = words(f"{where['cpu']}, onnxruntime {where['onnxruntime']}"), "left"
+    for one in targets:
+        if one["measured"] is None:
+            table.add_row(words(_name(one)), words("not measured", style="yellow"))
+            continue
+        table.add_row(*map(words, _row(one)))
+    return table
+
+
+def _row(profile: Json) -> Iterator[str]:
+    measured = profile["measured"]
+    latency, memory, comparison = measured["latency"], measured["memory"], measured["comparison"]
+    yield _name(profile)
+    for name in (*PERCENTILES, "max"):
+        yield _ms(latency.get(f"{name}_ms"))
+    yield _ms(memory["load_ms"])
+    yield _ms(memory.get("warm_load_ms"))
+    yield units.size(memory["peak_rss_bytes"])
+    yield "" if comparison is None else _speed(comparison["ratios"]["p50"])
+
+
+def _throughput(profile: Json) -> Table:
+    table = _table(f"{_name(profile)}: callers at the same time", "callers", "runs/s", "samples/s", "p50", "p99")
+    for one in profile["measured"]["throughput"]:
+        rates = (f"{one['runs_per_s']:.1f}", f"{one['samples_per_s']:.1f}")
+        table.add_row(str(one["concurrency"]), *rates, _ms(one["p50_ms"]), _ms(one["p99_ms"]))
+    return table
+
+
+def _operators(profile: Json) -> Table:
+    table = _table(f"{_name(profile)}: where the time goes", "operator", "provider", "nodes", "time", "share")
+    for one in profile["measured"]["by_type"][:_MOST_ROWS]:
+        row = (one["op_type"], one["provider"], one["count"], _ms(one["ms"]), f"{one['share']:.1%}")
+        table.add_row(*map(words, row))
+    return table
+
+
+def _placed(profile: Json) -> Text:
+    placement = profile["measured"]["placement"]
+    counts: dict[str, int] = {}
+    for node in placement["nodes"]:
+        counts[node["provider"]] = counts.get(node["provider"], 0) + 1
+    text = f"nodes: {', '.join(f'{count} on {provider}' for provider, count in sorted(counts.items()))}"
+    fell = [f"{node['node']} ({node['op_type']})" for node in placement["fallbacks"]]
+    if fell:
+        more = f" and {len(fell) - _MOST_ROWS} more" if len(fell) > _MOST_ROWS else ""
+        text += f"; fell back: {', '.join(fell[:_MOST_ROWS])}{more}"
+    return words(text, style="yellow" if fell else "")
+
+
+def _quality(profile: Json) -> Table:
+    table = _table(f"{_name(profile)}: quality", "", "baseline", "network", "difference")
+    for one in profile["measured"]["quality"]:
+        table.add_row(
+            *map(words, (one["metric"], *map(_number, (one["original"], one["compressed"], one["difference"]))))
+        )
+    return table
+
+
+def _tuning(profile: Json) -> Iterator[RenderableType]:
+    tuning = profile["measured"]["tuning"]
+    head = ("threads", "mode", "graph optimisation", "spinning", "p50", "beside the target's own", "")
+    table = _table(f"{_name(profile)}: session options", *head)
+    for one in tuning["trials"]:
+        options = one["options"]
+        table.add_row(
+            str(options["threads"]),
+            options["execution_mode"],
+            options["graph_optimization"],
+            "yes" if options["spinning"] else "no",
+            _ms(one["p50_ms"]),
+            _speed(one["ratio"]) + ("" if one["stable"] else ", not stable"),
+            "chosen" if options == tuning["chosen"] else "",
+        )
+    yield table
+    yield words(tuning["reason"])
+
+
+def _table(title: str | None, *columns: str) -> Table:
+    table = Table(title=words(title) if title else None, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
+    return table
+
+
+def _ms(milliseconds: float | None) -> str:
+    return "" if milliseconds is None else units.duration(milliseconds / 1e3)
+
+
+def _speed(ratio: Json) -> str:
+    low, high = 1 / ratio["interval"]["high"], 1 / ratio["interval"]["low"]
+    return f"{1 / ratio['value']:.2f}x as fast ({low:.2f} to {high:.2f})"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -1,0 +1,105 @@
+"""`onnxpress profile`: what a network costs on each target, judged by budgets."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from onnxpress import recipe as recipes
+from onnxpress import render
+from onnxpress.deadline import Deadline
+from onnxpress.errors import UsageError
+from onnxpress.exits import code_of_verdict
+from onnxpress.terminal import give_json, people, session
+from onnxpress.verbs.asking import Wish, ask, plan, report_text
+from onnxpress.verbs.options import AsJson, Keep, Timeout, Url, writable, write
+
+
+def profile(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="ONNX file, or the id of a stored model.", show_default=False)
+    ],
+    *,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target", metavar="TARGET", help=f"Repeatable: {recipes.TARGET_FORM}.", show_default="one thread of cpu"
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="ONNX file or stored model to compare with.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="FILE", help="NPZ file, or the id of a stored dataset.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What the labels are judged by, such as top1.")
+    ] = None,
+    gate: Annotated[
+        list[str] | None, typer.Option("--gate", metavar="GATE", help=f"Repeatable: {recipes.GATE_FORM}.")
+    ] = None,
+    max_p99: Annotated[
+        str | None, typer.Option("--max-p99", metavar="TIME", help="Gate: 99 % of runs take at most this, such as 5ms.")
+    ] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="Look for better session options on each target.")] = False,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, metavar="N", help="How long latency is measured on each target.")
+    ] = None,
+    spec: Annotated[
+        str | None, typer.Option("--spec", metavar="FILE", help="JSON file of a whole job; other options add to it.")
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Repeatable: mark the job.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the report goes: .json, else Markdown.")
+    ] = None,
+    priority: Annotated[int | None, typer.Option(metavar="N", help="The higher, the sooner among your jobs.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Upload and check, but do not submit.")] = False,
+    wait: Annotated[bool, typer.Option(help="Stay until the result is there.")] = True,
+    timeout: Timeout = None,
+    keep: Keep = False,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Measure a network on each target; the exit code is the verdict.
+
+    Percentiles of latency, throughput with several callers, load times, peak memory, where the time goes and which provider
+    runs each node; beside a baseline, run by run in turn. stdout holds the job's id, or one JSON document with --json. Exit
+    codes as of `compress`.
+    """
+    with session(url, as_json=as_json) as client:
+        if not wait and out:
+            raise UsageError("--no-wait ends before there is a report for --out; use `onnxpress report` later")
+        writable(out, "--out")
+        asked: dict[str, Any] = recipes.read_profile(spec) if spec else {"kind": "profile"}
+        targets = [*asked.get("targets", ()), *map(recipes.parse_target, target or ())]
+        asked["targets"] = targets or [{"provider": "cpu"}]
+        _add_gates(asked, gate or [], max_p99)
+        if tune:
+            asked.setdefault("tune", {})
+        if marks := recipes.parse_labels(label or []):
+            asked["labels"] = {**asked.get("labels", {}), **marks}
+        asked |= {} if priority is None else {"priority": priority}
+        asked |= {} if seconds is None else {"measure_seconds": seconds}
+        wish, deadline = Wish(asked, model, data, metric, baseline), Deadline.after(timeout)
+        if dry_run:
+            plan(client, wish, deadline, as_json=as_json)
+            return
+        job = ask(client, wish, deadline, wait=wait, keep=keep, as_json=as_json)
+        if job is None:
+            return
+        report = client.jobs.report(job.id)
+        if out:
+            write(out, report_text(client, job, report, out))
+        render.show(report, people(), title=Path(model).name)
+        code = code_of_verdict(job.verdict)
+        if as_json:
+            path = str(out) if out else None
+            give_json({"job": job.document, "report": report, "out": path, "exit_code": int(code)})
+        raise typer.Exit(code)
+
+
+def _add_gates(asked: dict[str, Any], gates: list[str], max_p99: str | None) -> None:
+    told = [recipes.parse_gate(text) for text in gates]
+    if max_p99 is not None:
+        limit = recipes.parse_milliseconds(max_p99, f"--max-p99 {max_p99}")
+        told.append({"metric": "latency_p99", "rule": "max", "value": limit})
+    if told:
+        asked["gates"] = [*asked.get("gates", ()), *told]
