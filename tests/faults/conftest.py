@@ -87,6 +87,7 @@ class System:
     broker: "Valkey | Redis"
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     apis: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    clients: list[httpx.Client] = field(default_factory=list)
 
     def start_broker(self):
         self.broker.start()
@@ -119,6 +120,7 @@ class System:
         client = httpx.Client(
             base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {key}"}, timeout=60
         )
+        self.clients.append(client)
         end = time.monotonic() + PATIENCE_S
         while True:
             with contextlib.suppress(httpx.TransportError):
@@ -238,6 +240,8 @@ class System:
         return (self.data_dir / "worker.log").read_text()[-6000:]
 
     def close(self):
+        for client in self.clients:
+            client.close()
         for api in self.apis:
             api.kill()
             api.wait()
