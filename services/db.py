@@ -223,13 +223,13 @@ def upgrade(settings: Settings) -> None:
         database.dispose()
 
 
-def upgrade_database(database: Database) -> None:
-    """Bring an open database to the newest revision; one process at a time. Raises RevisionError where it is newer."""
+def upgrade_database(database: Database, to: str = "head") -> None:
+    """Bring an open database to a later revision; one process at a time. Raises RevisionError where it is newer than all."""
     with database.holding(_MIGRATING), database.connect() as connection:
         refuse_newer(_revision(connection))
         config = alembic_config()
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, to)
         connection.commit()
 
 

@@ -3,17 +3,31 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import CursorResult, Select, String, cast, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, Select, String, cast, delete, exists, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
-from models import Audit, Chore, Event, Idempotency, Job, JobLabel, JobStatus, Model, Unit, UnitStatus, Worker, is_final
+from models import (
+    Audit,
+    Base,
+    Chore,
+    Event,
+    Idempotency,
+    Job,
+    JobLabel,
+    JobStatus,
+    Model,
+    Unit,
+    UnitStatus,
+    Worker,
+    is_final,
+)
 from services import artifacts, db, workers
 from services.storage import Store
 from settings import Settings
@@ -139,12 +153,11 @@ def _ensure(session: Session, rule: Rule) -> None:
 
 
 def _jobs(before: datetime) -> Select[str]:
-    output, other, made = aliased(Model), aliased(Job), aliased(Model)
+    output, other = aliased(Model), aliased(Job)
     names_it = (
-        exists().where(other.model_id == Job.output_model_id),
+        *(exists().where(column == Job.output_model_id) for column in _naming()),
         exists().where(other.cached_from == Job.id),
         exists().where(other.retry_of == Job.id),
-        exists().where(made.parent_id == Job.output_model_id),
         exists().where(Unit.model_id == Job.output_model_id, Unit.status.in_(_OPEN_UNITS)),
     )
     return (
@@ -156,6 +169,16 @@ def _jobs(before: datetime) -> Select[str]:
         .where(*(~condition for condition in names_it))
         .order_by(Job.id)
     )
+
+
+def _naming() -> Iterator[ColumnElement[Any]]:
+    """Give every column that names a network, but those of what goes with it: its job and that one's units."""
+    ours = {Job.__table__.c.output_model_id, Unit.__table__.c.model_id}
+    for table in Base.metadata.sorted_tables:
+        again = table.alias()
+        for column in table.c:
+            if column not in ours and any(key.target_fullname == "model.id" for key in column.foreign_keys):
+                yield again.c[column.name]
 
 
 def _count_jobs(place: Place, before: datetime) -> int:
