@@ -1,6 +1,6 @@
 import pytest
 
-from engine.measure.gates import Costs, judge, verdict
+from engine.measure.gates import Costs, judge, runs_needed, verdict
 from engine.measure.intervals import tango
 from engine.report import (
     Interval,
@@ -162,3 +162,23 @@ def test_the_verdict_takes_errors_together_and_lets_warnings_be():
     assert verdict([passes, unknown], [], size).outcome == "inconclusive"
     assert verdict([unknown, fails], [], size).outcome == "fail"
     assert [result.outcome for result in verdict([passes, warns], [], size).gates] == ["pass", "fail"]
+
+
+@pytest.mark.parametrize(("metric", "confidence", "runs"), [("p99", 0.95, 299), ("p95", 0.95, 59), ("p99", 0.9, 230)])
+def test_a_percentile_takes_runs_that_bound_it(metric, confidence, runs):
+    gate = Gate(metric=f"latency_{metric}", rule="max", value=5, confidence=confidence)
+    assert runs_needed(gate) == runs
+    share = float(metric[1:]) / 100
+    assert share**runs <= 1 - confidence < share ** (runs - 1)
+    few = latency()
+    many = few.model_copy(update={"compressed": few.compressed.model_copy(update={"samples": runs})})
+    one_less = few.model_copy(update={"compressed": few.compressed.model_copy(update={"samples": runs - 1})})
+    assert judge(gate, [], Costs(latency=many, strict_tails=True)).outcome == "pass"
+    refused = judge(gate, [], Costs(latency=one_less, strict_tails=True))
+    assert refused.outcome == "inconclusive"
+    assert f"{runs - 1} runs are too few to bound it, {runs} are needed" in refused.reason
+
+
+def test_other_metrics_need_no_runs():
+    assert runs_needed(Gate(metric="size_bytes", rule="max", value=5)) == 1
+    assert runs_needed(Gate(metric="latency_mean", rule="max", value=5)) == 1

@@ -28,6 +28,15 @@ def test_a_fresh_process_measures_one_network(tmp_path, linear, feed):
     assert with_small.first_run_ms > 0
 
 
+def test_loads_are_measured_cold_and_warm_where_asked(tmp_path, linear, feed):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(linear(np.ones((2048, 8))))
+    assert probe(path, Target(), feed).warm_load_ms is None
+    found = probe(path, Target(), feed, loads=True)
+    assert found.load_ms > 0
+    assert found.warm_load_ms > 0
+
+
 def test_problems_come_back_as_they_are(tmp_path, linear, feed):
     path = tmp_path / "net.onnx"
     path.write_bytes(b"not a network")

@@ -1,0 +1,85 @@
+"""The search for session options: its tries run for real, its judgement is shown with times that are made up."""
+
+import numpy as np
+import pytest
+
+from engine.measure import tune as tune_module
+from engine.measure.latency import Turns
+from engine.measure.tune import find_options
+from engine.spec import Target, Tune
+
+FEED = {"x": np.ones((1, 16, 16, 16), np.float32)}
+TUNE = Tune(max_seconds=1, max_threads=4)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Give the times: `clock(milliseconds of options, noise of the second default)`."""
+    rounds = []
+
+    def set_to(cost, noise=0.0):
+        def take_turns(sessions, _feeds, **_more):
+            rounds.append(list(sessions))
+            random = np.random.default_rng(len(rounds))
+            options = [getattr(each, "options", None) for each in sessions.values()]
+            wall = np.array([cost(each, len(rounds)) + random.uniform(0, 1e-3, 60) for each in options])
+            wall[1] *= 1 + noise
+            return Turns(tuple(sessions), wall, wall, np.zeros(wall.shape, bool))
+
+        original = tune_module.session
+
+        def session(model, target, *, options):
+            opened = original(model, target, options=options)
+            opened.options = options
+            return opened
+
+        monkeypatch.setattr(tune_module, "session", session)
+        monkeypatch.setattr(tune_module, "take_turns", take_turns)
+        return rounds
+
+    return set_to
+
+
+def test_options_add_up_and_the_winner_runs_again(convolutions, clock):
+    rounds = clock(
+        lambda options, _round: 8 / options.threads + (options.spinning + (options.graph_optimization != "basic")) / 4
+    )
+    found = find_options(convolutions(1), [FEED], Target(), TUNE)
+    assert (found.chosen.threads, found.chosen.spinning, found.chosen.graph_optimization) == (4, False, "basic")
+    assert found.gain.value == pytest.approx(2 / 8.5, rel=0.01)
+    assert [options.options.threads for options in found.trials[:2]] == [2, 4]
+    assert rounds[-1] == ["default", "default again", "0"]
+    assert "4 intra-op threads, graph optimisation `basic`, no spinning" in found.reason.replace(
+        "no spinning, graph optimisation `basic`", "graph optimisation `basic`, no spinning"
+    )
+
+
+def test_nothing_is_chosen_where_nothing_is_faster(convolutions, clock):
+    rounds = clock(lambda options, _round: 2.0 + 0.1 * (options.threads > 1))
+    found = find_options(convolutions(1), [FEED], Target(), TUNE)
+    assert (found.chosen, found.gain) == (None, None)
+    assert "beyond noise" in found.reason
+    # Nothing to confirm.
+    assert len(rounds) == 3
+
+
+def test_a_gain_within_the_noise_or_too_small_to_matter_is_none(convolutions, clock):
+    clock(lambda options, _round: 2.0 if options.threads == 1 else 1.97)
+    assert find_options(convolutions(1), [FEED], Target(), TUNE).chosen is None
+    clock(lambda options, _round: 2.0 if options.threads == 1 else 1.94, noise=-0.045)
+    assert find_options(convolutions(1), [FEED], Target(), TUNE).chosen is None
+
+
+def test_luck_is_not_repeated(convolutions, clock):
+    clock(lambda options, turn: 1.0 if options.threads == 4 and turn < 4 else 2.0)
+    found = find_options(convolutions(1), [FEED], Target(), TUNE)
+    assert found.chosen is None
+    assert "not faster when they were measured again" in found.reason
+
+
+def test_the_tries_are_real_sessions(convolutions):
+    found = find_options(convolutions(1), [FEED], Target(threads=2), Tune(max_seconds=1, max_threads=2))
+    tried = [trial.options for trial in found.trials]
+    assert tried[0].threads == 1
+    assert "parallel" in {options.execution_mode for options in tried}
+    assert all(trial.p50_ms > 0 for trial in found.trials)
