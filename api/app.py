@@ -19,7 +19,7 @@ from api.routes import artifacts, audit, blobs, datasets, health, jobs, keys, me
 from api.traffic import Rates, Traffic
 from api.uploads import NewBlob
 from api.watch import Watcher
-from engine import Report
+from engine import ProfileReport, Report
 from services.db import Database
 from services.publisher import BrokerPublisher
 from services.reconcile import Reconciler
@@ -60,7 +60,12 @@ class Api(FastAPI):
         """Give the OpenAPI 3.1 document."""
         document = super().openapi()
         _, schemas = models_json_schema(
-            [(errors.Problem, "serialization"), (Report, "serialization"), (NewBlob, "validation")],
+            [
+                (errors.Problem, "serialization"),
+                (Report, "serialization"),
+                (ProfileReport, "serialization"),
+                (NewBlob, "validation"),
+            ],
             ref_template="#/components/schemas/{model}",
         )
         document["components"]["schemas"].update(schemas["$defs"])

@@ -10,12 +10,12 @@ from functools import lru_cache
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from fastapi import Header, Path, Query
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, model_validator
 from pydantic_core import PydanticCustomError
 
 import models
 from api.errors import ApiError, FieldError, Problem
-from engine import Compress, DatasetInspection, Inspection
+from engine import Compress, DatasetInspection, Inspection, Profile, default_kind, read_spec
 from services import catalog, jobs
 
 _ID = "[0-9a-hjkmnp-tv-z]{26}"
@@ -102,8 +102,54 @@ class CompressJob(Compress):
         return Compress.model_construct(**{name: getattr(self, name) for name in Compress.model_fields})
 
 
-# Further kinds of jobs join here, discriminated by `kind`.
-NewJob = CompressJob
+class ProfileJob(Profile):
+    """Measure a stored network as it is, on one or more targets; it makes no new one."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "kind": "profile",
+                    "model": "mdl_01jc3f9w3e8q4m2y7d5t6v8xbn",
+                    "targets": [{"provider": "cpu", "threads": 1}, {"provider": "cpu", "threads": 2}],
+                    "gates": [{"metric": "latency_p99", "rule": "max", "value": 8.0, "provider": "cpu"}],
+                    "labels": {"branch": "main"},
+                }
+            ]
+        }
+    )
+
+    model: ModelId
+    baseline: ModelId | None = Field(None, description="A network that it is compared with, run by run in turn.")
+    dataset: DatasetId | None = Field(None, description="Inputs to run on, and what quality is judged by.")
+    labels: Labels = Field(default_factory=dict)
+    priority: int = Field(0, ge=-100, le=100, description="The higher, the sooner among your own jobs.")
+
+    def request(self) -> jobs.Request:
+        """Give what the services are asked for."""
+        return jobs.Request(
+            self.model, self.dataset, self.spec(), self.labels, priority=self.priority, baseline_id=self.baseline
+        )
+
+    def spec(self) -> Profile:
+        """Give the part that the engine knows."""
+        return Profile.model_construct(**{name: getattr(self, name) for name in Profile.model_fields})
+
+
+class NewJob(RootModel[Annotated[CompressJob | ProfileJob, Field(discriminator="kind")]]):
+    """A job of any kind; without `kind` it is `compress`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_kind(cls, body: Any) -> Any:
+        return default_kind(body)
+
+    def request(self) -> jobs.Request:
+        """Give what the services are asked for."""
+        return self.root.request()
+
+
+AnySpec = Annotated[Compress | Profile, Field(discriminator="kind")]
 
 
 class Fault(BaseModel):
@@ -285,14 +331,19 @@ class JobView(BaseModel):
     verdict: Literal["pass", "fail", "inconclusive", "none"]
     model: str
     dataset: str | None
-    output_model: str = Field(description="Known from the start; `ready` once the job has succeeded.")
-    spec: Compress
+    baseline: str | None = Field(description="The model that a profile compares with.")
+    output_model: str | None = Field(
+        description="Known from the start; `ready` once the job has succeeded. null: a profile makes none."
+    )
+    spec: AnySpec
     labels: dict[str, str]
     priority: int
     cache: Literal["miss", "hit", "refused"] = Field(description="`hit`: an earlier job's result answered at once.")
     cached_from: str | None = Field(description="The job that did the work.")
     retry_of: str | None = Field(description="The job that this one tries again.")
-    steps: list[dict[str, Any]] = Field(description="Of the recipe, each with its status and, when ended, what it did.")
+    steps: list[dict[str, Any]] = Field(
+        description="Of the recipe, or a profile's targets: each with its status and, when ended, what came of it."
+    )
     progress: dict[str, Any] | None = Field(description="What goes on right now: step, fraction of it, message.")
     summary: dict[str, Any] | None = Field(description="The report's main figures.")
     report: str | None = Field(description="Digest of the artifact that holds report.json and report.md.")
@@ -314,8 +365,9 @@ class JobView(BaseModel):
             "cancel": f"{base}:cancel",
             "events": f"{base}/events",
             "logs": f"{base}/logs",
-            "output": f"/v1/models/{row.output_model_id}/content",
         }
+        if row.output_model_id:
+            links["output"] = f"/v1/models/{row.output_model_id}/content"
         if row.report_digest:
             links["report"] = f"{base}/report"
         return cls(
@@ -325,6 +377,7 @@ class JobView(BaseModel):
             verdict=row.verdict,
             model=row.model_id,
             dataset=row.dataset_id,
+            baseline=row.baseline_id,
             output_model=row.output_model_id,
             # Most of what showing a job takes, and the same however often it is shown.
             spec=_spec(json.dumps(row.spec)),
@@ -353,7 +406,7 @@ class PlanView(BaseModel):
 
     valid: bool
     problem: Problem | None = Field(description="What POST /v1/jobs would answer instead of accepting it.")
-    spec: Compress = Field(description="With every default filled in.")
+    spec: AnySpec = Field(description="With every default filled in.")
     warnings: list[str]
     cache: Literal["miss", "hit", "refused"] = Field(description="`hit`: an earlier job's result would answer at once.")
     cached_from: str | None
@@ -442,8 +495,8 @@ class KeyList(BaseModel):
 
 
 @lru_cache(maxsize=1024)
-def _spec(stored: str) -> Compress:
-    return Compress.model_validate_json(stored)
+def _spec(stored: str) -> Compress | Profile:
+    return read_spec(json.loads(stored))
 
 
 def job_etag(row: models.Job) -> str:

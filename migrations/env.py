@@ -33,6 +33,5 @@ given = context.config.attributes.get("connection")
 if given is not None:
     _run(given)
 else:
-    with Database.from_settings(get_settings()).connect() as own:
+    with Database.from_settings(get_settings()).migrating() as own:
         _run(own)
-        own.commit()

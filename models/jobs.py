@@ -32,7 +32,10 @@ class Job(Base):
     labels: Mapped[dict[str, Any]]
     model_id: Mapped[str] = mapped_column(ForeignKey("model.id"), index=True)
     dataset_id: Mapped[str | None] = mapped_column(ForeignKey("dataset.id"), index=True)
-    output_model_id: Mapped[str] = mapped_column(ForeignKey("model.id"))
+    # What a profile compares with.
+    baseline_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
+    # None for a profile: it makes no network.
+    output_model_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"))
     key_id: Mapped[str | None]
     # The higher, the sooner among the tenant's own.
     priority: Mapped[int] = mapped_column(Integer, default=0)

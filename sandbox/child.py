@@ -88,14 +88,26 @@ def _prunability(workspace: Path, _payload: dict[str, Any], _tell: Tell) -> dict
 
 def _run(workspace: Path, payload: dict[str, Any], tell: Tell) -> dict[str, Any]:
     report = engine.run(
-        engine.Compress.model_validate(payload["spec"]),
+        engine.read_spec(payload["spec"]),
         workspace,
         tell,
         quiet=Path(payload["quiet"]) if payload["quiet"] else None,
         crashed_steps=frozenset(payload["crashed_steps"]),
+        only=frozenset(payload["targets"]) or None,
     )
-    inspection = engine.inspect_model(workspace / "out" / "model.onnx")
-    return {"report": report.model_dump(mode="json"), "inspection": inspection.model_dump(mode="json")}
+    network = workspace / "out" / "model.onnx"
+    inspection = engine.inspect_model(network).model_dump(mode="json") if network.exists() else None
+    return {"report": report.model_dump(mode="json"), "inspection": inspection}
+
+
+def _merge(workspace: Path, payload: dict[str, Any], _tell: Tell) -> dict[str, Any]:
+    spec = engine.Profile.model_validate(payload["spec"])
+    measured = [engine.ProfileReport.model_validate(one) for one in payload["reports"]]
+    failed = [engine.unmeasured(spec, one["targets"], one, beside=measured[0]) for one in payload["failures"]]
+    report = engine.merge_reports([*measured, *failed])
+    (workspace / "out" / "report.json").write_text(report.model_dump_json(indent=2))
+    (workspace / "out" / "report.md").write_text(engine.markdown(report))
+    return {"report": report.model_dump(mode="json")}
 
 
 def _targets(_workspace: Path, payload: dict[str, Any], _tell: Tell) -> dict[str, Any]:
@@ -108,6 +120,7 @@ _VERBS: dict[str, Callable[[Path, dict[str, Any], Tell], dict[str, Any]]] = {
     "inspect_dataset": _inspect_dataset,
     "prunability": _prunability,
     "run": _run,
+    "merge": _merge,
     "targets": _targets,
 }
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from sandbox import processes
 
-Verb = Literal["inspect_model", "inspect_archive", "inspect_dataset", "prunability", "run", "targets"]
+Verb = Literal["inspect_model", "inspect_archive", "inspect_dataset", "prunability", "run", "merge", "targets"]
 Kind = Literal["done", "refused", "crashed", "memory_limit", "runtime_limit", "killed", "garbled"]
 # How often the resident memory is looked at.
 _LOOK_S = 0.1

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from models import Dataset, DatasetState, Job, JobStatus, Model, ModelState, is_final
@@ -63,7 +63,7 @@ def delete_model(session: Session, folder: Store, tenant_id: str, model_id: str)
     session.refresh(model, with_for_update=True)
     if model.in_state in {ModelState.PENDING, ModelState.CHECKING}:
         raise ConflictError(f"The model is {model.state}; it can be deleted after that.", code="model_in_use")
-    _refuse_if_needed(session, Job.model_id == model.id, "model")
+    _refuse_if_needed(session, or_(Job.model_id == model.id, Job.baseline_id == model.id), "model")
     model.alias = None
     digest, model.artifact_digest = model.artifact_digest, None
     advance(session, model, ModelState.DELETED)

@@ -163,6 +163,31 @@ class Database:
     def _lock_file(self, name: str) -> IO[bytes]:
         return Path(f"{self.url.database}.{name}.lock").open("ab")
 
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """Give a connection on which a table may be made anew and take another one's place.
+
+        It commits when the block ends. On SQLite rows that refer to a table are in the way of that, so foreign keys are
+        checked at the end instead.
+        """
+        with self.connect() as connection:
+            # Before the transaction: inside one it changes nothing.
+            driver = connection.connection.cursor()
+            if self.is_sqlite:
+                driver.execute("PRAGMA foreign_keys = OFF")
+            try:
+                yield connection
+                if self.is_sqlite and connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
+                    raise RuntimeError(
+                        "The migration would leave rows that refer to what is not there; nothing was changed."
+                    )
+                connection.commit()
+            finally:
+                connection.rollback()
+                if self.is_sqlite:
+                    driver.execute("PRAGMA foreign_keys = ON")
+                driver.close()
+
     def dispose(self, *, close: bool = True) -> None:
         """Close the pools; without `close` only forget them (after a fork they belong to the parent)."""
         for engine in {self._writing, self._reading}:
@@ -225,12 +250,11 @@ def upgrade(settings: Settings) -> None:
 
 def upgrade_database(database: Database, to: str = "head") -> None:
     """Bring an open database to a later revision; one process at a time. Raises RevisionError where it is newer than all."""
-    with database.holding(_MIGRATING), database.connect() as connection:
+    with database.holding(_MIGRATING), database.migrating() as connection:
         refuse_newer(_revision(connection))
         config = alembic_config()
         config.attributes["connection"] = connection
         command.upgrade(config, to)
-        connection.commit()
 
 
 def revision(database: Database) -> Revision:

@@ -1,6 +1,6 @@
 """Jobs as clients see them: submit, look, list, cancel, report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -29,9 +29,11 @@ from services.cache import Mode
 from services.errors import ConflictError, FieldError, InvalidError, NotFoundError, RejectedError
 from services.history import advance, advance_unit, record
 from services.problems import CANCELLED, DEPENDENCY_FAILED, JOB_ENDED, Problem
-from services.routing import run_queue
+from services.routing import INSPECT_QUEUE, run_queue
 from settings import Settings
 
+# The unit that puts a profile's targets together once each of them has ended.
+MERGE = "merge"
 _ROUTE = "POST /v1/jobs"
 _RETRY_ROUTE = "POST /v1/jobs/{id}:retry"
 # Built once: every poll asks it.
@@ -49,6 +51,8 @@ class Request:
     priority: int = 0
     cache: Mode = "use"
     retry_of: str | None = None
+    # What a profile compares with.
+    baseline_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Plan:
     """What would come of a request: its inputs, what is to be said of them, and the earlier result that answers it."""
 
     model: Model
+    baseline: Model | None
     dataset: Dataset | None
     warnings: list[str]
     cache_key: str | None
@@ -100,6 +105,7 @@ def submit(
             "priority": request.priority,
             "cache": request.cache,
             "retry_of": request.retry_of,
+            "baseline": request.baseline_id,
         }
         earlier = idempotency.begin(session, tenant_id, route, idempotency_key, idempotency.digest(body))
         if earlier is not None:
@@ -138,6 +144,7 @@ def retry(
         priority=job.priority,
         cache="refuse" if job.cache == "refused" else "use",
         retry_of=job.id,
+        baseline_id=job.baseline_id,
     )
     return submit(session, tenant_id, request, key_id=key_id, idempotency_key=idempotency_key, settings=settings)
 
@@ -147,24 +154,25 @@ def plan(session: Session, tenant_id: str, request: Request, *, use: bool = Fals
 
     With `use`, network and data stay as they are until the transaction ends.
     """
-    model, dataset = _inputs(session, tenant_id, request, use=use)
+    model, baseline, dataset = _inputs(session, tenant_id, request, use=use)
     for target in engine.targets_of(request.spec):
         workers.check_target(session, target.provider)
-    warnings = _fit(model, dataset, request.spec)
+    warnings = _fit(model, dataset, request.spec, baseline)
     name = cache.key(model, dataset, request.spec)
     answer = None
     if name is not None and request.cache == "use":
         answer = cache.find(session, tenant_id, name, request.spec)
-    return Plan(model, dataset, warnings, name, answer)
+    return Plan(model, baseline, dataset, warnings, name, answer)
 
 
-def _fit(model: Model, dataset: Dataset | None, spec: "engine.Spec") -> list[str]:
+def _fit(model: Model, dataset: Dataset | None, spec: "engine.Spec", baseline: Model | None) -> list[str]:
     data = engine.DatasetInspection.model_validate(dataset.inspection) if dataset else None
     try:
         if model.inspection is None:
-            engine.check_data(data, spec)
+            engine.check_data(data, spec, has_baseline=baseline is not None)
             return [f"The network is still to be made by the job {model.job_id}; it is checked then."]
-        return engine.check_fit(engine.Inspection.model_validate(model.inspection), data, spec)
+        compared = engine.Inspection.model_validate(baseline.inspection) if baseline else None
+        return engine.check_fit(engine.Inspection.model_validate(model.inspection), data, spec, compared)
     except engine.EngineError as error:
         raise RejectedError(error.message, code=error.code, hint=error.hint, problem=error.problem()) from None
 
@@ -235,52 +243,63 @@ def cancel(session: Session, tenant_id: str, job_id: str) -> Job:
 
 def give_up_output(session: Session, job: Job) -> None:
     """Say of the network that a job was to make that it will not come; jobs that wait for it fail."""
+    if job.output_model_id is None:
+        return
     output = session.get_one(Model, job.output_model_id)
     if output.in_state not in sources(ModelState.REJECTED):
         return
     output.problem = JOB_ENDED
     advance(session, output, ModelState.REJECTED)
-    for unit in _waiting_for(session, output):
-        _fail_waiting(session, unit, DEPENDENCY_FAILED)
+    for job_id, units in _waiting_for(session, output).items():
+        _fail_waiting(session, _locked(session, job_id), units, DEPENDENCY_FAILED)
 
 
 def release(session: Session, output: Model) -> None:
     """Queue the jobs that wait for a network, now that it is ready; those that do not fit it fail."""
-    for unit in _waiting_for(session, output):
-        job = _locked(session, unit)
+    for job_id, units in _waiting_for(session, output).items():
+        job = _locked(session, job_id)
         dataset = session.get(Dataset, job.dataset_id) if job.dataset_id else None
+        baseline = session.get(Model, job.baseline_id) if job.baseline_id else None
         spec = engine.read_spec(job.spec)
         try:
-            told = _fit(output, dataset, spec)
+            told = _fit(output, dataset, spec, baseline)
         except RejectedError as error:
-            _fail_waiting(session, unit, error.problem or DEPENDENCY_FAILED)
+            _fail_waiting(session, job, units, error.problem or DEPENDENCY_FAILED)
             continue
         moment = db.now(session)
         job.warnings, job.progress, job.cache_key = told, None, cache.key(output, dataset, spec)
-        advance_unit(session, unit, UnitStatus.QUEUED)
-        unit.queued_at = unit.sent_at = moment
-        unit.pending_until = moment + timedelta(seconds=unit.max_pending_s)
         record(session, job, "released", {"model": output.id})
-        db.enqueue(session, unit.queue, unit.id)
+        for unit in units:
+            if unit.kind == MERGE:
+                continue
+            advance_unit(session, unit, UnitStatus.QUEUED)
+            unit.queued_at = unit.sent_at = moment
+            unit.pending_until = moment + timedelta(seconds=unit.max_pending_s)
+            db.enqueue(session, unit.queue, unit.id)
 
 
-def _waiting_for(session: Session, output: Model) -> list[Unit]:
+def _waiting_for(session: Session, output: Model) -> dict[str, list[Unit]]:
+    """Give the units that wait for a network, locked, by the id of their job."""
     # What changed of the network is written before its row is read here: whoever named it meanwhile is seen.
     session.flush()
     asked = select(Unit).where(Unit.model_id == output.id, Unit.status == UnitStatus.WAITING).order_by(Unit.id)
-    return list(session.scalars(asked.with_for_update()))
+    found: dict[str, list[Unit]] = {}
+    for unit in session.scalars(asked.with_for_update()):
+        found.setdefault(str(unit.job_id), []).append(unit)
+    return found
 
 
-def _fail_waiting(session: Session, unit: Unit, problem: Problem) -> None:
-    job = _locked(session, unit)
-    unit.problem = job.problem = problem
-    advance_unit(session, unit, UnitStatus.FAILED)
+def _fail_waiting(session: Session, job: Job, units: Sequence[Unit], problem: Problem) -> None:
+    job.problem = problem
+    for unit in units:
+        unit.problem = problem
+        advance_unit(session, unit, UnitStatus.FAILED)
     advance(session, job, JobStatus.FAILED, code=problem["code"])
     give_up_output(session, job)
 
 
-def _locked(session: Session, unit: Unit) -> Job:
-    return session.scalars(select(Job).where(Job.id == unit.job_id).with_for_update()).one()
+def _locked(session: Session, job_id: str) -> Job:
+    return session.scalars(select(Job).where(Job.id == job_id).with_for_update()).one()
 
 
 def events(session: Session, tenant_id: str, job_id: str, *, after: int = 0, limit: int = 500) -> list[Event]:
@@ -314,15 +333,21 @@ def report(session: Session, tenant_id: str, job_id: str) -> dict[str, ArtifactF
     return {file.path: file for file in artifacts.get_artifact(session, tenant_id, job.report_digest).files}
 
 
-def _inputs(session: Session, tenant_id: str, request: Request, *, use: bool) -> tuple[Model, Dataset | None]:
+def _inputs(
+    session: Session, tenant_id: str, request: Request, *, use: bool
+) -> tuple[Model, Model | None, Dataset | None]:
     missing = []
-    model = dataset = None
+    model = baseline = dataset = None
     find_model = artifacts.use_model if use else artifacts.get_model
     find_dataset = artifacts.use_dataset if use else artifacts.get_dataset
     try:
         model = find_model(session, tenant_id, request.model_id)
     except NotFoundError as error:
         missing.append(FieldError("/model", error.message))
+    try:
+        baseline = find_model(session, tenant_id, request.baseline_id) if request.baseline_id else None
+    except NotFoundError as error:
+        missing.append(FieldError("/baseline", error.message))
     try:
         dataset = find_dataset(session, tenant_id, request.dataset_id) if request.dataset_id else None
     except NotFoundError as error:
@@ -331,9 +356,11 @@ def _inputs(session: Session, tenant_id: str, request: Request, *, use: bool) ->
         raise InvalidError("The job names what does not exist.", tuple(missing), code="unknown_reference")
     if model.in_state is not ModelState.PENDING:
         _must_be_ready("model", model.in_state, model.problem)
+    if baseline is not None:
+        _must_be_ready("baseline", baseline.in_state, baseline.problem)
     if dataset is not None:
         _must_be_ready("dataset", dataset.in_state, dataset.problem)
-    return model, dataset
+    return model, baseline, dataset
 
 
 def _must_be_ready(what: str, state: ModelState | DatasetState, problem: dict[str, object] | None) -> None:
@@ -355,8 +382,9 @@ def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | 
         spec=request.spec.model_dump(mode="json"),
         labels=dict(request.labels),
         model_id=model.id,
+        baseline_id=planned.baseline.id if planned.baseline else None,
         dataset_id=planned.dataset.id if planned.dataset else None,
-        output_model_id=new_id("mdl"),
+        output_model_id=None if request.spec.kind == "profile" else new_id("mdl"),
         key_id=key_id,
         priority=request.priority,
         cache="refused" if request.cache == "refuse" else "miss",
@@ -371,40 +399,70 @@ def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | 
         created_at=moment,
         updated_at=moment,
     )
-    output = Model(
-        id=job.output_model_id,
-        tenant_id=job.tenant_id,
-        name=f"{model.name} ({request.spec.kind})"[:200],
-        tags=[],
-        state=ModelState.PENDING,
-        parent_id=model.id,
-        job_id=job.id,
-        created_at=moment,
-        updated_at=moment,
-    )
-    for row in (output, job):
-        session.add(row)
-        session.flush()
+    output = _add_output(session, job, model) if job.output_model_id is not None else None
+    session.add(job)
+    session.flush()
     session.add_all(
         JobLabel(tenant_id=job.tenant_id, name=name, value=value, job_id=job.id) for name, value in job.labels.items()
     )
-    if planned.answer is not None:
+    if planned.answer is not None and output is not None:
         _answer(session, job, output, *planned.answer)
     else:
         _queue(session, job, waits=planned.waits)
     return job
 
 
+def _add_output(session: Session, job: Job, model: Model) -> Model:
+    output = Model(
+        id=job.output_model_id,
+        tenant_id=job.tenant_id,
+        name=f"{model.name} ({job.kind})"[:200],
+        tags=[],
+        state=ModelState.PENDING,
+        parent_id=model.id,
+        job_id=job.id,
+        created_at=job.created_at,
+        updated_at=job.created_at,
+    )
+    session.add(output)
+    session.flush()
+    return output
+
+
 def _queue(session: Session, job: Job, *, waits: bool) -> None:
-    moment = job.created_at
+    """Queue the job's work: a unit for each provider, and where there are several one that puts their results together."""
     spec = engine.read_spec(job.spec)
-    limits = spec.limits
-    unit = Unit(
+    by_provider: dict[str, list[int]] = {}
+    for index, target in enumerate(engine.targets_of(spec)):
+        by_provider.setdefault(target.provider, []).append(index)
+    parent = None
+    if len(by_provider) > 1:
+        parent = _unit(job, spec, INSPECT_QUEUE, kind=MERGE, status=UnitStatus.WAITING)
+        session.add(parent)
+        session.flush()
+    for provider, indices in by_provider.items():
+        status = UnitStatus.WAITING if waits else UnitStatus.QUEUED
+        unit = _unit(job, spec, run_queue(provider), kind="run", status=status)
+        if parent is not None:
+            unit.parent_id, unit.payload = parent.id, {"targets": indices}
+        session.add(unit)
+        session.flush()
+        if not waits:
+            record(session, job, "queued", unit=unit)
+            db.enqueue(session, unit.queue, unit.id)
+    if waits:
+        job.progress = {"message": f"waits for the model {job.model_id}"}
+        record(session, job, "waiting", {"model": job.model_id})
+
+
+def _unit(job: Job, spec: "engine.Spec", queue: str, *, kind: str, status: UnitStatus) -> Unit:
+    moment, limits, is_queued = job.created_at, spec.limits, status is UnitStatus.QUEUED
+    return Unit(
         id=new_id("unt"),
         tenant_id=job.tenant_id,
-        kind="run",
-        queue=run_queue(engine.targets_of(spec)[0].provider),
-        status=UnitStatus.WAITING if waits else UnitStatus.QUEUED,
+        kind=kind,
+        queue=queue,
+        status=status,
         priority=job.priority,
         job_id=job.id,
         model_id=job.model_id,
@@ -415,18 +473,10 @@ def _queue(session: Session, job: Job, *, waits: bool) -> None:
         max_memory_mb=limits.max_memory_mb,
         crashed_steps=[],
         created_at=moment,
-        queued_at=None if waits else moment,
-        pending_until=None if waits else moment + timedelta(seconds=limits.max_pending_s),
-        sent_at=None if waits else moment,
+        queued_at=moment if is_queued else None,
+        pending_until=moment + timedelta(seconds=limits.max_pending_s) if is_queued else None,
+        sent_at=moment if is_queued else None,
     )
-    session.add(unit)
-    session.flush()
-    if waits:
-        job.progress = {"message": f"waits for the model {job.model_id}"}
-        record(session, job, "waiting", {"model": job.model_id}, unit=unit)
-    else:
-        record(session, job, "queued", unit=unit)
-        db.enqueue(session, unit.queue, unit.id)
 
 
 def _answer(session: Session, job: Job, output: Model, earlier: Job, result: Model) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 import engine
 from models import Dataset, Job, JobStatus, Model, ModelState, Unit, UnitStatus, sources
-from services import analyses, artifacts, cache, db, jobs
+from services import analyses, artifacts, cache, db, jobs, profiles
 from services.history import advance, advance_unit, record
 from services.problems import CANCELLED, PROCESS_CRASHED, RUNTIME_LIMIT, WORKER_LOST, Problem
 from services.routing import is_run_queue
@@ -25,7 +25,7 @@ _ARCHIVE = f"model/{artifacts.MODEL_ARCHIVE}"
 _TRIES = 5
 # Longest pause after a loss that may happen again at once (a full disk, a database away).
 _BACKOFF_MAX_S = 60.0
-Kind = Literal["inspect_model", "inspect_dataset", "prunability", "run"]
+Kind = Literal["inspect_model", "inspect_dataset", "prunability", "run", "merge"]
 _EVENTS = frozenset({"started", "step_started", "progress", "step_finished", "measuring", "finished"})
 
 
@@ -56,6 +56,11 @@ class Claim:
     memory_mb: int
     # Processor time of earlier attempts.
     cpu_s: float = 0.0
+    # Of a profile, the targets that this unit measures.
+    targets: tuple[int, ...] = ()
+    # Of a profile whose targets have ended: their reports, and the targets that have none, with the reason.
+    reports: tuple[dict[str, Any], ...] = ()
+    failures: tuple[dict[str, Any], ...] = ()
 
     @property
     def is_archive(self) -> bool:
@@ -65,10 +70,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a job's process left, validated and stored in `incoming/`."""
+    """What a job's process left, validated and stored in `incoming/`; a profile makes no network."""
 
-    report: "engine.Report"
-    inspection: "engine.Inspection"
+    report: "engine.AnyReport"
+    inspection: "engine.Inspection | None"
     model_files: tuple[artifacts.NewFile, ...]
     report_files: tuple[artifacts.NewFile, ...]
 
@@ -107,7 +112,11 @@ def claim(
     job = _job(session, taken)
     if job is not None:
         job.isolation = None
-        advance(session, job, JobStatus.RUNNING, attempt=taken.attempt)
+        if job.in_status is JobStatus.RUNNING:
+            # Another unit of it runs already.
+            record(session, job, JobStatus.RUNNING, {"attempt": taken.attempt}, taken)
+        else:
+            advance(session, job, JobStatus.RUNNING, attempt=taken.attempt)
     return _claim(session, taken, job)
 
 
@@ -182,7 +191,7 @@ def look(session: Session, unit_id: str, token: str) -> Literal["held", "cancel"
     ).one_or_none()
     if row is None:
         return "lost"
-    return "cancel" if row.status == JobStatus.CANCELLING else "held"
+    return "cancel" if row.status in {JobStatus.CANCELLING, JobStatus.CANCELLED} else "held"
 
 
 def renew(session: Session, unit_id: str, token: str, *, lease_s: float, cpu_s: float) -> bool:
@@ -286,23 +295,37 @@ def finish_run(session: Session, unit_id: str, token: str, result: RunResult) ->
     if job.in_status is JobStatus.CANCELLING:
         _end_cancelled(session, unit, job)
         return True
-    model = artifacts.store(session, unit.tenant_id, "model", result.model_files)
-    report = artifacts.store(session, unit.tenant_id, "report", result.report_files)
-    output = session.get_one(Model, job.output_model_id)
-    output.artifact_digest = model.digest
-    output.inspection = result.inspection.model_dump(mode="json")
-    advance(session, output, ModelState.READY)
     told = result.report.model_dump(mode="json")
+    if profiles.is_part(unit):
+        _end_job(session, job, unit, profiles.finish_part(session, job, unit, told))
+        return True
+    if unit.kind == jobs.MERGE:
+        profiles.forget_reports(session, unit)
+    output = _keep_output(session, job, result)
+    report = artifacts.store(session, unit.tenant_id, "report", result.report_files)
     job.report_digest = report.digest
-    job.target_class = cache.target_class(told["environment"], "cpu_flags")
     job.verdict = result.report.verdict.outcome
-    job.summary = _summary(told)
-    job.steps = _steps(told)
+    if output is None:
+        job.summary, job.steps = profiles.summary(told), profiles.steps(told)
+    else:
+        job.target_class = cache.target_class(told["environment"], "cpu_flags")
+        job.summary, job.steps = _summary(told), _steps(told)
     job.warnings = [*dict.fromkeys([*job.warnings, *told["warnings"]])]
     advance_unit(session, unit, UnitStatus.SUCCEEDED)
     advance(session, job, JobStatus.SUCCEEDED, verdict=job.verdict, attempt=unit.attempt)
-    jobs.release(session, output)
+    if output is not None:
+        jobs.release(session, output)
     return True
+
+
+def _keep_output(session: Session, job: Job, result: RunResult) -> Model | None:
+    if job.output_model_id is None or result.inspection is None:
+        return None
+    output = session.get_one(Model, job.output_model_id)
+    output.artifact_digest = artifacts.store(session, job.tenant_id, "model", result.model_files).digest
+    output.inspection = result.inspection.model_dump(mode="json")
+    advance(session, output, ModelState.READY)
+    return output
 
 
 def fail(session: Session, folder: Store, unit_id: str, token: str, problem: Problem) -> bool:
@@ -406,8 +429,7 @@ def queue_again(
     unit.pending_until = moment + timedelta(seconds=unit.max_pending_s)
     unit.sent_at = moment if not_before is None else None
     if job is not None:
-        job.progress = None
-        advance(session, job, JobStatus.QUEUED, because=event, attempt=attempt, **data)
+        profiles.rest(session, job, unit, because=event, attempt=attempt, **data)
     if not_before is None:
         db.enqueue(session, unit.queue, unit.id)
 
@@ -418,6 +440,9 @@ def end_failed(session: Session, folder: Store, unit: Unit, problem: Problem) ->
     if job is not None and job.in_status is JobStatus.CANCELLING:
         _end_cancelled(session, unit, job)
         return
+    if job is not None and profiles.is_part(unit):
+        _end_job(session, job, unit, profiles.fail_part(session, job, unit, problem))
+        return
     unit.problem = problem
     advance_unit(session, unit, UnitStatus.FAILED)
     if unit.kind == analyses.KIND:
@@ -426,14 +451,26 @@ def end_failed(session: Session, folder: Store, unit: Unit, problem: Problem) ->
     if job is None:
         artifacts.reject(session, folder, _subject(session, unit), problem)
         return
+    _end_job(session, job, unit, problem)
+
+
+def _end_job(session: Session, job: Job, unit: Unit, problem: Problem | None) -> None:
+    """Fail the job, where there is a problem that it cannot go on with."""
+    if problem is None:
+        return
     job.problem = problem
     advance(session, job, JobStatus.FAILED, code=problem["code"], attempt=unit.attempt)
     jobs.give_up_output(session, job)
 
 
 def _end_cancelled(session: Session, unit: Unit, job: Job) -> None:
-    unit.problem = job.problem = CANCELLED
+    unit.problem = CANCELLED
     advance_unit(session, unit, UnitStatus.CANCELLED)
+    session.flush()
+    if profiles.others_run(session, unit):
+        # The job is cancelled when the last of its processes is dead.
+        return
+    job.problem = CANCELLED
     advance(session, job, JobStatus.CANCELLED)
     jobs.give_up_output(session, job)
 
@@ -449,9 +486,10 @@ def _held(session: Session, unit_id: str, token: str) -> Unit | None:
 
 
 def _job(session: Session, unit: Unit) -> Job | None:
-    """Give the unit's job, locked until the transaction ends."""
+    """Give the unit's job, locked until the transaction ends, and before it the unit that waits for this one."""
     if unit.job_id is None:
         return None
+    profiles.lock_parent(session, unit)
     return session.scalars(select(Job).where(Job.id == unit.job_id).with_for_update()).one()
 
 
@@ -483,8 +521,10 @@ def _claim(session: Session, unit: Unit, job: Job | None) -> Claim:
     model = session.get(Model, unit.model_id) if unit.model_id else None
     dataset = session.get(Dataset, unit.dataset_id) if unit.dataset_id else None
     inputs = []
-    for folder, subject in (("model", model), ("data", dataset)):
-        if subject is not None and subject.artifact_digest is not None:
+    baseline = session.get(Model, job.baseline_id) if job and job.baseline_id else None
+    parts = profiles.parts(session, unit) if unit.kind == jobs.MERGE else []
+    for folder, subject in (("model", model), ("baseline", baseline), ("data", dataset)):
+        if subject is not None and subject.artifact_digest is not None and not parts:
             stored = artifacts.get_artifact(session, unit.tenant_id, subject.artifact_digest)
             inputs += [Input(f"{folder}/{file.path}", file.sha256, file.size) for file in stored.files]
     assert unit.token is not None
@@ -502,12 +542,15 @@ def _claim(session: Session, unit: Unit, job: Job | None) -> Claim:
         runtime_s=max(1.0, unit.max_runtime_s - unit.spent_s),
         memory_mb=unit.max_memory_mb,
         cpu_s=unit.cpu_s,
+        targets=profiles.targets(unit) if profiles.is_part(unit) else (),
+        reports=tuple(part.payload["report"] for part in parts if part.problem is None),
+        failures=tuple({**part.problem, "targets": profiles.targets(part)} for part in parts if part.problem),
     )
 
 
 def _kind(kind: str) -> Kind:
     match kind:
-        case "inspect_model" | "inspect_dataset" | "prunability" | "run":
+        case "inspect_model" | "inspect_dataset" | "prunability" | "run" | "merge":
             return kind
         case _:
             raise ValueError(f"no such kind of unit: {kind}")
@@ -529,7 +572,7 @@ def _clean(told: Mapping[str, Any]) -> dict[str, Any] | None:
         event["step"] = step
     if isinstance(fraction, int | float) and math.isfinite(fraction):
         event["fraction"] = min(max(float(fraction), 0.0), 1.0)
-    if told.get("status") in ("applied", "refused"):
+    if told.get("status") in ("applied", "refused", "measured"):
         event["status"] = told["status"]
     for name in ("pass", "message", "reason", "what", "verdict"):
         if isinstance(told.get(name), str):
@@ -584,10 +627,7 @@ def _summary(report: dict[str, Any]) -> dict[str, Any]:
         "size": report["size"],
         "quality": report["quality"],
         "latency_ratio": _latency_ratio(report["latency"]),
-        "gates": [
-            {**gate["gate"], **{name: gate[name] for name in ("measured", "bound", "outcome", "reason")}}
-            for gate in report["verdict"]["gates"]
-        ],
+        "gates": profiles.gates(report["verdict"]["gates"]),
     }
 
 

@@ -256,7 +256,7 @@ class _Attempt:
         if claim.kind == "prunability":
             told = engine.Prunability.model_validate(value).model_dump(mode="json")
             return self._end(lambda session: queue.finish_analysis(session, claim.unit_id, claim.token, told))
-        if claim.kind != "run":
+        if claim.kind not in {"run", "merge"}:
             kind = engine.Inspection if claim.kind == "inspect_model" else engine.DatasetInspection
             found = kind.model_validate(value).model_dump(mode="json")
             folder = self._place.folder
@@ -266,10 +266,13 @@ class _Attempt:
                         session, folder, claim.unit_id, claim.token, found, files=files
                     )
                 )
-        report = engine.Report.model_validate(value.get("report"))
-        inspection = engine.Inspection.model_validate(value.get("inspection"))
+        report = _report(claim, value.get("report"))
+        found_network = isinstance(report, engine.Report)
+        inspection = engine.Inspection.model_validate(value.get("inspection")) if found_network else None
         limit = 2 * self._settings.max_model_bytes
-        with workspace.outputs(self._place.folder, claim.tenant_id, limit, self._beat) as outputs:
+        with workspace.outputs(
+            self._place.folder, claim.tenant_id, limit, self._beat, has_model=found_network
+        ) as outputs:
             result = queue.RunResult(report, inspection, outputs.model_files, outputs.report_files)
             return self._end(lambda session: queue.finish_run(session, claim.unit_id, claim.token, result))
 
@@ -323,7 +326,10 @@ class _Attempt:
                 "spec": claim.spec,
                 "quiet": str(self._settings.data_dir.resolve() / "quiet.lock"),
                 "crashed_steps": sorted(claim.crashed_steps),
+                "targets": sorted(claim.targets),
             }
+        if claim.kind == "merge":
+            payload = {"spec": claim.spec, "reports": claim.reports, "failures": claim.failures}
         return sandbox.Order(claim.kind, workspace.path, payload)
 
     def _limits(self) -> sandbox.Limits:
@@ -338,6 +344,19 @@ class _Attempt:
         if self._claim.is_archive:
             return self._settings.max_model_bytes
         return 2 * self._settings.max_model_bytes if self._claim.kind == "run" else _SMALL
+
+
+def _report(claim: Claim, told: Any) -> "engine.AnyReport":
+    """Give the child's report; raises OutputInvalidError where it is not about what the job asked for."""
+    assert claim.spec is not None
+    spec, report = engine.read_spec(claim.spec), engine.read_report(told)
+    if report.kind != spec.kind:
+        raise OutputInvalidError(f"a report of kind {report.kind} for a job of kind {spec.kind}")
+    if isinstance(report, engine.ProfileReport):
+        asked = claim.targets or range(len(engine.targets_of(spec)))
+        if [target.index for target in report.targets] != sorted(asked):
+            raise OutputInvalidError("the report is about other targets than the job")
+    return report
 
 
 def _dataset_json(metric: str | None) -> str:

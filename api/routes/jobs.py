@@ -37,7 +37,8 @@ _MEDIA_TYPES: dict[Format, str] = {"json": "application/json", "md": "text/markd
 _NOT_CHANGED: dict[int | str, dict[str, Any]] = {
     304: {"description": "With If-None-Match: nothing changed within `wait` seconds."}
 }
-_JSON = {"application/json": {"schema": {"$ref": "#/components/schemas/Report"}}}
+_REPORTS = [{"$ref": f"#/components/schemas/{name}"} for name in ("Report", "ProfileReport")]
+_JSON = {"application/json": {"schema": {"oneOf": _REPORTS}}}
 _MARKDOWN = {"text/markdown": {"schema": {"type": "string"}}}
 _LOGS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The lines.", "content": {"text/plain": {"schema": {"type": "string"}}}}

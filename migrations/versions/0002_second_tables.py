@@ -1,4 +1,4 @@
-"""Archives that were unpacked, what could be pruned, who changed what, processor time, workers by what they can run."""
+"""Archives that were unpacked, what could be pruned, who changed what, processor time, workers by what they can run, profiles."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -79,6 +79,12 @@ def upgrade() -> None:
     op.add_column("worker", sa.Column("unavailable", sa.JSON(), server_default="[]", nullable=False))
     _route_by_provider()
 
+    with op.batch_alter_table("job", schema=None) as batch_op:
+        batch_op.alter_column("output_model_id", existing_type=sa.String(), nullable=True)
+        batch_op.add_column(sa.Column("baseline_id", sa.String(), nullable=True))
+        batch_op.create_foreign_key(batch_op.f("fk_job_baseline_id_model"), "model", ["baseline_id"], ["id"])
+        batch_op.create_index(batch_op.f("ix_job_baseline_id"), ["baseline_id"], unique=False)
+
 
 def _route_by_provider() -> None:
     # Their messages stay behind in a queue that nobody reads any more: the reconciler sends them anew.
@@ -91,12 +97,25 @@ def _route_by_provider() -> None:
 
 def downgrade() -> None:
 
+    for statement in (
+        "DELETE FROM unit WHERE parent_id IS NOT NULL AND job_id IN (SELECT id FROM job WHERE output_model_id IS NULL)",
+        "DELETE FROM unit WHERE job_id IN (SELECT id FROM job WHERE output_model_id IS NULL)",
+        "DELETE FROM job_label WHERE job_id IN (SELECT id FROM job WHERE output_model_id IS NULL)",
+        "DELETE FROM job WHERE output_model_id IS NULL",
+    ):
+        op.execute(statement)
+    with op.batch_alter_table("job", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_job_baseline_id"))
+        batch_op.drop_constraint(batch_op.f("fk_job_baseline_id_model"), type_="foreignkey")
+        batch_op.drop_column("baseline_id")
+        batch_op.alter_column("output_model_id", existing_type=sa.String(), nullable=False)
+
     op.execute(_unit.update().where(_unit.c.queue.like("run.%")).values(queue="work"))
     for name in ("unavailable", "cores", "state"):
         op.drop_column("worker", name)
     op.drop_index(op.f("ix_unit_tenant_id_finished_at"), "unit")
     op.drop_column("unit", "cpu_s")
+    op.drop_table("chore")
     op.drop_table("audit")
     op.drop_table("prunability")
     op.drop_table("archive")
-    op.drop_table("chore")

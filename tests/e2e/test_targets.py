@@ -137,6 +137,35 @@ def test_a_job_runs_on_the_worker_that_has_its_target(client, inputs, provider, 
     assert again["cached_from"] == done["id"]
 
 
+def test_a_profile_measures_on_both_and_gives_one_report(client, inputs):
+    targets = [{"provider": "cpu"}, {"provider": "openvino"}]
+    gates = [{"metric": "latency_p50", "rule": "max", "value": 1000.0}]
+    ask = {"kind": "profile", **inputs, "targets": targets, "gates": gates, "measure_seconds": 0.5}
+    accepted = client.post("/v1/jobs", json=ask)
+    assert accepted.status_code == 202, accepted.text
+    assert accepted.json()["output_model"] is None
+    done, report = finished(client, accepted.json())
+    assert [step["status"] for step in done["steps"]] == ["measured", "measured"]
+    assert [target["target"]["provider"] for target in report["targets"]] == ["cpu", "openvino"]
+    runs = {"cpu": "CPUExecutionProvider", "openvino": "OpenVINOExecutionProvider"}
+    for target in report["targets"]:
+        provider, measured = target["target"]["provider"], target["measured"]
+        assert measured["environment"]["provider"] == provider
+        assert {node["provider"] for node in measured["placement"]["nodes"]} == {runs[provider]}
+        assert measured["placement"]["fallbacks"] == []
+        assert 0 < measured["latency"]["p50_ms"] <= measured["latency"]["p99_ms"]
+    versions = {target["measured"]["environment"]["distribution"] for target in report["targets"]}
+    assert versions == {"onnxruntime", "onnxruntime-openvino"}
+    assert [(gate["target"], gate["gate"]["metric"]) for gate in report["verdict"]["gates"]] == [
+        (0, "latency_p50"),
+        (1, "latency_p50"),
+    ]
+    text = client.get(f"/v1/jobs/{done['id']}/report.md").text
+    assert "openvino, 1 thread, batch 1" in text
+    refused = client.post("/v1/jobs", json={**ask, "targets": [{"provider": "cpu"}, {"provider": "cuda"}], "gates": []})
+    assert (refused.status_code, refused.json()["code"]) == (422, "target_unavailable")
+
+
 def test_a_target_that_nobody_has_is_refused_with_what_there_is(client, inputs):
     refused = client.post("/v1/jobs", json=body(inputs, "cuda"))
     assert refused.headers["Content-Type"] == "application/problem+json"
@@ -165,11 +194,19 @@ def test_a_job_waits_for_a_target_that_was_there(client, inputs, second_worker, 
     assert gone["run.openvino",] == "gone"
     ask = {**body(inputs, "openvino"), "cache": "refuse"}
     waits = client.post("/v1/jobs", json=ask).json()
-    too_long = client.post("/v1/jobs", json={**ask, "limits": {"max_pending_s": 1}}).json()
+    # Of a profile the other target counts all the same.
+    both = {"kind": "profile", **inputs, "targets": [{"provider": "cpu"}, {"provider": "openvino"}]}
+    partly = client.post("/v1/jobs", json={**both, "measure_seconds": 0.2, "limits": {"max_pending_s": 3}}).json()
+    too_long = client.post("/v1/jobs", json={**ask, "limits": {"max_pending_s": 3}}).json()
     until(lambda: client.get(f"/v1/jobs/{too_long['id']}?wait=30").json()["finished_at"])
     problem = client.get(f"/v1/jobs/{too_long['id']}").json()["problem"]
     assert problem["code"] == "pending_limit"
     assert "`openvino`" in problem["message"]
+    _, report = finished(client, partly)
+    first, second = report["targets"]
+    assert first["measured"]["latency"]["p50_ms"] > 0
+    assert (second["measured"], second["refusal"]["code"]) == (None, "not_measured")
+    assert "`openvino`" in second["refusal"]["reason"]
     assert client.get(f"/v1/jobs/{waits['id']}").json()["status"] == "queued"
     env = {**os.environ, "ONNXPRESS_DATA_DIR": str(embedded.data_dir)}
     worker = subprocess.Popen([openvino_python, "-m", "worker", "--queues", "work"], env=env, stderr=subprocess.DEVNULL)

@@ -5,8 +5,9 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
+from sqlalchemy.exc import IntegrityError
 
-from models import Base, Unit, Worker
+from models import Base, Job, Unit, Worker
 from services import db
 
 
@@ -104,10 +105,15 @@ def test_waiting_jobs_of_the_first_release_move_to_the_queue_of_their_target(emp
         assert {unit.id: unit.queue for unit in session.query(Unit)} == {"u1": "run.openvino", "u2": "inspect"}
         worker = session.get_one(Worker, "w")
         assert (worker.state, worker.cores, worker.unavailable) == ("live", 0, [])
-    with empty.connect() as connection:
+        job = session.get_one(Job, "j")
+        assert (job.output_model_id, job.baseline_id) == ("out", None)
+    with empty.transaction() as session, pytest.raises(IntegrityError):
+        session.execute(text("UPDATE unit SET job_id = 'nobody'"))
+    with empty.migrating() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, "0001")
         assert connection.execute(text("SELECT queue FROM unit ORDER BY id")).scalars().all() == ["work", "inspect"]
+        assert connection.execute(text("SELECT output_model_id FROM job")).scalars().all() == ["out"]
 
 
 _DAY = "2026-01-01 00:00:00"
