@@ -1,0 +1,47 @@
+# One image for every process of the service; EP chooses the onnxruntime wheel, and with it the base.
+ARG EP=cpu
+
+FROM python:3.12-slim-bookworm AS base-cpu
+
+# What the wheel of onnxruntime-gpu is built against: CUDA 13 with cuDNN 9.
+FROM nvidia/cuda:13.0.1-cudnn-runtime-ubuntu24.04 AS base-gpu
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends python3 python3-venv \
+    && rm -rf /var/lib/apt/lists/* \
+    && ln -s /usr/bin/python3 /usr/local/bin/python
+
+FROM base-${EP} AS base
+ENV PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1 \
+    PATH=/opt/onnxpress/bin:$PATH
+
+FROM base AS build
+ARG EP
+WORKDIR /src
+RUN python -m venv /opt/onnxpress
+COPY pyproject.toml README.md LICENSE ./
+COPY settings settings
+COPY engine engine
+COPY sandbox sandbox
+COPY models models
+COPY services services
+COPY api api
+COPY worker worker
+COPY standalone standalone
+COPY migrations migrations
+# Compiled here: the root file system is read-only where it runs.
+RUN pip install --no-cache-dir --compile ".[${EP},s3]"
+
+FROM base
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin onnxpress \
+    && install -d -o onnxpress -g onnxpress -m 0700 /data
+COPY --from=build /opt/onnxpress /opt/onnxpress
+ENV PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
+    ONNXPRESS_DATA_DIR=/data \
+    ONNXPRESS_HOST=0.0.0.0
+USER onnxpress
+VOLUME /data
+EXPOSE 8765
+ENTRYPOINT ["onnxpress-server"]
+CMD ["api"]
