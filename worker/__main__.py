@@ -100,7 +100,7 @@ def _prepare(settings: Settings, asked: argparse.Namespace) -> Identity:
     # Two machines of one name may have the same process ids.
     name = f"wrk_{host}_{pid}_{secrets.token_hex(3)}"
     while True:
-        proof = _proof(workspaces, asked.targets) if _WORK in kinds else Proof()
+        proof = _proof(workspaces, asked.targets) if _WORK in kinds else prove(workspaces, ())
         runs = [run_queue(str(target["provider"])) for target in proof.targets]
         queues = [INSPECT_QUEUE] * (INSPECT_QUEUE in kinds) + runs
         identity = Identity(name, host, pid, tuple(queues), asked.concurrency, proof)

@@ -50,16 +50,20 @@ class Proof:
         )
 
 
-def prove(workspaces: Path) -> Proof:
-    """Try every provider. This process must never load a runtime: a child does, or one for each where they end it."""
-    isolation, outcome = _ask(workspaces, engine.PROVIDER_NAMES)
+def prove(workspaces: Path, providers: Sequence[str] | None = None) -> Proof:
+    """Try every provider, or the given ones; with none of them it is only told how a child is confined here.
+
+    This process must never load a runtime: a child does, or one for each provider where they end it.
+    """
+    names = engine.PROVIDER_NAMES if providers is None else providers
+    isolation, outcome = _ask(workspaces, names)
     found = _found(outcome)
     if found is None and outcome.kind == "refused":
         reason = str((outcome.problem or {}).get("message"))
-        found = [_missing(name, reason, listed=False) for name in engine.PROVIDER_NAMES]
+        found = [_missing(name, reason, listed=False) for name in names]
     if found is None:
         _log.warning("targets: the child %s (%s), now one by one\n%s", outcome.kind, outcome.exit_code, outcome.log)
-        found = [one for name in engine.PROVIDER_NAMES for one in _alone(workspaces, name)]
+        found = [one for name in names for one in _alone(workspaces, name)]
     return Proof(
         tuple(_described(one) for one in found if one["available"]),
         tuple({name: one[name] for name in ("provider", "listed", "reason")} for one in found if not one["available"]),

@@ -48,12 +48,17 @@ def _refusal(profile: Json) -> str:
     return " ".join(str(refusal[key]) for key in ("reason", "hint") if refusal.get(key)) or "not measured"
 
 
+def _where(environment: Json) -> str:
+    return f"{environment['cpu']}, {environment.get('distribution') or 'onnxruntime'} {environment['onnxruntime']}"
+
+
 def _overview(targets: Iterable[Json], title: str | None) -> Table:
     measured = [one for one in targets if one["measured"]]
     table = _table(title, "target", *PERCENTILES, "max", "cold load", "warm load", "peak memory", "beside the baseline")
     if measured:
-        where = measured[0]["measured"]["environment"]
-        table.caption, table.caption_justify = words(f"{where['cpu']}, onnxruntime {where['onnxruntime']}"), "left"
+        # Each target may have been measured by another worker, on another runtime.
+        where = dict.fromkeys(_where(one["measured"]["environment"]) for one in measured)
+        table.caption, table.caption_justify = words("; ".join(where)), "left"
     for one in targets:
         if one["measured"] is None:
             table.add_row(words(_name(one)), words("not measured", style="yellow"))

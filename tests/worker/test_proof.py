@@ -27,6 +27,13 @@ def test_every_provider_is_proven_or_has_a_reason(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_who_only_looks_at_uploads_tells_how_its_children_are_confined(tmp_path):
+    found = prove(tmp_path, ())
+    assert (found.targets, found.unavailable) == ((), ())
+    assert found.isolation != "unknown"
+    assert found.cores >= 1
+
+
 def test_a_provider_that_ends_its_process_costs_no_other_one(tmp_path, monkeypatch):
     """A driver may end the process that loads it: here the child of every question about CUDA is killed."""
     start = sandbox.start

@@ -4,11 +4,15 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from rich.console import RenderableType
 from rich.table import Table
 
 from onnxpress.terminal import give, give_json, people, session
 from onnxpress.verbs.options import AsJson, Url
 from onnxpress.words import words
+
+# Names that somebody may copy.
+_WHOLE = frozenset({"provider", "id", "state", "busy"})
 
 
 def passes(*, as_json: AsJson = False, url: Url = None) -> None:
@@ -24,24 +28,34 @@ def targets(*, as_json: AsJson = False, url: Url = None) -> None:
     if as_json:
         give_json(found)
     elif sys.stdout.isatty():
-        for table in capacity_tables(found):
-            people().print(table)
+        for part in capacity(found):
+            people().print(part)
     else:
         for name in dict.fromkeys(str(item["provider"]) for item in found["items"]):
             give(name)
 
 
-def capacity_tables(found: Mapping[str, Any]) -> list[Table]:
+def capacity(found: Mapping[str, Any]) -> list[RenderableType]:
     """Give the tables of targets, of what is listed but does not run, and of workers; empty ones are left out."""
-    targets = [{**item, "state": "live" if item["live"] else "away"} for item in found["items"]]
+    providers = [{**_with_load(item), "state": "live" if item["live"] else "away"} for item in found["items"]]
+    for item in providers:
+        item["runtime"] = f"{item.get('distribution') or 'onnxruntime'} {item.get('onnxruntime') or ''}".strip()
     broken = [item for item in found["unavailable"] if item["listed"]]
-    columns = ("provider", "state", "busy", "slots", "device", "cpu", "flags", "onnxruntime", "distribution")
+    workers = [_with_load(item) for item in found["workers"]]
     tables = [
-        _table("targets", targets, columns),
+        _table("targets", providers, ("provider", "state", "busy", "runtime", "device", "cpu")),
         _table("listed by a runtime, but it does not run", broken, ("provider", "reason", "workers")),
-        _table("workers", found["workers"], ("id", "state", "targets", "busy", "slots", "cores", "isolation")),
+        _table("workers", workers, ("id", "state", "targets", "busy", "cores", "isolation")),
     ]
-    return [table for table in tables if table.row_count]
+    flags = {str(item.get("cpu")): _text(item.get("flags")) for item in providers if item.get("flags")}
+    return [
+        *(table for table in tables if table.row_count),
+        *(words(f"{cpu} has {told}", style="dim") for cpu, told in flags.items()),
+    ]
+
+
+def _with_load(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {**item, "busy": f"{item['busy']} of {item['slots']}"}
 
 
 def _show(items: list[dict[str, Any]], name: str, columns: tuple[str, ...], *, as_json: bool) -> None:
@@ -58,7 +72,7 @@ def _show(items: list[dict[str, Any]], name: str, columns: tuple[str, ...], *, a
 def _table(title: str | None, items: list[dict[str, Any]], columns: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, no_wrap=column in _WHOLE)
     for item in items:
         table.add_row(*(words(_text(item.get(column))) for column in columns))
     return table

@@ -1,0 +1,46 @@
+"""What there is to run on, as people see it on a terminal of the usual width."""
+
+from rich.console import Console, Group
+
+from onnxpress.verbs.service import capacity
+
+TARGET = {
+    "provider": "openvino", "live": True, "workers": 1, "slots": 2, "busy": 1, "device": "cpu", "cpu": "A CPU",
+    "flags": ["avx2", "avx512_vnni"], "onnxruntime": "1.24.1", "distribution": "onnxruntime-openvino",
+}  # fmt: skip
+AWAY = {**TARGET, "provider": "cuda", "live": False, "workers": 0, "slots": 0, "busy": 0}
+UNAVAILABLE = [
+    {"provider": "tensorrt", "listed": True, "reason": "libnvinfer is [missing]", "workers": ["wrk_a_1_00"]},
+    {"provider": "qnn", "listed": False, "reason": "built without", "workers": ["wrk_a_1_00"]},
+]
+WORKER = {
+    "id": "wrk_a_1_00", "state": "draining", "targets": ["openvino"], "queues": [], "slots": 2, "busy": 1, "cores": 8,
+    "isolation": "none",
+}  # fmt: skip
+
+
+def shown(**found):
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123 - closed below
+    with console.file:
+        console.print(Group(*capacity({"items": [], "unavailable": [], "workers": [], **found})))
+        return console.export_text()
+
+
+def lines(text):
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def test_targets_workers_load_and_reasons_are_shown():
+    told = lines(shown(items=[TARGET, AWAY], unavailable=UNAVAILABLE, workers=[WORKER]))
+    assert "│ openvino │ live │ 1 of 2 │ onnxruntime-openvino 1.24.1 │ cpu │ A CPU │" in told
+    assert any(line.startswith("│ cuda │ away │ 0 of 0 │") for line in told)
+    assert "│ tensorrt │ libnvinfer is [missing] │ wrk_a_1_00 │" in told
+    assert not any("qnn" in line for line in told)
+    assert "│ wrk_a_1_00 │ draining │ openvino │ 1 of 2 │ 8 │ none │" in told
+    assert told.count("A CPU has avx2 avx512_vnni") == 1
+
+
+def test_what_is_empty_is_left_out():
+    assert lines(shown(items=[TARGET]))[0] == "targets"
+    assert "workers" not in shown(items=[TARGET])
+    assert shown().strip() == ""
