@@ -159,6 +159,16 @@ def openvino_python():
     return environment("openvino")
 
 
+@pytest.fixture(scope="session")
+def gpu_python():
+    """The Python of an environment with `onnxruntime-gpu` on a host without a GPU: the runtime that promises what it cannot do."""
+    if not os.environ.get("ONNXPRESS_TEST_GPU_WORKER"):
+        pytest.skip("set ONNXPRESS_TEST_GPU_WORKER=1: its environment takes a minute and a gigabyte")
+    if shutil.which("nvidia-smi"):
+        pytest.skip("this host has a GPU: the trap is one only without")
+    return environment("gpu")
+
+
 def environment(extra):
     """Give the Python of an environment below var/ with one of the project's extras."""
     folder = _ROOT / "var" / "environments" / extra

@@ -185,6 +185,25 @@ def test_the_command_line_shows_it(embedded, client):
     assert shown.stdout.split() == ["cpu", "openvino"]
 
 
+def test_a_worker_whose_runtime_promises_a_gpu_that_is_not_there_advertises_none(client, inputs, embedded, gpu_python):
+    """Opt-in (ONNXPRESS_TEST_GPU_WORKER=1); tests/engine/measure/test_trap.py shows the same of the engine each time."""
+    env = {**os.environ, "ONNXPRESS_DATA_DIR": str(embedded.data_dir)}
+    argv = [gpu_python, "-m", "worker", "--queues", "work", "--targets", "cuda,tensorrt"]
+    worker = subprocess.Popen(argv, env=env, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: [one for one in client.get("/v1/targets").json()["unavailable"] if one["listed"]])
+        told = client.get("/v1/targets").json()
+        reasons = {one["provider"]: one["reason"] for one in told["unavailable"] if one["listed"]}
+        assert set(reasons) == {"cuda", "tensorrt"}
+        assert {item["provider"] for item in told["items"]} == {"cpu", "openvino"}
+        refused = client.post("/v1/jobs", json=body(inputs, "cuda")).json()
+        assert refused["code"] == "target_unavailable"
+        assert reasons["cuda"] in refused["hint"]
+    finally:
+        worker.terminate()
+        worker.wait(60)
+
+
 def test_a_job_waits_for_a_target_that_was_there(client, inputs, second_worker, embedded, openvino_python):
     """Last: the second worker goes, its target is still accepted, and runs when the worker is back."""
     second_worker.terminate()
