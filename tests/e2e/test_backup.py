@@ -16,13 +16,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from sqlalchemy import create_engine, text
 
-from models import is_final
-from models.states import JobStatus
 from standalone.serve import Embedded
 
 PATIENCE_S = 300
 # Of each client.
-JOBS = 2
+JOBS = 1
 RAW = {"Content-Type": "application/octet-stream"}
 
 
@@ -106,12 +104,13 @@ def listed(client, what):
         after = {"cursor": answer["next_cursor"]}
 
 
-def until(condition):
+def until_jobs(client, condition):
+    """Wait until the statuses of all jobs are as they should be."""
     end = time.monotonic() + PATIENCE_S
-    while not (value := condition()):
-        assert time.monotonic() < end
+    while not condition(statuses := [job["status"] for job in listed(client, "jobs")]):
+        assert "failed" not in statuses, [job["problem"] for job in listed(client, "jobs")]
+        assert time.monotonic() < end, statuses
         time.sleep(0.1)
-    return value
 
 
 def assert_all_served(client):
@@ -155,24 +154,26 @@ def urls(request, monkeypatch):
 
 def test_a_backup_under_load_restores_to_a_service_that_serves_all(urls, tmp_path, monkeypatch):
     monkeypatch.setenv("ONNXPRESS_DATABASE_URL", urls[0])
+    # What ran or waited at the moment of the backup is taken when its lease is over, or its message counts as lost.
+    for name, seconds in {"LEASE": 5, "RENEW": 1, "RESEND": 2, "RECONCILE": 0.5}.items():
+        monkeypatch.setenv(f"ONNXPRESS_{name}_S", str(seconds))
     with Embedded(tmp_path / "one", host="127.0.0.1", port=0, workers=1, say=print) as service:
         load = Load(service)
         with closing(client_of(service)) as client:
-            until(lambda: sum(job["status"] == "succeeded" for job in listed(client, "jobs")) >= 2)
-        told = operate("backup", "--data", tmp_path / "one", tmp_path / "backup.tar", env=os.environ)
-        again = operate("backup", "--data", tmp_path / "one", tmp_path / "backup", env=os.environ)
-        assert "blobs" in told
-        assert "blobs" in again
-        assert load.stop() > 3
+            until_jobs(client, lambda statuses: "succeeded" in statuses)
+        # Both kinds of place, each with one of the databases.
+        place = tmp_path / ("backup" if urls[0] else "backup.tar")
+        assert "blobs" in operate("backup", "--data", tmp_path / "one", place, env=os.environ)
+        assert load.stop() >= 3
     monkeypatch.setenv("ONNXPRESS_DATABASE_URL", urls[1])
-    told = operate("restore", "--data", tmp_path / "two", tmp_path / "backup.tar", env=os.environ)
+    told = operate("restore", "--data", tmp_path / "two", place, env=os.environ)
     assert "digest checked" in told
     with (
         Embedded(tmp_path / "two", host="127.0.0.1", port=0, workers=1, say=print) as service,
         client_of(service) as client,
     ):
-        assert assert_all_served(client) >= 6
+        served = assert_all_served(client)
+        assert served >= 4
         # What was queued or ran at that moment ends here.
-        until(lambda: all(is_final(JobStatus(job["status"])) for job in listed(client, "jobs")))
-        assert {job["status"] for job in listed(client, "jobs")} == {"succeeded"}
-        assert assert_all_served(client) > 6
+        until_jobs(client, lambda statuses: set(statuses) == {"succeeded"})
+        assert assert_all_served(client) >= served
