@@ -32,6 +32,8 @@ _SMALLEST_BLOCK = 16
 _STAGES = 16
 _STAGE_BYTES = 512 << 20
 _CALIBRATION_RUNS = 256
+# Shares of the inputs' mean energy that GPTQ adds to each: with few rows, more of it keeps from fitting to their noise.
+_DAMPINGS = {"gptq": 0.01, "gptq, damped": 0.1}
 _ACCURACY_LEVEL = {"float32": 1, "int8": 4}
 # Weights that are rounded at once: temporaries then take a few times 16 MiB.
 _CHUNK = 1 << 22
@@ -410,20 +412,24 @@ def window(node: ir.Node, shape: Sequence[int]) -> Window:
 def _best(layer: Layer, tap: Tap, sums: Sums, step: "QuantizeWeights") -> tuple[Quantized, dict[str, Any]]:
     """Give the candidate of the least error on held-out rows."""
     weights = tap.weights.reshape(tap.groups, -1, layer.inputs)
-    candidates: dict[str, list[Quantized]] = {"rtn": [], "rtn, ranges searched": [], "gptq": [], "gptq, aimed": []}
-    for part, fit, held_out in zip(weights, sums.fit, sums.held_out, strict=True):
-        grid: dict[str, Any] = {"bits": layer.bits, "group": layer.group, "symmetric": layer.symmetric}
-        candidates["rtn"].append(round_to_nearest(part.astype(np.float32), **grid))
-        candidates["rtn, ranges searched"].append(round_to_nearest(part.astype(np.float32), search=16, **grid))
-        grid |= {"activation_order": step.activation_order, "sweeps": 2}
-        candidates["gptq"].append(gptq(part, fit.xtx, **grid))
-        # What the layer should be on the inputs that it gets now, rounded instead of what it was.
-        aim = reconstruct(fit, part, None, held_out=held_out, fit_bias=False)
-        candidates["gptq, aimed"].append(gptq(aim.weights, fit.xtx, **grid) if aim.better else candidates["gptq"][-1])
-    errors = {
-        name: sum(judge.error(part.values()) for judge, part in zip(sums.held_out, parts, strict=True))
-        for name, parts in candidates.items()
+    grid: dict[str, Any] = {"bits": layer.bits, "group": layer.group, "symmetric": layer.symmetric}
+    found: dict[str, list[Quantized]] = {
+        "rtn": [round_to_nearest(part.astype(np.float32), **grid) for part in weights],
+        "rtn, ranges searched": [round_to_nearest(part.astype(np.float32), search=16, **grid) for part in weights],
     }
+    grid |= {"activation_order": step.activation_order, "sweeps": 2}
+    for name, damping in _DAMPINGS.items():
+        pairs = zip(weights, sums.fit, strict=True)
+        found[name] = [gptq(part, fit.xtx, damping=damping, **grid) for part, fit in pairs]
+    errors = {name: _held_out_error(parts, sums) for name, parts in found.items()}
+    damped = min(_DAMPINGS, key=lambda name: errors[name])
+    # What the layer should be on the inputs that it gets now, rounded instead of what it was.
+    aimed = []
+    for part, fit, held_out, plain in zip(weights, sums.fit, sums.held_out, found[damped], strict=True):
+        aim = reconstruct(fit, part, None, held_out=held_out, fit_bias=False)
+        aimed.append(gptq(aim.weights, fit.xtx, damping=_DAMPINGS[damped], **grid) if aim.better else plain)
+    found["gptq, aimed"] = aimed
+    errors["gptq, aimed"] = _held_out_error(aimed, sums)
     best = min(errors, key=lambda name: errors[name])
     energy = sum(float(judge.y_squares.sum()) / max(judge.rows, 1) / len(judge.y_squares) for judge in sums.held_out)
     facts = {
@@ -431,7 +437,11 @@ def _best(layer: Layer, tap: Tap, sums: Sums, step: "QuantizeWeights") -> tuple[
         "held_out_error": {name: _round(error / energy) if energy > 0 else 0.0 for name, error in errors.items()},
         "rows": sums.fit[0].rows,
     }
-    return _join(candidates[best]), facts
+    return _join(found[best]), facts
+
+
+def _held_out_error(parts: Sequence[Quantized], sums: Sums) -> float:
+    return sum(judge.error(part.values()) for judge, part in zip(sums.held_out, parts, strict=True))
 
 
 def _join(parts: Sequence[Quantized]) -> Quantized:

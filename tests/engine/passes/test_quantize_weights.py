@@ -391,3 +391,12 @@ def test_weights_in_constant_nodes_are_found(tools):
     assert isinstance(apply(tools, model), Change)
     assert tools.sqnr(reference, tools.run(model, feed)["y"]) > 15
     assert io.weight_bytes(model) < 0.6 * 64 * 80 * 4
+
+
+def test_more_damping_wins_where_there_are_few_rows(tools):
+    """As many rows as inputs say little about the directions between them."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")]
+    model = tools.build(nodes, {"x": ["n", 96]}, {"y": ["n", 64]}, {"w": noise((96, 64), 4)})
+    layer = apply(tools, model, tools.Feeds(x=correlated(100, 96)), accuracy="float32").details["layers"][0]
+    assert layer["held_out_error"]["gptq, damped"] < layer["held_out_error"]["gptq"]
+    assert layer["held_out_error"][layer["method"]] == min(layer["held_out_error"].values())
