@@ -48,7 +48,9 @@ def backup(asked: argparse.Namespace) -> int:
     """Make a backup; 1 where stored bytes were damaged or missing: everything else is in it."""
     settings = _settings(asked)
     with _opened(settings) as database:
-        made = backups.take(database, open_store(settings), asked.path)
+        # Where the database is elsewhere there may be none on this machine yet.
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made = backups.take(database, open_store(settings), asked.path, scratch=settings.data_dir)
     for damage in made.damaged:
         print(f"damaged: blob {damage.sha256} of tenant {damage.tenant_id}: {damage.reason}", file=sys.stderr)
     print(f"{asked.path}: {made.kind} at revision {made.revision}, {len(made.blobs)} blobs, {made.size} bytes")
@@ -62,7 +64,8 @@ def restore(asked: argparse.Namespace) -> int:
     settings = _settings(asked)
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock(settings.data_dir), _opened(settings, is_new=True) as database:
-        found = backups.restore(database, open_store(settings), asked.path, incomplete=asked.incomplete)
+        store = open_store(settings)
+        found = backups.restore(database, store, asked.path, incomplete=asked.incomplete, scratch=settings.data_dir)
     print(f"restored {len(found.blobs) - len(found.damaged)} blobs, {found.size} bytes, each with its digest checked")
     print(f"the database is as it was at {found.created_at}; jobs that ran then will run again")
     return 0

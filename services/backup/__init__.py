@@ -24,8 +24,10 @@ __all__ = ["BlobName", "Damage", "Manifest", "restore", "take"]
 _log = logging.getLogger(__name__)
 
 
-def take(database: db.Database, store: Store, path: Path) -> Manifest:
+def take(database: db.Database, store: Store, path: Path, *, scratch: Path | None = None) -> Manifest:
     """Make a backup at a path: in a folder, or in a `.tar` file. Look at what the manifest says is damaged.
+
+    `scratch` is a folder with room for the database's copy, by default the system's for temporary files.
 
     Raises BackupError, and RevisionError for a database of a newer version.
     """
@@ -34,7 +36,7 @@ def take(database: db.Database, store: Store, path: Path) -> Manifest:
         raise BackupError("The database has no tables: there is nothing to keep.")
     db.refuse_newer(found)
     place, moment = open_place(path), datetime.now(UTC)
-    with database.holding(REMOVING), tempfile.TemporaryDirectory(prefix="onnxpress-backup-") as folder:
+    with database.holding(REMOVING), tempfile.TemporaryDirectory(prefix=".backup-", dir=scratch) as folder:
         copy = snapshot.take(database, Path(folder) / "database")
         name = f"database-{moment:%Y%m%dT%H%M%S%fZ}"
         place.add_database(name, copy.path)
@@ -53,7 +55,9 @@ def take(database: db.Database, store: Store, path: Path) -> Manifest:
     return manifest
 
 
-def restore(database: db.Database, store: Store, path: Path, *, incomplete: bool = False) -> Manifest:
+def restore(
+    database: db.Database, store: Store, path: Path, *, incomplete: bool = False, scratch: Path | None = None
+) -> Manifest:
     """Put a backup into a database without rows and a store without foreign bytes, and bring it to this version's revision.
 
     Broken off, it may be run again. Raises BackupError, also for a backup that was made of a damaged store, unless
@@ -67,7 +71,7 @@ def restore(database: db.Database, store: Store, path: Path, *, incomplete: bool
             " restore the rest with --incomplete: what names them will be listed and not served."
         )
     _refuse_unless_empty(database, store, manifest)
-    with tempfile.TemporaryDirectory(prefix="onnxpress-restore-") as folder:
+    with tempfile.TemporaryDirectory(prefix=".restore-", dir=scratch) as folder:
         copy = Path(folder) / "database"
         if place.database(manifest.database, copy) != manifest.database_sha256:
             raise BackupError("The backup's database does not have the digest that its manifest names.")
