@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import and_, bindparam, select, update
+from sqlalchemy import Select, and_, bindparam, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 import engine
@@ -32,6 +32,7 @@ from services.problems import CANCELLED, DEPENDENCY_FAILED, JOB_ENDED, Problem
 from services.routing import INSPECT_QUEUE, run_queue
 from settings import Settings
 
+_OPEN = tuple(status for status in UnitStatus if not is_final(status))
 # The unit that puts a profile's targets together once each of them has ended.
 MERGE = "merge"
 _ROUTE = "POST /v1/jobs"
@@ -217,14 +218,11 @@ def cancel(session: Session, tenant_id: str, job_id: str) -> Job:
     """
     get(session, tenant_id, job_id)
     # Units before the job, as everywhere: two transactions that lock in two orders could wait for each other.
-    session.execute(
-        update(Unit)
-        .where(Unit.job_id == job_id, Unit.status.in_((UnitStatus.QUEUED, UnitStatus.WAITING)))
-        .values(status=UnitStatus.CANCELLED, finished_at=db.now(session), problem=CANCELLED)
-    )
-    running = session.scalars(
-        select(Unit.id).where(Unit.job_id == job_id, Unit.status == UnitStatus.RUNNING).with_for_update()
-    ).first()
+    units = list(session.scalars(_in_order(select(Unit).where(Unit.job_id == job_id, Unit.status.in_(_OPEN)))))
+    for unit in units:
+        if unit.in_status is not UnitStatus.RUNNING:
+            unit.problem = CANCELLED
+            advance_unit(session, unit, UnitStatus.CANCELLED)
     job = session.scalars(
         select(Job).where(Job.id == job_id).with_for_update().execution_options(populate_existing=True)
     ).one()
@@ -232,7 +230,7 @@ def cancel(session: Session, tenant_id: str, job_id: str) -> Job:
         return job
     if is_final(job.in_status):
         raise ConflictError(f"The job has already {job.status}.", code="already_final")
-    if running is not None:
+    if any(unit.in_status is UnitStatus.RUNNING for unit in units):
         advance(session, job, JobStatus.CANCELLING)
     else:
         job.problem = CANCELLED
@@ -282,11 +280,17 @@ def _waiting_for(session: Session, output: Model) -> dict[str, list[Unit]]:
     """Give the units that wait for a network, locked, by the id of their job."""
     # What changed of the network is written before its row is read here: whoever named it meanwhile is seen.
     session.flush()
-    asked = select(Unit).where(Unit.model_id == output.id, Unit.status == UnitStatus.WAITING).order_by(Unit.id)
+    asked = select(Unit).where(Unit.model_id == output.id, Unit.status == UnitStatus.WAITING)
     found: dict[str, list[Unit]] = {}
-    for unit in session.scalars(asked.with_for_update()):
+    for unit in session.scalars(_in_order(asked)):
         found.setdefault(str(unit.job_id), []).append(unit)
     return found
+
+
+def _in_order(asked: Select[Unit]) -> Select[Unit]:
+    """Lock units in the one order that all keep: those of a profile's targets before the one that waits for them."""
+    ordered = asked.order_by(Unit.parent_id.is_(None), Unit.id)
+    return ordered.with_for_update().execution_options(populate_existing=True)
 
 
 def _fail_waiting(session: Session, job: Job, units: Sequence[Unit], problem: Problem) -> None:

@@ -12,8 +12,6 @@ from services import db
 from services.history import advance, advance_unit, record
 from services.problems import Problem
 
-_OPEN = (UnitStatus.WAITING, UnitStatus.QUEUED, UnitStatus.RUNNING)
-
 
 def is_part(unit: Unit) -> bool:
     """Tell whether another unit puts this one's result together with those of others."""

@@ -1,5 +1,7 @@
 """A profile over several targets: a unit for each provider, one report in the end, whatever became of one of them."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from sqlalchemy import select, update
 
@@ -213,6 +215,26 @@ def test_a_cancelled_profile_ends_with_the_last_of_its_processes(service, ask):
     assert service.job(job.id).status == "cancelled"
     assert set(units(service, job).values()) == {"cancelled"}
     assert service.events(job.id).count("cancelled") == 1
+
+
+def test_ends_and_cancels_at_once_wait_for_each_other_in_one_order(service, ask):
+    for _ in range(6):
+        job = ask()
+        sent = messages(service)
+        claims = [service.claim(sent[name]) for name in ("run.cpu", "run.openvino")]
+
+        def end(claim):
+            told = report(claim.targets)
+            assert finish(service, claim, told)
+
+        steps = [lambda: service.write(lambda session: jobs.cancel(session, TENANT, job.id))]  # noqa: B023
+        steps += [lambda claim=claim: end(claim) for claim in claims]
+        with ThreadPoolExecutor(3) as pool:
+            for done in [pool.submit(step) for step in steps]:
+                done.result(30)
+        messages(service)
+        assert service.job(job.id).status == "cancelled"
+        assert not set(units(service, job).values()) & {"queued", "running", "waiting"}
 
 
 def test_a_profile_waits_for_a_network_that_is_to_be_made(service):
