@@ -192,6 +192,7 @@ _COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("accumulator load", "accumulator_load", "{:.1%}".format),
     ("weight SQNR", "weight_sqnr_db", "{:.1f} dB".format),
     ("output SQNR", "output_sqnr_db", "{:.1f} dB".format),
+    ("noise it adds to the outputs", "sensitivity", "{:.1e}".format),
     ("time before", "time_share_before", "{:.1%}".format),
     ("time after", "time_share_after", "{:.1%}".format),
     ("held-out error", "held_out_error", _errors),

@@ -44,17 +44,36 @@ class Found:
     shifts_rounded: dict[str, npt.NDArray[np.float32]]
 
 
+@dataclass(frozen=True)
+class Prefix:
+    """A network whose layers' inputs are looked at, and the names that tensors of the float network have in it."""
+
+    model: ir.Model
+    names: dict[str, str]
+
+
 def solve(
-    model: ir.Model, plan: Plan, choice: types.Choice, context: Context, treatment: Treatment, *, per_channel: bool
+    model: ir.Model,
+    plan: Plan,
+    choice: types.Choice,
+    context: Context,
+    treatment: Treatment,
+    *,
+    per_channel: bool,
+    prefix: Prefix | None = None,
 ) -> Found:
-    """Look at the inputs of all layers once, and solve for weights and biases."""
+    """Look at the inputs of all layers once, and solve for weights and biases.
+
+    `prefix`: the network that inputs are taken from, quantized as far as is known; by default the float one.
+    """
+    prefix = prefix or Prefix(model, {})
     found = Found({}, {}, {})
     assert context.calibration is not None
     samples = First(
         Part(context.calibration, held_out=False, run=fixed_batch(model, context.calibration) or 1), _SAMPLES
     )
     for stage in _stages(plan.layers):
-        sums = _moments(model, stage, samples, context.target)
+        sums = _moments(prefix, stage, samples, context.target)
         for layer in stage:
             name = _name(layer)
             nearest = treatment.weights.get(name) or types.quantize_weight(
@@ -67,9 +86,11 @@ def solve(
     return found
 
 
-def _moments(model: ir.Model, layers: Sequence[Layer], samples: Samples, target: Target) -> dict[str, list[Moments]]:
+def _moments(prefix: Prefix, layers: Sequence[Layer], samples: Samples, target: Target) -> dict[str, list[Moments]]:
     """Sum X^T X of the layers' inputs, per group, over some rows of each sample."""
-    names = sorted({str(layer.input.name) for layer in layers} - {value.name for value in model.graph.inputs})
+    model = prefix.model
+    inputs = {layer.node: prefix.names.get(str(layer.input.name), str(layer.input.name)) for layer in layers}
+    names = sorted(set(inputs.values()) - {value.name for value in model.graph.inputs})
     session = providers.session(io.to_bytes(cut(model, names)), target) if names else None
     groups = {_name(layer): _groups(layer) for layer in layers}
     grams = {_name(layer): Gram(_matrix(layer).shape[1], groups=groups[_name(layer)], block=256) for layer in layers}
@@ -83,7 +104,7 @@ def _moments(model: ir.Model, layers: Sequence[Layer], samples: Samples, target:
         for layer in layers:
             gram = grams[_name(layer)]
             rows = max(_ROWS, _ROWS_PER_INPUT * _matrix(layer).shape[1]) // len(samples) + 1
-            gram.update(_rows(layer, given[str(layer.input.name)], first, length, rows))
+            gram.update(_rows(layer, given[inputs[layer.node]], first, length, rows))
         first += length
     return {name: [grams[name].moments(group) for group in range(count)] for name, count in groups.items()}
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from engine.calibrate import Histogram, Range
@@ -59,10 +60,18 @@ class Trial:
 
 def build(model: ir.Model, design: Design, choice: types.Choice, *, per_channel: bool) -> ir.Model:
     """Give a quantized copy."""
+    return build_prefix(model, design, choice, per_channel=per_channel).model
+
+
+def build_prefix(model: ir.Model, design: Design, choice: types.Choice, *, per_channel: bool) -> correct.Prefix:
+    """Give a quantized copy with the names that the quantized tensors have in it once they are restored."""
     variant = io.copy(model)
     plan = make_plan(variant, design.exclude, products=design.products)
-    Rewriter(variant, plan, design.ranges, choice, per_channel=per_channel, treatment=design.treatment).run()
-    return variant
+    names = {value: str(value.name) for value in plan.tensors}
+    rewriter = Rewriter(variant, plan, design.ranges, choice, per_channel=per_channel, treatment=design.treatment)
+    rewriter.run()
+    restored = {name: str(rewriter.restored[value].name) for value, name in names.items()}
+    return correct.Prefix(variant, restored)
 
 
 def ranges_by(sources: Mapping[str, Range | Histogram], method: Method) -> dict[str, Range]:
@@ -167,13 +176,25 @@ class Improver:
     def _round(self, design: Design) -> Design:
         """Try GPTQ's rounding, then correct the biases for whichever rounding won."""
         plan = make_plan(self._model, design.exclude, products=design.products)
-        found = correct.solve(
-            self._model, plan, self._choice, self._context, design.treatment, per_channel=self._step.per_channel
-        )
-        shifts = found.shifts_nearest
-        tried = design.but(treatment=design.treatment.but(weights=found.weights))
-        if self._keep("GPTQ rounding of weights", self._score(self._model, tried)):
-            design, shifts = tried, found.shifts_rounded
+        shifts: Mapping[str, npt.NDArray[np.float32]] = {}
+        start = design
+        for name, quantized in (("GPTQ rounding of weights", False), ("GPTQ rounding on quantized inputs", True)):
+            found = correct.solve(
+                self._model,
+                plan,
+                self._choice,
+                self._context,
+                start.treatment,
+                per_channel=self._step.per_channel,
+                # What is kept so far is what the layers will read.
+                prefix=build_prefix(self._model, design, self._choice, per_channel=self._step.per_channel)
+                if quantized
+                else None,
+            )
+            shifts = shifts or found.shifts_nearest
+            tried = start.but(treatment=start.treatment.but(weights=found.weights))
+            if self._keep(name, self._score(self._model, tried)):
+                design, shifts = tried, found.shifts_rounded
         tried = design.but(treatment=design.treatment.but(shifts=shifts))
         if self._keep("bias correction", self._score(self._model, tried)):
             design = tried

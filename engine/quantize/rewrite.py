@@ -85,7 +85,8 @@ class Rewriter:
         self._choice = choice
         self._per_channel = per_channel
         self._treatment = treatment or Treatment()
-        self._restored: dict[ir.Value, ir.Value] = {}
+        # What consumers read in place of each quantized tensor.
+        self.restored: dict[ir.Value, ir.Value] = {}
         self._taken = io.value_names(model)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         self._affine = {
@@ -127,7 +128,7 @@ class Rewriter:
         restored = dequantize.outputs[0]
         restored.name = io.unused_name(self._taken, "d")
         restored.dtype = ir.DataType.FLOAT
-        self._restored[value] = restored
+        self.restored[value] = restored
         self._redirect(value, restored, quantize, produced=produced)
         clamp = self._plan.absorbed.get(value)
         if clamp is not None and self._saturates_like(clamp, affine):
@@ -216,7 +217,7 @@ class Rewriter:
             channels=len(scale),
             weight_sqnr_db=_decibel(matrix, error),
             scale=activation.scale,
-            output=str(self._restored.get(output, layer.node.outputs[0]).name),
+            output=str(self.restored.get(output, layer.node.outputs[0]).name),
         )
 
     def _quantize_left(self, node: ir.Node, activation: types.Affine) -> QuantizedLayer:

@@ -20,6 +20,7 @@ from engine.quantize.improve import Design, Improver, ranges_by, sources, statis
 from engine.quantize.plan import Plan, make_plan, subgraph_layers
 from engine.quantize.ranges import Method
 from engine.quantize.rewrite import Rewriter
+from engine.quantize.sensitivity import sensitivities
 from engine.quantize.structure import Structure, choose_structure, latency_feeds
 from engine.report import Change, Refusal
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # Per-channel scales came with this version of the standard operators.
 OLDEST_OPSET = 13
 _EXPLAIN_FEEDS = 2
+_SENSITIVITY_SECONDS = 10.0
 
 
 def prepare(model: ir.Model) -> None:
@@ -143,6 +145,18 @@ def quantize(
             Compared(before, model, context.target),
             feeds,
         )
+        noise = sensitivities(
+            before,
+            design.ranges,
+            choice,
+            feeds[0][:1],
+            context.target,
+            exclude=design.exclude,
+            seconds=_SENSITIVITY_SECONDS,
+        )
+        for fact in facts:
+            if fact["node"] in noise:
+                fact["sensitivity"] = float(f"{noise[fact['node']]:.3g}")
     return Change(
         summary=_summary(plan, choice, len(refused)),
         details={

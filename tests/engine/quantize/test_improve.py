@@ -43,12 +43,15 @@ def _kinds(model):
 def test_every_candidate_is_reported_and_only_gains_are_kept(quantized, residual_cnn, images):
     _, change = quantized(residual_cnn(), {"image": images(40)})
     names = [trial["candidate"] for trial in change.details["candidates"]]
-    assert {"ranges by mse", "GPTQ rounding of weights", "bias correction"} <= set(names)
+    assert {"ranges by mse", "GPTQ rounding of weights", "GPTQ rounding on quantized inputs", "bias correction"} <= set(
+        names
+    )
     assert "cross-layer equalisation, alpha 0.5" in names
     for trial in change.details["candidates"]:
         assert trial["kept"] == (trial["gain_db"] > 0.1) or abs(trial["gain_db"] - 0.1) < 0.02
     assert all(
-        {"output_sqnr_db", "weight_sqnr_db", "accumulator_load"} <= set(each) for each in change.details["layers"]
+        {"output_sqnr_db", "weight_sqnr_db", "accumulator_load", "sensitivity", "reason"} <= set(each)
+        for each in change.details["layers"]
     )
     assert change.details["lonely_pairs"] == []
     # The rounding may use the limit of pairs, but never pass it.
