@@ -22,6 +22,7 @@ from engine.errors import (
 )
 from engine.fit import check_fit
 from engine.graph import io, verify
+from engine.graph.pieces import Pieces, memory_to_load
 from engine.inspection import inspect_model
 from engine.layout import padded, run_size
 from engine.markdown import markdown, summarise
@@ -29,6 +30,7 @@ from engine.measure import memory, providers
 from engine.measure.environment import environment
 from engine.measure.gates import Costs, verdict
 from engine.measure.latency import compare, compare_many
+from engine.measure.providers import Session
 from engine.measure.quality import Evaluator
 from engine.measure.quiet import Quiet
 from engine.measure.size import compare_size, parameters
@@ -90,6 +92,10 @@ class _Run:
         self._dataset, described = open_dataset(workspace / "data", self._scratch)
         self._warnings = check_fit(self._inspection, described, spec)
         self._metric = described.metric if described is not None else None
+        needed = memory_to_load(self._original)
+        self._in_pieces = needed > spec.limits.max_memory_mb << 20
+        if self._in_pieces:
+            self._warnings.append(_too_large(needed, spec.limits.max_memory_mb))
 
     def run(self, crashed: frozenset[int]) -> Report:
         self._tell({"type": "started"})
@@ -128,7 +134,7 @@ class _Run:
         """Run the original; a job on a network that does not run is over here."""
         try:
             with self._quiet.working():
-                session = providers.session(self._original, self._target)
+                session = self._open(self._original)
                 session.run(self._feeds[0])
             return Evaluator(
                 session,
@@ -142,6 +148,18 @@ class _Run:
             raise BaselineFailedError(
                 f"The original network does not run: {error.message}", node=error.node, hint=error.hint
             ) from error
+
+    def _open(self, path: Path) -> Session | Pieces:
+        return Pieces(path, self._target) if self._in_pieces else providers.session(path, self._target)
+
+    def _compare(self, original: Path, compressed: Path, seconds: float) -> LatencyComparison | None:
+        """Measure two networks beside each other; None where they do not fit into memory."""
+        if self._in_pieces:
+            return None
+        return compare(original, compressed, self._feeds, self._target, quiet=self._quiet, seconds=seconds)
+
+    def _verify(self, candidate: Path, before: Path, *, lossless: bool) -> None:
+        verify.verify(candidate, before, self._held_out, self._target, lossless=lossless, in_pieces=self._in_pieces)
 
     # Steps
 
@@ -198,6 +216,8 @@ class _Run:
 
     def _attempt(self, index: int, step: Pass, candidate: Path, measured: dict[str, Any]) -> Change | Refusal:
         """Apply a pass to a copy, verify and measure it, and say whether it is worth keeping."""
+        if self._in_pieces and not step.streams:
+            return _needs_memory(memory_to_load(self._original), self._spec.limits.max_memory_mb)
         model = io.load(self._current)
         before = io.opset(model)
         step.prepare(model)
@@ -219,16 +239,14 @@ class _Run:
         io.save(model, candidate)
         context.progress(0.8, "verifying")
         with self._quiet.working():
-            verify.verify(candidate, self._current, self._held_out, self._target, lossless=outcome.lossless)
-            session = providers.session(candidate, self._target)
+            self._verify(candidate, self._current, lossless=outcome.lossless)
+            session = self._open(candidate)
         measured["size"] = compare_size(self._original, candidate, download=outcome.download)
         measured["quality"] = self._evaluator.evaluate(session)
         faster: LatencyComparison | None = None
         if not outcome.lossless:
             self._tell({"type": "measuring", "step": index, "what": "latency"})
-            faster = compare(
-                self._current, candidate, self._feeds, self._target, quiet=self._quiet, seconds=_STEP_SECONDS
-            )
+            faster = self._compare(self._current, candidate, _STEP_SECONDS)
             measured["latency"] = faster
         size = compare_size(self._current, candidate, download=outcome.download)
         refused = decide(outcome, size, faster, measured["quality"], self._spec.gates)
@@ -256,6 +274,10 @@ class _Run:
         def record(model: ir.Model, requests: Sequence[Observe]) -> Mapping[Observe, Any]:
             if not requests or self._calibration is None:
                 return {}
+            if self._in_pieces:
+                raise ModelUnsupportedError(
+                    "The network is too large to record statistics of its tensors in this memory"
+                )
             return observe(
                 model,
                 requests,
@@ -274,7 +296,7 @@ class _Run:
             observe=record,
             progress=progress,
             race=self._race,
-            has_data=self._calibration is not None,
+            has_data=self._calibration is not None and not self._in_pieces,
             gates=self._spec.gates,
         )
 
@@ -282,11 +304,13 @@ class _Run:
         path = self._scratch / "evaluate.onnx"
         io.save(model, path)
         with self._quiet.working():
-            session = providers.session(path, self._target)
+            session = self._open(path)
         return self._evaluator.evaluate(session)
 
     def _race(self, models: Sequence[ir.Model]) -> Sequence[float]:
         """Give each network's time per run as a multiple of the first one's; by CPU time where one thread does all."""
+        if self._in_pieces:
+            raise ModelUnsupportedError("The network is too large to be timed in this memory")
         paths = []
         for number, model in enumerate(models):
             paths.append(self._scratch / f"race{number}.onnx")
@@ -312,11 +336,11 @@ class _Run:
         self._tell({"type": "measuring", "what": "quality"})
         with self._quiet.working():
             if self._current != self._original:
-                verify.verify(result, self._original, self._held_out, self._target, lossless=False)
-            session = providers.session(result, self._target)
+                self._verify(result, self._original, lossless=False)
+            session = self._open(result)
         quality = self._evaluator.evaluate(session)
         self._tell({"type": "measuring", "what": "latency"})
-        latency = compare(self._original, result, self._feeds, self._target, quiet=self._quiet, seconds=_FINAL_SECONDS)
+        latency = self._compare(self._original, result, _FINAL_SECONDS)
         self._tell({"type": "measuring", "what": "memory"})
         used = self._memory(result)
         sparse = any(step.status == "applied" and step.change and step.change.download for step in steps)
@@ -325,7 +349,7 @@ class _Run:
             size=size, latency=latency, memory=used, parameters=(parameters(self._original), parameters(result))
         )
         warnings = list(self._warnings)
-        if not latency.stable:
+        if latency is not None and not latency.stable:
             warnings.append(f"The latency measurement is not stable: {latency.unstable_because}.")
         return Report(
             summary=summarise(steps, size, latency, quality, unchanged=self._current == self._original),
@@ -354,7 +378,9 @@ class _Run:
         _copy_network(self._current, result)
         return result
 
-    def _memory(self, result: Path) -> MemoryComparison:
+    def _memory(self, result: Path) -> MemoryComparison | None:
+        if self._in_pieces:
+            return None
         feed = self._scratch / "feed.npz"
         np.savez(feed, allow_pickle=False, **dict(self._feeds[0]))
         with self._quiet.measuring():
@@ -366,6 +392,26 @@ class _Run:
     def _write(self, report: Report) -> None:
         write_atomically(self._out / "report.md", markdown(report).encode())
         write_atomically(self._out / "report.json", report.model_dump_json(indent=2).encode())
+
+
+def _too_large(needed: int, limit_mb: int) -> str:
+    return (
+        f"The network does not fit into max_memory_mb ({limit_mb}): it was verified and judged in pieces, with weights quantized"
+        " without data, and neither latency nor peak memory was measured. To have them measured, give the job"
+        f" {_mebibytes(needed)} MiB."
+    )
+
+
+def _needs_memory(needed: int, limit_mb: int) -> Refusal:
+    return Refusal(
+        code="too_large",
+        reason=f"The pass holds the whole network, about {_mebibytes(needed)} MiB; the job's max_memory_mb is {limit_mb}.",
+        hint="quantize_weights, quantize_dynamic and float16 take one tensor at a time; for others raise max_memory_mb.",
+    )
+
+
+def _mebibytes(size: int) -> int:
+    return -(-size >> 20)
 
 
 def _type(step: Pass) -> str:

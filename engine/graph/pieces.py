@@ -12,10 +12,19 @@ from engine.errors import ModelUnsupportedError
 from engine.graph import io
 from engine.graph.walk import Walk, reads
 from engine.measure.providers import Port
+from engine.measure.size import stored_bytes
 from engine.spec import Target
 
+# Of a process that has loaded no network yet, and what ONNX Runtime holds of one: its weights, and packed for its kernels.
+_PROCESS_BYTES = 200 << 20
+_LOADED_RATIO = 2.0
 # Weights of one piece, in bytes; a piece has one node at least.
 _PIECE_BYTES = 128 << 20
+
+
+def memory_to_load(path: Path) -> int:
+    """Estimate the bytes that a process needs to load a stored network and to work with it."""
+    return _PROCESS_BYTES + int(_LOADED_RATIO * stored_bytes(path))
 
 
 class Pieces:

@@ -76,6 +76,8 @@ class Pass(BaseModel):
     # True: only the form changes; outputs stay within float rounding of the input network's.
     lossless: ClassVar[bool] = False
     needs_data: ClassVar[bool] = False
+    # True: takes weights from disk and puts them there one at a time, so networks larger than memory are welcome.
+    streams: ClassVar[bool] = False
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse at submit, from the stored inspection alone."""

@@ -1,7 +1,7 @@
 """The `float16` pass: its parameters and its documentation; the work is in engine.quantize.half."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,8 @@ class Float16(Pass):
     processors ONNX Runtime has few 16-bit kernels, so there weights are stored in 16 bits, are widened when the network is
     loaded, and compute in float32: half the size at the same speed.
     """
+
+    streams: ClassVar[bool] = True
 
     type: Literal["float16"] = "float16"
 

@@ -1,7 +1,7 @@
 """The `quantize_dynamic` pass: its parameters and its documentation; the work is in engine.quantize.dynamic."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,8 @@ class QuantizeDynamic(Pass):
     overflow. Convolutions stay in float, because dynamic integer convolutions are several times slower; so do GRU and RNN,
     for which ONNX Runtime has no integer kernels. Made for transformers and recurrent networks on processors.
     """
+
+    streams: ClassVar[bool] = True
 
     type: Literal["quantize_dynamic"] = "quantize_dynamic"
 

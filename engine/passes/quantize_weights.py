@@ -1,7 +1,7 @@
 """The `quantize_weights` pass: its parameters and its documentation; the work is in engine.quantize.weights."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,8 @@ class QuantizeWeights(Pass):
     only: their weights are restored to float32 when the network is loaded (with the format
     `qdq` in every run, which is slower). Run `simplify` before this pass, not after: it would restore them for good.
     """
+
+    streams: ClassVar[bool] = True
 
     type: Literal["quantize_weights"] = "quantize_weights"
 

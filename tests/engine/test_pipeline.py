@@ -284,3 +284,45 @@ def test_a_conversion_that_moves_the_outputs_is_refused(workspace, residual_cnn,
     report = compress(workspace(residual_cnn(opset=11), image=images(30)), BOTH[1:])
     assert report.steps[0].refusal.code == "verification_failed"
     assert "operator set 13, the network uses 11, and converting it moves" in report.steps[0].refusal.reason
+
+
+def _stack(folder, width=1536, layers=4):
+    """A network of MatMuls with its weights beside it: more, twice, than a job of 256 MiB may hold."""
+    random = np.random.default_rng(3)
+    names = ["x", *(f"h{at}" for at in range(layers - 1)), "y"]
+    nodes = [onnx.helper.make_node("MatMul", [names[at], f"w{at}"], [names[at + 1]], f"m{at}") for at in range(layers)]
+    weights = [
+        onnx.numpy_helper.from_array((random.normal(size=(width, width)) / width**0.5).astype(np.float32), f"w{at}")
+        for at in range(layers)
+    ]
+    ports = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", width]) for name in ("x", "y")]
+    graph = onnx.helper.make_graph(nodes, "stack", ports[:1], ports[1:], weights)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    (folder / "model").mkdir()
+    onnx.save(model, folder / "model" / "model.onnx", save_as_external_data=True, location="weights.bin")
+    (folder / "data").mkdir()
+    np.savez(folder / "data" / "data.npz", x=random.normal(size=(30, width)).astype(np.float32))
+    return folder
+
+
+@pytest.mark.parametrize("step", [{"type": "quantize_weights", "bits": 8}, {"type": "quantize_dynamic"}])
+def test_a_network_that_does_not_fit_into_memory_is_verified_in_pieces(step, tmp_path, monkeypatch):
+    spec = {
+        "recipe": {"passes": [{"type": "simplify"}, step]},
+        "gates": [*SIZE, {"metric": "sqnr_db", "rule": "min", "value": 20}],
+        "limits": {"max_memory_mb": 256},
+    }
+    whole = []
+    opened = providers.session
+    monkeypatch.setattr(providers, "session", lambda model, *a, **k: whole.append(model) or opened(model, *a, **k))
+    report = run(Compress.model_validate(spec), _stack(tmp_path), lambda _event: None, probe=_probe)
+    assert [(each.status, each.refusal and each.refusal.code) for each in report.steps] == [
+        ("refused", "too_large"),
+        ("applied", None),
+    ]
+    assert report.latency is None
+    assert report.memory is None
+    assert any("verified and judged in pieces" in warning for warning in report.warnings)
+    assert report.size.compressed < 0.5 * report.size.original
+    assert next(each for each in report.quality if each.metric == "sqnr_db").compressed > 20
+    assert not [model for model in whole if not isinstance(model, bytes)]
