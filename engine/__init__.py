@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine.errors import EngineError
     from engine.fit import check_arrays, check_data, check_fit
+    from engine.formats import report_files
     from engine.inspection import (
         DatasetInspection,
         Inspection,
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
         prunability,
     )
     from engine.job import run
-    from engine.markdown import markdown
     from engine.merge import merge_reports
     from engine.passes import list_passes
     from engine.report import AnyReport, ProfileReport, Report, read_report
@@ -49,11 +49,11 @@ __all__ = [
     "inspect_dataset",
     "inspect_model",
     "list_passes",
-    "markdown",
     "merge_reports",
     "prunability",
     "read_report",
     "read_spec",
+    "report_files",
     "run",
     "steps_of",
     "targets",
@@ -82,11 +82,11 @@ _HOME = {
     "inspect_dataset": "engine.inspection",
     "inspect_model": "engine.inspection",
     "list_passes": "engine.passes",
-    "markdown": "engine.markdown",
     "merge_reports": "engine.merge",
     "prunability": "engine.inspection",
     "read_report": "engine.report",
     "read_spec": "engine.spec",
+    "report_files": "engine.formats",
     "run": "engine.job",
     "steps_of": "engine.spec",
     "targets": "engine.target",

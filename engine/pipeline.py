@@ -21,11 +21,12 @@ from engine.errors import (
     VerificationFailedError,
 )
 from engine.fit import check_fit
+from engine.formats import report_files
 from engine.graph import io, verify
 from engine.graph.pieces import Pieces, memory_to_load
 from engine.inspection import inspect_model
 from engine.layout import padded, run_size
-from engine.markdown import markdown, summarise
+from engine.markdown import summarise
 from engine.measure import memory, providers
 from engine.measure.environment import environment
 from engine.measure.gates import Costs, verdict
@@ -390,8 +391,8 @@ class _Run:
             )
 
     def _write(self, report: Report) -> None:
-        write_atomically(self._out / "report.md", markdown(report).encode())
-        write_atomically(self._out / "report.json", report.model_dump_json(indent=2).encode())
+        for name, content in report_files(report).items():
+            write_atomically(self._out / name, content)
 
 
 def _too_large(needed: int, limit_mb: int) -> str:

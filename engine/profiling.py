@@ -13,10 +13,10 @@ import numpy as np
 from engine.dataset import random_samples
 from engine.errors import BaselineFailedError, EngineError, ModelInvalidError, ModelUnsupportedError
 from engine.fit import check_fit
+from engine.formats import report_files
 from engine.graph import io
 from engine.inspection import Inspection, TensorInfo, inspect_model
 from engine.layout import padded, run_size
-from engine.markdown import markdown
 from engine.measure import memory, providers
 from engine.measure.environment import environment
 from engine.measure.gates import Costs, judge, runs_needed
@@ -264,8 +264,8 @@ class _Profiling:
     def _write(self, report: ProfileReport) -> None:
         shutil.rmtree(self._out, ignore_errors=True)
         self._out.mkdir()
-        write_atomically(self._out / "report.md", markdown(report).encode())
-        write_atomically(self._out / "report.json", report.model_dump_json(indent=2).encode())
+        for name, content in report_files(report).items():
+            write_atomically(self._out / name, content)
 
 
 class _Measuring:

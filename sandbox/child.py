@@ -105,8 +105,8 @@ def _merge(workspace: Path, payload: dict[str, Any], _tell: Tell) -> dict[str, A
     measured = [engine.ProfileReport.model_validate(one) for one in payload["reports"]]
     failed = [engine.unmeasured(spec, one["targets"], one, beside=measured[0]) for one in payload["failures"]]
     report = engine.merge_reports([*measured, *failed])
-    (workspace / "out" / "report.json").write_text(report.model_dump_json(indent=2))
-    (workspace / "out" / "report.md").write_text(engine.markdown(report))
+    for name, content in engine.report_files(report).items():
+        (workspace / "out" / name).write_bytes(content)
     return {"report": report.model_dump(mode="json")}
 
 

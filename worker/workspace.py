@@ -14,7 +14,7 @@ from services.queue import Claim
 from services.storage import Store, open_output
 
 _FOLDERS = ("model", "data", "steps", "out", "tmp")
-_REPORT_FILES = ("report.json", "report.md")
+_REPORT_FILES = ("report.json", "report.md", "report.junit.xml", "report.prom")
 _MODEL_FILE = "model.onnx"
 _REPORT_LIMIT = 64 << 20
 _CHECKPOINT = re.compile(r"\d\d[\w.-]{0,60}")

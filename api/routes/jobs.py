@@ -32,8 +32,14 @@ from services.errors import ServiceError
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 Label = Annotated[list[str], Query(description="`key=value`; several must all hold.", max_length=8)]
-Format = Literal["json", "md"]
-_MEDIA_TYPES: dict[Format, str] = {"json": "application/json", "md": "text/markdown"}
+Format = Literal["json", "md", "junit.xml", "prom"]
+_MEDIA_TYPES: dict[Format, str] = {
+    "json": "application/json",
+    "md": "text/markdown",
+    "junit.xml": "application/xml",
+    # Of Prometheus' text format.
+    "prom": "text/plain; version=0.0.4",
+}
 _NOT_CHANGED: dict[int | str, dict[str, Any]] = {
     304: {"description": "With If-None-Match: nothing changed within `wait` seconds."}
 }
@@ -47,6 +53,12 @@ _LOGS: dict[int | str, dict[str, Any]] = {
 _MOST_LINES = 20_000
 _REPORT_JSON = SAME | {200: {"description": "The report.", "content": _JSON}}
 _REPORT_MARKDOWN = SAME | {200: {"description": "The report.", "content": _MARKDOWN}}
+_REPORT_JUNIT = SAME | {
+    200: {"description": "The gates.", "content": {"application/xml": {"schema": {"type": "string"}}}}
+}
+_REPORT_PROMETHEUS = SAME | {
+    200: {"description": "The main figures.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
 _REPORT = SAME | {200: {"description": "The report.", "content": _JSON | _MARKDOWN}}
 
 
@@ -208,6 +220,18 @@ def get_report_markdown(job_id: str, request: Request, at: Reading) -> Response:
     return _report(at, request, job_id, "md")
 
 
+@router.get("/{job_id}/report.junit.xml", response_class=Response, responses=problems(403, 404, 409) | _REPORT_JUNIT)
+def get_report_junit(job_id: str, request: Request, at: Reading) -> Response:
+    """Give the gates as JUnit's test cases, for pipelines."""
+    return _report(at, request, job_id, "junit.xml")
+
+
+@router.get("/{job_id}/report.prom", response_class=Response, responses=problems(403, 404, 409) | _REPORT_PROMETHEUS)
+def get_report_prometheus(job_id: str, request: Request, at: Reading) -> Response:
+    """Give the verdict and the main figures in the text format of Prometheus."""
+    return _report(at, request, job_id, "prom")
+
+
 def _accepted(at: At, response: Response, submission: jobs.Submission) -> JobView:
     at.subject = submission.job.id
     response.headers["Location"] = f"/v1/jobs/{submission.job.id}"
@@ -216,7 +240,9 @@ def _accepted(at: At, response: Response, submission: jobs.Submission) -> JobVie
 
 
 def _report(at: At, request: Request, job_id: str, form: Format) -> Response:
-    file = jobs.report(at.session, at.tenant_id, job_id)[f"report.{form}"]
+    file = jobs.report(at.session, at.tenant_id, job_id).get(f"report.{form}")
+    if file is None:
+        raise ApiError(404, f"The report was written by an earlier version, which did not know the format {form}.")
     headers = {"ETag": f'"{file.sha256}"', "Vary": "Accept", "Repr-Digest": repr_digest(file.sha256)}
     if etag_matches(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)

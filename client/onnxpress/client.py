@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from os import PathLike
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import httpx
 
@@ -442,6 +442,10 @@ class Jobs:
     def report_markdown(self, job_id: str) -> str:
         """Give the report as Markdown."""
         return self._transport.fetch(Ask("GET", f"/jobs/{job_id}/report.md", headers={"Accept": "text/markdown"})).text
+
+    def report_as(self, job_id: str, form: Literal["junit.xml", "prom"]) -> str:
+        """Give the gates as JUnit XML, or the main figures in the text format of Prometheus."""
+        return self._transport.fetch(Ask("GET", f"/jobs/{job_id}/report.{form}")).text
 
     def download(
         self, job_id: str, path: AnyPath, *, progress: Progress | None = None, timeout: float | None = None

@@ -113,7 +113,8 @@ def _drop(gate: Gate, found: Quality) -> _Measured | None:
         low, high = (rescale(found.difference, found.interval, gate.confidence, upper=upper) for upper in (False, True))
     if gate.metric in LOWER_IS_BETTER:
         return _Measured(found.difference, low, high)
-    return _Measured(-found.difference, -high, -low)
+    # 0 - 0 is 0, but its negation is written as -0.
+    return _Measured(0.0 - found.difference, 0.0 - high, 0.0 - low)
 
 
 def _of_costs(gate: Gate, costs: Costs) -> _Measured | None:

@@ -79,7 +79,8 @@ def finish(service, job_id):
             session, claim.unit_id, claim.token, [{"type": "step_started", "step": 0, "pass": "simplify"}]
         )
     report = report_of(service, job_id)
-    files = {"model.onnx": b"small", "report.json": report.model_dump_json().encode(), "report.md": b"# Report\n"}
+    reports = {**engine.report_files(report), "report.md": b"# Report\n"}
+    files = {"model.onnx": b"small", **reports}
     written = {}
     for name, content in files.items():
         written[name] = folder.writer("alpha", limit=1 << 20)
@@ -89,7 +90,7 @@ def finish(service, job_id):
         report,
         engine.Inspection.model_validate(service.inspection),
         (NewFile("model.onnx", written["model.onnx"]),),
-        tuple(NewFile(name, written[name]) for name in ("report.json", "report.md")),
+        tuple(NewFile(name, written[name]) for name in reports),
     )
     with service.database.transaction() as session:
         assert queue.finish_run(session, claim.unit_id, claim.token, result)
@@ -177,6 +178,12 @@ def test_the_result_the_report_and_the_bytes(service, client, body):
     assert (text.headers["Content-Type"], text.text) == ("text/markdown; charset=utf-8", "# Report\n")
     assert client.get(f"/v1/jobs/{job['id']}/report.md").content == text.content
     assert client.get(f"/v1/jobs/{job['id']}/report.json").content == report.content
+    junit = client.get(f"/v1/jobs/{job['id']}/report.junit.xml")
+    assert junit.headers["Content-Type"] == "application/xml"
+    assert 'failures="0"' in junit.text
+    figures = client.get(f"/v1/jobs/{job['id']}/report.prom")
+    assert figures.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert 'onnxpress_report_verdict{outcome="none"} 1' in figures.text
     assert client.get(f"/v1/jobs/{job['id']}/report.exe").status_code == 404
     assert client.get(done["links"]["report"], headers={"Accept": "image/png"}).status_code == 406
     known = {"If-None-Match": report.headers["ETag"]}

@@ -51,7 +51,13 @@ def test_compresses_and_says_so_with_its_exit_code(call, files):
     (files / "recipe.json").write_text(json.dumps({"passes": [{"type": "simplify"}]}))
     code, _, err = call("run", "net.onnx", "recipe.json", "--data", "data.npz", "--out", "made")
     assert code == 0, err
-    assert sorted(file.name for file in (files / "made").iterdir()) == ["model.onnx", "report.json", "report.md"]
+    assert sorted(file.name for file in (files / "made").iterdir()) == [
+        "model.onnx",
+        "report.json",
+        "report.junit.xml",
+        "report.md",
+        "report.prom",
+    ]
     assert "step 0: simplify" in err
     spec = {
         "recipe": {"passes": [{"type": "simplify"}]},

@@ -72,7 +72,13 @@ def test_a_job_gives_a_verified_smaller_network_and_its_report(job, compress):
     text = (folder / "out" / "report.md").read_text()
     assert "# Compression report: pass" in text
     assert "| size |" in text
-    assert sorted(file.name for file in (folder / "out").iterdir()) == ["model.onnx", "report.json", "report.md"]
+    assert sorted(file.name for file in (folder / "out").iterdir()) == [
+        "model.onnx",
+        "report.json",
+        "report.junit.xml",
+        "report.md",
+        "report.prom",
+    ]
     onnx.checker.check_model(str(folder / "out" / "model.onnx"), full_check=True)
     assert report.compressed.size_bytes == (folder / "out" / "model.onnx").stat().st_size
     kinds = [event["type"] for event in events]

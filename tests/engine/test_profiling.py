@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from onnx import helper, load_from_string
 
-from engine import EngineError, markdown, merge_reports, read_report, read_spec, run, unmeasured
+from engine import EngineError, merge_reports, read_report, read_spec, run, unmeasured
 from engine.errors import BaselineFailedError, SpecInvalidError, TargetUnavailableError
+from engine.markdown import markdown
 from engine.report import Memory
 
 SIZE = {"metric": "size_bytes", "rule": "max", "value": 10}
@@ -50,7 +51,12 @@ def test_all_is_measured_beside_the_baseline(workspace, residual_cnn, images):
     ]
     report = run(spec_of({"batch": 2}, gates=gates, tune={"max_seconds": 1, "max_threads": 2}), folder, told.append)
     assert read_report(json.loads((folder / "out" / "report.json").read_text())) == report
-    assert sorted(file.name for file in (folder / "out").iterdir()) == ["report.json", "report.md"]
+    assert sorted(file.name for file in (folder / "out").iterdir()) == [
+        "report.json",
+        "report.junit.xml",
+        "report.md",
+        "report.prom",
+    ]
     (target,) = report.targets
     found = target.measured
     assert found.latency.p50_ms <= found.latency.p90_ms <= found.latency.p99_ms <= found.latency.max_ms

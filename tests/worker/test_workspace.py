@@ -14,6 +14,9 @@ def beat():
     return None
 
 
+REPORTS = ["report.json", "report.junit.xml", "report.md", "report.prom"]
+
+
 @pytest.fixture
 def prepare(tmp_path, folder):
     def prepare(attempt, inputs=()):
@@ -39,7 +42,7 @@ def prepare(tmp_path, folder):
 @pytest.fixture
 def filled(prepare):
     workspace = prepare(1)
-    for name in ("model.onnx", "report.json", "report.md"):
+    for name in ("model.onnx", *REPORTS):
         (workspace.path / "out" / name).write_text(name)
     return workspace
 
@@ -78,7 +81,7 @@ def test_a_folder_that_became_a_link_is_not_followed(prepare, tmp_path):
 def test_outputs_are_stored_but_not_yet_visible(filled, folder):
     with filled.outputs(folder, "default", LIMIT, beat) as outputs:
         assert [file.path for file in outputs.model_files] == ["model.onnx"]
-        assert [file.path for file in outputs.report_files] == ["report.json", "report.md"]
+        assert [file.path for file in outputs.report_files] == REPORTS
         [digest] = [file.writer.finish().sha256 for file in outputs.model_files]
         assert not folder.exists("default", digest)
         outputs.model_files[0].writer.place()

@@ -65,9 +65,16 @@ def plan(client: Client, wish: Wish, deadline: Deadline, *, as_json: bool) -> No
         give_json({"plan": found, "exit_code": 0})
 
 
-def report_text(client: Client, job: Job, report: dict[str, Any], path: Path) -> str:
-    """Give a report in the form that a file's name asks for: JSON for .json, else Markdown."""
-    return json.dumps(report, indent=2) if path.suffix == ".json" else client.jobs.report_markdown(job.id)
+def report_text(client: Client, job_id: str, path: Path) -> str:
+    """Give a report in the form that a file's name asks for: JSON, JUnit for .xml, Prometheus for .prom, else Markdown."""
+    match path.suffix:
+        case ".json":
+            return json.dumps(client.jobs.report(job_id), indent=2)
+        case ".xml":
+            return client.jobs.report_as(job_id, "junit.xml")
+        case ".prom":
+            return client.jobs.report_as(job_id, "prom")
+    return client.jobs.report_markdown(job_id)
 
 
 def _prepare(client: Client, wish: Wish, live: Live, deadline: Deadline) -> Submission:

@@ -43,7 +43,10 @@ def compress(
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Repeatable: mark the job.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the compressed network goes.")] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where the report goes: .json, else Markdown.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Where the report goes: .json, .xml (JUnit), .prom (Prometheus), else Markdown."
+        ),
     ] = None,
     priority: Annotated[int | None, typer.Option(metavar="N", help="The higher, the sooner among your jobs.")] = None,
     cache: Annotated[bool, typer.Option(help="Let an earlier result of the same work answer.")] = True,
@@ -106,7 +109,7 @@ def _deliver(  # noqa: PLR0917 - one private call
     """Fetch the report and the network, show the result and end with the verdict's exit code."""
     report = client.jobs.report(job.id)
     if report_file:
-        write(report_file, report_text(client, job, report, report_file))
+        write(report_file, report_text(client, job.id, report_file))
     if out:
         with Live(people()) as live, live.transfer(f"download {out.name}") as progress:
             client.jobs.download(job.id, out, progress=progress, timeout=deadline.remaining())

@@ -17,6 +17,7 @@ from onnxpress.live import Live
 from onnxpress.render import STYLES, show
 from onnxpress.submission import cancelled_on_interrupt
 from onnxpress.terminal import give, give_json, people, session, tell
+from onnxpress.verbs.asking import report_text
 from onnxpress.verbs.options import AsJson, JobId, Keep, Timeout, Url, writable, write
 from onnxpress.words import words
 
@@ -118,7 +119,10 @@ def report(
     *,
     markdown: Annotated[bool, typer.Option("--markdown", help="Give Markdown on stdout.")] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a file instead: .json, else Markdown.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a file instead: .json, .xml (JUnit), .prom (Prometheus), else Markdown."
+        ),
     ] = None,
     as_json: AsJson = False,
     url: Url = None,
@@ -127,9 +131,7 @@ def report(
     with session(url, as_json=as_json) as client:
         writable(out, "--out")
         if out:
-            as_file = out.suffix == ".json"
-            text = json.dumps(client.jobs.report(job_id), indent=2) if as_file else client.jobs.report_markdown(job_id)
-            write(out, text)
+            write(out, report_text(client, job_id, out))
             tell(f"wrote {out}")
         elif as_json:
             give_json(client.jobs.report(job_id))

@@ -48,7 +48,10 @@ def profile(
     ] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Repeatable: mark the job.")] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where the report goes: .json, else Markdown.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Where the report goes: .json, .xml (JUnit), .prom (Prometheus), else Markdown."
+        ),
     ] = None,
     priority: Annotated[int | None, typer.Option(metavar="N", help="The higher, the sooner among your jobs.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Upload and check, but do not submit.")] = False,
@@ -87,7 +90,7 @@ def profile(
             return
         report = client.jobs.report(job.id)
         if out:
-            write(out, report_text(client, job, report, out))
+            write(out, report_text(client, job.id, out))
         render.show(report, people(), title=Path(model).name)
         code = code_of_verdict(job.verdict)
         if as_json:
