@@ -70,7 +70,8 @@ def test_a_unit_is_picked_up_at_once(system):
 
 def test_a_running_job_is_cancelled_within_seconds(system):
     system.start_worker()
-    job_id = system.submit(system.inputs())
+    # Long enough that it cannot end before it is cancelled.
+    job_id = system.submit(system.inputs(samples=20_000), passes=["simplify"] * 32)
     child = system.job_child()
     system.wait_event(job_id, "started")
     with system.database.transaction() as session:
