@@ -1,6 +1,7 @@
 """Results as files: JSON with everything that was measured, and a Markdown section that is read."""
 
 import json
+import os
 import platform
 import shlex
 import sys
@@ -15,6 +16,16 @@ from engine.measure.environment import environment
 from engine.spec import Target
 
 RESULTS = Path(__file__).resolve().parents[1] / "var" / "benchmarks"
+KERNELS = "ONNXPRESS_BENCHMARK_KERNELS"
+
+
+def group_here(group: str) -> str:
+    """Give the name under which results of a group are kept, apart for a run that is held to older instructions.
+
+    benchmarks.avx2 sets the variable.
+    """
+    kernels = os.environ.get(KERNELS)
+    return f"{group}-{kernels}" if kernels else group
 
 
 def store(group: str, name: str, content: Mapping[str, Any], markdown: str, *, quick: bool) -> None:
@@ -22,7 +33,7 @@ def store(group: str, name: str, content: Mapping[str, Any], markdown: str, *, q
 
     Trials go to var/benchmarks/trial instead, where the report does not look.
     """
-    folder = RESULTS / "trial" / group if quick else RESULTS / group
+    folder = RESULTS / ("trial" if quick else ".") / group_here(group)
     folder.mkdir(parents=True, exist_ok=True)
     full = {"circumstances": circumstances(), **content}
     (folder / f"{name}.json").write_text(json.dumps(full, indent=1, default=str) + "\n")
@@ -69,7 +80,8 @@ def _command() -> str:
     package = Path(module)
     if package.name == "__main__.py":
         inside = package.resolve().relative_to(Path(__file__).resolve().parents[1]).parent
-        module = "python -m " + ".".join(inside.parts)
+        held = os.environ.get(KERNELS)
+        module = f"python -m benchmarks.{held} {inside.name}" if held else "python -m " + ".".join(inside.parts)
     return " ".join([module, *map(shlex.quote, sys.argv[1:])])
 
 

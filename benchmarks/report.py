@@ -12,6 +12,7 @@ GROUPS = {
     "demo": "The demo",
     "service": "Service",
     "http": "HTTP",
+    "quantization-avx2": "Quantization, AVX2 without VNNI",
     "quantization": "Quantization",
     "pruning": "Pruning",
 }

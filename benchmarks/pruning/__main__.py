@@ -45,7 +45,7 @@ def measure(task: entries.Task, options: argparse.Namespace) -> None:
     candidates = [] if options.only == "ours" else entries.peers(task)
     candidates += [] if options.only == "peers" else entries.ours(task)
     effort = contest.Effort.quick() if options.quick else contest.Effort()
-    results = contest.hold(case, candidates, effort, f"{GROUP}/{task.name}", keep=options.keep)
+    results = contest.hold(case, candidates, effort, f"{documents.group_here(GROUP)}/{task.name}", keep=options.keep)
     markdown = tables.section(case, results, quick=options.quick)
     markdown += "".join(f"\n\n{line}" for line in beside_reference(results))
     content = {"task": task.name, "ratio": task.ratio, "entries": [each.record() for each in results]}

@@ -50,7 +50,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
     candidates += [] if options.only == "peers" else entries.ours(case)
     candidates = [entry for entry in candidates if options.match in entry.name]
     effort = contest.Effort.quick() if options.quick else contest.Effort()
-    results = contest.hold(case, candidates, effort, f"{GROUP}/{name}", keep=options.keep)
+    results = contest.hold(case, candidates, effort, f"{documents.group_here(GROUP)}/{name}", keep=options.keep)
     markdown = tables.section(case, results, quick=options.quick)
     documents.store(
         GROUP, name, {"case": name, "entries": [each.record() for each in results]}, markdown, quick=options.quick
