@@ -20,6 +20,8 @@ class QuantizeStatic(Pass):
     Scales come from one streaming run over the calibration samples. The integer types are chosen per layer for the
     target's processor: without integer dot-product instructions, a kernel adds pairs of 8 x 8 bit products in 16 bits, so a
     layer keeps 8-bit weights only where its own weights prove that no pair can overflow, and gets 7-bit weights elsewhere.
+    A first convolution of one to three channels reads several columns of the image at a time where that is measured to be
+    faster: the same integers, less padding in the kernel.
     """
 
     type: Literal["quantize_static"] = "quantize_static"

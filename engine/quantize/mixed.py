@@ -215,8 +215,19 @@ class _Maker:
             if best is not None:
                 yield best
         if best is not None:
+            yield from self._measured(best)
             steps = self._static_steps(frozenset(best.in_float), rest=True, embeddings=False)
             yield from self._with_small_tables(best, steps)
+
+    def _measured(self, contender: Contender) -> Iterator[Contender]:
+        """Let `quantize_static` measure which kinds of layers to leave in float, and how to lay out the others."""
+        if not any(layer.node.op_type == "Conv" for layer in self._all.layers):
+            return
+        steps = self._static_steps(frozenset(contender.in_float), rest=True, measured=True)
+        made = self._applied(self._model, steps, self._observations)
+        if made is not None:
+            name = f"{contender.name}, kinds of layers by measurement"
+            yield replace(self._contender(name, name, made), in_float=contender.in_float)
 
     def _bisect(self, order: Sequence[str]) -> Contender | None:
         """Find the fewest of the most sensitive layers that must not have fixed ranges."""
@@ -359,9 +370,11 @@ class _Maker:
         """Quantize all but some layers; with `rest`, matrix products and tables among those get fresh ranges, not float."""
         return self._applied(self._model, self._static_steps(in_float, rest=rest), self._observations)
 
-    def _static_steps(self, in_float: frozenset[str], *, rest: bool, embeddings: bool = True) -> list[Pass]:
+    def _static_steps(
+        self, in_float: frozenset[str], *, rest: bool, embeddings: bool = True, measured: bool = False
+    ) -> list[Pass]:
         exclude = (*self._step.exclude, *sorted(in_float))
-        steps = [_static(exclude=exclude, measure_layers=False, embeddings=embeddings)]
+        steps = [_static(exclude=exclude, measure_layers=measured, embeddings=embeddings)]
         if rest and "dynamic" in self._step.candidates:
             steps.append(_dynamic(self._step.exclude))
         return steps

@@ -1,6 +1,6 @@
 """Writes a plan into the graph: QuantizeLinear and DequantizeLinear round activations, integer tensors for the weights."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import onnx_ir as ir
 from engine.calibrate import Range
 from engine.graph import io
 from engine.quantize import types
+from engine.quantize.fold import Fold
 from engine.quantize.plan import Layer, Plan, clamp_bounds, final_output
 
 _DTYPE = {"uint8": np.uint8, "int8": np.int8}
@@ -26,6 +27,10 @@ class Treatment:
     shifts: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     # Tensors that are laid out channels-last once where they become integers, not by every operator that reads them.
     channels_last: frozenset[str] = frozenset()
+    # Means of whole images whose layout makes no difference to the Flatten after them: it is not changed back.
+    left_last: frozenset[str] = frozenset()
+    # First convolutions that read several columns at a time.
+    folded: frozenset[str] = frozenset()
 
     def but(self, **changes: Any) -> "Treatment":
         """Give it with some parts replaced."""
@@ -48,9 +53,12 @@ class QuantizedLayer:
     scale: float
     # The layer's output in the quantized network.
     output: str
+    # How many input columns its kernel reads as channels.
+    columns: int = 1
 
     def facts(self) -> dict[str, Any]:
         """Give JSON values."""
+        folded = {"columns_at_a_time": self.columns} if self.columns > 1 else {}
         return {
             "node": self.name,
             "op": self.op,
@@ -62,7 +70,26 @@ class QuantizedLayer:
             "channels": self.channels,
             "weight_sqnr_db": round(self.weight_sqnr_db, 2),
             "activation_scale": float(f"{self.scale:.6g}"),
+            **folded,
         }
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """A change to channels-last (`first`), another shape there, and the change back (`back`)."""
+
+    shape: tuple[int, ...] | None
+    first: bool = True
+    back: bool = True
+
+    def steps(self, constant: Callable[[Any, str], ir.Value]) -> Iterator[tuple[str, list[ir.Value], dict[str, Any]]]:
+        """Yield operator, inputs after the first, and attributes."""
+        if self.first:
+            yield "Transpose", [], {"perm": [0, 2, 3, 1]}
+        if self.shape is not None:
+            yield "Reshape", [constant(np.array(self.shape, np.int64), "shape")], {}
+        if self.back:
+            yield "Transpose", [], {"perm": [0, 3, 1, 2]}
 
 
 class Rewriter:
@@ -89,6 +116,9 @@ class Rewriter:
         self.restored: dict[ir.Value, ir.Value] = {}
         self._taken = io.value_names(model)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._folds = {layer.node: self._fold(layer) for layer in plan.layers}
+        # How a tensor's integers are laid out between the two nodes that quantize and restore it.
+        self._relaid = dict(self._layouts())
         self._affine = {
             root: self._map_range(root) for root in dict.fromkeys(plan.root(value) for value in plan.tensors)
         }
@@ -109,6 +139,30 @@ class Rewriter:
         self._remove_unused()
         self._model.opset_imports.setdefault("", 13)
         return done
+
+    def _fold(self, layer: Layer) -> Fold | None:
+        return Fold.of(layer, self._plan) if layer.node.outputs[0].name in self._treatment.folded else None
+
+    def _layouts(self) -> Iterator[tuple[ir.Value, "_Layout"]]:
+        for value in self._plan.tensors:
+            if value.name in self._treatment.left_last:
+                yield value, _Layout(None, first=True, back=False)
+            shape = spatial_shape(value)
+            if shape is not None and value.name in self._treatment.channels_last:
+                channels, height, width = shape
+                # A Reshape that changes nothing keeps both changes that are written out from cancelling.
+                yield value, _Layout((0, height, width, channels))
+        for layer in self._plan.layers:
+            fold = self._folds[layer.node]
+            if fold is not None:
+                wide = (fold.width // fold.columns, fold.columns * fold.channels)
+                # A single channel is laid out last already.
+                yield (
+                    layer.input,
+                    _Layout((0, -1, *wide), first=False) if fold.channels == 1 else _Layout((0, 0, *wide)),
+                )
+                outputs = _channels(layer)
+                yield final_output(layer.node)[0], _Layout((0, 0, fold.made_width, outputs))
 
     def _map_range(self, root: ir.Value) -> types.Affine:
         observed = self._ranges[str(root.name)]
@@ -133,9 +187,8 @@ class Rewriter:
         clamp = self._plan.absorbed.get(value)
         if clamp is not None and self._saturates_like(clamp, affine):
             quantize.replace_input_with(0, clamp.inputs[0])
-        between = (
-            self._channels_last(quantize, dequantize, value) if value.name in self._treatment.channels_last else []
-        )
+        layout = self._relaid.get(value)
+        between = [] if layout is None else self._lay_out(quantize, dequantize, layout)
         producer = quantize.inputs[0].producer() if quantize.inputs[0] is not None else None
         if producer is None:
             self._graph.insert_before(self._graph[0], [quantize, *between, dequantize])
@@ -144,22 +197,16 @@ class Rewriter:
         if clamp is not None and quantize.inputs[0] is not value:
             self._graph.remove(clamp, safe=True)
 
-    def _channels_last(self, quantize: ir.Node, dequantize: ir.Node, value: ir.Value) -> list[ir.Node]:
+    def _lay_out(self, quantize: ir.Node, dequantize: ir.Node, layout: "_Layout") -> list[ir.Node]:
         """Lay a tensor out channels-last, and back.
 
         Integer convolutions run channels-last. ONNX Runtime lets neighbours share one change of layout, but not an Add that
-        also reads a tensor from outside: it then changes back before the Add and forth after it. A Reshape that changes
-        nothing keeps both changes that are written out here from cancelling; the second cancels with what ONNX Runtime inserts.
+        also reads a tensor from outside: it then changes back before the Add and forth after it. The second change that is
+        written out here cancels with what ONNX Runtime inserts.
         """
-        channels, height, width = spatial_shape(value) or (0, 0, 0)
-        same = self._constant(np.array((0, height, width, channels), np.int64), "shape")
         nodes: list[ir.Node] = []
         last = quantize.outputs[0]
-        for kind, extra, attributes in (
-            ("Transpose", [], {"perm": [0, 2, 3, 1]}),
-            ("Reshape", [same], {}),
-            ("Transpose", [], {"perm": [0, 3, 1, 2]}),
-        ):
+        for kind, extra, attributes in layout.steps(self._constant):
             nodes.append(ir.node(kind, [last, *extra], attributes))
             last = nodes[-1].outputs[0]
             last.name = io.unused_name(self._taken, "l")
@@ -191,10 +238,9 @@ class Rewriter:
         assert layer.weight.const_value is not None
         weight = layer.weight.const_value.numpy()
         matrix = kernel_matrix(layer, weight)
-        name = str(layer.node.outputs[0].name)
-        quantized = self._treatment.weights.get(name) or types.quantize_weight(
-            matrix, self._choice.rule, per_channel=self._per_channel
-        )
+        fold = self._folds[layer.node]
+        quantized = self._quantized(layer, matrix)
+        matrix = matrix if fold is None else fold.spread(matrix)
         values, scale = quantized.values, quantized.scale
         bias = self._bias(layer, len(scale))
         if bias is not None:
@@ -204,8 +250,15 @@ class Rewriter:
             if (wider > scale).any():
                 scale, values = wider, types.requantize(matrix, wider)
             self._store_bias(layer, bias, scale, activation)
-        self._store_weight(layer, restore_layout(layer, values, weight.shape), scale)
         error = matrix - values * scale[:, None]
+        if fold is None:
+            self._store_weight(layer, restore_layout(layer, values, weight.shape), scale)
+        else:
+            self._store_weight(layer, fold.weights(values), fold.per_output(scale))
+            for key, found in fold.attributes().items():
+                layer.node.attributes[key] = ir.AttrInt64s(key, found)
+            for value in (layer.node.outputs[0], output):
+                value.shape = None  # of the columns one by one
         return QuantizedLayer(
             name=layer.node.name or layer.node.op_type,
             op=layer.node.op_type,
@@ -218,7 +271,21 @@ class Rewriter:
             weight_sqnr_db=_decibel(matrix, error),
             scale=activation.scale,
             output=str(self.restored.get(output, layer.node.outputs[0]).name),
+            columns=1 if fold is None else fold.columns,
         )
+
+    def _quantized(self, layer: Layer, matrix: npt.NDArray[np.float32]) -> types.QuantizedWeight:
+        """Give the weights in integers, in the order in which the layer's kernel pairs them."""
+        rule, fold = self._choice.rule, self._folds[layer.node]
+        found = self._treatment.weights.get(str(layer.node.outputs[0].name))
+        if fold is None:
+            return found or types.quantize_weight(matrix, rule, per_channel=self._per_channel)
+        if found is not None:
+            spread = types.measured(fold.spread(found.values), found)
+            # Other weights become neighbours.
+            if rule != "pairs" or spread.worst_pair <= types.PAIR_LIMIT:
+                return spread
+        return types.quantize_weight(fold.spread(matrix), rule, per_channel=self._per_channel)
 
     def _quantize_left(self, node: ir.Node, activation: types.Affine) -> QuantizedLayer:
         weight = node.inputs[0]
@@ -273,6 +340,9 @@ class Rewriter:
     ) -> None:
         combined = (scale.astype(np.float64) * activation.scale).astype(np.float32)
         stored = np.rint(bias.astype(np.float64) / combined).astype(np.int32)
+        fold = self._folds[layer.node]
+        if fold is not None:
+            combined, stored = fold.per_output(combined), fold.per_output(stored)
         restored = self._dequantized(layer.node, stored, combined, "b", axis=0 if self._per_channel else None)
         if len(layer.node.inputs) < 3:
             layer.node.resize_inputs(3)
@@ -329,6 +399,11 @@ def spatial_shape(value: ir.Value) -> tuple[int, int, int] | None:
     channels, height, width = shape[1], shape[2], shape[3]
     known = isinstance(channels, int) and isinstance(height, int) and isinstance(width, int)
     return (int(channels), int(height), int(width)) if known else None  # type: ignore[arg-type]  # all are integers here
+
+
+def _channels(layer: Layer) -> int:
+    assert layer.weight.const_value is not None
+    return int(layer.weight.const_value.shape.numpy()[layer.axis])
 
 
 def kernel_matrix(layer: Layer, weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

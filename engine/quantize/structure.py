@@ -14,6 +14,7 @@ from engine.graph import io
 from engine.passes.contract import Context
 from engine.quantize import types
 from engine.quantize.explain import Key, layout_changes, times
+from engine.quantize.fold import AT_A_TIME, Fold
 from engine.quantize.improve import Design, build
 from engine.quantize.plan import Layer, Plan, make_plan
 from engine.quantize.rewrite import spatial_shape
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 _WORTHWHILE_GAIN = 0.01
 # Products of activations in integers cost fidelity, so they have to give more.
 _PRODUCTS_GAIN = 0.04
-# Kernels work on four input channels at a time; below that, most of their work is padding.
-_NARROW_CHANNELS = 4
 _FEEDS = 4
 
 
@@ -72,8 +71,7 @@ class _Chooser:
     def run(self) -> Structure:
         _infer_shapes(self.model)
         structure = self._raced()
-        laid_out = self._laid_out(structure.design)
-        return replace(structure, design=laid_out) if laid_out is not None else structure
+        return replace(structure, design=self._laid_out(structure.design))
 
     def _raced(self) -> Structure:
         variants = list(self._variants(make_plan(self.model, self.design.exclude)))
@@ -102,6 +100,10 @@ class _Chooser:
         for name, family in self._families(plan).items():
             smaller = design.but(exclude=design.exclude | family)
             yield _Variant(f"{name} in float", smaller, _WORTHWHILE_GAIN, family)
+        folded = frozenset(str(layer.node.outputs[0].name) for layer in plan.layers if Fold.of(layer, plan))
+        if folded and self.context.target.provider == "cpu":
+            wide = design.but(treatment=design.treatment.but(folded=folded))
+            yield _Variant("layers of few channels over several columns at a time", wide, _WORTHWHILE_GAIN)
         left = frozenset(str(node.name) for node in plan.left if node.name)
         if left and plan.layers:
             smaller = design.but(exclude=design.exclude | left)
@@ -109,14 +111,17 @@ class _Chooser:
         if make_plan(self.model, design.exclude, products=True).products:
             yield _Variant("products of activations too", design.but(products=True), _PRODUCTS_GAIN)
 
-    def _laid_out(self, design: Design) -> Design | None:
-        """Give the design with layouts written out, where ONNX Runtime then changes layouts less often: one can count that."""
-        shared = shared_across_layouts(make_plan(self.model, design.exclude, products=design.products))
-        if not shared or self.context.target.provider != "cpu":
-            return None
-        laid_out = design.but(treatment=design.treatment.but(channels_last=shared))
-        before, after = (layout_changes(self._built(each), self.context.target) for each in (design, laid_out))
-        return laid_out if after < before else None
+    def _laid_out(self, design: Design) -> Design:
+        """Write layouts out where ONNX Runtime then changes layouts less often: one can count that."""
+        if self.context.target.provider != "cpu":
+            return design
+        plan = make_plan(self.model, design.exclude, products=design.products)
+        for change in ({"channels_last": shared_across_layouts(plan)}, {"left_last": flattened(plan)}):
+            if any(change.values()):
+                tried = design.but(treatment=design.treatment.but(**change))
+                before, after = (layout_changes(self._built(each), self.context.target) for each in (design, tried))
+                design = tried if after < before else design
+        return design
 
     def _families(self, plan: Plan) -> dict[str, frozenset[str]]:
         """Name sets of layers that may be faster in float; never all of them."""
@@ -161,12 +166,32 @@ def shared_across_layouts(plan: Plan) -> frozenset[str]:
     return frozenset(found)
 
 
+def flattened(plan: Plan) -> frozenset[str]:
+    """Name the means of whole images that are only flattened: their one pixel reads the same in every layout."""
+    found = set()
+    for node in plan.followers:
+        value = node.outputs[0]
+        inside = value in plan.tensors and not value.is_graph_output() and spatial_shape(value) is not None
+        if node.op_type == "GlobalAveragePool" and inside and all(_flattens(use.node) for use in value.uses()):
+            found.add(str(value.name))
+    return frozenset(found)
+
+
+def _flattens(node: ir.Node) -> bool:
+    """Say whether a node makes rows of images, whatever the order of their axes."""
+    if node.op_type == "Flatten":
+        axis = node.attributes.get("axis")
+        return axis is None or axis.as_int() == 1
+    shape = ir.convenience.get_const_tensor(node.inputs[1]) if node.op_type == "Reshape" else None  # type: ignore[arg-type]
+    return shape is not None and shape.size == 2 and int(shape.numpy()[1]) != 0
+
+
 def _doubtful(plan: Plan) -> Iterator[tuple[str, frozenset[str]]]:
     """Give the families of layers whose integer kernels are often the slower ones: few input channels, depthwise."""
     narrow = {
         layer.node.name
         for layer in plan.layers
-        if layer.node.op_type == "Conv" and not _is_depthwise(layer) and _input_channels(layer) < _NARROW_CHANNELS
+        if layer.node.op_type == "Conv" and not _is_depthwise(layer) and _input_channels(layer) < AT_A_TIME
     }
     depthwise = {layer.node.name for layer in plan.layers if _is_depthwise(layer)}
     for title, names in (("layers of few channels", narrow), ("depthwise layers", depthwise)):
