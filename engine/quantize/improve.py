@@ -67,11 +67,9 @@ def build_prefix(model: ir.Model, design: Design, choice: types.Choice, *, per_c
     """Give a quantized copy with the names that the quantized tensors have in it once they are restored."""
     variant = io.copy(model)
     plan = make_plan(variant, design.exclude, products=design.products)
-    names = {value: str(value.name) for value in plan.tensors}
     rewriter = Rewriter(variant, plan, design.ranges, choice, per_channel=per_channel, treatment=design.treatment)
     rewriter.run()
-    restored = {name: str(rewriter.restored[value].name) for value, name in names.items()}
-    return correct.Prefix(variant, restored)
+    return correct.Prefix(variant, rewriter.restored_names())
 
 
 def ranges_by(sources: Mapping[str, Range | Histogram], method: Method) -> dict[str, Range]:

@@ -76,11 +76,15 @@ class QuantizedLayer:
 
 @dataclass(frozen=True)
 class _Layout:
-    """A change to channels-last (`first`), another shape there, and the change back (`back`)."""
+    """A change to channels-last (`first`), another shape there, and the change back (`back`).
+
+    `foreign`: what comes of it has another shape than the tensor has in the float network.
+    """
 
     shape: tuple[int, ...] | None
     first: bool = True
     back: bool = True
+    foreign: bool = False
 
     def steps(self, constant: Callable[[Any, str], ir.Value]) -> Iterator[tuple[str, list[ir.Value], dict[str, Any]]]:
         """Yield operator, inputs after the first, and attributes."""
@@ -112,6 +116,7 @@ class Rewriter:
         self._choice = choice
         self._per_channel = per_channel
         self._treatment = treatment or Treatment()
+        self._names = {value: str(value.name) for value in plan.tensors}
         # What consumers read in place of each quantized tensor.
         self.restored: dict[ir.Value, ir.Value] = {}
         self._taken = io.value_names(model)
@@ -140,13 +145,21 @@ class Rewriter:
         self._model.opset_imports.setdefault("", 13)
         return done
 
+    def restored_names(self) -> dict[str, str]:
+        """Give the names that the float network's tensors have in this one, where they hold the same numbers but for rounding."""
+        return {
+            name: str(self.restored[value].name)
+            for value, name in self._names.items()
+            if value not in self._relaid or not self._relaid[value].foreign
+        }
+
     def _fold(self, layer: Layer) -> Fold | None:
         return Fold.of(layer, self._plan) if layer.node.outputs[0].name in self._treatment.folded else None
 
     def _layouts(self) -> Iterator[tuple[ir.Value, "_Layout"]]:
         for value in self._plan.tensors:
             if value.name in self._treatment.left_last:
-                yield value, _Layout(None, first=True, back=False)
+                yield value, _Layout(None, back=False, foreign=True)
             shape = spatial_shape(value)
             if shape is not None and value.name in self._treatment.channels_last:
                 channels, height, width = shape
@@ -159,7 +172,9 @@ class Rewriter:
                 # A single channel is laid out last already.
                 yield (
                     layer.input,
-                    _Layout((0, -1, *wide), first=False) if fold.channels == 1 else _Layout((0, 0, *wide)),
+                    _Layout((0, -1, *wide), first=False, foreign=True)
+                    if fold.channels == 1
+                    else _Layout((0, 0, *wide), foreign=True),
                 )
                 outputs = _channels(layer)
                 yield final_output(layer.node)[0], _Layout((0, 0, fold.made_width, outputs))

@@ -117,12 +117,14 @@ def test_it_is_kept_where_it_is_measured_to_be_faster(network, context, feeds_of
         model = ir.from_proto(onnx.load_model_from_string(serialized))
         samples = feeds_of({"image": images(32, channels=1, size=24)})
         given = context(model, samples, ratios=ratios)
-        step = QuantizeStatic(improve=False)
+        step = QuantizeStatic(improve=columns is not None)
         change = step.apply(model, given.observe(model, step.observes(model)), given)
         assert isinstance(change, Change)
         first = next(layer for layer in change.details["layers"] if layer["node"] == "first")
         assert first.get("columns_at_a_time") == columns
         names = [race["variant"] for race in change.details["races"]]
+        candidates = [each["candidate"] for each in change.details["candidates"]]
+        assert ("GPTQ rounding on quantized inputs" in candidates) == (columns is not None)
         assert names == ["layers of few channels in float", "layers of few channels over several columns at a time"]
         assert not [node for node in model.graph if node.op_type == "GlobalAveragePool" and not node.outputs[0].uses()]
 
