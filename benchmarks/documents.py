@@ -76,12 +76,10 @@ def seconds(value: float | None) -> str:
 
 def _command() -> str:
     """Give the command line as it would be typed again."""
-    module = sys.argv[0]
-    package = Path(module)
-    if package.name == "__main__.py":
-        inside = package.resolve().relative_to(Path(__file__).resolve().parents[1]).parent
-        held = os.environ.get(KERNELS)
-        module = f"python -m benchmarks.{held} {inside.name}" if held else "python -m " + ".".join(inside.parts)
+    inside = Path(sys.argv[0]).resolve().relative_to(Path(__file__).resolve().parents[1])
+    parts = inside.parent.parts if inside.name == "__main__.py" else inside.with_suffix("").parts
+    held = os.environ.get(KERNELS)
+    module = "python -m " + (f"benchmarks.{held} {'.'.join(parts[1:])}" if held else ".".join(parts))
     return " ".join([module, *map(shlex.quote, sys.argv[1:])])
 
 
