@@ -10,6 +10,7 @@ from benchmarks.documents import RESULTS
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 GROUPS = {
     "demo": "The demo",
+    "demo-avx2": "The demo, AVX2 without VNNI",
     "service": "Service",
     "http": "HTTP",
     "quantization-avx2": "Quantization, AVX2 without VNNI",

@@ -72,7 +72,7 @@ def _markdown(found: dict[str, Any]) -> str:
         for name in few
     ]
     lines = [
-        "# The HTTP edge",
+        "### The HTTP edge",
         "",
         f"{found['bytes'] >> 20} MiB each way.",
         "",
