@@ -69,27 +69,18 @@ static const char *shown(const char *path)
     return text && strcmp(path, "/proc/cpuinfo") == 0 ? text : path;
 }
 
-static mode_t mode_of(int flags, va_list arguments)
-{
-    return flags & (O_CREAT | __O_TMPFILE) ? va_arg(arguments, mode_t) : 0;
-}
-
-int open(const char *path, int flags, ...)
-{
-    int (*real)(const char *, int, ...) = dlsym(RTLD_NEXT, "open");
-    va_list arguments;
-    va_start(arguments, flags);
-    mode_t mode = mode_of(flags, arguments);
-    va_end(arguments);
-    return real(shown(path), flags, mode);
-}
-
+/* On x86-64 both are one function: offsets have 64 bits anyway. */
 int open64(const char *path, int flags, ...)
 {
     int (*real)(const char *, int, ...) = dlsym(RTLD_NEXT, "open64");
-    va_list arguments;
-    va_start(arguments, flags);
-    mode_t mode = mode_of(flags, arguments);
-    va_end(arguments);
+    mode_t mode = 0;
+    if (flags & (O_CREAT | __O_TMPFILE)) {
+        va_list arguments;
+        va_start(arguments, flags);
+        mode = va_arg(arguments, mode_t);
+        va_end(arguments);
+    }
     return real(shown(path), flags, mode);
 }
+
+int open(const char *path, int flags, ...) __attribute__((alias("open64")));
