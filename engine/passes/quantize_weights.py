@@ -86,9 +86,15 @@ class QuantizeWeights(Pass):
         from engine.graph.weights import lift_weights
         from engine.quantize.weights import AXIS_OPSET, BLOCKS_OPSET
 
+        # Where it cannot be converted, each layer says what it needs, or is stored in 8 bits.
         if self.format == "qdq":
-            # Where it cannot be converted, each layer says what it needs.
             upgrade(model, BLOCKS_OPSET if self.bits == 4 else AXIS_OPSET)
+        elif (
+            self.bits == 4
+            and "Conv" in self.operators
+            and any(node.op_type == "Conv" for node in model.graph.all_nodes())
+        ):
+            upgrade(model, BLOCKS_OPSET)
         lift_weights(model)
 
     def check(self, model: "ir.Model") -> "Refusal | None":

@@ -710,6 +710,10 @@ def _nibbles(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 def _summary(plan: Plan, step: "QuantizeWeights", *, solved: int) -> str:
     how = "GPTQ" if solved else "rounding to nearest"
     rest = f"; {len(plan.refused)} layers stay in float" if plan.refused else ""
+    eight = sum(layer.bits == 8 for layer in plan.layers)
+    if step.bits == 4 and eight:
+        # Said apart: who asked for 4 bits counts on them.
+        rest = f"; {eight} of them in 8 bits, whose form has no blocks of 4{rest}"
     return f"The weights of {len(plan.layers)} layers are stored in {step.bits} bits per weight by {how}{rest}."
 
 
