@@ -182,7 +182,8 @@ def _flattens(node: ir.Node) -> bool:
     if node.op_type == "Flatten":
         axis = node.attributes.get("axis")
         return axis is None or axis.as_int() == 1
-    shape = ir.convenience.get_const_tensor(node.inputs[1]) if node.op_type == "Reshape" else None  # type: ignore[arg-type]
+    wanted = node.inputs[1] if node.op_type == "Reshape" else None
+    shape = None if wanted is None else ir.convenience.get_const_tensor(wanted)
     return shape is not None and shape.size == 2 and int(shape.numpy()[1]) != 0
 
 
