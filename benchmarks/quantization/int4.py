@@ -21,7 +21,7 @@ from engine.measure.providers import Session, session
 
 GROUP = 32
 _JUDGED = 128
-_POWERS = (0.5, 1.0, 1.5, 2.0)
+_POWERS = (0.5, 1.0, 1.3, 1.5, 2.0)
 # Among the encoder's products with weights: six a block.
 _PRODUCTS = {"1 query": 0, "1 output": 3, "1 up": 4, "1 down": 5, "4 query": 18, "4 down": 23, "6 up": 34, "6 down": 35}
 _RTN = "onnxruntime RTN"
