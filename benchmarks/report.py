@@ -17,6 +17,10 @@ GROUPS = {
     "quantization": "Quantization",
     "pruning": "Pruning",
 }
+HIDDEN = """\
+ONNX Runtime ran its kernels for processors with AVX2 and nothing newer, which was hidden from it on the machine that is named
+([why and how](decisions/0014-older-kernels-on-newer-machines.md)). Ratios stand for AVX2 machines as far as caches and clock allow.
+"""
 OPENING = """\
 # Benchmarks
 
@@ -34,6 +38,7 @@ def main() -> None:
         sections = sorted((RESULTS / group).glob("*.md"))
         if sections:
             parts.append(f"## {title}\n")
+            parts += [HIDDEN] if group.endswith("-avx2") else []
             parts += [section.read_text() for section in sections]
     DOCUMENT.write_text("\n".join(parts))
     print(DOCUMENT)
