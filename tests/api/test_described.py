@@ -30,9 +30,7 @@ def test_schemathesis_finds_no_failure_and_no_undocumented_answer(service, tmp_p
         "PYTHONPATH": str(Path(__file__).parent),
     }
     # What is well formed may still name what is not there, come with a key that was used for something else, or too fast.
-    config = (
-        '[checks.positive_data_acceptance]\nexpected-statuses = ["2xx", "304", "400", "404", "406", "409", "422", "429"]\n'
-    )
+    config = '[checks.positive_data_acceptance]\nexpected-statuses = ["2xx", "304", "400", "404", "406", "409", "422", "429"]\n'
     (tmp_path / "schemathesis.toml").write_text(config)
     found = subprocess.run(
         [
