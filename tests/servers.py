@@ -136,12 +136,24 @@ class S3(Process):
         }
 
     def unfinished_uploads(self):
-        """The multi-part uploads that were begun and neither completed nor given up."""
+        """The folders of multi-part uploads that were begun and neither completed nor given up."""
         import httpx
 
         address = f"http://127.0.0.1:{self.ports['filer.port']}/buckets/{self.BUCKET}/.uploads/"
         answer = httpx.get(address, headers={"Accept": "application/json"})
-        return (answer.json()["Entries"] or []) if answer.status_code == 200 else []
+        found = (answer.json()["Entries"] or []) if answer.status_code == 200 else []
+        return {entry["FullPath"] for entry in found}
+
+    def uploads_left(self, known):
+        """The unfinished uploads that are not among the known ones, as soon as the server has settled.
+
+        A part that is on its way while its upload is given up makes that upload's folder anew, until the server turns the
+        part away and removes both: only what stays was left behind.
+        """
+        end = time.monotonic() + PATIENCE_S
+        while (left := self.unfinished_uploads() - known) and time.monotonic() < end:
+            time.sleep(0.02)
+        return left
 
 
 class Redis(Process):

@@ -38,9 +38,11 @@ class InBucket:
         self.spool = settings.data_dir / "store" / "incoming"
         self.server = server
         self.prefix = settings.store_url.partition(f"{server.BUCKET}/")[2]
+        # Of other tests, which may have killed who sent them.
+        self.others = server.unfinished_uploads()
 
     def files(self):
-        found = {path.name for path in self.spool.iterdir()} | {str(one) for one in self.server.unfinished_uploads()}
+        found = {path.name for path in self.spool.iterdir()} | self.server.uploads_left(self.others)
         batches = obstore.list(self.server.store(), self.prefix + "/")
         return found | {told["path"].removeprefix(self.prefix + "/") for batch in batches for told in batch}
 
