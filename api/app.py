@@ -102,14 +102,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     publisher = BrokerPublisher(settings)
     database = Database.from_settings(settings, publisher)
-    folder = open_store(settings)
+    store = open_store(settings)
     # What uploads left that died with their process; those of other processes are younger.
-    await run_sync(folder.clean_incoming)
+    await run_sync(store.clean_incoming)
     rates = Rates(settings.rate_per_s, settings.rate_burst)
     app.state.parts = Parts(
         settings,
         database,
-        folder,
+        store,
         app.state.watcher,
         CapacityLimiter(DISK_THREADS),
         CapacityLimiter(READ_THREADS),

@@ -40,7 +40,7 @@ class Parts:
 
     settings: Settings
     database: Database
-    folder: Store
+    store: Store
     watcher: Watcher
     # Disk work of uploads and downloads, apart from the pool that serves the other routes.
     disk: CapacityLimiter

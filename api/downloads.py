@@ -87,8 +87,8 @@ async def download(request: Request, parts: Parts, content: Content, want: str |
 def _file(parts: Parts, content: Content, part: Part | None) -> Iterator[bytes]:
     sha256 = content.files[0].sha256
     if part is None:
-        return parts.folder.read(content.tenant_id, sha256)
-    return parts.folder.read_part(content.tenant_id, sha256, part.first, part.length)
+        return parts.store.read(content.tenant_id, sha256)
+    return parts.store.read_part(content.tenant_id, sha256, part.first, part.length)
 
 
 async def _sent(parts: Parts, first: bytes, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
@@ -172,7 +172,7 @@ def _zip(parts: Parts, content: Content) -> Iterator[bytes]:
             info = zipfile.ZipInfo(file.path, _ZIP_TIME)
             info.external_attr = 0o644 << 16
             with archive.open(info, "w", force_zip64=file.size >= _ZIP64_FROM) as member:
-                for chunk in parts.folder.read(content.tenant_id, file.sha256):
+                for chunk in parts.store.read(content.tenant_id, file.sha256):
                     member.write(chunk)
                     yield pending.take()
     yield pending.take()

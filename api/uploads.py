@@ -143,7 +143,7 @@ async def received(request: Request, asked: Asked, tenant_id: str, *, limit: int
     if kind == JSON:
         wanted = await _blob(request)
         yield Received(
-            await asked.read(lambda at: known_blob(at.session, parts.folder, tenant_id, wanted.blob), scope="write")
+            await asked.read(lambda at: known_blob(at.session, parts.store, tenant_id, wanted.blob), scope="write")
         )
         return
     form = Form(request.headers["content-type"]) if kind == FORM else None
@@ -153,7 +153,7 @@ async def received(request: Request, asked: Asked, tenant_id: str, *, limit: int
     declared = request.headers.get("content-length") if form is None else None
 
     def start() -> Writer:
-        return parts.folder.writer(tenant_id, limit=limit, size=int(declared) if declared else None, sha256=expected)
+        return parts.store.writer(tenant_id, limit=limit, size=int(declared) if declared else None, sha256=expected)
 
     writer = await run_sync(start, limiter=parts.disk)
     try:

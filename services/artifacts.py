@@ -28,10 +28,10 @@ from models import (
 )
 from services import db
 from services.errors import FieldError, InvalidError, NotFoundError, UnavailableError
-from services.history import advance, record
 from services.problems import Problem
 from services.routing import INSPECT_QUEUE
 from services.storage import Found, Store, Stored
+from services.transitions import advance, record
 
 _log = logging.getLogger(__name__)
 INSPECT_RUNTIME_S = 30.0
@@ -122,11 +122,11 @@ def known(session: Session, tenant_id: str, sha256: str) -> Stored:
     return Stored(sha256, found.size)
 
 
-def known_blob(session: Session, folder: Store, tenant_id: str, sha256: str) -> KnownBlob | KnownArchive:
+def known_blob(session: Session, store: Store, tenant_id: str, sha256: str) -> KnownBlob | KnownArchive:
     """Give bytes that the tenant has stored under their digest; raises InvalidError where there are none."""
     blob = session.get(Blob, (tenant_id, sha256))
     if blob is not None:
-        return KnownBlob(tenant_id, Stored(sha256, blob.size), folder.head(tenant_id, sha256))
+        return KnownBlob(tenant_id, Stored(sha256, blob.size), store.head(tenant_id, sha256))
     archive = session.get(Archive, (tenant_id, sha256))
     if archive is None:
         raise _unknown_blob()
@@ -144,7 +144,9 @@ def register_model(session: Session, tenant_id: str, writer: Source, *, name: st
     if isinstance(writer, KnownArchive):
         artifact = _unpacked_earlier(session, tenant_id, writer)
     else:
-        artifact = store(session, tenant_id, "model", [NewFile(MODEL_ARCHIVE if is_archive else MODEL_FILE, writer)])
+        artifact = store_files(
+            session, tenant_id, "model", [NewFile(MODEL_ARCHIVE if is_archive else MODEL_FILE, writer)]
+        )
     moment = db.now(session)
     model = Model(
         id=new_id("mdl"),
@@ -172,7 +174,7 @@ def register_dataset(
     """
     # Its header's length in eight bytes, then the header, a JSON object.
     path = SAFETENSORS_FILE if writer.head[8:9] == b"{" else DATASET_FILE
-    artifact = store(session, tenant_id, "dataset", [NewFile(path, writer)])
+    artifact = store_files(session, tenant_id, "dataset", [NewFile(path, writer)])
     moment = db.now(session)
     dataset = Dataset(
         id=new_id("dst"),
@@ -287,7 +289,7 @@ def get_blob(session: Session, tenant_id: str, sha256: str) -> Blob:
     return found
 
 
-def store(session: Session, tenant_id: str, kind: Kind, files: Sequence[NewFile]) -> Artifact:
+def store_files(session: Session, tenant_id: str, kind: Kind, files: Sequence[NewFile]) -> Artifact:
     """Make finished uploads visible as one artifact; the same content gives the same artifact."""
     lines = [{"path": file.path, **file.writer.finish().__dict__} for file in sorted(files, key=lambda file: file.path)]
     digest = manifest_digest(lines)
@@ -317,16 +319,16 @@ def manifest_digest(lines: list[dict[str, Any]]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def unpacked(session: Session, folder: Store, model: Model, files: Sequence[NewFile]) -> None:
+def unpacked(session: Session, store: Store, model: Model, files: Sequence[NewFile]) -> None:
     """Have the files that were in a network's archive take its place; the archive is remembered by its digest."""
-    archive, model.artifact_digest = model.artifact_digest, store(session, model.tenant_id, "model", files).digest
+    archive, model.artifact_digest = model.artifact_digest, store_files(session, model.tenant_id, "model", files).digest
     session.flush()
     if archive is None:
         return
     for file in get_artifact(session, model.tenant_id, archive).files:
         row = Archive(tenant_id=model.tenant_id, sha256=file.sha256, size=file.size, digest=model.artifact_digest)
         session.merge(row)
-    discard(session, folder, model.tenant_id, archive)
+    discard(session, store, model.tenant_id, archive)
 
 
 def _unpacked_earlier(session: Session, tenant_id: str, archive: KnownArchive) -> Artifact:
@@ -346,17 +348,17 @@ def accept(session: Session, subject: Model | Dataset, inspection: dict[str, Any
     advance(session, subject, ModelState.READY if isinstance(subject, Model) else DatasetState.READY)
 
 
-def reject(session: Session, folder: Store, subject: Model | Dataset, problem: Problem) -> None:
+def reject(session: Session, store: Store, subject: Model | Dataset, problem: Problem) -> None:
     """Refuse an upload: it stays as a row with its reason, and its bytes go unless another object has the same."""
     subject.problem = problem
     digest, subject.artifact_digest = subject.artifact_digest, None
     advance(session, subject, ModelState.REJECTED if isinstance(subject, Model) else DatasetState.REJECTED)
     session.flush()
     if digest is not None:
-        discard(session, folder, subject.tenant_id, digest)
+        discard(session, store, subject.tenant_id, digest)
 
 
-def discard(session: Session, folder: Store, tenant_id: str, digest: str) -> None:
+def discard(session: Session, store: Store, tenant_id: str, digest: str) -> None:
     """Remove an artifact that no network, no dataset and no job names, and after the commit the bytes that no artifact names."""
     db.lock(session, f"artifact {tenant_id} {digest}")
     for table in (Model, Dataset):
@@ -375,35 +377,35 @@ def discard(session: Session, folder: Store, tenant_id: str, digest: str) -> Non
         used = select(ArtifactFile.path).where(ArtifactFile.tenant_id == tenant_id, ArtifactFile.sha256 == sha256)
         if session.scalars(used.limit(1)).first() is None:
             session.execute(delete(Blob).where(Blob.tenant_id == tenant_id, Blob.sha256 == sha256))
-            _remove_after_commit(session, folder, tenant_id, sha256)
+            _remove_after_commit(session, store, tenant_id, sha256)
 
 
-def _remove_after_commit(session: Session, folder: Store, tenant_id: str, sha256: str) -> None:
+def _remove_after_commit(session: Session, store: Store, tenant_id: str, sha256: str) -> None:
     database = db.database_of(session)
 
     def remove() -> None:
         # Where that may not or cannot be now, the bytes stay until `sweep` comes: what was asked for is committed.
         try:
-            _remove_unless_named(database, folder, tenant_id, sha256)
+            _remove_unless_named(database, store, tenant_id, sha256)
         except (UnavailableError, OperationalError, OSError) as error:
             _log.warning("blob %s: not removed now: %s", sha256, type(error).__name__)
 
     db.after_commit(session, remove)
 
 
-def sweep(database: db.Database, folder: Store, *, before: float) -> int:
+def sweep(database: db.Database, store: Store, *, before: float) -> int:
     """Remove bytes from before a moment (of the epoch) that no row names; gives their number.
 
     Uploads that died before their commit left them, or removals that had to wait: this one removes nothing either while
     somebody holds `REMOVING`.
     """
-    found = strays(database, folder, before=before)
-    return sum(_remove_unless_named(database, folder, blob.tenant_id, blob.sha256) for blob in found)
+    found = strays(database, store, before=before)
+    return sum(_remove_unless_named(database, store, blob.tenant_id, blob.sha256) for blob in found)
 
 
-def strays(database: db.Database, folder: Store, *, before: float) -> Iterator[Found]:
+def strays(database: db.Database, store: Store, *, before: float) -> Iterator[Found]:
     """Give the bytes from before a moment that no row names."""
-    for found in folder.blobs():
+    for found in store.blobs():
         if found.modified_at < before and not _is_named(database, found.tenant_id, found.sha256):
             yield found
 
@@ -413,13 +415,13 @@ def _is_named(database: db.Database, tenant_id: str, sha256: str) -> bool:
         return session.get(Blob, (tenant_id, sha256)) is not None
 
 
-def _remove_unless_named(database: db.Database, folder: Store, tenant_id: str, sha256: str) -> bool:
+def _remove_unless_named(database: db.Database, store: Store, tenant_id: str, sha256: str) -> bool:
     # Asked under the lock: the same bytes may have been uploaded since.
     with database.sharing(REMOVING) as free, database.transaction() as session:
         db.lock(session, f"blob {tenant_id} {sha256}")
         if not free or session.get(Blob, (tenant_id, sha256)) is not None:
             return False
-        folder.remove(tenant_id, sha256)
+        store.remove(tenant_id, sha256)
         return True
 
 

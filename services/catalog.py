@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from models import Dataset, DatasetState, Job, JobStatus, Model, ModelState, is_final
 from services import artifacts, db
 from services.errors import ConflictError
-from services.history import advance, record
 from services.storage import Store
+from services.transitions import advance, record
 
 # A chain of jobs is as long as somebody makes it; what is shown of it is not.
 LINEAGE_LIMIT = 200
@@ -54,7 +54,7 @@ def update_dataset(session: Session, tenant_id: str, dataset_id: str, changes: C
     return _described(session, artifacts.get_dataset(session, tenant_id, dataset_id), changes)
 
 
-def delete_model(session: Session, folder: Store, tenant_id: str, model_id: str) -> None:
+def delete_model(session: Session, store: Store, tenant_id: str, model_id: str) -> None:
     """Remove a network, and its bytes where nothing else names them; its row stays for what names it.
 
     Raises ConflictError while it is being made or checked, and while a job needs it.
@@ -67,10 +67,10 @@ def delete_model(session: Session, folder: Store, tenant_id: str, model_id: str)
     model.alias = None
     digest, model.artifact_digest = model.artifact_digest, None
     advance(session, model, ModelState.DELETED)
-    _release(session, folder, tenant_id, digest)
+    _release(session, store, tenant_id, digest)
 
 
-def delete_dataset(session: Session, folder: Store, tenant_id: str, dataset_id: str) -> None:
+def delete_dataset(session: Session, store: Store, tenant_id: str, dataset_id: str) -> None:
     """Remove a dataset, as `delete_model` does a network."""
     dataset = artifacts.get_dataset(session, tenant_id, dataset_id)
     session.refresh(dataset, with_for_update=True)
@@ -79,7 +79,7 @@ def delete_dataset(session: Session, folder: Store, tenant_id: str, dataset_id: 
     _refuse_if_needed(session, Job.dataset_id == dataset.id, "dataset")
     digest, dataset.artifact_digest = dataset.artifact_digest, None
     advance(session, dataset, DatasetState.DELETED)
-    _release(session, folder, tenant_id, digest)
+    _release(session, store, tenant_id, digest)
 
 
 def lineage(session: Session, tenant_id: str, model_id: str) -> Lineage:
@@ -127,7 +127,7 @@ def _refuse_if_needed(session: Session, names_it: ColumnElement[bool], what: str
         raise ConflictError(f"The job {needed} needs the {what}.", code=f"{what}_in_use", hint="Cancel the job first.")
 
 
-def _release(session: Session, folder: Store, tenant_id: str, digest: str | None) -> None:
+def _release(session: Session, store: Store, tenant_id: str, digest: str | None) -> None:
     session.flush()
     if digest is not None:
-        artifacts.discard(session, folder, tenant_id, digest)
+        artifacts.discard(session, store, tenant_id, digest)

@@ -27,9 +27,9 @@ from models import (
 from services import artifacts, cache, db, idempotency, quotas, workers
 from services.cache import Mode
 from services.errors import ConflictError, FieldError, InvalidError, NotFoundError, RejectedError
-from services.history import advance, advance_unit, record
 from services.problems import CANCELLED, DEPENDENCY_FAILED, JOB_ENDED, Problem
 from services.routing import INSPECT_QUEUE, run_queue
+from services.transitions import advance, advance_unit, record
 from settings import Settings
 
 _OPEN = tuple(status for status in UnitStatus if not is_final(status))

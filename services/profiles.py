@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 
 from models import Job, JobStatus, Unit, UnitStatus, is_final
 from services import db
-from services.history import advance, advance_unit, record
 from services.problems import Problem
+from services.transitions import advance, advance_unit, record
 
 
 def is_part(unit: Unit) -> bool:

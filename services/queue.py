@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session
 import engine
 from models import Dataset, Job, JobStatus, Model, ModelState, Unit, UnitStatus, sources
 from services import analyses, artifacts, cache, db, jobs, profiles
-from services.history import advance, advance_unit, record
 from services.problems import CANCELLED, PROCESS_CRASHED, RUNTIME_LIMIT, WORKER_LOST, Problem
 from services.routing import is_run_queue
 from services.storage import Store
+from services.transitions import advance, advance_unit, record
 from settings import Settings
 
 _TEXT_LIMIT = 500
@@ -246,7 +246,7 @@ def confined(session: Session, unit_id: str, token: str, isolation: str) -> bool
 
 def finish_inspection(
     session: Session,
-    folder: Store,
+    store: Store,
     unit_id: str,
     token: str,
     inspection: dict[str, Any],
@@ -262,12 +262,12 @@ def finish_inspection(
         return False
     misfit = _misfit(session, unit, inspection)
     if misfit is not None:
-        end_failed(session, folder, unit, misfit)
+        end_failed(session, store, unit, misfit)
         return True
     advance_unit(session, unit, UnitStatus.SUCCEEDED)
     subject = _subject(session, unit)
     if files and isinstance(subject, Model):
-        artifacts.unpacked(session, folder, subject, files)
+        artifacts.unpacked(session, store, subject, files)
     artifacts.accept(session, subject, inspection)
     return True
 
@@ -302,7 +302,7 @@ def finish_run(session: Session, unit_id: str, token: str, result: RunResult) ->
     if unit.kind == jobs.MERGE:
         profiles.forget_reports(session, unit)
     output = _keep_output(session, job, result)
-    report = artifacts.store(session, unit.tenant_id, "report", result.report_files)
+    report = artifacts.store_files(session, unit.tenant_id, "report", result.report_files)
     job.report_digest = report.digest
     job.verdict = result.report.verdict.outcome
     if output is None:
@@ -322,18 +322,18 @@ def _keep_output(session: Session, job: Job, result: RunResult) -> Model | None:
     if job.output_model_id is None or result.inspection is None:
         return None
     output = session.get_one(Model, job.output_model_id)
-    output.artifact_digest = artifacts.store(session, job.tenant_id, "model", result.model_files).digest
+    output.artifact_digest = artifacts.store_files(session, job.tenant_id, "model", result.model_files).digest
     output.inspection = result.inspection.model_dump(mode="json")
     advance(session, output, ModelState.READY)
     return output
 
 
-def fail(session: Session, folder: Store, unit_id: str, token: str, problem: Problem) -> bool:
+def fail(session: Session, store: Store, unit_id: str, token: str, problem: Problem) -> bool:
     """End a unit for good with a reason; False where it is lost."""
     unit = _held(session, unit_id, token)
     if unit is None:
         return False
-    end_failed(session, folder, unit, problem)
+    end_failed(session, store, unit, problem)
     return True
 
 
@@ -348,7 +348,7 @@ def cancelled(session: Session, unit_id: str, token: str) -> bool:
     return True
 
 
-def crashed(session: Session, folder: Store, unit_id: str, token: str, settings: Settings) -> bool:
+def crashed(session: Session, store: Store, unit_id: str, token: str, settings: Settings) -> bool:
     """Count a crash of the unit's own process: it is tried again without the step that crashed, or fails.
 
     False where the unit is lost.
@@ -362,13 +362,13 @@ def crashed(session: Session, folder: Store, unit_id: str, token: str, settings:
         unit.crashed_steps = sorted({*unit.crashed_steps, step})
     _spend(unit, db.now(session))
     if unit.crashes > settings.max_crashes:
-        end_failed(session, folder, unit, PROCESS_CRASHED if step is None else {**PROCESS_CRASHED, "step": step})
+        end_failed(session, store, unit, PROCESS_CRASHED if step is None else {**PROCESS_CRASHED, "step": step})
     else:
-        queue_again(session, folder, unit, "attempt_crashed", {"step": step})
+        queue_again(session, store, unit, "attempt_crashed", {"step": step})
     return True
 
 
-def give_back(session: Session, folder: Store, unit_id: str, token: str, settings: Settings, *, counted: bool) -> bool:
+def give_back(session: Session, store: Store, unit_id: str, token: str, settings: Settings, *, counted: bool) -> bool:
     """Return a unit that this worker cannot go on with: at once when it drains, later where a loss is `counted`.
 
     False where the unit is lost.
@@ -380,33 +380,31 @@ def give_back(session: Session, folder: Store, unit_id: str, token: str, setting
     _spend(unit, moment)
     if counted:
         pause = min(2.0**unit.losses, _BACKOFF_MAX_S)
-        lose(session, folder, unit, settings, not_before=moment + timedelta(seconds=pause))
+        lose(session, store, unit, settings, not_before=moment + timedelta(seconds=pause))
     else:
-        queue_again(session, folder, unit, "attempt_returned", {})
+        queue_again(session, store, unit, "attempt_returned", {})
     return True
 
 
-def lose(
-    session: Session, folder: Store, unit: Unit, settings: Settings, *, not_before: datetime | None = None
-) -> None:
+def lose(session: Session, store: Store, unit: Unit, settings: Settings, *, not_before: datetime | None = None) -> None:
     """Count a loss of the infrastructure under a locked unit: it is queued again, or fails after too many."""
     unit.losses += 1
     if unit.losses > settings.max_losses:
-        end_failed(session, folder, unit, WORKER_LOST)
+        end_failed(session, store, unit, WORKER_LOST)
     else:
-        queue_again(session, folder, unit, "attempt_lost", {"losses": unit.losses}, not_before=not_before)
+        queue_again(session, store, unit, "attempt_lost", {"losses": unit.losses}, not_before=not_before)
 
 
-def expire_lease(session: Session, folder: Store, unit: Unit, settings: Settings) -> None:
+def expire_lease(session: Session, store: Store, unit: Unit, settings: Settings) -> None:
     """Take a locked unit from a holder that gave no sign of life."""
     # Time after the last sign of life was not the job's.
     _spend(unit, unit.renewed_at or db.now(session))
-    lose(session, folder, unit, settings)
+    lose(session, store, unit, settings)
 
 
 def queue_again(
     session: Session,
-    folder: Store,
+    store: Store,
     unit: Unit,
     event: str,
     data: dict[str, Any],
@@ -419,7 +417,7 @@ def queue_again(
         _end_cancelled(session, unit, job)
         return
     if unit.spent_s >= unit.max_runtime_s:
-        end_failed(session, folder, unit, RUNTIME_LIMIT)
+        end_failed(session, store, unit, RUNTIME_LIMIT)
         return
     attempt = unit.attempt
     advance_unit(session, unit, UnitStatus.QUEUED)
@@ -434,7 +432,7 @@ def queue_again(
         db.enqueue(session, unit.queue, unit.id)
 
 
-def end_failed(session: Session, folder: Store, unit: Unit, problem: Problem) -> None:
+def end_failed(session: Session, store: Store, unit: Unit, problem: Problem) -> None:
     """End a locked unit and what it was for."""
     job = _job(session, unit)
     if job is not None and job.in_status is JobStatus.CANCELLING:
@@ -449,7 +447,7 @@ def end_failed(session: Session, folder: Store, unit: Unit, problem: Problem) ->
         analyses.fail(session, unit, problem)
         return
     if job is None:
-        artifacts.reject(session, folder, _subject(session, unit), problem)
+        artifacts.reject(session, store, _subject(session, unit), problem)
         return
     _end_job(session, job, unit, problem)
 
@@ -523,10 +521,10 @@ def _claim(session: Session, unit: Unit, job: Job | None) -> Claim:
     inputs = []
     baseline = session.get(Model, job.baseline_id) if job and job.baseline_id else None
     parts = profiles.parts(session, unit) if unit.kind == jobs.MERGE else []
-    for folder, subject in (("model", model), ("baseline", baseline), ("data", dataset)):
+    for place, subject in (("model", model), ("baseline", baseline), ("data", dataset)):
         if subject is not None and subject.artifact_digest is not None and not parts:
             stored = artifacts.get_artifact(session, unit.tenant_id, subject.artifact_digest)
-            inputs += [Input(f"{folder}/{file.path}", file.sha256, file.size) for file in stored.files]
+            inputs += [Input(f"{place}/{file.path}", file.sha256, file.size) for file in stored.files]
     assert unit.token is not None
     return Claim(
         unit_id=unit.id,

@@ -31,7 +31,7 @@ _MAX_DOUBLINGS = 5
 Waiting = Callable[[str], int | None]
 
 
-def once(database: db.Database, folder: Store, settings: Settings, waiting: Waiting) -> None:
+def once(database: db.Database, store: Store, settings: Settings, waiting: Waiting) -> None:
     """Do one round, in short transactions, each by one process at a time; where nothing is lost it only reads.
 
     `waiting` gives the number of messages in a queue, None where the broker does not answer.
@@ -42,9 +42,9 @@ def once(database: db.Database, folder: Store, settings: Settings, waiting: Wait
         overdue = session.scalars(_overdue(moment).limit(1)).first() is not None
         queued = _queued(session)
     if expired:
-        _locked(database, lambda session: _expire_leases(session, folder, settings))
+        _locked(database, lambda session: _expire_leases(session, store, settings))
     if overdue:
-        _locked(database, lambda session: _fail_overdue(session, folder))
+        _locked(database, lambda session: _fail_overdue(session, store))
     # As many messages as queued units: the workers are busy, nothing is lost.
     short = [name for name, count in queued.items() if (messages := waiting(name)) is not None and messages < count]
     if short:
@@ -72,8 +72,8 @@ class Reconciler:
     ) -> None:
         self._database = database
         self._settings = settings
-        self._folder = open_store(settings)
-        self._place = retention.Place(database, self._folder, settings.data_dir)
+        self._store = open_store(settings)
+        self._place = retention.Place(database, self._store, settings.data_dir)
         self._waiting = waiting
         self._workspaces = workspaces
         self._stopped = threading.Event()
@@ -92,7 +92,7 @@ class Reconciler:
         look_at = time.monotonic()
         while not self._stopped.is_set():
             try:
-                once(self._database, self._folder, self._settings, self._waiting)
+                once(self._database, self._store, self._settings, self._waiting)
                 if self._workspaces is not None:
                     sweep_workspaces(self._database, self._workspaces)
                 if time.monotonic() >= look_at:
@@ -118,19 +118,19 @@ def _overdue(moment: datetime) -> Select[Unit]:
     return select(Unit).where(Unit.status == UnitStatus.QUEUED, Unit.pending_until < moment)
 
 
-def _expire_leases(session: Session, folder: Store, settings: Settings) -> None:
+def _expire_leases(session: Session, store: Store, settings: Settings) -> None:
     lost = _expired(db.now(session)).limit(_AT_ONCE).with_for_update(skip_locked=True)
     for unit in session.scalars(lost).all():
         _log.warning("unit %s: attempt %d gave no sign of life", unit.id, unit.attempt)
-        queue.expire_lease(session, folder, unit, settings)
+        queue.expire_lease(session, store, unit, settings)
 
 
-def _fail_overdue(session: Session, folder: Store) -> None:
+def _fail_overdue(session: Session, store: Store) -> None:
     overdue = _overdue(db.now(session)).limit(_AT_ONCE).with_for_update(skip_locked=True)
     for unit in session.scalars(overdue).all():
         provider = provider_of(unit.queue)
         missing = provider is not None and not workers.has_live(session, unit.queue)
-        queue.end_failed(session, folder, unit, no_worker_for(str(provider)) if missing else PENDING_LIMIT)
+        queue.end_failed(session, store, unit, no_worker_for(str(provider)) if missing else PENDING_LIMIT)
 
 
 def _queued(session: Session) -> dict[str, int]:

@@ -50,7 +50,7 @@ class Place:
     """Where rules are applied: the service's database and store, and the data folder of this machine."""
 
     database: db.Database
-    folder: Store
+    store: Store
     data_dir: Path
 
     @property
@@ -193,11 +193,11 @@ def _remove_jobs(place: Place, before: datetime) -> tuple[int, bool]:
     removed = 0
     for job_id in some:
         with place.database.transaction() as session:
-            removed += _remove_job(session, place.folder, job_id, before)
+            removed += _remove_job(session, place.store, job_id, before)
     return removed, removed > 0
 
 
-def _remove_job(session: Session, folder: Store, job_id: str, before: datetime) -> bool:
+def _remove_job(session: Session, store: Store, job_id: str, before: datetime) -> bool:
     job = session.scalars(select(Job).where(Job.id == job_id).with_for_update(skip_locked=True)).one_or_none()
     if job is None:
         return False
@@ -220,7 +220,7 @@ def _remove_job(session: Session, folder: Store, job_id: str, before: datetime) 
         session.flush()
     for digest in digests:
         if digest is not None:
-            artifacts.discard(session, folder, job.tenant_id, digest)
+            artifacts.discard(session, store, job.tenant_id, digest)
     return True
 
 
@@ -284,11 +284,11 @@ def _rows(place: Place, statement: Any) -> int:
 
 
 def _count_bytes(place: Place, before: datetime) -> int:
-    return sum(1 for _ in artifacts.strays(place.database, place.folder, before=before.timestamp()))
+    return sum(1 for _ in artifacts.strays(place.database, place.store, before=before.timestamp()))
 
 
 def _remove_bytes(place: Place, before: datetime) -> tuple[int, bool]:
-    return artifacts.sweep(place.database, place.folder, before=before.timestamp()), False
+    return artifacts.sweep(place.database, place.store, before=before.timestamp()), False
 
 
 def _count_uploads(place: Place, before: datetime) -> int:
@@ -297,7 +297,7 @@ def _count_uploads(place: Place, before: datetime) -> int:
 
 
 def _remove_uploads(place: Place, before: datetime) -> tuple[int, bool]:
-    return place.folder.clean_incoming(older_than_s=time.time() - before.timestamp()), False
+    return place.store.clean_incoming(older_than_s=time.time() - before.timestamp()), False
 
 
 def _old_folders(place: Place, before: datetime) -> list[Path]:

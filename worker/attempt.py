@@ -48,7 +48,7 @@ class Attempts:
     def __init__(
         self,
         database: Database,
-        folder: Store,
+        store: Store,
         settings: Settings,
         workspaces: Path,
         *,
@@ -57,7 +57,7 @@ class Attempts:
         draining: Callable[[], bool],
     ) -> None:
         self.database = database
-        self.folder = folder
+        self.store = store
         self.settings = settings
         self.workspaces = workspaces
         self.draining = draining
@@ -103,7 +103,7 @@ class _Attempt:
         claim = self._claim
         _log.info("unit %s: attempt %d of %s", claim.unit_id, claim.attempt, claim.kind)
         try:
-            workspace = Workspace.prepare(self._place.workspaces, claim, self._place.folder, self._beat)
+            workspace = Workspace.prepare(self._place.workspaces, claim, self._place.store, self._beat)
             ended = self._work(workspace)
         except LeaseLostError:
             self._left(whole_unit=False)
@@ -259,11 +259,11 @@ class _Attempt:
         if claim.kind not in {"run", "merge"}:
             kind = engine.Inspection if claim.kind == "inspect_model" else engine.DatasetInspection
             found = kind.model_validate(value).model_dump(mode="json")
-            folder = self._place.folder
-            with workspace.unpacked(folder, claim, self._settings.max_model_bytes, self._beat) as files:
+            store = self._place.store
+            with workspace.unpacked(store, claim, self._settings.max_model_bytes, self._beat) as files:
                 return self._end(
                     lambda session: queue.finish_inspection(
-                        session, folder, claim.unit_id, claim.token, found, files=files
+                        session, store, claim.unit_id, claim.token, found, files=files
                     )
                 )
         report = _report(claim, value.get("report"))
@@ -271,7 +271,7 @@ class _Attempt:
         inspection = engine.Inspection.model_validate(value.get("inspection")) if found_network else None
         limit = 2 * self._settings.max_model_bytes
         with workspace.outputs(
-            self._place.folder, claim.tenant_id, limit, self._beat, has_model=found_network
+            self._place.store, claim.tenant_id, limit, self._beat, has_model=found_network
         ) as outputs:
             result = queue.RunResult(report, inspection, outputs.model_files, outputs.report_files)
             return self._end(lambda session: queue.finish_run(session, claim.unit_id, claim.token, result))
@@ -303,14 +303,14 @@ class _Attempt:
                 time.sleep(_LOOK_S)
 
     def _fail(self, session: Session, problem: Problem) -> bool:
-        return queue.fail(session, self._place.folder, self._claim.unit_id, self._claim.token, problem)
+        return queue.fail(session, self._place.store, self._claim.unit_id, self._claim.token, problem)
 
     def _crashed(self, session: Session) -> bool:
-        return queue.crashed(session, self._place.folder, self._claim.unit_id, self._claim.token, self._settings)
+        return queue.crashed(session, self._place.store, self._claim.unit_id, self._claim.token, self._settings)
 
     def _give_back(self, session: Session, *, counted: bool) -> bool:
         return queue.give_back(
-            session, self._place.folder, self._claim.unit_id, self._claim.token, self._settings, counted=counted
+            session, self._place.store, self._claim.unit_id, self._claim.token, self._settings, counted=counted
         )
 
     def _order(self, workspace: Workspace) -> sandbox.Order:

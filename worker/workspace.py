@@ -11,7 +11,7 @@ from pathlib import Path
 
 from services.artifacts import NewFile
 from services.queue import Claim
-from services.storage import Store, open_output
+from services.storage import Store
 
 _FOLDERS = ("model", "data", "steps", "out", "tmp")
 _REPORT_FILES = ("report.json", "report.md", "report.junit.xml", "report.prom")
@@ -47,7 +47,7 @@ class Workspace:
     path: Path
 
     @classmethod
-    def prepare(cls, root: Path, claim: Claim, folder: Store, beat: Beat) -> "Workspace":
+    def prepare(cls, root: Path, claim: Claim, store: Store, beat: Beat) -> "Workspace":
         """Make the attempt's folder with verified copies of its inputs and the checkpoints of earlier attempts here."""
         unit = root / claim.unit_id
         workspace = cls(unit, unit / str(claim.attempt))
@@ -58,7 +58,7 @@ class Workspace:
         for item in claim.inputs:
             target = workspace.path / item.path
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.materialise(claim.tenant_id, item.sha256, target, beat=beat)
+            store.materialise(claim.tenant_id, item.sha256, target, beat=beat)
         workspace._take_checkpoints(claim.attempt, beat)
         return workspace
 
@@ -68,7 +68,7 @@ class Workspace:
 
     @contextmanager
     def outputs(
-        self, folder: Store, tenant_id: str, limit: int, beat: Beat, *, has_model: bool = True
+        self, store: Store, tenant_id: str, limit: int, beat: Beat, *, has_model: bool = True
     ) -> Iterator[Outputs]:
         """Give the outputs, hashed and stored but not placed; what is not placed by then is removed at the end.
 
@@ -85,14 +85,14 @@ class Workspace:
             files = []
             for name in names:
                 most = _REPORT_LIMIT if name in _REPORT_FILES else limit
-                files.append(self._take(stack, out, name, folder, tenant_id, most, beat))
+                files.append(self._take(stack, out, name, store, tenant_id, most, beat))
             yield Outputs(
                 tuple(file for file in files if file.path not in _REPORT_FILES),
                 tuple(file for file in files if file.path in _REPORT_FILES),
             )
 
     @contextmanager
-    def unpacked(self, folder: Store, claim: Claim, limit: int, beat: Beat) -> Iterator[tuple[NewFile, ...]]:
+    def unpacked(self, store: Store, claim: Claim, limit: int, beat: Beat) -> Iterator[tuple[NewFile, ...]]:
         """Give the files that the child took out of a network's archive, as `outputs` does; none where there was none."""
         with ExitStack() as stack:
             if not claim.is_archive:
@@ -105,21 +105,21 @@ class Workspace:
                 raise OutputInvalidError(f"unexpected files of an archive: {names[:_MAX_OUTPUTS]}")
             files, left = [], limit
             for name in names:
-                files.append(self._take(stack, out, name, folder, claim.tenant_id, left, beat))
+                files.append(self._take(stack, out, name, store, claim.tenant_id, left, beat))
                 left -= files[-1].writer.finish().size
             yield tuple(files)
 
     @staticmethod
     def _take(  # noqa: PLR0917 - one private call
-        stack: ExitStack, out: int, name: str, folder: Store, tenant_id: str, limit: int, beat: Beat
+        stack: ExitStack, out: int, name: str, store: Store, tenant_id: str, limit: int, beat: Beat
     ) -> NewFile:
         if _OUTPUT.fullmatch(name) is None:
             raise OutputInvalidError(f"unexpected output: {name!r}")
         try:
-            descriptor = open_output(out, name, limit=limit)
+            descriptor = _open_output(out, name, limit=limit)
         except (OSError, ValueError) as error:
             raise OutputInvalidError(f"output {name}: {error}") from error
-        writer = stack.enter_context(folder.writer(tenant_id, limit=limit))
+        writer = stack.enter_context(store.writer(tenant_id, limit=limit))
         with os.fdopen(descriptor, "rb") as file:
             while chunk := file.read(_CHUNK):
                 writer.write(chunk)
@@ -167,7 +167,21 @@ def _copy_plain(folder: int, name: str, target: Path, beat: Beat) -> None:
     seen = os.stat(name, dir_fd=folder, follow_symlinks=False)
     if not stat.S_ISREG(seen.st_mode):
         return
-    with os.fdopen(open_output(folder, name, limit=seen.st_size), "rb") as source, target.open("xb") as copy:
+    with os.fdopen(_open_output(folder, name, limit=seen.st_size), "rb") as source, target.open("xb") as copy:
         while chunk := source.read(_CHUNK):
             copy.write(chunk)
             beat()
+
+
+def _open_output(folder_fd: int, name: str, *, limit: int) -> int:
+    """Open a file that an untrusted process left, by its plain name in an open folder; gives the descriptor.
+
+    Raises ValueError unless it is a regular file with one name and within the limit: no link, no pipe, no device.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(name, flags, dir_fd=folder_fd)
+    seen = os.fstat(descriptor)
+    if not stat.S_ISREG(seen.st_mode) or seen.st_nlink != 1 or seen.st_size > limit:
+        os.close(descriptor)
+        raise ValueError("an output must be a regular file within its size limit")
+    return descriptor

@@ -113,7 +113,7 @@ def change_dataset(dataset_id: str, body: DatasetChanges, at: Writing) -> Datase
 @router.delete("/{dataset_id}", status_code=204, responses=problems(403, 404, 409))
 def delete_dataset(dataset_id: str, at: Writing) -> None:
     """Remove a dataset, and its bytes where nothing else has the same; 409 while a job needs it."""
-    catalog.delete_dataset(at.session, at.parts.folder, at.tenant_id, dataset_id)
+    catalog.delete_dataset(at.session, at.parts.store, at.tenant_id, dataset_id)
 
 
 @router.get("/{dataset_id}/content", response_class=Response, responses=problems(403, 404, 409, 416) | BYTES)

@@ -246,7 +246,7 @@ def _report(at: At, request: Request, job_id: str, form: Format) -> Response:
     headers = {"ETag": f'"{file.sha256}"', "Vary": "Accept", "Repr-Digest": repr_digest(file.sha256)}
     if etag_matches(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    text = b"".join(at.parts.folder.read(at.tenant_id, file.sha256))
+    text = b"".join(at.parts.store.read(at.tenant_id, file.sha256))
     return Response(text, headers=headers, media_type=_MEDIA_TYPES[form])
 
 

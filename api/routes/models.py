@@ -114,7 +114,7 @@ def change_model(model_id: str, body: ModelChanges, at: Writing) -> ModelView:
 @router.delete("/{model_id}", status_code=204, responses=problems(403, 404, 409))
 def delete_model(model_id: str, at: Writing) -> None:
     """Remove a network, and its bytes where nothing else has the same; 409 while a job needs it."""
-    catalog.delete_model(at.session, at.parts.folder, at.tenant_id, model_id)
+    catalog.delete_model(at.session, at.parts.store, at.tenant_id, model_id)
 
 
 @router.get("/{model_id}/lineage", responses=problems(403, 404))

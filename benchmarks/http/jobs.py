@@ -25,8 +25,8 @@ ROUNDS = 200
 def ready_model(api: Api) -> str:
     """Store a network and do what a worker does with it."""
     database = db.Database.from_settings(api.settings)
-    folder = open_store(api.settings)
-    with folder.writer(TENANT, limit=1 << 20) as writer:
+    store = open_store(api.settings)
+    with store.writer(TENANT, limit=1 << 20) as writer:
         writer.write(b"network")
         writer.finish()
         with database.transaction() as session:
@@ -35,7 +35,7 @@ def ready_model(api: Api) -> str:
         unit = session.scalars(select(Unit.id).where(Unit.model_id == model.id)).one()
         claim = queue.claim(session, unit, worker_id="wrk_benchmark", lease_s=30)
         assert claim is not None
-        queue.finish_inspection(session, folder, unit, claim.token, INSPECTION)
+        queue.finish_inspection(session, store, unit, claim.token, INSPECTION)
     database.dispose()
     return model.id
 

@@ -68,13 +68,13 @@ class Service:
         with self.database.transaction() as session:
             unit_id = session.query(models.Unit.id).filter(column == subject_id, models.Unit.kind != "run").scalar()
             claim = queue.claim(session, unit_id, worker_id="wrk_test", lease_s=30)
-        folder = open_store(self.settings)
+        store = open_store(self.settings)
         with self.database.transaction() as session:
             if problem is not None:
-                assert queue.fail(session, folder, unit_id, claim.token, problem)
+                assert queue.fail(session, store, unit_id, claim.token, problem)
             else:
-                files = [NewFile(path, _finished(folder, claim.tenant_id, unpacked[path])) for path in unpacked]
-                assert queue.finish_inspection(session, folder, unit_id, claim.token, inspection, files=files)
+                files = [NewFile(path, _finished(store, claim.tenant_id, unpacked[path])) for path in unpacked]
+                assert queue.finish_inspection(session, store, unit_id, claim.token, inspection, files=files)
 
     def claim_job(self, job_id):
         with self.database.transaction() as session:
@@ -92,8 +92,8 @@ class Service:
         return dataset_id
 
 
-def _finished(folder, tenant_id, content):
-    writer = folder.writer(tenant_id, limit=1 << 20)
+def _finished(store, tenant_id, content):
+    writer = store.writer(tenant_id, limit=1 << 20)
     writer.write(content)
     writer.finish()
     return writer

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from api import downloads
-from services.artifacts import NewFile, store
+from services.artifacts import NewFile, store_files
 from services.storage import open_store
 
 RAW = {"Content-Type": "application/octet-stream"}
@@ -64,15 +64,15 @@ def test_damaged_bytes_never_arrive_whole(service, client, size):
 
 def stored(service, contents):
     """Store several files as one artifact and give its digest."""
-    folder = open_store(service.settings)
+    store = open_store(service.settings)
     files = []
     for name, content in contents.items():
-        writer = folder.writer("alpha", limit=1 << 30)
+        writer = store.writer("alpha", limit=1 << 30)
         writer.write(content)
         writer.finish()
         files.append(NewFile(name, writer))
     with service.database.transaction() as session:
-        return store(session, "alpha", "model", files).digest
+        return store_files(session, "alpha", "model", files).digest
 
 
 CONTENTS = {"model.onnx": os.urandom(1000), "weights.bin": os.urandom((2 << 20) + 5), "empty": b"", "größe": b"x"}

@@ -73,7 +73,7 @@ def report_of(service, job):
 
 def finish(service, job_id):
     claim = service.claim_job(job_id)
-    folder = open_store(service.settings)
+    store = open_store(service.settings)
     with service.database.transaction() as session:
         assert queue.progress(
             session, claim.unit_id, claim.token, [{"type": "step_started", "step": 0, "pass": "simplify"}]
@@ -83,7 +83,7 @@ def finish(service, job_id):
     files = {"model.onnx": b"small", **reports}
     written = {}
     for name, content in files.items():
-        written[name] = folder.writer("alpha", limit=1 << 20)
+        written[name] = store.writer("alpha", limit=1 << 20)
         written[name].write(content)
         written[name].finish()
     result = queue.RunResult(

@@ -42,10 +42,10 @@ def work(service, model, *, result=None, problem=None):
     with service.database.transaction() as session:
         asked = session.query(models.Unit.id).filter_by(model_id=model, kind="prunability", status="queued")
         claim = queue.claim(session, asked.scalar(), worker_id="wrk_test", lease_s=30)
-    folder = open_store(service.settings)
+    store = open_store(service.settings)
     with service.database.transaction() as session:
         if problem is not None:
-            assert queue.fail(session, folder, claim.unit_id, claim.token, problem)
+            assert queue.fail(session, store, claim.unit_id, claim.token, problem)
         else:
             assert queue.finish_analysis(session, claim.unit_id, claim.token, result)
 

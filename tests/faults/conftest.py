@@ -83,7 +83,7 @@ class System:
     settings: Settings
     env: dict[str, str]
     database: db.Database
-    folder: Store
+    store: Store
     broker: "Valkey | Redis"
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     apis: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -130,7 +130,7 @@ class System:
             time.sleep(0.05)
 
     def upload(self, register, content, **fields):
-        with self.folder.writer(TENANT, limit=1 << 30) as writer:
+        with self.store.writer(TENANT, limit=1 << 30) as writer:
             writer.write(content)
             writer.finish()
             with self.database.transaction() as session:

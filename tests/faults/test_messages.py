@@ -105,4 +105,4 @@ def test_an_upload_that_is_no_network_is_rejected_and_leaves_no_bytes(system):
         lambda session: (row := artifacts.get_model(session, TENANT, model.id)).state != "checking" and row
     )
     assert (found.state, found.problem["code"]) == ("rejected", "model_invalid")
-    system.until(lambda _: not list(system.folder.blobs()))
+    system.until(lambda _: not list(system.store.blobs()))

@@ -101,13 +101,13 @@ class Service:
     """The parts, and the verbs that tests repeat."""
 
     database: db.Database
-    folder: Store
+    store: Store
     settings: Settings
     messages: Messages
 
     def upload(self, register=artifacts.register_model, content=None, tenant=TENANT, **fields):
         content = content if content is not None else f"content {next(_contents)}".encode()
-        with self.folder.writer(tenant, limit=1 << 20) as writer:
+        with self.store.writer(tenant, limit=1 << 20) as writer:
             writer.write(content)
             writer.finish()
             with self.database.transaction() as session:
@@ -130,7 +130,7 @@ class Service:
         claim = self.claim(self.messages.sent.pop()[1])
         with self.database.transaction() as session:
             found = inspection.model_dump(mode="json")
-            assert queue.finish_inspection(session, self.folder, claim.unit_id, claim.token, found)
+            assert queue.finish_inspection(session, self.store, claim.unit_id, claim.token, found)
         return self.read(lambda session: session.get_one(type(row), row.id))
 
     def request(self, model=None, dataset=None, *, passes=({"type": "simplify"},), labels=None, **fields):
@@ -146,7 +146,7 @@ class Service:
     def finish(self, claim):
         """Store and commit a result, as a worker does."""
         names = {"model.onnx": b"small", "report.json": b"{}", "report.md": claim.token.encode()}
-        writers = {name: self.folder.writer(TENANT, limit=1 << 20) for name in names}
+        writers = {name: self.store.writer(TENANT, limit=1 << 20) for name in names}
         try:
             for name, content in names.items():
                 writers[name].write(content)
@@ -178,7 +178,7 @@ class Service:
     def stored(self) -> set[str]:
         """The names of everything in the store, complete or not."""
         incoming = self.settings.data_dir / "store" / "incoming"
-        complete = {f"{found.tenant_id}/{found.sha256}" for found in self.folder.blobs()}
+        complete = {f"{found.tenant_id}/{found.sha256}" for found in self.store.blobs()}
         return complete | {path.name for path in incoming.iterdir()}
 
 

@@ -38,7 +38,7 @@ def start(service, model, tenant=TENANT, settings=None):
 
 
 def fail(service, claim, problem):
-    return service.write(lambda session: queue.fail(session, service.folder, claim.unit_id, claim.token, problem))
+    return service.write(lambda session: queue.fail(session, service.store, claim.unit_id, claim.token, problem))
 
 
 def finish(service, claim):
@@ -118,7 +118,7 @@ def test_another_version_of_the_service_finds_out_anew(service):
 def test_it_goes_with_the_network(service):
     model = service.ready_model()
     start(service, model)
-    service.write(lambda session: catalog.delete_model(session, service.folder, TENANT, model.id))
+    service.write(lambda session: catalog.delete_model(session, service.store, TENANT, model.id))
     with pytest.raises(NotFoundError):
         find(service, model)
     claim = service.claim()
@@ -148,7 +148,7 @@ def test_one_that_nobody_works_on_ends(service):
     with service.database.transaction() as session:
         unit = session.get_one(Unit, unit_id)
         unit.pending_until = unit.created_at
-    reconcile.once(service.database, service.folder, service.settings, service.messages.waiting)
+    reconcile.once(service.database, service.store, service.settings, service.messages.waiting)
     assert find(service, model) is None
 
 
@@ -163,7 +163,7 @@ def test_processor_time_is_measured_and_has_a_quota(service):
     start(service, other, settings=settings)
     # Another attempt goes on counting.
     give_back = {"settings": settings, "counted": False}
-    service.write(lambda session: queue.give_back(session, service.folder, claim.unit_id, claim.token, **give_back))
+    service.write(lambda session: queue.give_back(session, service.store, claim.unit_id, claim.token, **give_back))
     again = service.claim(claim.unit_id)
     assert again.cpu_s == 60.0
     assert service.write(lambda session: queue.spent(session, claim.unit_id, again.token, cpu_s=150.0))

@@ -13,7 +13,7 @@ PROBLEM = {"code": "model_invalid", "class": "user", "retryable": False, "messag
 
 def reject(service):
     claim = service.claim()
-    return service.write(lambda session: queue.fail(session, service.folder, claim.unit_id, claim.token, PROBLEM))
+    return service.write(lambda session: queue.fail(session, service.store, claim.unit_id, claim.token, PROBLEM))
 
 
 def model_of(service, row):
@@ -28,7 +28,7 @@ def test_an_upload_is_checked_then_ready(service):
     assert [(item.path, item.size) for item in claim.inputs] == [("model/model.onnx", 5)]
     found = INSPECTION.model_dump(mode="json")
     assert service.write(
-        lambda session: queue.finish_inspection(session, service.folder, claim.unit_id, claim.token, found)
+        lambda session: queue.finish_inspection(session, service.store, claim.unit_id, claim.token, found)
     )
     ready = model_of(service, model)
     assert ready.state == ModelState.READY
@@ -48,7 +48,7 @@ def test_data_that_do_not_fit_their_network_are_rejected(service):
     claim = service.claim()
     other = {**DATA.model_dump(mode="json"), "arrays": [{"name": "sound", "dtype": "uint8", "shape": [40, 3]}]}
     assert service.write(
-        lambda session: queue.finish_inspection(session, service.folder, claim.unit_id, claim.token, other)
+        lambda session: queue.finish_inspection(session, service.store, claim.unit_id, claim.token, other)
     )
     found = service.read(lambda session: artifacts.get_dataset(session, TENANT, dataset.id))
     assert found.state == DatasetState.REJECTED
@@ -89,7 +89,7 @@ def test_the_same_content_is_stored_once_per_tenant(service):
 
 def test_a_rollback_makes_nothing_visible(service):
     def fail(session):
-        with service.folder.writer(TENANT, limit=10) as writer:
+        with service.store.writer(TENANT, limit=10) as writer:
             writer.write(b"x")
             writer.finish()
             artifacts.register_model(session, TENANT, writer, name="x")
@@ -126,7 +126,7 @@ def test_an_inspection_that_crashes_each_time_rejects(service):
         assert claim.attempt == attempt
         assert service.write(
             lambda session, claim=claim: queue.crashed(
-                session, service.folder, claim.unit_id, claim.token, service.settings
+                session, service.store, claim.unit_id, claim.token, service.settings
             )
         )
     found = model_of(service, model)

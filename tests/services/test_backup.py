@@ -77,7 +77,7 @@ def _assert_all_served(database, store):
 
 def test_what_was_there_is_there_again(service, place, empty):
     _full(service)
-    made = backup.take(service.database, service.folder, place)
+    made = backup.take(service.database, service.store, place)
     assert made.damaged == ()
     assert len(made.blobs) == 6
     database, store = empty
@@ -95,7 +95,7 @@ def test_what_was_there_is_there_again(service, place, empty):
 
 def test_nobody_else_can_read_it(service, place):
     _full(service)
-    backup.take(service.database, service.folder, place)
+    backup.take(service.database, service.store, place)
     for path in [place, *place.rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 or path.is_dir(), path
     assert stat.S_IMODE(place.stat().st_mode) & 0o077 == 0
@@ -104,11 +104,11 @@ def test_nobody_else_can_read_it(service, place):
 def test_a_second_backup_takes_only_what_is_new_and_drops_what_is_gone(service, tmp_path):
     gone = service.ready_model()
     _full(service)
-    first = backup.take(service.database, service.folder, tmp_path / "b")
+    first = backup.take(service.database, service.store, tmp_path / "b")
     kept = {path: path.stat().st_ino for path in (tmp_path / "b" / "blobs").rglob("*") if path.is_file()}
-    service.write(lambda session: catalog.delete_model(session, service.folder, TENANT, gone.id))
+    service.write(lambda session: catalog.delete_model(session, service.store, TENANT, gone.id))
     service.upload(content=b"new")
-    second = backup.take(service.database, service.folder, tmp_path / "b")
+    second = backup.take(service.database, service.store, tmp_path / "b")
     there = {path: path.stat().st_ino for path in (tmp_path / "b" / "blobs").rglob("*") if path.is_file()}
     assert {path.name for path in there} == {blob.sha256 for blob in second.blobs}
     assert len(kept.keys() - there.keys()) == 1
@@ -120,12 +120,12 @@ def test_a_second_backup_takes_only_what_is_new_and_drops_what_is_gone(service, 
 
 def test_a_damaged_blob_of_an_earlier_backup_is_copied_again(service, empty, tmp_path):
     _full(service)
-    made = backup.take(service.database, service.folder, tmp_path / "b")
+    made = backup.take(service.database, service.store, tmp_path / "b")
     blob = max(made.blobs, key=lambda blob: blob.size)
     Folder(tmp_path / "b").path(blob.tenant_id, blob.sha256).write_bytes(b"bit rot")
     with pytest.raises(BackupError, match=blob.sha256):
         backup.restore(*empty, tmp_path / "b")
-    backup.take(service.database, service.folder, tmp_path / "b")
+    backup.take(service.database, service.store, tmp_path / "b")
     backup.restore(*empty, tmp_path / "b")
     _assert_all_served(*empty)
 
@@ -133,9 +133,9 @@ def test_a_damaged_blob_of_an_earlier_backup_is_copied_again(service, empty, tmp
 def test_damage_in_the_store_is_told_and_costs_only_itself(service, place, empty):
     _full(service)
     bad, missing = service.read(lambda session: session.scalars(select(Blob).where(Blob.size > 0).limit(2)).all())
-    damage(service.folder, bad)
-    service.folder.remove(TENANT, missing.sha256)
-    made = backup.take(service.database, service.folder, place)
+    damage(service.store, bad)
+    service.store.remove(TENANT, missing.sha256)
+    made = backup.take(service.database, service.store, place)
     assert {damage.sha256 for damage in made.damaged} == {bad.sha256, missing.sha256}
     database, store = empty
     with pytest.raises(BackupError, match="--incomplete"):
@@ -149,7 +149,7 @@ def test_damage_in_the_store_is_told_and_costs_only_itself(service, place, empty
 
 def test_a_tampered_backup_is_refused(service, empty, tmp_path):
     _full(service)
-    made = backup.take(service.database, service.folder, tmp_path / "b")
+    made = backup.take(service.database, service.store, tmp_path / "b")
     file = tmp_path / "b" / made.database
     file.write_bytes(file.read_bytes() + b" ")
     with pytest.raises(BackupError, match="digest"):
@@ -161,7 +161,7 @@ def test_a_tampered_backup_is_refused(service, empty, tmp_path):
 
 def test_a_tar_that_was_cut_off_is_refused(service, empty, tmp_path):
     _full(service)
-    backup.take(service.database, service.folder, tmp_path / "b.tar")
+    backup.take(service.database, service.store, tmp_path / "b.tar")
     content = (tmp_path / "b.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(content[: len(content) // 2])
     with pytest.raises(BackupError, match=r"no complete backup|has no manifest"):
@@ -170,7 +170,7 @@ def test_a_tar_that_was_cut_off_is_refused(service, empty, tmp_path):
 
 def test_the_manifest_names_what_the_tar_has(service, tmp_path):
     _full(service)
-    backup.take(service.database, service.folder, tmp_path / "b.tar")
+    backup.take(service.database, service.store, tmp_path / "b.tar")
     with tarfile.open(tmp_path / "b.tar") as tar:
         names = tar.getnames()
         told = json.load(tar.extractfile("manifest.json"))
@@ -184,9 +184,9 @@ def test_the_manifest_names_what_the_tar_has(service, tmp_path):
 
 def test_only_an_empty_target_is_restored_into(service, place, empty, tmp_path):
     _full(service)
-    backup.take(service.database, service.folder, place)
+    backup.take(service.database, service.store, place)
     with pytest.raises(BackupError, match="has rows"):
-        backup.restore(service.database, service.folder, place)
+        backup.restore(service.database, service.store, place)
     database, store = empty
     store.put(TENANT, [b"somebody else's"], limit=100)
     with pytest.raises(BackupError, match="does not name"):
@@ -200,7 +200,7 @@ def test_only_an_empty_target_is_restored_into(service, place, empty, tmp_path):
 
 def test_tables_without_rows_are_empty(service, place, empty):
     _full(service)
-    backup.take(service.database, service.folder, place)
+    backup.take(service.database, service.store, place)
     database, store = empty
     db.upgrade_database(database)
     backup.restore(database, store, place)
@@ -209,19 +209,19 @@ def test_tables_without_rows_are_empty(service, place, empty):
 
 def test_a_restore_that_was_broken_off_is_run_again(service, place, empty):
     _full(service)
-    backup.take(service.database, service.folder, place)
+    backup.take(service.database, service.store, place)
     database, store = empty
-    store.put(TENANT, service.folder.read(TENANT, hashlib.sha256(b"small").hexdigest()), limit=100)
+    store.put(TENANT, service.store.read(TENANT, hashlib.sha256(b"small").hexdigest()), limit=100)
     backup.restore(database, store, place)
     _assert_all_served(database, store)
 
 
 def test_folders_and_files_of_others_stay_as_they_are(service, tmp_path):
     with pytest.raises(BackupError, match="something else"):
-        backup.take(service.database, service.folder, tmp_path / "store")
+        backup.take(service.database, service.store, tmp_path / "store")
     (tmp_path / "there.tar").write_text("mine")
     with pytest.raises(BackupError, match="exists"):
-        backup.take(service.database, service.folder, tmp_path / "there.tar")
+        backup.take(service.database, service.store, tmp_path / "there.tar")
     assert (tmp_path / "there.tar").read_text() == "mine"
 
 
@@ -229,19 +229,19 @@ def test_no_bytes_are_removed_while_a_backup_reads_and_later_they_are(service):
     model = service.ready_model(content=b"to go")
     sha256 = hashlib.sha256(b"to go").hexdigest()
     with service.database.holding(artifacts.REMOVING):
-        service.write(lambda session: catalog.delete_model(session, service.folder, TENANT, model.id))
-        assert service.folder.exists(TENANT, sha256)
-        assert artifacts.sweep(service.database, service.folder, before=time.time() + 1) == 0
-    assert service.folder.exists(TENANT, sha256)
-    assert artifacts.sweep(service.database, service.folder, before=time.time() - 3600) == 0
-    assert artifacts.sweep(service.database, service.folder, before=time.time() + 1) == 1
-    assert not service.folder.exists(TENANT, sha256)
+        service.write(lambda session: catalog.delete_model(session, service.store, TENANT, model.id))
+        assert service.store.exists(TENANT, sha256)
+        assert artifacts.sweep(service.database, service.store, before=time.time() + 1) == 0
+    assert service.store.exists(TENANT, sha256)
+    assert artifacts.sweep(service.database, service.store, before=time.time() - 3600) == 0
+    assert artifacts.sweep(service.database, service.store, before=time.time() + 1) == 1
+    assert not service.store.exists(TENANT, sha256)
 
 
 def test_the_sweep_leaves_what_a_row_names(service):
     _full(service)
     before = service.stored()
-    assert artifacts.sweep(service.database, service.folder, before=time.time() + 1) == 0
+    assert artifacts.sweep(service.database, service.store, before=time.time() + 1) == 0
     assert service.stored() == before
 
 
@@ -254,7 +254,7 @@ def test_uploads_and_deletions_beside_backups_cost_nothing(service, request, tmp
         while not stopped.is_set():
             model = service.upload(content=f"{number} {turn % 5}".encode() * 1000)
             claim_of(model)
-            service.write(lambda session, one=model.id: catalog.delete_model(session, service.folder, TENANT, one))
+            service.write(lambda session, one=model.id: catalog.delete_model(session, service.store, TENANT, one))
             turn += 1
 
     def claim_of(model):
@@ -269,7 +269,7 @@ def test_uploads_and_deletions_beside_backups_cost_nothing(service, request, tmp
         thread.start()
     try:
         for number in range(4):
-            made = backup.take(service.database, service.folder, tmp_path / f"b{number}")
+            made = backup.take(service.database, service.store, tmp_path / f"b{number}")
             assert made.damaged == ()
     finally:
         stopped.set()

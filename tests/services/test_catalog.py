@@ -19,7 +19,7 @@ def change(service, model, **changes):
 
 
 def delete(service, model):
-    service.write(lambda session: catalog.delete_model(session, service.folder, TENANT, model.id))
+    service.write(lambda session: catalog.delete_model(session, service.store, TENANT, model.id))
 
 
 def test_names_and_tags_change_alone(service):
@@ -83,7 +83,7 @@ def test_bytes_stay_as_long_as_anything_names_them(service):
     first, second = service.ready_model(content=b"same"), service.ready_model(content=b"same")
     delete(service, first)
     assert len(service.stored()) == 1
-    assert service.folder.exists(TENANT, artifacts_sha(service, second))
+    assert service.store.exists(TENANT, artifacts_sha(service, second))
     delete(service, second)
     assert service.stored() == set()
 
@@ -99,14 +99,14 @@ def test_what_a_job_needs_stays(service):
         delete(service, model)
     assert refused.value.exact_code == "model_in_use"
     with pytest.raises(ConflictError) as refused:
-        service.write(lambda session: catalog.delete_dataset(session, service.folder, TENANT, dataset.id))
+        service.write(lambda session: catalog.delete_dataset(session, service.store, TENANT, dataset.id))
     assert refused.value.exact_code == "dataset_in_use"
     output = service.read(lambda session: artifacts.get_model(session, TENANT, job.output_model_id))
     with pytest.raises(ConflictError):
         delete(service, output)
     assert service.finish(service.claim())
     delete(service, model)
-    service.write(lambda session: catalog.delete_dataset(session, service.folder, TENANT, dataset.id))
+    service.write(lambda session: catalog.delete_dataset(session, service.store, TENANT, dataset.id))
     # The job still tells what it was about, and its result is there.
     assert service.job(job.id).model_id == model.id
     assert get(service, output).state == "ready"
@@ -146,7 +146,7 @@ def test_known_bytes_become_a_model_without_an_upload(service):
     sha256 = artifacts_sha(service, model)
 
     def again(session, tenant=TENANT):
-        known = artifacts.known_blob(session, service.folder, tenant, sha256)
+        known = artifacts.known_blob(session, service.store, tenant, sha256)
         return artifacts.register_model(session, tenant, known, name="again")
 
     made = service.write(again)
@@ -155,7 +155,7 @@ def test_known_bytes_become_a_model_without_an_upload(service):
         service.write(lambda session: again(session, "other"))
     assert refused.value.exact_code == "unknown_blob"
     # What went between the question and the request is told in the same way.
-    known = service.read(lambda session: artifacts.known_blob(session, service.folder, TENANT, sha256))
+    known = service.read(lambda session: artifacts.known_blob(session, service.store, TENANT, sha256))
     delete(service, model)
     service.write(lambda session: jobs.list_jobs(session, TENANT))
     assert known.finish().sha256 == sha256

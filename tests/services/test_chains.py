@@ -55,7 +55,7 @@ def test_what_waits_for_a_job_that_ends_without_a_result_fails(service, end):
     else:
         claim = service.claim()
         problem = {"code": "baseline_failed", "class": "user", "retryable": False, "message": "It does not run."}
-        assert service.write(lambda session: queue.fail(session, service.folder, claim.unit_id, claim.token, problem))
+        assert service.write(lambda session: queue.fail(session, service.store, claim.unit_id, claim.token, problem))
     for job in (second, third):
         ended = service.job(job.id)
         assert (ended.status, ended.problem["code"]) == ("failed", "dependency_failed")

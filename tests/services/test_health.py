@@ -116,7 +116,7 @@ def test_nobody_who_may_administer_is_told(service):
 
 def test_retention_that_stands_still_is_told(service):
     assert "retention" not in states(health.work(service.settings))
-    place = retention.Place(service.database, service.folder, Path(service.settings.data_dir))
+    place = retention.Place(service.database, service.store, Path(service.settings.data_dir))
     retention.apply_due(place, service.settings)
     assert states(health.work(service.settings))["retention"] == "ok"
     service.write(lambda session: session.execute(update(Chore).values(done_at=db.now(session) - timedelta(hours=5))))

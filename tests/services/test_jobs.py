@@ -75,7 +75,7 @@ def test_rejected_inputs_carry_their_problem(service):
     model = service.upload()
     claim = service.claim()
     problem = {"code": "model_invalid", "class": "user", "retryable": False, "message": "Broken."}
-    service.write(lambda session: queue.fail(session, service.folder, claim.unit_id, claim.token, problem))
+    service.write(lambda session: queue.fail(session, service.store, claim.unit_id, claim.token, problem))
     with pytest.raises(RejectedError) as caught:
         service.submit(service.request(model))
     assert (caught.value.exact_code, caught.value.problem) == ("model_rejected", problem)
@@ -144,7 +144,7 @@ def test_a_result_has_all_its_parts(service):
     assert output(service, job).state == ModelState.READY
     files = service.read(lambda session: jobs.report(session, TENANT, job.id))
     assert set(files) == {"report.json", "report.md"}
-    assert all(service.folder.exists(TENANT, file.sha256) for file in files.values())
+    assert all(service.store.exists(TENANT, file.sha256) for file in files.values())
     stored = service.read(lambda session: artifacts.get_artifact(session, TENANT, output(service, job).artifact_digest))
     assert [(file.path, file.size) for file in stored.files] == [("model.onnx", 5)]
     # The result is a network like any other.

@@ -60,7 +60,7 @@ def report(indices, targets=TARGETS):
 def finish(service, claim, told):
     """Commit a report as a worker does."""
     names = ("report.json", "report.md")
-    writers = {name: service.folder.writer(TENANT, limit=1 << 20) for name in names}
+    writers = {name: service.store.writer(TENANT, limit=1 << 20) for name in names}
     try:
         for name, writer in writers.items():
             writer.write(f"{name} {claim.unit_id}".encode())
@@ -144,7 +144,7 @@ def test_a_target_that_fails_is_told_and_the_others_count(service, ask):
     job = ask()
     sent = messages(service)
     openvino = service.claim(sent["run.openvino"])
-    service.write(lambda session: queue.fail(session, service.folder, openvino.unit_id, openvino.token, RUNTIME_LIMIT))
+    service.write(lambda session: queue.fail(session, service.store, openvino.unit_id, openvino.token, RUNTIME_LIMIT))
     assert service.job(job.id).problem is None
     assert finish(service, service.claim(sent["run.cpu"]), report([0, 2]))
     merge = service.claim(messages(service)["inspect"])
@@ -163,7 +163,7 @@ def test_a_target_that_no_worker_has_any_more_fails_alone(service, ask):
     beat(service, "wrk_1", (CPU,))
     with service.database.transaction() as session:
         session.execute(update(Unit).where(Unit.queue == "run.openvino").values(pending_until=Unit.created_at))
-    reconcile.once(service.database, service.folder, service.settings, service.messages.waiting)
+    reconcile.once(service.database, service.store, service.settings, service.messages.waiting)
     merge = service.claim(messages(service)["inspect"])
     assert "`openvino`" in merge.failures[0]["message"]
     assert service.job(job.id).status == "running"
@@ -174,7 +174,7 @@ def test_a_profile_without_any_result_fails_with_the_first_reason(service, ask):
     for name in ("run.openvino", "run.cpu"):
         claim = service.claim(messages(service).get(name) or unit_in(service, name))
         service.write(lambda session, claim=claim: queue.fail(
-            session, service.folder, claim.unit_id, claim.token, {**RUNTIME_LIMIT, "message": claim.unit_id}
+            session, service.store, claim.unit_id, claim.token, {**RUNTIME_LIMIT, "message": claim.unit_id}
         ))  # fmt: skip
     done = service.job(job.id)
     assert (done.status, done.problem["message"]) == ("failed", unit_in(service, "run.cpu"))
@@ -192,9 +192,7 @@ def test_a_lost_part_leaves_the_job_running_while_another_runs(service, ask):
     sent = messages(service)
     cpu, openvino = service.claim(sent["run.cpu"]), service.claim(sent["run.openvino"])
     service.write(
-        lambda session: queue.give_back(
-            session, service.folder, cpu.unit_id, cpu.token, service.settings, counted=False
-        )
+        lambda session: queue.give_back(session, service.store, cpu.unit_id, cpu.token, service.settings, counted=False)
     )
     assert service.job(job.id).status == "running"
     assert finish(service, openvino, report([1]))
@@ -273,7 +271,7 @@ def test_a_baseline_stays_as_long_as_a_job_needs_it(service, ask):
     job = ask([{"provider": "cpu"}], baseline_id=baseline.id)
 
     def delete(session):
-        catalog.delete_model(session, service.folder, TENANT, baseline.id)
+        catalog.delete_model(session, service.store, TENANT, baseline.id)
 
     with pytest.raises(ConflictError, match=job.id):
         service.write(delete)

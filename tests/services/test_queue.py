@@ -18,14 +18,14 @@ def step(service, function, claim, *args, **kwargs):
 
 def crash(service, claim):
     return service.write(
-        lambda session: queue.crashed(session, service.folder, claim.unit_id, claim.token, service.settings)
+        lambda session: queue.crashed(session, service.store, claim.unit_id, claim.token, service.settings)
     )
 
 
 def give_back(service, claim, *, counted):
     return service.write(
         lambda session: queue.give_back(
-            session, service.folder, claim.unit_id, claim.token, service.settings, counted=counted
+            session, service.store, claim.unit_id, claim.token, service.settings, counted=counted
         )
     )
 
@@ -33,7 +33,7 @@ def give_back(service, claim, *, counted):
 def expire(service, claim):
     with service.database.transaction() as session:
         unit = session.scalars(select(Unit).where(Unit.id == claim.unit_id)).one()
-        queue.expire_lease(session, service.folder, unit, service.settings)
+        queue.expire_lease(session, service.store, unit, service.settings)
 
 
 def unit_of(service, claim):
@@ -84,7 +84,7 @@ def test_a_superseded_attempt_changes_nothing(service):
     assert not crash(service, first)
     assert not give_back(service, first, counted=True)
     assert not service.write(
-        lambda session: queue.fail(session, service.folder, first.unit_id, first.token, RUNTIME_LIMIT)
+        lambda session: queue.fail(session, service.store, first.unit_id, first.token, RUNTIME_LIMIT)
     )
     assert service.stored() == before
     assert service.job(job.id).version == version

@@ -15,7 +15,7 @@ NEVER = 1e9
 
 def once(service, **settings):
     reconcile.once(
-        service.database, service.folder, service.settings.model_copy(update=settings), service.messages.waiting
+        service.database, service.store, service.settings.model_copy(update=settings), service.messages.waiting
     )
 
 
@@ -89,7 +89,7 @@ def test_a_unit_that_waits_after_a_loss_is_sent_when_its_time_has_come(service):
     job = service.submit().job
     claim = service.claim()
     with service.database.transaction() as session:
-        reconcile.queue.give_back(session, service.folder, claim.unit_id, claim.token, service.settings, counted=True)
+        reconcile.queue.give_back(session, service.store, claim.unit_id, claim.token, service.settings, counted=True)
     once(service)
     assert service.messages.sent == []
     age(service, 1, "not_before")
@@ -154,5 +154,5 @@ def test_idempotency_keys_are_kept_for_a_day(service, hours):
     service.write(
         lambda session: session.execute(update(Idempotency).values(created_at=db.now(session) - timedelta(hours=hours)))
     )
-    retention.apply(retention.Place(service.database, service.folder, service.settings.data_dir), service.settings)
+    retention.apply(retention.Place(service.database, service.store, service.settings.data_dir), service.settings)
     assert (service.submit(request, idempotency_key="k").job.id == first.job.id) == (hours == 0)

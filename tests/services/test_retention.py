@@ -17,7 +17,7 @@ LONG_AGO = timedelta(days=400)
 
 @pytest.fixture
 def place(service):
-    return Place(service.database, service.folder, service.settings.data_dir)
+    return Place(service.database, service.store, service.settings.data_dir)
 
 
 def settings(service, **fields):
@@ -134,7 +134,7 @@ def test_bytes_and_reports_that_another_job_has_too_stay(service, place):
     assert retention.apply(place, settings(service, keep_jobs_days=30))["jobs"] == 1
     for digest in (outputs[1].artifact_digest, first.report_digest):
         found = service.read(lambda session, one=digest: session.get_one(Artifact, (TENANT, one)))
-        assert all(service.folder.exists(TENANT, file.sha256) for file in found.files)
+        assert all(service.store.exists(TENANT, file.sha256) for file in found.files)
 
 
 def test_a_job_that_is_named_meanwhile_stays(service, place):
@@ -142,7 +142,7 @@ def test_a_job_that_is_named_meanwhile_stays(service, place):
     job = done(service)
     before = service.read(db.now)
     service.submit(service.request(service.read(lambda session: session.get_one(Model, job.output_model_id))))
-    assert not service.write(lambda session: retention._remove_job(session, service.folder, job.id, before))
+    assert not service.write(lambda session: retention._remove_job(session, service.store, job.id, before))
     assert service.job(job.id)
 
 
@@ -199,15 +199,15 @@ def test_rows_of_the_past_go(service, place):
 
 def test_bytes_that_no_row_names_go_when_they_are_old(service, place):
     kept = service.ready_model()
-    stray = service.folder.put(TENANT, [b"never registered"], limit=100)
+    stray = service.store.put(TENANT, [b"never registered"], limit=100)
     rule = next(rule for rule in retention.RULES if rule.name == "stray_bytes")
     moment = service.read(db.now)
     assert rule.count(place, moment - LONG_AGO) == rule.remove(place, moment - LONG_AGO)[0] == 0
-    assert service.folder.exists(TENANT, stray.sha256)
+    assert service.store.exists(TENANT, stray.sha256)
     assert rule.count(place, moment + LONG_AGO) == rule.remove(place, moment + LONG_AGO)[0] == 1
-    assert not service.folder.exists(TENANT, stray.sha256)
+    assert not service.store.exists(TENANT, stray.sha256)
     files = service.read(lambda session: artifacts.get_artifact(session, TENANT, kept.artifact_digest).files)
-    assert all(service.folder.exists(TENANT, file.sha256) for file in files)
+    assert all(service.store.exists(TENANT, file.sha256) for file in files)
 
 
 def test_what_died_on_this_disk_goes_when_it_is_old(service, place):

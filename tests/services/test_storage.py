@@ -10,7 +10,7 @@ import obstore
 import pytest
 
 from services.errors import CorruptError, DigestMismatchError, NotFoundError, TooLargeError, UnavailableError
-from services.storage import Folder, open_output, open_store
+from services.storage import Folder, open_store
 from settings import Settings
 
 LIMIT = 1 << 24
@@ -271,28 +271,3 @@ def test_links_are_not_followed(folder, tmp_path):
     path.symlink_to(tmp_path / "secret")
     with pytest.raises(OSError, match="symbolic links"):
         folder.open("a", stored.sha256)
-
-
-@pytest.mark.parametrize("kind", ["symlink", "hardlink", "pipe", "folder", "large"])
-def test_outputs_must_be_plain_files(tmp_path, kind):
-    out = tmp_path / "out"
-    out.mkdir()
-    secret = tmp_path / "secret"
-    secret.write_bytes(b"x" * 20)
-    match kind:
-        case "symlink":
-            (out / "f").symlink_to(secret)
-        case "hardlink":
-            (out / "f").hardlink_to(secret)
-        case "pipe":
-            os.mkfifo(out / "f")
-        case "folder":
-            (out / "f").mkdir()
-        case "large":
-            (out / "f").write_bytes(b"x" * 20)
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        with pytest.raises((OSError, ValueError)):
-            open_output(descriptor, "f", limit=10)
-    finally:
-        os.close(descriptor)

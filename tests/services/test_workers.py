@@ -178,7 +178,7 @@ def test_a_job_whose_target_does_not_come_back_fails_with_a_stable_reason(servic
     busy = service.submit(service.request(limits={"max_pending_s": 5})).job
     with service.database.transaction() as session:
         session.execute(update(Unit).values(pending_until=Unit.created_at))
-    reconcile.once(service.database, service.folder, service.settings, service.messages.waiting)
+    reconcile.once(service.database, service.store, service.settings, service.messages.waiting)
     found = service.job(waiting.id).problem
     assert (found["code"], found["retryable"]) == ("pending_limit", True)
     assert "`openvino`" in found["message"]

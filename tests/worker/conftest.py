@@ -39,17 +39,17 @@ def database(settings):
 
 
 @pytest.fixture
-def folder(settings):
+def store(settings):
     return Folder(settings.data_dir / "store")
 
 
 @pytest.fixture
-def attempts(database, folder, settings):
+def attempts(database, store, settings):
     workspaces = settings.data_dir / "work"
     workspaces.mkdir()
     return Attempts(
         database,
-        folder,
+        store,
         settings,
         workspaces,
         worker_id="wrk_1",
@@ -59,9 +59,9 @@ def attempts(database, folder, settings):
 
 
 @pytest.fixture
-def upload(database, folder):
+def upload(database, store):
     def upload(register, content, **fields):
-        with folder.writer("default", limit=1 << 20) as writer:
+        with store.writer("default", limit=1 << 20) as writer:
             writer.write(content)
             writer.finish()
             with database.transaction() as session:

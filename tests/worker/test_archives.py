@@ -29,7 +29,7 @@ def state(database, row):
         return session.get_one(type(row), row.id)
 
 
-def test_a_network_with_external_data_becomes_its_files(attempts, database, folder, upload, archive):
+def test_a_network_with_external_data_becomes_its_files(attempts, database, store, upload, archive):
     model = upload(artifacts.register_model, archive)
     attempts.run(database.publisher.sent[0])
     found = state(database, model)
@@ -38,7 +38,7 @@ def test_a_network_with_external_data_becomes_its_files(attempts, database, fold
     with database.reading() as session:
         stored = session.get_one(Artifact, ("default", found.artifact_digest))
         assert [file.path for file in stored.files] == ["model.onnx", "weights.bin"]
-        assert all(folder.exists("default", file.sha256) for file in stored.files)
+        assert all(store.exists("default", file.sha256) for file in stored.files)
         # The archive itself is not kept.
         assert session.get(Artifact, ("default", model.artifact_digest)) is None
     assert sum(path.is_file() for path in (attempts.settings.data_dir / "store").rglob("*")) == 2

@@ -52,7 +52,7 @@ def when_it_works(settings, action):
     return thread
 
 
-def test_uploads_become_ready(attempts, database, upload, network, data, row, folder):
+def test_uploads_become_ready(attempts, database, upload, network, data, row, store):
     model = upload(artifacts.register_model, network)
     dataset = upload(artifacts.register_dataset, data)
     for unit_id in database.publisher.sent:
@@ -72,9 +72,9 @@ def test_what_is_no_network_is_rejected(attempts, database, upload, row, setting
     assert list(attempts.workspaces.iterdir()) == []
 
 
-def test_a_damaged_input_is_never_worked_on(attempts, database, upload, network, row, folder):
+def test_a_damaged_input_is_never_worked_on(attempts, database, upload, network, row, store):
     model = upload(artifacts.register_model, network)
-    [path] = [path for path in (folder._root / "blobs").rglob("*") if path.is_file()]
+    [path] = [path for path in (store._root / "blobs").rglob("*") if path.is_file()]
     path.write_bytes(network[:-1] + b"?")
     attempts.run(database.publisher.sent[0])
     found = row(type(model), model.id)
@@ -99,7 +99,7 @@ def test_a_lost_lease_ends_the_child_and_commits_nothing(attempts, database, upl
     def lose(child):
         child.suspend()
         with database.transaction() as session:
-            queue.expire_lease(session, attempts.folder, session.get_one(Unit, unit_id), settings)
+            queue.expire_lease(session, attempts.store, session.get_one(Unit, unit_id), settings)
 
     thread = when_it_works(settings, lose)
     attempts.run(unit_id)

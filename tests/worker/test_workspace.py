@@ -18,7 +18,7 @@ REPORTS = ["report.json", "report.junit.xml", "report.md", "report.prom"]
 
 
 @pytest.fixture
-def prepare(tmp_path, folder):
+def prepare(tmp_path, store):
     def prepare(attempt, inputs=()):
         claim = Claim(
             unit_id="unt_1",
@@ -34,7 +34,7 @@ def prepare(tmp_path, folder):
             runtime_s=1,
             memory_mb=1,
         )
-        return Workspace.prepare(tmp_path / "work", claim, folder, beat)
+        return Workspace.prepare(tmp_path / "work", claim, store, beat)
 
     return prepare
 
@@ -47,14 +47,14 @@ def filled(prepare):
     return workspace
 
 
-def test_inputs_are_copies(prepare, folder):
-    stored = folder.put("default", [b"net"], limit=10)
+def test_inputs_are_copies(prepare, store):
+    stored = store.put("default", [b"net"], limit=10)
     workspace = prepare(1, [Input("model/model.onnx", stored.sha256, 3)])
     path = workspace.path / "model" / "model.onnx"
     assert path.read_bytes() == b"net"
     assert path.stat().st_nlink == 1
     path.write_bytes(b"changed")
-    assert b"".join(folder.read("default", stored.sha256)) == b"net"
+    assert b"".join(store.read("default", stored.sha256)) == b"net"
 
 
 def test_checkpoints_go_on_to_the_next_attempt(prepare, tmp_path):
@@ -78,19 +78,19 @@ def test_a_folder_that_became_a_link_is_not_followed(prepare, tmp_path):
     assert list((prepare(2).path / "steps").iterdir()) == []
 
 
-def test_outputs_are_stored_but_not_yet_visible(filled, folder):
-    with filled.outputs(folder, "default", LIMIT, beat) as outputs:
+def test_outputs_are_stored_but_not_yet_visible(filled, store):
+    with filled.outputs(store, "default", LIMIT, beat) as outputs:
         assert [file.path for file in outputs.model_files] == ["model.onnx"]
         assert [file.path for file in outputs.report_files] == REPORTS
         [digest] = [file.writer.finish().sha256 for file in outputs.model_files]
-        assert not folder.exists("default", digest)
+        assert not store.exists("default", digest)
         outputs.model_files[0].writer.place()
-    assert folder.exists("default", digest)
-    assert list((folder._root / "incoming").iterdir()) == []
+    assert store.exists("default", digest)
+    assert list((store._root / "incoming").iterdir()) == []
 
 
 @pytest.mark.parametrize("harm", ["missing", "symlink", "hardlink", "pipe", "folder", "large", "name", "out is a link"])
-def test_odd_outputs_are_refused_and_leave_nothing(filled, folder, tmp_path, harm):
+def test_odd_outputs_are_refused_and_leave_nothing(filled, store, tmp_path, harm):
     out = filled.path / "out"
     (tmp_path / "secret").write_text("secret")
     model = out / "model.onnx"
@@ -112,6 +112,6 @@ def test_odd_outputs_are_refused_and_leave_nothing(filled, folder, tmp_path, har
         case "out is a link":
             out.rename(tmp_path / "elsewhere")
             out.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OutputInvalidError), filled.outputs(folder, "default", LIMIT, beat):
+    with pytest.raises(OutputInvalidError), filled.outputs(store, "default", LIMIT, beat):
         pass
-    assert list((folder._root / "incoming").iterdir()) == []
+    assert list((store._root / "incoming").iterdir()) == []

@@ -15,7 +15,7 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from services.errors import CorruptError, NotFoundError, TooLargeError, UnavailableError
-from services.storage import HEAD, Found, Stored, Writer, blob_path, clean_folder, store_stream
+from services.storage.contract import HEAD, Found, Stored, Writer, blob_path, clean_folder, no_beat, store_stream
 from settings import Settings
 
 if TYPE_CHECKING:
@@ -29,10 +29,6 @@ _MAX_PARTS = 9000
 _AT_ONCE = 4
 _REQUEST_S = 60.0
 _DIGEST = hashlib.sha256().digest_size
-
-
-def _no_beat() -> None:
-    return None
 
 
 class Bucket:
@@ -144,7 +140,7 @@ class Bucket:
                 # Services other than Amazon's may say so.
                 continue
 
-    def materialise(self, tenant_id: str, sha256: str, target: Path, *, beat: Callable[[], None] = _no_beat) -> None:
+    def materialise(self, tenant_id: str, sha256: str, target: Path, *, beat: Callable[[], None] = no_beat) -> None:
         """Put a verified copy of the blob at a new path; see `Store`."""
         try:
             with target.open("xb") as copy:
