@@ -12,7 +12,7 @@ with onnxpress.Client() as client:
 from importlib.metadata import version
 
 from onnxpress.client import Artifacts, Client, Datasets, Jobs, Keys, Models
-from onnxpress.conversion import Converted, Pixels, csv_to_npz, images_to_npz
+from onnxpress.dataset_conversion import Converted, Pixels, csv_to_npz, images_to_npz
 from onnxpress.documents import (
     Change,
     Dataset,
@@ -30,12 +30,10 @@ from onnxpress.errors import (
     AuthenticationError,
     ConflictError,
     DigestMismatchError,
-    Fault,
     InvalidError,
     JobFailedError,
     NotFoundError,
     OnnxpressError,
-    Problem,
     RequestRefusedError,
     ServiceError,
     UnavailableError,
@@ -44,7 +42,8 @@ from onnxpress.errors import (
     UsageError,
     WaitTimeoutError,
 )
-from onnxpress.exits import ExitCode
+from onnxpress.exit_codes import ExitCode
+from onnxpress.problem import Fault, Problem
 
 __version__ = version("onnxpress")
 __all__ = [

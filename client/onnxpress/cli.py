@@ -1,18 +1,18 @@
-"""`onnxpress`, the command line: one function per command, in `onnxpress.verbs`."""
+"""`onnxpress`, the command line: one function per command, in `onnxpress.commands`."""
 
 from typing import Annotated
 
 import typer
 
 from onnxpress import __version__
+from onnxpress.commands.audit import audit
+from onnxpress.commands.compress import compress
+from onnxpress.commands.jobs import cancel, download, jobs, logs, report, retry, wait
+from onnxpress.commands.keys import keys
+from onnxpress.commands.library import data, models, prunability, push
+from onnxpress.commands.profile import profile
+from onnxpress.commands.service import passes, targets
 from onnxpress.terminal import give, interrupt_on_sigterm
-from onnxpress.verbs.audit import audit
-from onnxpress.verbs.compress import compress
-from onnxpress.verbs.jobs import cancel, download, jobs, logs, report, retry, wait
-from onnxpress.verbs.keys import keys
-from onnxpress.verbs.library import data, models, prunability, push
-from onnxpress.verbs.profile import profile
-from onnxpress.verbs.service import passes, targets
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False, rich_markup_mode=None)
 for verb in (

@@ -14,17 +14,11 @@ import httpx
 from onnxpress.configuration import find_access, find_patience
 from onnxpress.deadline import NEVER, Deadline
 from onnxpress.documents import Change, Dataset, Event, Job, Key, Model, Prunability, Stored
-from onnxpress.errors import (
-    ConflictError,
-    InvalidError,
-    JobFailedError,
-    NotFoundError,
-    Problem,
-    WaitTimeoutError,
-)
-from onnxpress.events import read_events
-from onnxpress.files import Digested, Progress, digest, download
-from onnxpress.transport import Ask, Transport, read_json
+from onnxpress.errors import ConflictError, InvalidError, JobFailedError, NotFoundError, WaitTimeoutError
+from onnxpress.file_transfer import Digested, Progress, digest, download
+from onnxpress.problem import Problem
+from onnxpress.server_sent_events import read_events
+from onnxpress.transport import ApiRequest, Transport, read_json
 
 # The longest wait of one long poll that the service grants.
 POLL_S = 30.0
@@ -75,7 +69,7 @@ class Client:
 
     def passes(self) -> list[dict[str, Any]]:
         """List what a recipe can be made of: type, summary, JSON schema and defaults of every pass."""
-        return _items(self._transport.json(Ask("GET", "/passes")))
+        return _items(self._transport.json(ApiRequest("GET", "/passes")))
 
     def targets(self) -> list[dict[str, Any]]:
         """List what workers can optimise for and measure on; one that is not `live` now makes a job wait."""
@@ -83,7 +77,7 @@ class Client:
 
     def capacity(self) -> dict[str, Any]:
         """Give the targets (`items`), what does not run and why (`unavailable`), and the `workers` with their load."""
-        return self._transport.json(Ask("GET", "/targets"))
+        return self._transport.json(ApiRequest("GET", "/targets"))
 
     def audit(
         self,
@@ -117,7 +111,7 @@ class _Collection(Generic[S]):
         return (self._kind.from_document(one) for one in found)
 
     def _get(self, item_id: str, deadline: Deadline) -> S:
-        return self._kind.from_document(self._transport.json(Ask("GET", f"{self._path}/{item_id}"), deadline))
+        return self._kind.from_document(self._transport.json(ApiRequest("GET", f"{self._path}/{item_id}"), deadline))
 
     def _upload(
         self,
@@ -135,7 +129,7 @@ class _Collection(Generic[S]):
         asked: dict[str, str | float] = {key: value for key, value in query.items() if value is not None}
         asked.setdefault("name", hashed.path.stem)
         wait_s = deadline.left(INSPECTION_S) if wait else 0.0
-        raw = Ask(
+        raw = ApiRequest(
             "POST",
             self._path,
             query=asked | ({"wait": round(wait_s, 1)} if wait else {}),
@@ -152,10 +146,10 @@ class _Collection(Generic[S]):
         item = self._kind.from_document(document or self._transport.json(raw, deadline))
         return self._inspected(item, deadline) if wait else item
 
-    def _known(self, raw: Ask, hashed: Digested, deadline: Deadline) -> dict[str, Any] | None:
+    def _known(self, raw: ApiRequest, hashed: Digested, deadline: Deadline) -> dict[str, Any] | None:
         """Name bytes that the service has already instead of sending them; None where it has not."""
         try:
-            self._transport.fetch(Ask("HEAD", f"/blobs/{hashed.sha256}"), deadline)
+            self._transport.fetch(ApiRequest("HEAD", f"/blobs/{hashed.sha256}"), deadline)
         except NotFoundError:
             return None
         key = {"Idempotency-Key": (raw.headers or {})["Idempotency-Key"]}
@@ -169,10 +163,12 @@ class _Collection(Generic[S]):
 
     def delete(self, item_id: str) -> None:
         """Remove it; raises ConflictError while a job needs it."""
-        self._transport.fetch(Ask("DELETE", f"{self._path}/{item_id}"))
+        self._transport.fetch(ApiRequest("DELETE", f"{self._path}/{item_id}"))
 
     def _change(self, item_id: str, changes: Mapping[str, Any]) -> S:
-        return self._kind.from_document(self._transport.json(Ask("PATCH", f"{self._path}/{item_id}", body=changes)))
+        return self._kind.from_document(
+            self._transport.json(ApiRequest("PATCH", f"{self._path}/{item_id}", body=changes))
+        )
 
     def _inspected(self, item: S, deadline: Deadline) -> S:
         """Wait until the service has looked at it; raises InvalidError when it was rejected."""
@@ -240,7 +236,7 @@ class Models(_Collection[Model]):
 
     def by_alias(self, alias: str) -> Model:
         """Give the model that has an alias; raises NotFoundError."""
-        found = _items(self._transport.json(Ask("GET", "/models", query={"alias": alias})))
+        found = _items(self._transport.json(ApiRequest("GET", "/models", query={"alias": alias})))
         if not found:
             raise NotFoundError(Problem(f"no model has the alias {alias}", code="not_found", status=404))
         return Model.from_document(found[0])
@@ -253,8 +249,8 @@ class Models(_Collection[Model]):
         deadline = Deadline.after(timeout)
         while True:
             seconds = max(round(deadline.left(POLL_S), 1), 0.1)
-            ask = Ask("GET", f"{self._path}/{model_id}/prunability", query={"wait": seconds}, wait_s=seconds)
-            answer = self._transport.fetch(ask, deadline)
+            request = ApiRequest("GET", f"{self._path}/{model_id}/prunability", query={"wait": seconds}, wait_s=seconds)
+            answer = self._transport.fetch(request, deadline)
             if answer.status_code != httpx.codes.ACCEPTED:
                 return Prunability.from_document(read_json(answer))
             # A service that stops answers at once.
@@ -262,7 +258,7 @@ class Models(_Collection[Model]):
 
     def lineage(self, model_id: str) -> dict[str, Any]:
         """Give what a model was made from and what was made from it."""
-        return self._transport.json(Ask("GET", f"/models/{model_id}/lineage"))
+        return self._transport.json(ApiRequest("GET", f"/models/{model_id}/lineage"))
 
 
 class Datasets(_Collection[Dataset]):
@@ -324,7 +320,7 @@ class Jobs:
         The same key with the same spec gives the same job, however often it is sent; without one, each call is a job.
         """
         headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
-        return Job.from_document(self._transport.json(Ask("POST", "/jobs", body=spec, headers=headers)))
+        return Job.from_document(self._transport.json(ApiRequest("POST", "/jobs", body=spec, headers=headers)))
 
     def profile(
         self,
@@ -350,16 +346,16 @@ class Jobs:
 
     def validate(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Say what would come of a job without asking for it: `valid`, the whole spec, warnings, or the problem."""
-        return self._transport.json(Ask("POST", "/jobs:validate", body=spec))
+        return self._transport.json(ApiRequest("POST", "/jobs:validate", body=spec))
 
     def retry(self, job_id: str, *, idempotency_key: str | None = None) -> Job:
         """Ask again, as a new job, for what a failed or cancelled one was to do."""
         headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
-        return Job.from_document(self._transport.json(Ask("POST", f"/jobs/{job_id}:retry", headers=headers)))
+        return Job.from_document(self._transport.json(ApiRequest("POST", f"/jobs/{job_id}:retry", headers=headers)))
 
     def logs(self, job_id: str) -> str:
         """Give what happened to a job, a line for each event."""
-        return self._transport.fetch(Ask("GET", f"/jobs/{job_id}/logs", headers={"Accept": "text/plain"})).text
+        return self._transport.fetch(ApiRequest("GET", f"/jobs/{job_id}/logs", headers={"Accept": "text/plain"})).text
 
     def events(self, job_id: str, *, after: int = 0, timeout: float | None = None) -> Iterator[Event]:
         """Yield what happens to a job until it is finished; a broken connection is taken up where it broke."""
@@ -367,10 +363,10 @@ class Jobs:
         last = after
         while True:
             headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": str(last)} if last else {})
-            ask = Ask("GET", f"/jobs/{job_id}/events", headers=headers)
+            request = ApiRequest("GET", f"/jobs/{job_id}/events", headers=headers)
             told = 0
             try:
-                with self._transport.open(ask, deadline) as answer:
+                with self._transport.open(request, deadline) as answer:
                     if answer.status_code == httpx.codes.NO_CONTENT:
                         return
                     for event in read_events(answer.iter_lines()):
@@ -383,7 +379,7 @@ class Jobs:
 
     def get(self, job_id: str) -> Job:
         """Give one job as it stands."""
-        return Job.from_document(self._transport.json(Ask("GET", f"/jobs/{job_id}")))
+        return Job.from_document(self._transport.json(ApiRequest("GET", f"/jobs/{job_id}")))
 
     def list(self, *, status: str | None = None, label: str | None = None, limit: int | None = None) -> Iterator[Job]:
         """Yield jobs, newest first; `label` is `key=value`; `limit` ends the list."""
@@ -431,21 +427,23 @@ class Jobs:
         """Ask for a job's end; its last state is `cancelled` unless it was faster."""
         return Job.from_document(
             self._transport.json(
-                Ask("POST", f"/jobs/{job_id}:cancel", headers={"Idempotency-Key": secrets.token_hex(16)})
+                ApiRequest("POST", f"/jobs/{job_id}:cancel", headers={"Idempotency-Key": secrets.token_hex(16)})
             )
         )
 
     def report(self, job_id: str) -> dict[str, Any]:
         """Give the measured report."""
-        return self._transport.json(Ask("GET", f"/jobs/{job_id}/report.json"))
+        return self._transport.json(ApiRequest("GET", f"/jobs/{job_id}/report.json"))
 
     def report_markdown(self, job_id: str) -> str:
         """Give the report as Markdown."""
-        return self._transport.fetch(Ask("GET", f"/jobs/{job_id}/report.md", headers={"Accept": "text/markdown"})).text
+        return self._transport.fetch(
+            ApiRequest("GET", f"/jobs/{job_id}/report.md", headers={"Accept": "text/markdown"})
+        ).text
 
     def report_as(self, job_id: str, form: Literal["junit.xml", "prom"]) -> str:
         """Give the gates as JUnit XML, or the main figures in the text format of Prometheus."""
-        return self._transport.fetch(Ask("GET", f"/jobs/{job_id}/report.{form}")).text
+        return self._transport.fetch(ApiRequest("GET", f"/jobs/{job_id}/report.{form}")).text
 
     def download(
         self, job_id: str, path: AnyPath, *, progress: Progress | None = None, timeout: float | None = None
@@ -462,14 +460,14 @@ class Jobs:
         self, job_id: str, etag: str | None, seconds: float, deadline: Deadline
     ) -> tuple[dict[str, Any] | None, str | None]:
         """Give the job's JSON and its version; no JSON when it still is the version that is known."""
-        ask = Ask(
+        request = ApiRequest(
             "GET",
             f"/jobs/{job_id}",
             query={"wait": seconds} if seconds else None,
             headers={"If-None-Match": etag} if etag else None,
             wait_s=seconds,
         )
-        answer = self._transport.fetch(ask, deadline)
+        answer = self._transport.fetch(request, deadline)
         if answer.status_code == httpx.codes.NOT_MODIFIED:
             return None, etag
         return read_json(answer), answer.headers.get("ETag")
@@ -485,20 +483,20 @@ class Keys:
         """Make a key; its `text` cannot be had again."""
         body = {"name": name, "scopes": [*scopes], "expires_at": expires_at.isoformat() if expires_at else None}
         # A repeated request would not show the key: each one that may have come through makes its own.
-        return Key.from_document(self._transport.json(Ask("POST", "/keys", body=body)))
+        return Key.from_document(self._transport.json(ApiRequest("POST", "/keys", body=body)))
 
     def list(self) -> list[Key]:
         """Give all keys, newest first."""
-        return [Key.from_document(one) for one in _items(self._transport.json(Ask("GET", "/keys")))]
+        return [Key.from_document(one) for one in _items(self._transport.json(ApiRequest("GET", "/keys")))]
 
     def expire(self, key_id: str, at: datetime | None) -> Key:
         """Set when a key ends, None for never."""
         body = {"expires_at": at.isoformat() if at else None}
-        return Key.from_document(self._transport.json(Ask("PATCH", f"/keys/{key_id}", body=body)))
+        return Key.from_document(self._transport.json(ApiRequest("PATCH", f"/keys/{key_id}", body=body)))
 
     def revoke(self, key_id: str) -> Key:
         """End a key at once and for ever."""
-        return Key.from_document(self._transport.json(Ask("DELETE", f"/keys/{key_id}")))
+        return Key.from_document(self._transport.json(ApiRequest("DELETE", f"/keys/{key_id}")))
 
 
 class Artifacts:
@@ -527,7 +525,7 @@ def _pages(
         asked: dict[str, str | int | Sequence[str]] = {**query, "limit": min(left or PAGE, PAGE)}
         if cursor:
             asked["cursor"] = cursor
-        page = transport.json(Ask("GET", path, query=asked))
+        page = transport.json(ApiRequest("GET", path, query=asked))
         items = _items(page)[:left]
         yield from items
         left = None if left is None else left - len(items)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from onnxpress.errors import Problem
+from onnxpress.problem import Problem
 
 JobStatus = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
 Outcome = Literal["pass", "fail", "inconclusive", "none"]

@@ -1,9 +1,6 @@
 """What to ask for: recipe files, their shorthand names, and gates as people type them."""
 
-import hashlib
 import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,17 +18,6 @@ GATE_FORM = (
     " 'latency_p99 max 5ms'"
 )
 TARGET_FORM = "PROVIDER[:threads=N][,batch=N], such as 'cpu' or 'openvino:threads=4,batch=8'"
-
-# What names one execution of a pipeline's step, and what tells its second attempt from the first.
-CI_RUNS = (
-    ("ONNXPRESS_RUN_ID",),
-    ("GITHUB_RUN_ID", "GITHUB_RUN_ATTEMPT", "GITHUB_JOB"),
-    ("CI_JOB_ID",),
-    ("BUILDKITE_JOB_ID", "BUILDKITE_RETRY_COUNT"),
-    ("CIRCLE_WORKFLOW_JOB_ID",),
-    ("BUILD_BUILDID", "SYSTEM_JOBATTEMPT", "SYSTEM_JOBID"),
-    ("BUILD_TAG",),
-)
 
 
 def read_spec(recipe: str) -> dict[str, Any]:
@@ -126,20 +112,3 @@ def parse_labels(labels: Sequence[str]) -> dict[str, str]:
         if not key or not sign:
             raise UsageError(f"label {label!r} is not of the form key=value")
     return {key: value for key, _, value in pairs}
-
-
-def idempotency_key(*parts: object, run: str | None = None) -> str:
-    """Give the key under which the service does the same request of the same run only once."""
-    text = json.dumps([*parts, run or run_id()], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def run_id(environment: Mapping[str, str] = os.environ) -> str:
-    """Name this run: by the CI system's ids, so that the same attempt is recognised, else at random.
-
-    The attempt is part of it: the second attempt of a cancelled CI run must not be answered with the cancelled job.
-    """
-    for names in CI_RUNS:
-        if environment.get(names[0]):
-            return "/".join(f"{name}={environment.get(name, '')}" for name in names)
-    return secrets.token_hex(16)

@@ -7,8 +7,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxpress import units
-from onnxpress.words import words
+from onnxpress import formatting
+from onnxpress.terminal_text import safe_text
 
 Json = Mapping[str, Any]
 PERCENTILES = ("p50", "p90", "p95", "p99")
@@ -22,7 +22,7 @@ def parts(report: Json, *, title: str | None = None) -> Iterator[RenderableType]
     for one in report["targets"]:
         measured = one["measured"]
         if measured is None:
-            yield words(f"{_name(one)}: {_refusal(one)}", style="yellow")
+            yield safe_text(f"{_name(one)}: {_refusal(one)}", style="yellow")
             continue
         yield _throughput(one)
         yield _operators(one)
@@ -58,12 +58,12 @@ def _overview(targets: Iterable[Json], title: str | None) -> Table:
     if measured:
         # Each target may have been measured by another worker, on another runtime.
         where = dict.fromkeys(_where(one["measured"]["environment"]) for one in measured)
-        table.caption, table.caption_justify = words("; ".join(where)), "left"
+        table.caption, table.caption_justify = safe_text("; ".join(where)), "left"
     for one in targets:
         if one["measured"] is None:
-            table.add_row(words(_name(one)), words("not measured", style="yellow"))
+            table.add_row(safe_text(_name(one)), safe_text("not measured", style="yellow"))
             continue
-        table.add_row(*map(words, _row(one)))
+        table.add_row(*map(safe_text, _row(one)))
     return table
 
 
@@ -75,7 +75,7 @@ def _row(profile: Json) -> Iterator[str]:
         yield _ms(latency.get(f"{name}_ms"))
     yield _ms(memory["load_ms"])
     yield _ms(memory.get("warm_load_ms"))
-    yield units.size(memory["peak_rss_bytes"])
+    yield formatting.size(memory["peak_rss_bytes"])
     yield "" if comparison is None else _speed(comparison["ratios"]["p50"])
 
 
@@ -91,7 +91,7 @@ def _operators(profile: Json) -> Table:
     table = _table(f"{_name(profile)}: where the time goes", "operator", "provider", "nodes", "time", "share")
     for one in profile["measured"]["by_type"][:_MOST_ROWS]:
         row = (one["op_type"], one["provider"], one["count"], _ms(one["ms"]), f"{one['share']:.1%}")
-        table.add_row(*map(words, row))
+        table.add_row(*map(safe_text, row))
     return table
 
 
@@ -105,14 +105,14 @@ def _placed(profile: Json) -> Text:
     if fell:
         more = f" and {len(fell) - _MOST_ROWS} more" if len(fell) > _MOST_ROWS else ""
         text += f"; fell back: {', '.join(fell[:_MOST_ROWS])}{more}"
-    return words(text, style="yellow" if fell else "")
+    return safe_text(text, style="yellow" if fell else "")
 
 
 def _quality(profile: Json) -> Table:
     table = _table(f"{_name(profile)}: quality", "", "baseline", "network", "difference")
     for one in profile["measured"]["quality"]:
         table.add_row(
-            *map(words, (one["metric"], *map(_number, (one["original"], one["compressed"], one["difference"]))))
+            *map(safe_text, (one["metric"], *map(_number, (one["original"], one["compressed"], one["difference"]))))
         )
     return table
 
@@ -133,18 +133,18 @@ def _tuning(profile: Json) -> Iterator[RenderableType]:
             "chosen" if options == tuning["chosen"] else "",
         )
     yield table
-    yield words(tuning["reason"])
+    yield safe_text(tuning["reason"])
 
 
 def _table(title: str | None, *columns: str) -> Table:
-    table = Table(title=words(title) if title else None, title_justify="left")
+    table = Table(title=safe_text(title) if title else None, title_justify="left")
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
     return table
 
 
 def _ms(milliseconds: float | None) -> str:
-    return "" if milliseconds is None else units.duration(milliseconds / 1e3)
+    return "" if milliseconds is None else formatting.duration(milliseconds / 1e3)
 
 
 def _speed(ratio: Json) -> str:

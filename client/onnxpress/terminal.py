@@ -14,9 +14,9 @@ from rich.console import Console
 
 from onnxpress.client import Client
 from onnxpress.errors import AuthenticationError, JobFailedError, OnnxpressError, WaitTimeoutError
-from onnxpress.exits import ExitCode, code_of
-from onnxpress.units import duration
-from onnxpress.words import words
+from onnxpress.exit_codes import ExitCode, code_of
+from onnxpress.formatting import duration
+from onnxpress.terminal_text import safe_text
 
 # Of a log file, which has no width of its own.
 LOG_WIDTH = 120
@@ -30,7 +30,7 @@ def people() -> Console:
 
 def tell(text: str, style: str = "") -> None:
     """Say one thing to people."""
-    people().print(words(text, style))
+    people().print(safe_text(text, style))
 
 
 def give(text: str) -> None:

@@ -15,13 +15,8 @@ import httpx
 
 from onnxpress.configuration import Access
 from onnxpress.deadline import NEVER, Deadline
-from onnxpress.errors import (
-    OnnxpressError,
-    Problem,
-    UnexpectedAnswerError,
-    UnreachableError,
-    error_for,
-)
+from onnxpress.errors import OnnxpressError, UnexpectedAnswerError, UnreachableError, error_for
+from onnxpress.problem import Problem
 
 CONNECT_S = 10.0
 SILENCE_S = 60.0
@@ -35,7 +30,7 @@ IN_FLIGHT = "idempotency_in_flight"
 
 
 @dataclass(frozen=True)
-class Ask:
+class ApiRequest:
     """One request, ready to be sent as often as it takes: a streamed body is opened anew each time."""
 
     method: str
@@ -72,32 +67,32 @@ class Transport:
         """Close the connections."""
         self._http.close()
 
-    def fetch(self, ask: Ask, deadline: Deadline = NEVER) -> httpx.Response:
+    def fetch(self, request: ApiRequest, deadline: Deadline = NEVER) -> httpx.Response:
         """Send and give the answer with its whole body; errors of the service are raised."""
-        return self._answer(ask, deadline, whole=True)
+        return self._answer(request, deadline, whole=True)
 
-    def json(self, ask: Ask, deadline: Deadline = NEVER) -> dict[str, Any]:
+    def json(self, request: ApiRequest, deadline: Deadline = NEVER) -> dict[str, Any]:
         """Send and give the answer's JSON object."""
-        return read_json(self.fetch(ask, deadline))
+        return read_json(self.fetch(request, deadline))
 
     @contextmanager
-    def open(self, ask: Ask, deadline: Deadline = NEVER) -> Iterator[httpx.Response]:
+    def open(self, request: ApiRequest, deadline: Deadline = NEVER) -> Iterator[httpx.Response]:
         """Send and give the answer before its body is read, for bodies that are long."""
-        answer = self._answer(ask, deadline, whole=False)
+        answer = self._answer(request, deadline, whole=False)
         try:
             yield answer
         finally:
             answer.close()
 
-    def _answer(self, ask: Ask, deadline: Deadline, *, whole: bool) -> httpx.Response:
-        patience = Patience(self.patience, deadline, self.on_retry)
+    def _answer(self, request: ApiRequest, deadline: Deadline, *, whole: bool) -> httpx.Response:
+        backoff = Backoff(self.patience, deadline, self.on_retry)
         while True:
             try:
-                answer = self._send(ask, deadline, whole=whole)
+                answer = self._send(request, deadline, whole=whole)
             except httpx.TransportError as error:
                 # A read that timed out at the deadline is the deadline's fault, not the service's.
                 deadline.left(1)
-                if not (ask.repeatable or isinstance(error, NEVER_SENT)) or not patience.pause(
+                if not (request.repeatable or isinstance(error, NEVER_SENT)) or not backoff.pause(
                     f"no answer: {_reason(error)}"
                 ):
                     raise unreachable(self.url, error) from error
@@ -106,21 +101,21 @@ class Transport:
                 return answer
             problem = _problem(answer)
             again = answer.status_code in WORTH_RETRYING or problem.code == IN_FLIGHT
-            if not (again and ask.repeatable and patience.pause(problem.title, _retry_after(answer))):
+            if not (again and request.repeatable and backoff.pause(problem.title, _retry_after(answer))):
                 raise error_for(problem)
 
-    def _send(self, ask: Ask, deadline: Deadline, *, whole: bool) -> httpx.Response:
-        silence = deadline.left(SILENCE_S + ask.wait_s)
-        request = self._http.build_request(
-            ask.method,
-            f"/v1{ask.path}",
-            params=ask.query,
-            json=ask.body,
-            content=ask.stream() if ask.stream else None,
-            headers=ask.headers,
+    def _send(self, request: ApiRequest, deadline: Deadline, *, whole: bool) -> httpx.Response:
+        silence = deadline.left(SILENCE_S + request.wait_s)
+        message = self._http.build_request(
+            request.method,
+            f"/v1{request.path}",
+            params=request.query,
+            json=request.body,
+            content=request.stream() if request.stream else None,
+            headers=request.headers,
             timeout=httpx.Timeout(silence, connect=min(CONNECT_S, silence)),
         )
-        answer = self._http.send(request, stream=True)
+        answer = self._http.send(message, stream=True)
         if whole or answer.is_error:
             try:
                 answer.read()
@@ -129,7 +124,7 @@ class Transport:
         return answer
 
 
-class Patience:
+class Backoff:
     """Pauses between attempts, each longer than the last, until the time for it is over."""
 
     def __init__(

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import onnxpress
-from onnxpress.exits import ExitCode
+from onnxpress.exit_codes import ExitCode
 
 KEY = "opk_test_secret"
 NETWORK = os.urandom(5000)

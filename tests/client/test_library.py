@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from onnxpress.errors import DigestMismatchError
-from onnxpress.exits import ExitCode
+from onnxpress.exit_codes import ExitCode
 
 KEY = "opk_test_secret"
 LARGE = os.urandom(100_000)

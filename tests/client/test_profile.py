@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 import engine
-from onnxpress import Client, UsageError, recipe, render
-from onnxpress.exits import ExitCode
+from onnxpress import Client, UsageError, recipe, render_report
+from onnxpress.exit_codes import ExitCode
 
 KEY = "opk_test_secret"
 JOB = {
@@ -277,7 +277,7 @@ def test_the_sdk_asks_for_a_profile(service_of):
 def shown(report):
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123 - closed below
     with console.file:
-        render.show(report, console, title="net.onnx")
+        render_report.show(report, console, title="net.onnx")
         return console.export_text()
 
 

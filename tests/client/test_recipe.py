@@ -5,7 +5,7 @@ import json
 import pytest
 
 from engine import Compress
-from onnxpress import recipe
+from onnxpress import idempotency, recipe
 from onnxpress.errors import UsageError
 
 PASSES = [{"type": "simplify"}]
@@ -73,15 +73,15 @@ def test_labels():
 
 def test_an_attempt_of_a_ci_run_has_one_key_and_the_next_attempt_another():
     github = {"GITHUB_RUN_ID": "7", "GITHUB_RUN_ATTEMPT": "1", "GITHUB_JOB": "press"}
-    assert recipe.run_id(github) == recipe.run_id(dict(github))
-    assert recipe.run_id(github) != recipe.run_id({**github, "GITHUB_RUN_ATTEMPT": "2"})
-    assert recipe.run_id({"CI_JOB_ID": "9"}) == recipe.run_id({"CI_JOB_ID": "9"})
-    assert recipe.run_id({}) != recipe.run_id({})
+    assert idempotency.run_id(github) == idempotency.run_id(dict(github))
+    assert idempotency.run_id(github) != idempotency.run_id({**github, "GITHUB_RUN_ATTEMPT": "2"})
+    assert idempotency.run_id({"CI_JOB_ID": "9"}) == idempotency.run_id({"CI_JOB_ID": "9"})
+    assert idempotency.run_id({}) != idempotency.run_id({})
 
 
 def test_a_key_depends_on_all_that_was_asked():
     spec = {"recipe": {"passes": PASSES}}
-    key = recipe.idempotency_key("job", ["sha"], spec, run="1")
-    assert key == recipe.idempotency_key("job", ["sha"], dict(spec), run="1")
+    key = idempotency.idempotency_key("job", ["sha"], spec, run="1")
+    assert key == idempotency.idempotency_key("job", ["sha"], dict(spec), run="1")
     others = [("job", ["other"], spec, "1"), ("job", ["sha"], {}, "1"), ("job", ["sha"], spec, "2")]
-    assert key not in {recipe.idempotency_key(what, sha, one, run=run) for what, sha, one, run in others}
+    assert key not in {idempotency.idempotency_key(what, sha, one, run=run) for what, sha, one, run in others}

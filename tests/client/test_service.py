@@ -17,8 +17,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxpress
-from onnxpress.exits import ExitCode
-from onnxpress.files import digest
+from onnxpress.exit_codes import ExitCode
+from onnxpress.file_transfer import digest
 
 SIMPLIFY = {"passes": [{"type": "simplify"}]}
 

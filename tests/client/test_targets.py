@@ -2,7 +2,7 @@
 
 from rich.console import Console, Group
 
-from onnxpress.verbs.service import capacity
+from onnxpress.commands.service import capacity
 
 TARGET = {
     "provider": "openvino", "live": True, "workers": 1, "slots": 2, "busy": 1, "device": "cpu", "cpu": "A CPU",

@@ -6,7 +6,7 @@ import time
 import pytest
 
 import onnxpress
-from onnxpress.transport import Ask
+from onnxpress.transport import ApiRequest
 
 
 def said(document, status=200, **headers):
@@ -61,7 +61,7 @@ def test_a_submit_that_is_in_flight_elsewhere_is_asked_for_again(scripted, clien
 def test_a_post_without_a_key_is_sent_once(scripted, client, answer):
     scripted.on("POST", "/anything", answer)
     with pytest.raises(onnxpress.ServiceError):
-        client._transport.json(Ask("POST", "/anything", body={}))
+        client._transport.json(ApiRequest("POST", "/anything", body={}))
     assert len(scripted.requests) == 1
 
 
@@ -74,7 +74,7 @@ def test_a_connection_that_never_came_about_may_carry_any_post():
         onnxpress.Client(url, patience=0.5, on_retry=lambda reason, pause: told.append(pause)) as client,
         pytest.raises(onnxpress.UnreachableError, match="cannot be reached"),
     ):
-        client._transport.json(Ask("POST", "/anything", body={}))
+        client._transport.json(ApiRequest("POST", "/anything", body={}))
     assert told, "it was tried again"
 
 

@@ -3,13 +3,13 @@
 import pytest
 from rich.console import Console
 
-from onnxpress import render, units
+from onnxpress import formatting, render_report
 
 
 def shown(report, width=160):
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123 - closed below
     with console.file:
-        render.show(report, console, title="net.onnx -> small.onnx")
+        render_report.show(report, console, title="net.onnx -> small.onnx")
         return console.export_text()
 
 
@@ -83,7 +83,7 @@ def test_it_fits_a_narrow_terminal(report):
     ("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (246_000, "240 KiB"), (3 << 30, "3.00 GiB")]
 )
 def test_sizes(size, text):
-    assert units.size(size) == text
+    assert formatting.size(size) == text
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,4 @@ def test_sizes(size, text):
     [(2.5e-6, "2.50 µs"), (0.0123, "12.3 ms"), (1.5, "1.50 s"), (65, "1 min 05 s"), (7300, "2 h 01 min")],
 )
 def test_durations(seconds, text):
-    assert units.duration(seconds) == text
+    assert formatting.duration(seconds) == text

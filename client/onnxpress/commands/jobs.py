@@ -10,16 +10,16 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from onnxpress.commands.options import AsJson, JobId, Keep, Timeout, Url, writable, write
 from onnxpress.documents import Job
 from onnxpress.errors import UsageError
-from onnxpress.exits import code_of_verdict
-from onnxpress.live import Live
-from onnxpress.render import STYLES, show
-from onnxpress.submission import cancelled_on_interrupt
+from onnxpress.exit_codes import code_of_verdict
+from onnxpress.interrupts import cancelled_on_interrupt
+from onnxpress.live_progress import LiveProgress
+from onnxpress.render_report import STYLES, show
+from onnxpress.report_formats import report_text
 from onnxpress.terminal import give, give_json, people, session, tell
-from onnxpress.verbs.asking import report_text
-from onnxpress.verbs.options import AsJson, JobId, Keep, Timeout, Url, writable, write
-from onnxpress.words import words
+from onnxpress.terminal_text import safe_text
 
 SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -52,8 +52,8 @@ def _table(found: list[Job]) -> Table:
         table.add_column(name, no_wrap=name == "job")
     for job in found:
         labels = ", ".join(f"{key}={value}" for key, value in job.labels.items())
-        verdict = words(job.verdict, style=STYLES.get(job.verdict, ""))
-        table.add_row(job.id, job.status, verdict, (job.created_at or "")[:19].replace("T", " "), words(labels))
+        verdict = safe_text(job.verdict, style=STYLES.get(job.verdict, ""))
+        table.add_row(job.id, job.status, verdict, (job.created_at or "")[:19].replace("T", " "), safe_text(labels))
     return table
 
 
@@ -62,7 +62,7 @@ def wait(
 ) -> None:
     """Stay until a job is finished; the exit code is its verdict, as for compress."""
     with session(url, as_json=as_json) as client:
-        with Live(people()) as live, cancelled_on_interrupt(client, lambda: job_id, keep=keep):
+        with LiveProgress(people()) as live, cancelled_on_interrupt(client, lambda: job_id, keep=keep):
             job = client.jobs.wait(job_id, timeout=timeout, on_update=live.update)
         code = code_of_verdict(job.verdict)
         tell(f"job {job.id} {job.status}, verdict: {job.verdict}", STYLES.get(job.verdict, ""))
@@ -154,7 +154,7 @@ def download(
     """Fetch a job's network, or any artifact by its sha256; the digest is checked."""
     with session(url, as_json=as_json) as client:
         writable(out, "--out")
-        with Live(people()) as live, live.transfer(f"download {out.name}") as progress:
+        with LiveProgress(people()) as live, live.transfer(f"download {out.name}") as progress:
             if SHA256.fullmatch(what):
                 client.artifacts.download(what, out, progress=progress)
             elif what.startswith("mdl_"):

@@ -15,7 +15,7 @@ import httpx
 
 from onnxpress.deadline import NEVER, Deadline
 from onnxpress.errors import DigestMismatchError, UsageError
-from onnxpress.transport import Ask, Patience, Transport, unreachable
+from onnxpress.transport import ApiRequest, Backoff, Transport, unreachable
 
 CHUNK = 1 << 18
 # (bytes so far, bytes in all), called as they pass; in all is None where the service does not tell.
@@ -158,7 +158,7 @@ class _ZipSink(_Sink):
 
 
 def _fill(transport: Transport, source: str, sha256: str, sink: _Sink) -> None:
-    patience = Patience(transport.patience, sink.deadline, transport.on_retry)
+    backoff = Backoff(transport.patience, sink.deadline, transport.on_retry)
     resumed = False
     while True:
         # Encodings would change the bytes that the digest is about.
@@ -167,7 +167,7 @@ def _fill(transport: Transport, source: str, sha256: str, sink: _Sink) -> None:
             headers |= {"Range": f"bytes={sink.size}-", "If-Range": sink.etag}
         before = sink.size
         try:
-            with transport.open(Ask("GET", source, headers=headers), sink.deadline) as answer:
+            with transport.open(ApiRequest("GET", source, headers=headers), sink.deadline) as answer:
                 if sink.size and answer.status_code != httpx.codes.PARTIAL_CONTENT:
                     sink.restart()
                 resumed = resumed or sink.size > 0
@@ -175,10 +175,10 @@ def _fill(transport: Transport, source: str, sha256: str, sink: _Sink) -> None:
         except httpx.TransportError as error:
             # Time that brought bytes does not count: only a service that stays silent wears patience out.
             if sink.size > before:
-                patience = Patience(transport.patience, sink.deadline, transport.on_retry)
+                backoff = Backoff(transport.patience, sink.deadline, transport.on_retry)
             if sink.matches(sha256):
                 return
-            if not patience.pause(f"the download broke after {sink.size} bytes"):
+            if not backoff.pause(f"the download broke after {sink.size} bytes"):
                 raise unreachable(transport.url, error) from error
             continue
         if sink.matches(sha256):

@@ -10,17 +10,17 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from onnxpress import units
-from onnxpress.conversion import Layout, Pixels, csv_to_npz, images_to_npz
+from onnxpress import formatting
+from onnxpress.commands.options import AsJson, Timeout, Url, is_id, writable
+from onnxpress.dataset_conversion import Layout, Pixels, csv_to_npz, images_to_npz
 from onnxpress.deadline import Deadline
 from onnxpress.documents import Model
 from onnxpress.errors import UsageError
-from onnxpress.files import digest
-from onnxpress.live import Live
-from onnxpress.pruning import show_prunability
+from onnxpress.file_transfer import digest
+from onnxpress.live_progress import LiveProgress
+from onnxpress.render_prunability import show_prunability
 from onnxpress.terminal import give, give_json, people, session, tell
-from onnxpress.verbs.options import AsJson, Timeout, Url, is_id, writable
-from onnxpress.words import words
+from onnxpress.terminal_text import safe_text
 
 ImageSize = Annotated[str | None, typer.Option(metavar="HxW", help="Images: height and width, such as 224x224.")]
 Numbers = Annotated[str | None, typer.Option(metavar="N,N,N", help="Images: per channel, or one for all.")]
@@ -42,7 +42,7 @@ def push(
 ) -> None:
     """Store a network and have it inspected; bytes that the service has already are not sent again."""
     with session(url, as_json=as_json) as client:
-        with Live(people()) as live, live.transfer(f"upload {model.name}") as progress:
+        with LiveProgress(people()) as live, live.transfer(f"upload {model.name}") as progress:
             stored = client.models.upload(model, name=name, timeout=timeout, progress=progress)
         if alias or tag:
             stored = client.models.change(stored.id, alias=alias, tags=tag)
@@ -76,9 +76,11 @@ def models(
 def _table(found: Sequence[Model]) -> Table:
     table = Table("model", "name", "state", "size", "alias", "tags")
     for model in found:
-        size = "" if model.size is None else units.size(model.size)
+        size = "" if model.size is None else formatting.size(model.size)
         alias = model.document.get("alias") or ""
-        table.add_row(model.id, words(model.name), model.state, size, words(alias), words(" ".join(model.tags)))
+        table.add_row(
+            model.id, safe_text(model.name), model.state, size, safe_text(alias), safe_text(" ".join(model.tags))
+        )
     return table
 
 
@@ -97,7 +99,7 @@ def prunability(
         model_id = model
         if not is_id(model, "mdl_"):
             file = digest(model)
-            with Live(people()) as live, live.transfer(f"upload {file.path.name}") as progress:
+            with LiveProgress(people()) as live, live.transfer(f"upload {file.path.name}") as progress:
                 model_id = client.models.upload(file, timeout=deadline.remaining(), progress=progress).id
         found = client.models.prunability(model_id, timeout=deadline.remaining())
         if as_json:
@@ -157,7 +159,7 @@ def data(
                 give(str(out))
                 return
             file = target if made else source
-            with Live(people()) as live, live.transfer(f"upload {file.name}") as progress:
+            with LiveProgress(people()) as live, live.transfer(f"upload {file.name}") as progress:
                 stored = client.datasets.upload(
                     file, name=name or source.stem, metric=metric, timeout=timeout, progress=progress
                 )

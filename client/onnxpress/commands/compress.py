@@ -6,16 +6,17 @@ from typing import Annotated, Any
 import typer
 
 from onnxpress import recipe as recipes
-from onnxpress import render
+from onnxpress import render_report
 from onnxpress.client import Client
+from onnxpress.commands.options import AsJson, Keep, Timeout, Url, writable, write
+from onnxpress.commands.submit import JobRequest, dry_run_submission, submit
 from onnxpress.deadline import Deadline
 from onnxpress.documents import Job
 from onnxpress.errors import UsageError
-from onnxpress.exits import code_of_verdict
-from onnxpress.live import Live
+from onnxpress.exit_codes import code_of_verdict
+from onnxpress.live_progress import LiveProgress
+from onnxpress.report_formats import report_text
 from onnxpress.terminal import give_json, people, session, tell
-from onnxpress.verbs.asking import Wish, ask, plan, report_text
-from onnxpress.verbs.options import AsJson, Keep, Timeout, Url, writable, write
 
 
 def compress(
@@ -75,11 +76,11 @@ def compress(
         spec = _spec(recipe, gate or [], target, recipes.parse_labels(label or []))
         spec |= {} if priority is None else {"priority": priority}
         spec |= {} if cache else {"cache": "refuse"}
-        wish, deadline = Wish(spec, model, data, metric), Deadline.after(timeout)
+        request, deadline = JobRequest(spec, model, data, metric), Deadline.after(timeout)
         if dry_run:
-            plan(client, wish, deadline, as_json=as_json)
+            dry_run_submission(client, request, deadline, as_json=as_json)
             return
-        job = ask(client, wish, deadline, wait=wait, keep=keep, as_json=as_json)
+        job = submit(client, request, deadline, wait=wait, keep=keep, as_json=as_json)
         if job is not None:
             _deliver(client, job, model, out, report, deadline, as_json=as_json)
 
@@ -111,10 +112,10 @@ def _deliver(  # noqa: PLR0917 - one private call
     if report_file:
         write(report_file, report_text(client, job.id, report_file))
     if out:
-        with Live(people()) as live, live.transfer(f"download {out.name}") as progress:
+        with LiveProgress(people()) as live, live.transfer(f"download {out.name}") as progress:
             client.jobs.download(job.id, out, progress=progress, timeout=deadline.remaining())
     title = f"{Path(model).name} -> {out.name if out else job.output_model}"
-    render.show(report, people(), title=title)
+    render_report.show(report, people(), title=title)
     if out:
         tell(f"{out}: sha256 {report['compressed']['sha256']}")
     code = code_of_verdict(job.verdict)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 import onnxpress
-from onnxpress.files import digest
+from onnxpress.file_transfer import digest
 
 BYTES = os.urandom(1 << 20)
 SHA256 = hashlib.sha256(BYTES).hexdigest()

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
+from onnxpress.commands.options import AsJson, Url
 from onnxpress.terminal import give, give_json, session
-from onnxpress.verbs.options import AsJson, Url
 
 
 def audit(

@@ -10,13 +10,13 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from onnxpress import units
+from onnxpress import formatting
 from onnxpress.documents import Job
-from onnxpress.files import Progress as Bytes
-from onnxpress.words import words
+from onnxpress.file_transfer import Progress as Bytes
+from onnxpress.terminal_text import safe_text
 
 
-class Live:
+class LiveProgress:
     """Shows transfers and a job's steps; use it as a context manager."""
 
     def __init__(self, console: Console) -> None:
@@ -47,25 +47,25 @@ class Live:
 
     def say(self, text: str) -> None:
         """Print one line for people, above the bars if there are any."""
-        self._console.print(words(text))
+        self._console.print(safe_text(text))
 
     @contextmanager
     def transfer(self, what: str) -> Iterator[Bytes]:
         """Show bytes on their way; gives the function to call as they pass."""
         started = time.monotonic()
         size = 0
-        bar = self._bars.add_task(words(what).plain, note="", total=None) if self._bars else None
+        bar = self._bars.add_task(safe_text(what).plain, note="", total=None) if self._bars else None
 
         def show(done: int, total: int | None) -> None:
             nonlocal size
             size = done
             if self._bars and bar is not None:
-                self._bars.update(bar, completed=done, total=total, note=units.size(done))
+                self._bars.update(bar, completed=done, total=total, note=formatting.size(done))
 
         yield show
         if self._bars and bar is not None:
             self._bars.remove_task(bar)
-        self.say(f"{what}: {units.size(size)} in {units.duration(time.monotonic() - started)}")
+        self.say(f"{what}: {formatting.size(size)} in {formatting.duration(time.monotonic() - started)}")
 
     def update(self, job: Job) -> None:
         """Show a job's state."""
@@ -85,7 +85,7 @@ class Live:
         fraction = job.progress.fraction if job.progress else None
         finished = 1.0 if job.finished else fraction
         bars.update(
-            self._job_bar, completed=finished or 0.0, total=None if finished is None else 1.0, note=words(now).plain
+            self._job_bar, completed=finished or 0.0, total=None if finished is None else 1.0, note=safe_text(now).plain
         )
 
     def _say_once(self, text: str) -> None:

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from onnxpress.commands.options import AsJson, Url
 from onnxpress.documents import Key
 from onnxpress.terminal import give, give_json, people, session, tell
-from onnxpress.verbs.options import AsJson, Url
-from onnxpress.words import words
+from onnxpress.terminal_text import safe_text
 
 keys = typer.Typer(no_args_is_help=True, help="Make, list and end API keys; needs a key with the scope admin.")
 KeyId = Annotated[str, typer.Argument(metavar="KEY", help="Id of the key.", show_default=False)]
@@ -86,5 +86,5 @@ def _table(found: list[Key]) -> Table:
     for key in found:
         moments = (key.created_at, key.expires_at, key.revoked_at)
         told = [(moment or "")[:19].replace("T", " ") for moment in moments]
-        table.add_row(key.id, words(key.name), " ".join(key.scopes), *told)
+        table.add_row(key.id, safe_text(key.name), " ".join(key.scopes), *told)
     return table

@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
+from onnxpress.commands.options import AsJson, Url
 from onnxpress.terminal import give, give_json, people, session
-from onnxpress.verbs.options import AsJson, Url
-from onnxpress.words import words
+from onnxpress.terminal_text import safe_text
 
 # Names that somebody may copy.
 _WHOLE = frozenset({"provider", "id", "state", "busy"})
@@ -50,7 +50,7 @@ def capacity(found: Mapping[str, Any]) -> list[RenderableType]:
     flags = {str(item.get("cpu")): _text(item.get("flags")) for item in providers if item.get("flags")}
     return [
         *(table for table in tables if table.row_count),
-        *(words(f"{cpu} has {told}", style="dim") for cpu, told in flags.items()),
+        *(safe_text(f"{cpu} has {told}", style="dim") for cpu, told in flags.items()),
     ]
 
 
@@ -74,7 +74,7 @@ def _table(title: str | None, items: list[dict[str, Any]], columns: tuple[str, .
     for column in columns:
         table.add_column(column, no_wrap=column in _WHOLE)
     for item in items:
-        table.add_row(*(words(_text(item.get(column))) for column in columns))
+        table.add_row(*(safe_text(_text(item.get(column))) for column in columns))
     return table
 
 

@@ -7,8 +7,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxpress import render_profile, units
-from onnxpress.words import words
+from onnxpress import formatting, render_profile
+from onnxpress.terminal_text import safe_text
 
 # Metrics that are shares of samples, shown in per cent and compared in points.
 SHARES = frozenset({"top1", "top5", "f1", "iou", "top1_agreement"})
@@ -40,11 +40,11 @@ def result(report: Json, *, title: str | None = None) -> RenderableType:
         parts += [numbers(report, title=title), steps(report["steps"])]
     if verdict["gates"]:
         parts.append(gates(verdict["gates"], render_profile.names(report) if is_profile else {}))
-    parts.append(words(report["summary"]))
+    parts.append(safe_text(report["summary"]))
     if not is_profile and report["latency"] and not report["latency"]["stable"]:
         because = report["latency"].get("unstable_because") or "the machine was too disturbed"
-        parts.append(words(f"latency is not stable: {because}", style="yellow"))
-    parts += [words(f"warning: {warning}", style="yellow") for warning in report.get("warnings") or ()]
+        parts.append(safe_text(f"latency is not stable: {because}", style="yellow"))
+    parts += [safe_text(f"warning: {warning}", style="yellow") for warning in report.get("warnings") or ()]
     parts.append(_verdict(verdict))
     return Group(*parts)
 
@@ -52,9 +52,9 @@ def result(report: Json, *, title: str | None = None) -> RenderableType:
 def numbers(report: Json, *, title: str | None = None) -> Table:
     """Give what was measured: original, compressed, change with its interval."""
     table = Table(
-        title=words(title) if title else None,
+        title=safe_text(title) if title else None,
         title_justify="left",
-        caption=words(_caption(report)),
+        caption=safe_text(_caption(report)),
         caption_justify="left",
     )
     table.add_column("")
@@ -62,13 +62,13 @@ def numbers(report: Json, *, title: str | None = None) -> Table:
     table.add_column("compressed", justify="right", no_wrap=True)
     table.add_column("change")
     for row in _rows(report):
-        table.add_row(*map(words, row))
+        table.add_row(*map(safe_text, row))
     return table
 
 
 def _rows(report: Json) -> Iterable[tuple[str, str, str, str]]:
     before, after = report["size"]["original"], report["size"]["compressed"]
-    yield "size", units.size(before), units.size(after), _factor(after / before, "smaller", "larger")
+    yield "size", formatting.size(before), formatting.size(after), _factor(after / before, "smaller", "larger")
     if report["latency"]:
         yield from _latency_rows(report["latency"])
     for quality in report["quality"]:
@@ -87,7 +87,7 @@ def _latency_rows(latency: Json) -> Iterable[tuple[str, str, str, str]]:
         change = (
             f"{_factor(ratio['value'], 'faster', 'slower')} (ratio {ratio['value']:.3f}, {_between(interval, '.3f')})"
         )
-        yield f"latency {statistic}", units.duration(before), units.duration(after), change
+        yield f"latency {statistic}", formatting.duration(before), formatting.duration(after), change
 
 
 def _quality_row(quality: Json) -> tuple[str, str, str, str]:
@@ -110,12 +110,12 @@ def _memory_rows(memory: Json) -> Iterable[tuple[str, str, str, str]]:
     peak = "peak_rss_bytes"
     yield (
         "peak memory",
-        units.size(before[peak]),
-        units.size(after[peak]),
+        formatting.size(before[peak]),
+        formatting.size(after[peak]),
         _factor(after[peak] / before[peak], "less", "more"),
     )
     cold = [side["load_ms"] / 1e3 for side in (before, after)]
-    yield "load", units.duration(cold[0]), units.duration(cold[1]), ""
+    yield "load", formatting.duration(cold[0]), formatting.duration(cold[1]), ""
 
 
 def _caption(report: Json) -> str:
@@ -134,8 +134,10 @@ def steps(reports: Sequence[Json]) -> Table:
     table.add_column("what", ratio=1)
     table.add_column("time", justify="right", no_wrap=True)
     for step in reports:
-        status = words(step["status"], style=STYLES.get(step["status"], ""))
-        table.add_row(str(step["index"] + 1), words(step["type"]), status, _what(step), units.duration(step["seconds"]))
+        status = safe_text(step["status"], style=STYLES.get(step["status"], ""))
+        table.add_row(
+            str(step["index"] + 1), safe_text(step["type"]), status, _what(step), formatting.duration(step["seconds"])
+        )
     return table
 
 
@@ -143,9 +145,9 @@ def _what(step: Json) -> Text:
     refusal = step.get("refusal")
     if refusal:
         hint = f" {refusal['hint']}" if refusal.get("hint") else ""
-        return words(f"{refusal['code']}: {refusal['reason']}{hint}")
+        return safe_text(f"{refusal['code']}: {refusal['reason']}{hint}")
     change = step.get("change")
-    return words(change["summary"] if change else "")
+    return safe_text(change["summary"] if change else "")
 
 
 def gates(results: Sequence[Json], targets: Mapping[int, str]) -> Table:
@@ -162,17 +164,19 @@ def gates(results: Sequence[Json], targets: Mapping[int, str]) -> Table:
         gate, outcome = one["gate"], one["outcome"]
         softened = outcome != "pass" and gate["level"] == "warn"
         word = f"{outcome} (warn)" if softened else outcome
-        label = words(word, style=STYLES["warn"] if softened else STYLES.get(outcome, ""))
+        label = safe_text(word, style=STYLES["warn"] if softened else STYLES.get(outcome, ""))
         wanted = f"{gate['metric']} {gate['rule']} {gate['value']:g}"
-        where = [words(targets.get(one["target"], ""))] if targets else []
-        table.add_row(*where, words(wanted), _plain(one["measured"]), _plain(one["bound"]), label, words(one["reason"]))
+        where = [safe_text(targets.get(one["target"], ""))] if targets else []
+        table.add_row(
+            *where, safe_text(wanted), _plain(one["measured"]), _plain(one["bound"]), label, safe_text(one["reason"])
+        )
     return table
 
 
 def _verdict(verdict: Json) -> Text:
     outcome = verdict["outcome"]
     text = "verdict: none (the job has no gates)" if outcome == "none" else f"verdict: {outcome}"
-    return words(text, style=STYLES.get(outcome, ""))
+    return safe_text(text, style=STYLES.get(outcome, ""))
 
 
 def _factor(ratio: float, better: str, worse: str) -> str:

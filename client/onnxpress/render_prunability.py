@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxpress.documents import Prunability
-from onnxpress.words import words
+from onnxpress.terminal_text import safe_text
 
 _MOST_GROUPS = 20
 _MOST_REASONS = 10
@@ -15,7 +15,7 @@ _MOST_REASONS = 10
 def show_prunability(found: Prunability, console: Console) -> None:
     """Print shares, the largest groups, and why nodes keep their channels."""
     console.print(
-        words(
+        safe_text(
             f"{found.prunable_parameters:.1%} of {found.parameters:,} parameters and {found.prunable_macs:.1%} of"
             f" {found.macs:,} multiply-accumulates lie in groups of channels that can go."
         )
@@ -31,7 +31,12 @@ def _groups(found: Prunability) -> Table:
     for group in found.groups[:_MOST_GROUPS]:
         names = list(dict.fromkeys(str(member["initializer"]) for member in group.members))
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        table.add_row(words(group.name), words(group.kind), str(group.channels), words(f"{', '.join(names[:3])}{more}"))
+        table.add_row(
+            safe_text(group.name),
+            safe_text(group.kind),
+            str(group.channels),
+            safe_text(f"{', '.join(names[:3])}{more}"),
+        )
     if (left := found.document["groups_total"] - _MOST_GROUPS) > 0:
         table.caption = f"and {left} smaller groups"
     return table
@@ -47,5 +52,5 @@ def _frozen(found: Prunability) -> Table:
     table = Table("keeps", "nodes", "why")
     for reason, _ in kept.most_common(_MOST_REASONS):
         nodes = examples[reason]
-        table.add_row(words(nodes[0]), str(len(nodes)), words(reason))
+        table.add_row(safe_text(nodes[0]), str(len(nodes)), safe_text(reason))
     return table

@@ -1,24 +1,43 @@
 """From files on this machine to a job that was asked for: what `compress` and `profile` have in common."""
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from onnxpress import recipe as recipes
 from onnxpress.client import Client
+from onnxpress.commands.options import is_id
 from onnxpress.deadline import Deadline
 from onnxpress.documents import Job
-from onnxpress.errors import Problem, error_for
-from onnxpress.files import Digested, digest
-from onnxpress.live import Live
-from onnxpress.submission import Submission, cancelled_on_interrupt
+from onnxpress.errors import error_for
+from onnxpress.file_transfer import Digested, digest
+from onnxpress.idempotency import idempotency_key, run_id
+from onnxpress.interrupts import cancelled_on_interrupt
+from onnxpress.live_progress import LiveProgress
+from onnxpress.problem import Problem
 from onnxpress.terminal import give, give_json, people, tell
-from onnxpress.verbs.options import is_id
+
+
+class Submission:
+    """A spec with its idempotency key: sending it again gives the same job."""
+
+    def __init__(self, client: Client, spec: Mapping[str, Any], key: str) -> None:
+        self._client = client
+        self.spec = spec
+        self._key = key
+        self._sent = False
+
+    def send(self) -> Job:
+        """Submit, or learn which job was submitted."""
+        self._sent = True
+        return self._client.jobs.submit(self.spec, idempotency_key=self._key)
+
+    def job_id(self) -> str | None:
+        """Give the id of the job if there may be one; an answer that an interrupt lost is asked for again."""
+        return self.send().id if self._sent else None
 
 
 @dataclass(frozen=True)
-class Wish:
+class JobRequest:
     """What is asked for: a spec without ids, and the files or ids that it is about."""
 
     spec: dict[str, Any]
@@ -28,10 +47,12 @@ class Wish:
     baseline: str | None = None
 
 
-def ask(client: Client, wish: Wish, deadline: Deadline, *, wait: bool, keep: bool, as_json: bool) -> Job | None:
+def submit(
+    client: Client, request: JobRequest, deadline: Deadline, *, wait: bool, keep: bool, as_json: bool
+) -> Job | None:
     """Upload, submit and wait; gives the finished job, or None where nobody waits for it."""
-    with Live(people()) as live:
-        submission = _prepare(client, wish, live, deadline)
+    with LiveProgress(people()) as live:
+        submission = _prepare(client, request, live, deadline)
         with cancelled_on_interrupt(client, submission.job_id, keep=keep):
             job = submission.send()
             if not as_json:
@@ -48,10 +69,10 @@ def ask(client: Client, wish: Wish, deadline: Deadline, *, wait: bool, keep: boo
     return None
 
 
-def plan(client: Client, wish: Wish, deadline: Deadline, *, as_json: bool) -> None:
+def dry_run_submission(client: Client, request: JobRequest, deadline: Deadline, *, as_json: bool) -> None:
     """Show what would come of the job; a refusal ends as it would."""
-    with Live(people()) as live:
-        submission = _prepare(client, wish, live, deadline)
+    with LiveProgress(people()) as live:
+        submission = _prepare(client, request, live, deadline)
     found = client.jobs.validate(submission.spec)
     if not found["valid"]:
         problem = Problem.from_document(found["problem"])
@@ -65,34 +86,24 @@ def plan(client: Client, wish: Wish, deadline: Deadline, *, as_json: bool) -> No
         give_json({"plan": found, "exit_code": 0})
 
 
-def report_text(client: Client, job_id: str, path: Path) -> str:
-    """Give a report in the form that a file's name asks for: JSON, JUnit for .xml, Prometheus for .prom, else Markdown."""
-    match path.suffix:
-        case ".json":
-            return json.dumps(client.jobs.report(job_id), indent=2)
-        case ".xml":
-            return client.jobs.report_as(job_id, "junit.xml")
-        case ".prom":
-            return client.jobs.report_as(job_id, "prom")
-    return client.jobs.report_markdown(job_id)
-
-
-def _prepare(client: Client, wish: Wish, live: Live, deadline: Deadline) -> Submission:
+def _prepare(client: Client, request: JobRequest, live: LiveProgress, deadline: Deadline) -> Submission:
     """Upload what is not stored yet and give the job that can now be asked for."""
-    run = recipes.run_id()
+    run = run_id()
     sender = _Sender(client, live, run, deadline)
     # All files are hashed before the first is sent: one that is missing costs no upload.
-    model = wish.model if is_id(wish.model, "mdl_") else digest(wish.model)
-    baseline = wish.baseline if wish.baseline is None or is_id(wish.baseline, "mdl_") else digest(wish.baseline)
-    data = wish.data if wish.data is None or is_id(wish.data, "dst_") else digest(wish.data)
-    spec = {**wish.spec, "model": model if isinstance(model, str) else sender.model(model)}
+    model = request.model if is_id(request.model, "mdl_") else digest(request.model)
+    baseline = (
+        request.baseline if request.baseline is None or is_id(request.baseline, "mdl_") else digest(request.baseline)
+    )
+    data = request.data if request.data is None or is_id(request.data, "dst_") else digest(request.data)
+    spec = {**request.spec, "model": model if isinstance(model, str) else sender.model(model)}
     if baseline is not None:
         spec["baseline"] = baseline if isinstance(baseline, str) else sender.model(baseline)
     if data is not None:
-        spec["dataset"] = data if isinstance(data, str) else sender.dataset(data, wish.metric)
+        spec["dataset"] = data if isinstance(data, str) else sender.dataset(data, request.metric)
     named = (model, data) if baseline is None else (model, baseline, data)
     content = [one.sha256 if isinstance(one, Digested) else one for one in named]
-    return Submission(client, spec, recipes.idempotency_key("job", content, wish.metric, wish.spec, run=run))
+    return Submission(client, spec, idempotency_key("job", content, request.metric, request.spec, run=run))
 
 
 @dataclass(frozen=True)
@@ -100,20 +111,20 @@ class _Sender:
     """Uploads files under keys that make a repeated run find them again."""
 
     client: Client
-    live: Live
+    live: LiveProgress
     run: str
     deadline: Deadline
 
     def model(self, file: Digested) -> str:
         """Send a network and give its id."""
-        key = recipes.idempotency_key("model", file.sha256, file.path.stem, run=self.run)
+        key = idempotency_key("model", file.sha256, file.path.stem, run=self.run)
         left = self.deadline.remaining()
         with self.live.transfer(f"upload {file.path.name}") as progress:
             return self.client.models.upload(file, timeout=left, idempotency_key=key, progress=progress).id
 
     def dataset(self, file: Digested, metric: str | None) -> str:
         """Send data and give their id."""
-        key = recipes.idempotency_key("dataset", file.sha256, file.path.stem, metric, run=self.run)
+        key = idempotency_key("dataset", file.sha256, file.path.stem, metric, run=self.run)
         left = self.deadline.remaining()
         with self.live.transfer(f"upload {file.path.name}") as progress:
             return self.client.datasets.upload(

@@ -1,35 +1,14 @@
-"""A job that is asked for once, and taken back when its asker is interrupted."""
+"""A remote job that is taken back when its asker is interrupted."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import typer
 
 from onnxpress.client import Client
-from onnxpress.documents import Job
 from onnxpress.errors import ConflictError, OnnxpressError
-from onnxpress.exits import ExitCode
+from onnxpress.exit_codes import ExitCode
 from onnxpress.terminal import tell
-
-
-class Submission:
-    """A spec with its idempotency key: sending it again gives the same job."""
-
-    def __init__(self, client: Client, spec: Mapping[str, Any], key: str) -> None:
-        self._client = client
-        self.spec = spec
-        self._key = key
-        self._sent = False
-
-    def send(self) -> Job:
-        """Submit, or learn which job was submitted."""
-        self._sent = True
-        return self._client.jobs.submit(self.spec, idempotency_key=self._key)
-
-    def job_id(self) -> str | None:
-        """Give the id of the job if there may be one; an answer that an interrupt lost is asked for again."""
-        return self.send().id if self._sent else None
 
 
 @contextmanager

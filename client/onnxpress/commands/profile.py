@@ -6,13 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from onnxpress import recipe as recipes
-from onnxpress import render
+from onnxpress import render_report
+from onnxpress.commands.options import AsJson, Keep, Timeout, Url, writable, write
+from onnxpress.commands.submit import JobRequest, dry_run_submission, submit
 from onnxpress.deadline import Deadline
 from onnxpress.errors import UsageError
-from onnxpress.exits import code_of_verdict
+from onnxpress.exit_codes import code_of_verdict
+from onnxpress.report_formats import report_text
 from onnxpress.terminal import give_json, people, session
-from onnxpress.verbs.asking import Wish, ask, plan, report_text
-from onnxpress.verbs.options import AsJson, Keep, Timeout, Url, writable, write
 
 
 def profile(
@@ -81,17 +82,17 @@ def profile(
             asked["labels"] = {**asked.get("labels", {}), **marks}
         asked |= {} if priority is None else {"priority": priority}
         asked |= {} if seconds is None else {"measure_seconds": seconds}
-        wish, deadline = Wish(asked, model, data, metric, baseline), Deadline.after(timeout)
+        request, deadline = JobRequest(asked, model, data, metric, baseline), Deadline.after(timeout)
         if dry_run:
-            plan(client, wish, deadline, as_json=as_json)
+            dry_run_submission(client, request, deadline, as_json=as_json)
             return
-        job = ask(client, wish, deadline, wait=wait, keep=keep, as_json=as_json)
+        job = submit(client, request, deadline, wait=wait, keep=keep, as_json=as_json)
         if job is None:
             return
         report = client.jobs.report(job.id)
         if out:
             write(out, report_text(client, job.id, out))
-        render.show(report, people(), title=Path(model).name)
+        render_report.show(report, people(), title=Path(model).name)
         code = code_of_verdict(job.verdict)
         if as_json:
             path = str(out) if out else None

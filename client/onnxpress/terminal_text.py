@@ -8,6 +8,6 @@ from rich.text import Text
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def words(text: object, style: str = "") -> Text:
+def safe_text(text: object, style: str = "") -> Text:
     """Give a text that is shown as it is: no markup in it counts, no control character gets through."""
     return Text(CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(text)), style=style)
