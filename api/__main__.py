@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.protocol import Protocol
+from api.uvicorn_protocol import Protocol
 from services import db, logs
 from settings import Settings, get_settings
 

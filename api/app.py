@@ -13,12 +13,13 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
 from api import errors
-from api.access import Access
-from api.deps import Parts
+from api.dependencies import Resources
+from api.long_polling import Watcher
+from api.middleware import RequestMiddleware
+from api.rate_limit import RateLimiter
+from api.request_metrics import RequestMetrics
 from api.routes import artifacts, audit, blobs, datasets, health, jobs, keys, metrics, models, passes, targets
-from api.traffic import Rates, Traffic
 from api.uploads import NewBlob
-from api.watch import Watcher
 from engine import ProfileReport, Report
 from services.db import Database
 from services.publisher import BrokerPublisher
@@ -88,10 +89,10 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.settings = settings
-    app.state.traffic = Traffic()
+    app.state.request_metrics = RequestMetrics()
     app.state.watcher = Watcher(lambda rows: _versions(app, rows))
     errors.install(app)
-    app.add_middleware(Access)
+    app.add_middleware(RequestMiddleware)
     for router in _ROUTERS:
         app.include_router(router)
     return app
@@ -105,15 +106,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     store = open_store(settings)
     # What uploads left that died with their process; those of other processes are younger.
     await run_sync(store.clean_incoming)
-    rates = Rates(settings.rate_per_s, settings.rate_burst)
-    app.state.parts = Parts(
+    rate_limiter = RateLimiter(settings.rate_per_s, settings.rate_burst)
+    app.state.resources = Resources(
         settings,
         database,
         store,
         app.state.watcher,
         CapacityLimiter(DISK_THREADS),
         CapacityLimiter(READ_THREADS),
-        rates,
+        rate_limiter,
     )
     # Connecting loads the transport; the first client's unit should not wait for it. A broker that is away is no reason to stop.
     await run_sync(publisher.answers)
@@ -149,7 +150,7 @@ def _require_tags(document: dict[str, Any]) -> None:
 
 
 def _versions(app: FastAPI, rows: Sequence[str]) -> Mapping[str, str]:
-    with app.state.parts.database.reading() as session:
+    with app.state.resources.database.reading() as session:
         return versions(session, rows)
 
 

@@ -14,8 +14,8 @@ from anyio.to_thread import run_sync
 from fastapi import Header, Request, Response
 from fastapi.responses import StreamingResponse
 
-from api.conditions import Part, asked_part, etag_matches
-from api.deps import Parts
+from api.conditional_requests import ByteRange, etag_matches, requested_range
+from api.dependencies import Resources
 from api.uploads import repr_digest
 from models import Artifact, ArtifactFile
 
@@ -38,7 +38,7 @@ _WANTED = re.compile(r"(?:^|,)\s*sha-256\s*=\s*(\d+)\s*(?=,|$)")
 
 
 @dataclass(frozen=True)
-class Content:
+class Downloadable:
     """What can be downloaded under a digest: one file, or several as a zip."""
 
     tenant_id: str
@@ -47,16 +47,16 @@ class Content:
     name: str
 
     @classmethod
-    def of(cls, artifact: Artifact, name: str) -> "Content":
+    def of(cls, artifact: Artifact, name: str) -> "Downloadable":
         """Give an artifact's content; files in another order would be another zip."""
         return cls(artifact.tenant_id, artifact.digest, sorted(artifact.files, key=lambda file: file.path), name)
 
 
-async def download(request: Request, parts: Parts, content: Content, want: str | None) -> Response:
+async def download(request: Request, resources: Resources, content: Downloadable, want: str | None) -> Response:
     """Answer with the content: its file if it has one, else a stored zip of all.
 
     Bytes that do not have their digest never arrive whole: the connection breaks before the last of them. The last piece
-    of a part is sent only when all bytes were verified.
+    of a range is sent only when all bytes were verified.
     """
     single = content.files[0] if len(content.files) == 1 else None
     digest = single.sha256 if single else content.digest
@@ -67,34 +67,36 @@ async def download(request: Request, parts: Parts, content: Content, want: str |
     }
     if etag_matches(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    part = asked_part(request, headers["ETag"], size)
-    headers |= {"Accept-Ranges": "bytes", "Content-Length": str(part.length if part else size)}
-    if part is not None:
-        headers["Content-Range"] = part.content_range
+    byte_range = requested_range(request, headers["ETag"], size)
+    headers |= {"Accept-Ranges": "bytes", "Content-Length": str(byte_range.length if byte_range else size)}
+    if byte_range is not None:
+        headers["Content-Range"] = byte_range.content_range
     wanted = _WANTED.search(want or "")
     if single and (wanted is None or int(wanted[1])):
         headers["Repr-Digest"] = repr_digest(single.sha256)
     elif wanted is not None and int(wanted[1]):
-        headers["Repr-Digest"] = repr_digest(await run_sync(_sha256, _zip(parts, content), limiter=parts.disk))
-    chunks = _file(parts, content, part) if single else _zip_part(parts, content, part)
+        headers["Repr-Digest"] = repr_digest(await run_sync(_sha256, _zip(resources, content), limiter=resources.disk))
+    chunks = _file(resources, content, byte_range) if single else _zip_part(resources, content, byte_range)
     # The first chunk is read before anything is sent, so that missing or small damaged bytes are a clean error.
-    first = await run_sync(next, chunks, b"", limiter=parts.disk)
+    first = await run_sync(next, chunks, b"", limiter=resources.disk)
     media_type = "application/octet-stream" if single else "application/zip"
-    status = 206 if part else 200
-    return StreamingResponse(_sent(parts, first, chunks), status_code=status, headers=headers, media_type=media_type)
+    status = 206 if byte_range else 200
+    return StreamingResponse(
+        _sent(resources, first, chunks), status_code=status, headers=headers, media_type=media_type
+    )
 
 
-def _file(parts: Parts, content: Content, part: Part | None) -> Iterator[bytes]:
+def _file(resources: Resources, content: Downloadable, byte_range: ByteRange | None) -> Iterator[bytes]:
     sha256 = content.files[0].sha256
-    if part is None:
-        return parts.store.read(content.tenant_id, sha256)
-    return parts.store.read_part(content.tenant_id, sha256, part.first, part.length)
+    if byte_range is None:
+        return resources.store.read(content.tenant_id, sha256)
+    return resources.store.read_part(content.tenant_id, sha256, byte_range.first, byte_range.length)
 
 
-async def _sent(parts: Parts, first: bytes, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def _sent(resources: Resources, first: bytes, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
     try:
         yield first
-        while chunk := await run_sync(next, chunks, b"", limiter=parts.disk):
+        while chunk := await run_sync(next, chunks, b"", limiter=resources.disk):
             yield chunk
     finally:
         # Whatever ends the answer, the file is closed.
@@ -148,14 +150,14 @@ def _sha256(chunks: Iterator[bytes]) -> str:
     return found.hexdigest()
 
 
-def _zip_part(parts: Parts, content: Content, part: Part | None) -> Iterator[bytes]:
+def _zip_part(resources: Resources, content: Downloadable, byte_range: ByteRange | None) -> Iterator[bytes]:
     """Give the zip, or a part of it: the last piece only when all of the zip was read, and so verified."""
-    if part is None:
-        yield from _zip(parts, content)
+    if byte_range is None:
+        yield from _zip(resources, content)
         return
     at, held = 0, b""
-    for chunk in _zip(parts, content):
-        piece = chunk[max(0, part.first - at) : max(0, part.last + 1 - at)]
+    for chunk in _zip(resources, content):
+        piece = chunk[max(0, byte_range.first - at) : max(0, byte_range.last + 1 - at)]
         at += len(chunk)
         if piece:
             if held:
@@ -164,7 +166,7 @@ def _zip_part(parts: Parts, content: Content, part: Part | None) -> Iterator[byt
     yield held
 
 
-def _zip(parts: Parts, content: Content) -> Iterator[bytes]:
+def _zip(resources: Resources, content: Downloadable) -> Iterator[bytes]:
     pending = _Pending()
     # It asks for no more than `write` of a file that cannot seek.
     with zipfile.ZipFile(cast("IO[bytes]", pending), "w", zipfile.ZIP_STORED) as archive:
@@ -172,7 +174,7 @@ def _zip(parts: Parts, content: Content) -> Iterator[bytes]:
             info = zipfile.ZipInfo(file.path, _ZIP_TIME)
             info.external_attr = 0o644 << 16
             with archive.open(info, "w", force_zip64=file.size >= _ZIP64_FROM) as member:
-                for chunk in parts.store.read(content.tenant_id, file.sha256):
+                for chunk in resources.store.read(content.tenant_id, file.sha256):
                     member.write(chunk)
                     yield pending.take()
     yield pending.take()

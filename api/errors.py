@@ -23,7 +23,7 @@ log = logging.getLogger("onnxpress.api")
 
 MEDIA_TYPE = "application/problem+json"
 
-_SAY = {
+_DEFAULTS = {
     400: ("bad_request", "The request cannot be read."),
     401: ("unauthorized", "A valid key is required: `Authorization: Bearer opk_...`."),
     403: ("forbidden", "The key lacks the scope for this."),
@@ -109,13 +109,13 @@ class ApiError(HTTPException):
         headers: Mapping[str, str] | None = None,
         **more: Any,
     ) -> None:
-        super().__init__(status, detail or _SAY[status][1], dict(headers or {}))
-        self.code = code or _SAY[status][0]
+        super().__init__(status, detail or _DEFAULTS[status][1], dict(headers or {}))
+        self.code = code or _DEFAULTS[status][0]
         self.errors = list(errors)
         self.more = more
 
 
-def answer(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
     """Give the response that carries a problem."""
     extra = dict(headers or {})
     if problem.status in _RETRY_AFTER:
@@ -145,7 +145,7 @@ def pointer(loc: Sequence[Any], body: Any) -> str:
     return "".join(f"/{part}" for part in found)
 
 
-def _words(error: Mapping[str, Any]) -> str:
+def _sentence(error: Mapping[str, Any]) -> str:
     context = error.get("ctx") or {}
     kind = error["type"]
     if kind == "union_tag_invalid":
@@ -178,14 +178,14 @@ def _field_errors(error: RequestValidationError) -> Iterator[FieldError]:
             continue
         where, *loc = one["loc"]
         if where != "body":
-            yield FieldError(parameter=str(loc[0]) if loc else str(where), detail=_words(one))
+            yield FieldError(parameter=str(loc[0]) if loc else str(where), detail=_sentence(one))
         elif one["type"] == "json_invalid":
-            yield FieldError(pointer="", detail=_words(one))
+            yield FieldError(pointer="", detail=_sentence(one))
         else:
             at = pointer(loc, error.body)
             # A wrong tag is reported at the object that holds it.
             tag = f"/{one['ctx']['discriminator'].strip(chr(39))}" if one["type"].startswith("union_tag") else ""
-            yield FieldError(pointer=at + tag, detail=_words(one))
+            yield FieldError(pointer=at + tag, detail=_sentence(one))
 
 
 def install(app: FastAPI) -> None:
@@ -198,7 +198,7 @@ def install(app: FastAPI) -> None:
 
 
 def _request_id(request: Request) -> str:
-    return str(request.state.passage.request_id)
+    return str(request.state.request_state.request_id)
 
 
 async def _on_validation(request: Request, error: Exception) -> Response:
@@ -208,13 +208,13 @@ async def _on_validation(request: Request, error: Exception) -> Response:
     detail = f"{where or 'body'}: {found[0].detail}"
     if len(found) > 1:
         detail += f" There are {len(found)} errors in all."
-    return answer(Problem.of(422, "invalid", detail, _request_id(request), errors=found))
+    return problem_response(Problem.of(422, "invalid", detail, _request_id(request), errors=found))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, RoutingError)
     status = error.status_code
-    code, sentence = _SAY.get(status, ("error", HTTPStatus(status).phrase))
+    code, sentence = _DEFAULTS.get(status, ("error", HTTPStatus(status).phrase))
     # Starlette's and FastAPI's own texts are phrases; ours are sentences.
     detail = error.detail if error.detail.endswith(".") else sentence
     more: dict[str, Any] = {}
@@ -224,7 +224,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
         more = {"errors": error.errors, **error.more}
     elif status == HTTPStatus.METHOD_NOT_ALLOWED:
         headers = {"Allow": ", ".join(_methods(request)) or "GET"}
-    return answer(Problem.of(status, code, detail, _request_id(request), **more), headers)
+    return problem_response(Problem.of(status, code, detail, _request_id(request), **more), headers)
 
 
 def _methods(request: Request) -> list[str]:
@@ -244,7 +244,7 @@ async def _on_service(request: Request, error: Exception) -> Response:
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, services.QuotaError) else None
     if isinstance(error, services.CorruptError):
         log.error("request %s: stored bytes are damaged", problem.request_id)
-    return answer(problem, headers)
+    return problem_response(problem, headers)
 
 
 def problem_of(error: services.ServiceError, request_id: str = "") -> Problem:
@@ -265,14 +265,14 @@ def problem_of(error: services.ServiceError, request_id: str = "") -> Problem:
 
 async def _on_database(request: Request, error: Exception) -> Response:
     log.warning("request %s: the database does not answer", _request_id(request), exc_info=error)
-    return answer(Problem.of(503, "unavailable", _SAY[503][1], _request_id(request)))
+    return problem_response(Problem.of(503, "unavailable", _DEFAULTS[503][1], _request_id(request)))
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe a /v1 route's error answers for OpenAPI: the given ones and those that any route may give."""
     return {
         status: {
-            "description": _SAY[status][1],
+            "description": _DEFAULTS[status][1],
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         for status in sorted({400, 401, 422, 429, 500, 503, *statuses})

@@ -15,9 +15,9 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from api.deps import Asked
+from api.dependencies import RequestContext
 from api.errors import ApiError, FieldError
-from api.forms import Form
+from api.multipart import FileForm
 from services.artifacts import Source, known_blob
 from services.storage import Writer
 
@@ -57,7 +57,7 @@ class NewBlob(BaseModel):
 
 
 @dataclass(frozen=True)
-class Received:
+class ReceivedUpload:
     """The bytes of an upload, finished but not placed, and the name that the file had at the sender."""
 
     source: Source
@@ -136,34 +136,38 @@ def repr_digest(sha256: str) -> str:
 
 
 @asynccontextmanager
-async def received(request: Request, asked: Asked, tenant_id: str, *, limit: int) -> AsyncIterator[Received]:
+async def receive_upload(
+    request: Request, context: RequestContext, tenant_id: str, *, limit: int
+) -> AsyncIterator[ReceivedUpload]:
     """Take the body to disk and give the finished, not yet placed upload; whatever goes wrong, no file stays behind."""
-    parts = asked.parts
+    resources = context.resources
     kind = _media_type(request)
     if kind == JSON:
         wanted = await _blob(request)
-        yield Received(
-            await asked.read(lambda at: known_blob(at.session, parts.store, tenant_id, wanted.blob), scope="write")
+        yield ReceivedUpload(
+            await context.read(
+                lambda scope: known_blob(scope.session, resources.store, tenant_id, wanted.blob), needs="write"
+            )
         )
         return
-    form = Form(request.headers["content-type"]) if kind == FORM else None
+    form = FileForm(request.headers["content-type"]) if kind == FORM else None
     # A form's own words come on top of the file, and its digest is not the file's.
     expected = None if form else expected_sha256(request)
-    request.state.passage.body_limit = limit + (FORM_WORDS if form else 0)
+    request.state.request_state.body_limit = limit + (FORM_WORDS if form else 0)
     declared = request.headers.get("content-length") if form is None else None
 
     def start() -> Writer:
-        return parts.store.writer(tenant_id, limit=limit, size=int(declared) if declared else None, sha256=expected)
+        return resources.store.writer(tenant_id, limit=limit, size=int(declared) if declared else None, sha256=expected)
 
-    writer = await run_sync(start, limiter=parts.disk)
+    writer = await run_sync(start, limiter=resources.disk)
     try:
         async for chunks in _chunks(request, None if form else writer):
-            await run_sync(_write, writer, chunks, form, limiter=parts.disk)
+            await run_sync(_write, writer, chunks, form, limiter=resources.disk)
         filename = form.finish() if form else None
         if not writer.size:
             raise ApiError(400, "The body is empty.", code="empty_body")
-        await run_sync(writer.finish, limiter=parts.disk)
-        yield Received(writer, filename)
+        await run_sync(writer.finish, limiter=resources.disk)
+        yield ReceivedUpload(writer, filename)
     finally:
         # Also when the request is cancelled in the middle.
         with CancelScope(shield=True):
@@ -198,7 +202,7 @@ async def _chunks(request: Request, counting: Writer | None) -> AsyncIterator[li
     yield pending
 
 
-def _write(writer: Writer, chunks: list[bytes], form: Form | None) -> None:
+def _write(writer: Writer, chunks: list[bytes], form: FileForm | None) -> None:
     if form is None:
         for chunk in chunks:
             writer.append(chunk)

@@ -4,8 +4,8 @@ from pathlib import PurePosixPath
 
 from fastapi import APIRouter, Request, Response
 
-from api.deps import AskedFor, At
-from api.downloads import Content, WantReprDigest, download
+from api.dependencies import Context, TenantScope
+from api.downloads import Downloadable, WantReprDigest, download
 from api.errors import problems
 from api.schemas import Sha256
 from api.uploads import BYTES
@@ -18,21 +18,21 @@ router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
 
 @router.get("/{sha256}", response_class=Response, responses=problems(403, 404, 416) | BYTES)
 async def get_artifact(
-    sha256: Sha256, request: Request, asked: AskedFor, want_repr_digest: WantReprDigest = None
+    sha256: Sha256, request: Request, context: Context, want_repr_digest: WantReprDigest = None
 ) -> Response:
     """Download an artifact by its digest, or a single file by its own.
 
     An artifact of one file is that file; one of several is a zip, always of the same bytes.
     """
 
-    def find(at: At) -> Content:
+    def find(scope: TenantScope) -> Downloadable:
         try:
-            artifact = artifacts.get_artifact(at.session, at.tenant_id, sha256)
+            artifact = artifacts.get_artifact(scope.session, scope.tenant_id, sha256)
         except NotFoundError:
-            blob = artifacts.get_blob(at.session, at.tenant_id, sha256)
+            blob = artifacts.get_blob(scope.session, scope.tenant_id, sha256)
             file = ArtifactFile(path=sha256[:16], sha256=sha256, size=blob.size)
-            return Content(at.tenant_id, sha256, [file], file.path)
+            return Downloadable(scope.tenant_id, sha256, [file], file.path)
         one = artifact.files[0].path if len(artifact.files) == 1 else artifact.kind
-        return Content.of(artifact, PurePosixPath(one).name)
+        return Downloadable.of(artifact, PurePosixPath(one).name)
 
-    return await download(request, asked.parts, await asked.read(find), want_repr_digest)
+    return await download(request, context.resources, await context.read(find), want_repr_digest)

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from api.deps import Reading
+from api.dependencies import ReadScope
 from api.errors import problems
 from api.schemas import Sha256
 from api.uploads import repr_digest
@@ -18,8 +18,8 @@ _THERE: dict[int | str, dict[str, Any]] = {
 
 
 @router.head("/{sha256}", response_class=Response, responses=problems(403, 404) | _THERE)
-def head_blob(sha256: Sha256, at: Reading) -> Response:
+def head_blob(sha256: Sha256, scope: ReadScope) -> Response:
     """Tell whether these bytes need not be sent, and how many they are: they are stored, or as what was in them."""
-    stored = artifacts.known(at.session, at.tenant_id, sha256)
+    stored = artifacts.known(scope.session, scope.tenant_id, sha256)
     headers = {"ETag": f'"{sha256}"', "Content-Length": str(stored.size), "Repr-Digest": repr_digest(sha256)}
     return Response(headers=headers, media_type="application/octet-stream")

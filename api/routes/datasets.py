@@ -4,11 +4,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from api.bodies import JSON_BODY
-from api.conditions import SAME, etag_of, not_modified
-from api.deps import AskedFor, At, Reading, Writing
-from api.downloads import Content, WantReprDigest, download
+from api.conditional_requests import NOT_MODIFIED, etag_of, not_modified
+from api.dependencies import Context, ReadScope, TenantScope, WriteScope
+from api.downloads import Downloadable, WantReprDigest, download
 from api.errors import ApiError, problems
+from api.json_body import JSON_BODY
 from api.schemas import (
     Cursor,
     DatasetChanges,
@@ -23,8 +23,8 @@ from api.schemas import (
     page,
     read_cursor,
 )
-from api.settled import settled
-from api.uploads import BYTES, received, upload_body
+from api.uploads import BYTES, receive_upload, upload_body
+from api.wait_for_inspection import wait_for_inspection
 from engine import TaskMetric
 from services import artifacts, catalog, uploads
 
@@ -50,7 +50,7 @@ Fits = Annotated[
 async def upload_dataset(  # noqa: PLR0917 - FastAPI calls it by name
     request: Request,
     response: Response,
-    asked: AskedFor,
+    context: Context,
     name: Name = None,
     metric: Metric = None,
     model: Fits = None,
@@ -61,76 +61,78 @@ async def upload_dataset(  # noqa: PLR0917 - FastAPI calls it by name
 
     The answer is 201 while they are `checking` or once they are `ready`, and 422 if they were rejected within `wait` seconds.
     """
-    parts = asked.parts
+    resources = context.resources
 
-    def may(at: At) -> str:
+    def may(scope: TenantScope) -> str:
         if model is not None:
-            uploads.check_fits(at.session, at.tenant_id, model)
-        return at.tenant_id
+            uploads.check_fits(scope.session, scope.tenant_id, model)
+        return scope.tenant_id
 
     # Before the body is read: nobody should send gigabytes to learn that the model's id was wrong.
-    tenant_id = await asked.read(may, scope="write")
-    async with received(request, asked, tenant_id, limit=parts.settings.max_dataset_bytes) as upload:
+    tenant_id = await context.read(may, needs="write")
+    async with receive_upload(request, context, tenant_id, limit=resources.settings.max_dataset_bytes) as upload:
 
-        def register(at: At) -> str:
-            at.subject = uploads.upload_dataset(
-                at.session,
+        def register(scope: TenantScope) -> str:
+            scope.subject = uploads.upload_dataset(
+                scope.session,
                 tenant_id,
                 upload.source,
                 name=upload.named(name, "dataset"),
                 metric=metric,
                 fits=model,
                 idempotency_key=idempotency_key,
-                settings=parts.settings,
+                settings=resources.settings,
             ).id
-            return at.subject
+            return scope.subject
 
-        dataset_id = await asked.write(register)
+        dataset_id = await context.write(register)
     response.headers["Location"] = f"/v1/datasets/{dataset_id}"
-    return await settled(asked, lambda at: _view(at, dataset_id), wait)
+    return await wait_for_inspection(context, lambda scope: _view(scope, dataset_id), wait)
 
 
 @router.get("", responses=problems(403))
-def list_datasets(at: Reading, tag: Tags = [], limit: PageSize = 50, cursor: Cursor = None) -> Page[DatasetView]:  # noqa: B006 - FastAPI copies it
+def list_datasets(scope: ReadScope, tag: Tags = [], limit: PageSize = 50, cursor: Cursor = None) -> Page[DatasetView]:  # noqa: B006 - FastAPI copies it
     """List datasets, the newest first."""
-    rows = artifacts.list_datasets(at.session, at.tenant_id, tags=tag, limit=limit + 1, before=read_cursor(cursor))
+    rows = artifacts.list_datasets(
+        scope.session, scope.tenant_id, tags=tag, limit=limit + 1, before=read_cursor(cursor)
+    )
     return page(DatasetView.of, rows, limit)
 
 
-@router.get("/{dataset_id}", responses=problems(403, 404) | SAME)
-def get_dataset(dataset_id: str, request: Request, response: Response, at: Reading) -> DatasetView:
+@router.get("/{dataset_id}", responses=problems(403, 404) | NOT_MODIFIED)
+def get_dataset(dataset_id: str, request: Request, response: Response, scope: ReadScope) -> DatasetView:
     """Give one dataset."""
-    view = _view(at, dataset_id)
+    view = _view(scope, dataset_id)
     return not_modified(request, response, etag_of(view.id, view.state, view.updated_at)) or view
 
 
 @router.patch("/{dataset_id}", dependencies=JSON_BODY, responses=problems(403, 404, 408, 413, 415))
-def change_dataset(dataset_id: str, body: DatasetChanges, at: Writing) -> DatasetView:
+def change_dataset(dataset_id: str, body: DatasetChanges, scope: WriteScope) -> DatasetView:
     """Rename or tag a dataset."""
-    return DatasetView.of(catalog.update_dataset(at.session, at.tenant_id, dataset_id, body.changes()))
+    return DatasetView.of(catalog.update_dataset(scope.session, scope.tenant_id, dataset_id, body.changes()))
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=problems(403, 404, 409))
-def delete_dataset(dataset_id: str, at: Writing) -> None:
+def delete_dataset(dataset_id: str, scope: WriteScope) -> None:
     """Remove a dataset, and its bytes where nothing else has the same; 409 while a job needs it."""
-    catalog.delete_dataset(at.session, at.parts.store, at.tenant_id, dataset_id)
+    catalog.delete_dataset(scope.session, scope.resources.store, scope.tenant_id, dataset_id)
 
 
 @router.get("/{dataset_id}/content", response_class=Response, responses=problems(403, 404, 409, 416) | BYTES)
 async def get_dataset_content(
-    dataset_id: str, request: Request, asked: AskedFor, want_repr_digest: WantReprDigest = None
+    dataset_id: str, request: Request, context: Context, want_repr_digest: WantReprDigest = None
 ) -> Response:
     """Download a dataset as it was uploaded."""
 
-    def find(at: At) -> Content:
-        row = artifacts.get_dataset(at.session, at.tenant_id, dataset_id)
+    def find(scope: TenantScope) -> Downloadable:
+        row = artifacts.get_dataset(scope.session, scope.tenant_id, dataset_id)
         if row.artifact is None:
             raise ApiError(409, f"The dataset is {row.state} and has no bytes.", code=f"dataset_{row.state}")
         ending = row.artifact.files[0].path.partition(".")[2]
-        return Content.of(row.artifact, row.name if row.name.endswith(f".{ending}") else f"{row.name}.{ending}")
+        return Downloadable.of(row.artifact, row.name if row.name.endswith(f".{ending}") else f"{row.name}.{ending}")
 
-    return await download(request, asked.parts, await asked.read(find), want_repr_digest)
+    return await download(request, context.resources, await context.read(find), want_repr_digest)
 
 
-def _view(at: At, dataset_id: str) -> DatasetView:
-    return DatasetView.of(artifacts.get_dataset(at.session, at.tenant_id, dataset_id))
+def _view(scope: TenantScope, dataset_id: str) -> DatasetView:
+    return DatasetView.of(artifacts.get_dataset(scope.session, scope.tenant_id, dataset_id))

@@ -5,7 +5,7 @@ from typing import Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from api.deps import Parts
+from api.dependencies import Resources
 from api.errors import problems
 from services import db
 
@@ -27,7 +27,7 @@ async def livez() -> Health:
 @router.get("/readyz", responses={503: problems(503)[503]})
 def readyz(request: Request) -> Health:
     """Answer 200 when the database does; a broker that is away only makes jobs wait."""
-    parts: Parts = request.app.state.parts
-    with parts.database.reading() as session:
+    resources: Resources = request.app.state.resources
+    with resources.database.reading() as session:
         db.ping(session)
     return Health()

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import APIRouter, Header, Query, Request, Response
 
 import models
-from api.bodies import JSON_BODY
-from api.conditions import SAME, etag_matches
-from api.deps import AskedFor, At, Reading, Writing
+from api.conditional_requests import NOT_MODIFIED, etag_matches
+from api.dependencies import Context, ReadScope, TenantScope, WriteScope
 from api.errors import ApiError, FieldError, problem_of, problems
-from api.events import EVENT_STREAM, event_stream, log_line
+from api.event_stream import EVENT_STREAM, event_stream, log_line
+from api.json_body import JSON_BODY
 from api.schemas import (
     Cursor,
     IdempotencyKey,
@@ -51,15 +51,15 @@ _LOGS: dict[int | str, dict[str, Any]] = {
 }
 # A worker tells of at most 2,000 events of an attempt.
 _MOST_LINES = 20_000
-_REPORT_JSON = SAME | {200: {"description": "The report.", "content": _JSON}}
-_REPORT_MARKDOWN = SAME | {200: {"description": "The report.", "content": _MARKDOWN}}
-_REPORT_JUNIT = SAME | {
+_REPORT_JSON = NOT_MODIFIED | {200: {"description": "The report.", "content": _JSON}}
+_REPORT_MARKDOWN = NOT_MODIFIED | {200: {"description": "The report.", "content": _MARKDOWN}}
+_REPORT_JUNIT = NOT_MODIFIED | {
     200: {"description": "The gates.", "content": {"application/xml": {"schema": {"type": "string"}}}}
 }
-_REPORT_PROMETHEUS = SAME | {
+_REPORT_PROMETHEUS = NOT_MODIFIED | {
     200: {"description": "The main figures.", "content": {"text/plain": {"schema": {"type": "string"}}}}
 }
-_REPORT = SAME | {200: {"description": "The report.", "content": _JSON | _MARKDOWN}}
+_REPORT = NOT_MODIFIED | {200: {"description": "The report.", "content": _JSON | _MARKDOWN}}
 
 
 @dataclass(frozen=True)
@@ -77,24 +77,24 @@ class _Seen:
 
 
 @router.post("", status_code=202, dependencies=JSON_BODY, responses=problems(403, 408, 409, 413, 415))
-def create_job(body: NewJob, at: Writing, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
+def create_job(body: NewJob, scope: WriteScope, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
     """Accept a job; it reaches a final state whatever happens to API, workers or broker. Poll it at Location.
 
     The model may be the output of a job that is not done yet: this one waits for it, and fails if it fails.
     """
     submission = jobs.submit(
-        at.session,
-        at.tenant_id,
+        scope.session,
+        scope.tenant_id,
         body.request(),
-        key_id=at.caller.key_id,
+        key_id=scope.caller.key_id,
         idempotency_key=idempotency_key,
-        settings=at.parts.settings,
+        settings=scope.resources.settings,
     )
-    return _accepted(at, response, submission)
+    return _accepted(scope, response, submission)
 
 
 @router.post(":validate", dependencies=JSON_BODY, responses=problems(403, 408, 413, 415))
-def validate_job(body: NewJob, at: Reading) -> PlanView:
+def validate_job(body: NewJob, scope: ReadScope) -> PlanView:
     """Tell what would come of a job without accepting it: the whole spec, warnings, or why it would be refused."""
     request = body.request()
     view = PlanView(
@@ -107,7 +107,7 @@ def validate_job(body: NewJob, at: Reading) -> PlanView:
         waits_for=None,
     )
     try:
-        plan = jobs.plan(at.session, at.tenant_id, request)
+        plan = jobs.plan(scope.session, scope.tenant_id, request)
     except ServiceError as error:
         return view.model_copy(update={"valid": False, "problem": problem_of(error)})
     found = {"warnings": plan.warnings, "waits_for": plan.model.job_id if plan.waits else None}
@@ -118,7 +118,7 @@ def validate_job(body: NewJob, at: Reading) -> PlanView:
 
 @router.get("", responses=problems(403))
 def list_jobs(
-    at: Reading,
+    scope: ReadScope,
     status: Annotated[models.JobStatus | None, Query(description="Only jobs in this status.")] = None,
     label: Label = [],  # noqa: B006 - FastAPI copies it
     limit: PageSize = 50,
@@ -126,8 +126,8 @@ def list_jobs(
 ) -> Page[JobView]:
     """List jobs, the newest first."""
     rows = jobs.list_jobs(
-        at.session,
-        at.tenant_id,
+        scope.session,
+        scope.tenant_id,
         status=status,
         labels=dict(_label(one) for one in label),
         limit=limit + 1,
@@ -137,18 +137,18 @@ def list_jobs(
 
 
 @router.get("/{job_id}", responses=problems(403, 404) | _NOT_CHANGED)
-async def get_job(job_id: str, request: Request, asked: AskedFor, wait: Wait = 0) -> JobView:
+async def get_job(job_id: str, request: Request, context: Context, wait: Wait = 0) -> JobView:
     """Give one job. With `wait`, the answer comes at the next change, at the latest after so many seconds."""
 
-    def read(at: At) -> _Seen:
-        return _Seen.of(jobs.get(at.session, at.tenant_id, job_id))
+    def read(scope: TenantScope) -> _Seen:
+        return _Seen.of(jobs.get(scope.session, scope.tenant_id, job_id))
 
-    seen = await asked.read(read)
+    seen = await context.read(read)
     conditional = "if-none-match" in request.headers
     if wait and not seen.final and (not conditional or etag_matches(request, seen.etag)):
-        change = await asked.parts.watcher.wait(job_id, seen.version, wait)
+        change = await context.resources.watcher.wait(job_id, seen.version, wait)
         # Read and written out once, though hundreds may have waited.
-        seen = await asked.read_after(change, "job", read)
+        seen = await context.read_after(change, "job", read)
     headers = {"ETag": seen.etag}
     if conditional and etag_matches(request, seen.etag):
         return Response(status_code=304, headers=headers)  # type: ignore[return-value]  # FastAPI sends it as it is
@@ -158,7 +158,7 @@ async def get_job(job_id: str, request: Request, asked: AskedFor, wait: Wait = 0
 @router.get("/{job_id}/events", response_class=Response, responses=problems(403, 404) | EVENT_STREAM)
 async def watch_job(
     job_id: str,
-    asked: AskedFor,
+    context: Context,
     last_event_id: Annotated[
         str | None, Header(max_length=20, pattern="^[0-9]+$", description="Go on after this event.")
     ] = None,
@@ -167,86 +167,86 @@ async def watch_job(
 
     Each carries an id to go on from. Whoever comes back after the last one is told so by 204.
     """
-    return await event_stream(asked, job_id, after=int(last_event_id or 0))
+    return await event_stream(context, job_id, after=int(last_event_id or 0))
 
 
 @router.get("/{job_id}/logs", response_class=Response, responses=problems(403, 404) | _LOGS)
-def get_job_logs(job_id: str, at: Reading) -> Response:
+def get_job_logs(job_id: str, scope: ReadScope) -> Response:
     """Give what happened to a job, a line for each event."""
-    events = jobs.events(at.session, at.tenant_id, job_id, limit=_MOST_LINES)
+    events = jobs.events(scope.session, scope.tenant_id, job_id, limit=_MOST_LINES)
     return Response("".join(map(log_line, events)), media_type="text/plain")
 
 
 @router.post("/{job_id}:retry", status_code=202, responses=problems(403, 404, 409))
-def retry_job(job_id: str, at: Writing, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
+def retry_job(job_id: str, scope: WriteScope, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
     """Ask again, as a new job, for what a failed or cancelled one was to do; 409 for any other."""
     submission = jobs.retry(
-        at.session,
-        at.tenant_id,
+        scope.session,
+        scope.tenant_id,
         job_id,
-        key_id=at.caller.key_id,
+        key_id=scope.caller.key_id,
         idempotency_key=idempotency_key,
-        settings=at.parts.settings,
+        settings=scope.resources.settings,
     )
-    return _accepted(at, response, submission)
+    return _accepted(scope, response, submission)
 
 
 @router.post("/{job_id}:cancel", responses=problems(403, 404, 409))
-def cancel_job(job_id: str, at: Writing) -> JobView:
+def cancel_job(job_id: str, scope: WriteScope) -> JobView:
     """Cancel a queued job at once and have a running one stopped within seconds; 409 where it has ended otherwise."""
-    return JobView.of(jobs.cancel(at.session, at.tenant_id, job_id))
+    return JobView.of(jobs.cancel(scope.session, scope.tenant_id, job_id))
 
 
 @router.get("/{job_id}/report", response_class=Response, responses=problems(403, 404, 406, 409) | _REPORT)
-def get_report(job_id: str, request: Request, at: Reading) -> Response:
+def get_report(job_id: str, request: Request, scope: ReadScope) -> Response:
     """Give the measured report in the format that Accept asks for, JSON by default."""
     accept = request.headers.get("accept", "*/*").lower()
     if "text/markdown" in accept:
-        return _report(at, request, job_id, "md")
+        return _report(scope, request, job_id, "md")
     if any(kind in accept for kind in ("*/*", "application/*", "application/json")):
-        return _report(at, request, job_id, "json")
+        return _report(scope, request, job_id, "json")
     raise ApiError(406, "The report is offered as application/json and text/markdown.")
 
 
 @router.get("/{job_id}/report.json", response_class=Response, responses=problems(403, 404, 409) | _REPORT_JSON)
-def get_report_json(job_id: str, request: Request, at: Reading) -> Response:
+def get_report_json(job_id: str, request: Request, scope: ReadScope) -> Response:
     """Give the measured report for programs."""
-    return _report(at, request, job_id, "json")
+    return _report(scope, request, job_id, "json")
 
 
 @router.get("/{job_id}/report.md", response_class=Response, responses=problems(403, 404, 409) | _REPORT_MARKDOWN)
-def get_report_markdown(job_id: str, request: Request, at: Reading) -> Response:
+def get_report_markdown(job_id: str, request: Request, scope: ReadScope) -> Response:
     """Give the measured report for people."""
-    return _report(at, request, job_id, "md")
+    return _report(scope, request, job_id, "md")
 
 
 @router.get("/{job_id}/report.junit.xml", response_class=Response, responses=problems(403, 404, 409) | _REPORT_JUNIT)
-def get_report_junit(job_id: str, request: Request, at: Reading) -> Response:
+def get_report_junit(job_id: str, request: Request, scope: ReadScope) -> Response:
     """Give the gates as JUnit's test cases, for pipelines."""
-    return _report(at, request, job_id, "junit.xml")
+    return _report(scope, request, job_id, "junit.xml")
 
 
 @router.get("/{job_id}/report.prom", response_class=Response, responses=problems(403, 404, 409) | _REPORT_PROMETHEUS)
-def get_report_prometheus(job_id: str, request: Request, at: Reading) -> Response:
+def get_report_prometheus(job_id: str, request: Request, scope: ReadScope) -> Response:
     """Give the verdict and the main figures in the text format of Prometheus."""
-    return _report(at, request, job_id, "prom")
+    return _report(scope, request, job_id, "prom")
 
 
-def _accepted(at: At, response: Response, submission: jobs.Submission) -> JobView:
-    at.subject = submission.job.id
+def _accepted(scope: TenantScope, response: Response, submission: jobs.Submission) -> JobView:
+    scope.subject = submission.job.id
     response.headers["Location"] = f"/v1/jobs/{submission.job.id}"
     response.headers["Retry-After"] = "1"
     return JobView.of(submission.job)
 
 
-def _report(at: At, request: Request, job_id: str, form: Format) -> Response:
-    file = jobs.report(at.session, at.tenant_id, job_id).get(f"report.{form}")
+def _report(scope: TenantScope, request: Request, job_id: str, form: Format) -> Response:
+    file = jobs.report(scope.session, scope.tenant_id, job_id).get(f"report.{form}")
     if file is None:
         raise ApiError(404, f"The report was written by an earlier version, which did not know the format {form}.")
     headers = {"ETag": f'"{file.sha256}"', "Vary": "Accept", "Repr-Digest": repr_digest(file.sha256)}
     if etag_matches(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    text = b"".join(at.parts.store.read(at.tenant_id, file.sha256))
+    text = b"".join(scope.resources.store.read(scope.tenant_id, file.sha256))
     return Response(text, headers=headers, media_type=_MEDIA_TYPES[form])
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from api.deps import AskedFor, At
+from api.dependencies import Context, TenantScope
 from api.errors import problems
 from services import metrics
 from services.metrics import Family
@@ -19,15 +19,15 @@ _TEXT: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/metrics", response_class=Response, responses=problems(403) | _TEXT)
-async def get_metrics(asked: AskedFor) -> Response:
+async def get_metrics(context: Context) -> Response:
     """Tell what waits and for how long, how long work takes, what fails, and how much this process is asked."""
 
-    def collect(at: At) -> list[Family]:
-        return metrics.collect(at.session)
+    def collect(scope: TenantScope) -> list[Family]:
+        return metrics.collect(scope.session)
 
-    families = await asked.read(collect, scope="metrics")
-    traffic = asked.traffic.families()
-    return Response(text([*families, *traffic]), media_type=MEDIA_TYPE)
+    families = await context.read(collect, needs="metrics")
+    request_metrics = context.request_metrics.families()
+    return Response(text([*families, *request_metrics]), media_type=MEDIA_TYPE)
 
 
 def text(families: Iterable[Family]) -> str:

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from api.bodies import JSON_BODY
-from api.conditions import SAME, etag_of, not_modified
-from api.deps import AskedFor, At, Reading, Writing
-from api.downloads import Content, WantReprDigest, download
+from api.conditional_requests import NOT_MODIFIED, etag_of, not_modified
+from api.dependencies import Context, ReadScope, TenantScope, WriteScope
+from api.downloads import Downloadable, WantReprDigest, download
 from api.errors import ApiError, problems
+from api.json_body import JSON_BODY
 from api.schemas import (
     Alias,
     AnalysisView,
@@ -29,8 +29,8 @@ from api.schemas import (
     page,
     read_cursor,
 )
-from api.settled import settled
-from api.uploads import BYTES, received, upload_body
+from api.uploads import BYTES, receive_upload, upload_body
+from api.wait_for_inspection import wait_for_inspection
 from engine import Prunability
 from models import ModelState
 from services import analyses, artifacts, catalog, uploads
@@ -52,7 +52,7 @@ _UNDER_WAY: dict[int | str, dict[str, Any]] = {
 async def upload_model(  # noqa: PLR0917 - FastAPI calls it by name
     request: Request,
     response: Response,
-    asked: AskedFor,
+    context: Context,
     name: Name = None,
     wait: WaitForCheck = 0,
     idempotency_key: IdempotencyKey = None,
@@ -62,29 +62,29 @@ async def upload_model(  # noqa: PLR0917 - FastAPI calls it by name
     The answer is 201 while it is `checking` or once it is `ready`, and 422 if it was rejected within `wait` seconds. With the
     header Repr-Digest or Content-Digest (sha-256), bytes that were damaged on the way are refused.
     """
-    parts = asked.parts
-    caller = await asked.read(lambda at: at.caller, scope="write")
-    async with received(request, asked, caller.tenant_id, limit=parts.settings.max_model_bytes) as upload:
+    resources = context.resources
+    caller = await context.read(lambda scope: scope.caller, needs="write")
+    async with receive_upload(request, context, caller.tenant_id, limit=resources.settings.max_model_bytes) as upload:
 
-        def register(at: At) -> str:
-            at.subject = uploads.upload_model(
-                at.session,
-                at.tenant_id,
+        def register(scope: TenantScope) -> str:
+            scope.subject = uploads.upload_model(
+                scope.session,
+                scope.tenant_id,
                 upload.source,
                 name=upload.named(name, "model"),
                 idempotency_key=idempotency_key,
-                settings=parts.settings,
+                settings=resources.settings,
             ).id
-            return at.subject
+            return scope.subject
 
-        model_id = await asked.write(register)
+        model_id = await context.write(register)
     response.headers["Location"] = f"/v1/models/{model_id}"
-    return await settled(asked, lambda at: _view(at, model_id), wait)
+    return await wait_for_inspection(context, lambda scope: _view(scope, model_id), wait)
 
 
 @router.get("", responses=problems(403))
 def list_models(  # noqa: PLR0917 - FastAPI calls it by name
-    at: Reading,
+    scope: ReadScope,
     state: Annotated[ModelState | None, Query(description="Only models in this state.")] = None,
     alias: Annotated[Alias | None, Query(description="Only the one that has this alias.")] = None,
     tag: Tags = [],  # noqa: B006 - FastAPI copies it
@@ -93,34 +93,34 @@ def list_models(  # noqa: PLR0917 - FastAPI calls it by name
 ) -> Page[ModelView]:
     """List networks, the newest first."""
     rows = artifacts.list_models(
-        at.session, at.tenant_id, state=state, alias=alias, tags=tag, limit=limit + 1, before=read_cursor(cursor)
+        scope.session, scope.tenant_id, state=state, alias=alias, tags=tag, limit=limit + 1, before=read_cursor(cursor)
     )
     return page(ModelView.of, rows, limit)
 
 
-@router.get("/{model_id}", responses=problems(403, 404) | SAME)
-def get_model(model_id: str, request: Request, response: Response, at: Reading) -> ModelView:
+@router.get("/{model_id}", responses=problems(403, 404) | NOT_MODIFIED)
+def get_model(model_id: str, request: Request, response: Response, scope: ReadScope) -> ModelView:
     """Give one network."""
-    view = _view(at, model_id)
+    view = _view(scope, model_id)
     return not_modified(request, response, etag_of(view.id, view.state, view.updated_at)) or view
 
 
 @router.patch("/{model_id}", dependencies=JSON_BODY, responses=problems(403, 404, 408, 413, 415))
-def change_model(model_id: str, body: ModelChanges, at: Writing) -> ModelView:
+def change_model(model_id: str, body: ModelChanges, scope: WriteScope) -> ModelView:
     """Rename or tag a network, or give it an alias."""
-    return ModelView.of(catalog.update_model(at.session, at.tenant_id, model_id, body.changes()))
+    return ModelView.of(catalog.update_model(scope.session, scope.tenant_id, model_id, body.changes()))
 
 
 @router.delete("/{model_id}", status_code=204, responses=problems(403, 404, 409))
-def delete_model(model_id: str, at: Writing) -> None:
+def delete_model(model_id: str, scope: WriteScope) -> None:
     """Remove a network, and its bytes where nothing else has the same; 409 while a job needs it."""
-    catalog.delete_model(at.session, at.parts.store, at.tenant_id, model_id)
+    catalog.delete_model(scope.session, scope.resources.store, scope.tenant_id, model_id)
 
 
 @router.get("/{model_id}/lineage", responses=problems(403, 404))
-def get_lineage(model_id: str, at: Reading) -> LineageView:
+def get_lineage(model_id: str, scope: ReadScope) -> LineageView:
     """Trace a network: what it was made from, what was made from it, and by which jobs."""
-    found = catalog.lineage(at.session, at.tenant_id, model_id)
+    found = catalog.lineage(scope.session, scope.tenant_id, model_id)
     return LineageView(
         model=model_id,
         ancestors=[LineageNode.of(row) for row in found.ancestors],
@@ -129,16 +129,16 @@ def get_lineage(model_id: str, at: Reading) -> LineageView:
     )
 
 
-@router.get("/{model_id}/prunability", responses=problems(403, 404, 409) | SAME | _UNDER_WAY)
+@router.get("/{model_id}/prunability", responses=problems(403, 404, 409) | NOT_MODIFIED | _UNDER_WAY)
 async def get_prunability(
-    model_id: str, request: Request, response: Response, asked: AskedFor, wait: WaitForAnalysis = 0
+    model_id: str, request: Request, response: Response, context: Context, wait: WaitForAnalysis = 0
 ) -> Prunability:
     """Tell what of a network could be pruned: shares, groups of channels, and which nodes keep theirs and why.
 
     A worker finds it out when it is asked for first, once for the same bytes: until then the answer is 202. It is 422
     where the network cannot be analysed.
     """
-    found = await _analysis(asked, model_id, time.monotonic() + wait)
+    found = await _analysis(context, model_id, time.monotonic() + wait)
     if found.problem is not None:
         more = {key: found.problem[key] for key in ("hint", "node") if key in found.problem}
         raise ApiError(422, found.problem["message"], code=found.problem["code"], **more)
@@ -149,21 +149,21 @@ async def get_prunability(
     return shown or Prunability.model_validate(found.result)
 
 
-async def _analysis(asked: AskedFor, model_id: str, end: float) -> Analysis:
+async def _analysis(context: Context, model_id: str, end: float) -> Analysis:
     """Give the analysis, started where it was not, when it has ended, at the latest at `end`."""
 
-    def find(at: At) -> Analysis | None:
-        return analyses.find(at.session, at.tenant_id, model_id)
+    def find(scope: TenantScope) -> Analysis | None:
+        return analyses.find(scope.session, scope.tenant_id, model_id)
 
-    def start(at: At) -> Analysis:
-        return analyses.start(at.session, at.tenant_id, model_id, at.parts.settings)
+    def start(scope: TenantScope) -> Analysis:
+        return analyses.start(scope.session, scope.tenant_id, model_id, scope.resources.settings)
 
-    watcher = asked.parts.watcher
+    watcher = context.resources.watcher
     while True:
-        found = await asked.read(find)
+        found = await context.read(find)
         if found is None:
             # Whoever may read the network may have this found out.
-            found = await asked.write(start, scope="read")
+            found = await context.write(start, needs="read")
         left = end - time.monotonic()
         if found.result is not None or found.problem is not None or watcher.closed or left <= 0:
             return found
@@ -172,19 +172,19 @@ async def _analysis(asked: AskedFor, model_id: str, end: float) -> Analysis:
 
 @router.get("/{model_id}/content", response_class=Response, responses=problems(403, 404, 409, 416) | BYTES)
 async def get_model_content(
-    model_id: str, request: Request, asked: AskedFor, want_repr_digest: WantReprDigest = None
+    model_id: str, request: Request, context: Context, want_repr_digest: WantReprDigest = None
 ) -> Response:
     """Download a network: its `.onnx` file, or a stored zip where it has external data."""
 
-    def find(at: At) -> Content:
-        row = artifacts.get_model(at.session, at.tenant_id, model_id)
+    def find(scope: TenantScope) -> Downloadable:
+        row = artifacts.get_model(scope.session, scope.tenant_id, model_id)
         if row.artifact is None:
             raise ApiError(409, f"The model is {row.state} and has no bytes.", code=f"model_{row.state}")
         name = row.name if row.name.endswith(".onnx") else f"{row.name}.onnx"
-        return Content.of(row.artifact, name)
+        return Downloadable.of(row.artifact, name)
 
-    return await download(request, asked.parts, await asked.read(find), want_repr_digest)
+    return await download(request, context.resources, await context.read(find), want_repr_digest)
 
 
-def _view(at: At, model_id: str) -> ModelView:
-    return ModelView.of(artifacts.get_model(at.session, at.tenant_id, model_id))
+def _view(scope: TenantScope, model_id: str) -> ModelView:
+    return ModelView.of(artifacts.get_model(scope.session, scope.tenant_id, model_id))

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 import engine
-from api.deps import Reading
+from api.dependencies import ReadScope
 from api.errors import ApiError, problems
 
 router = APIRouter(prefix="/v1/passes", tags=["passes"])
@@ -34,13 +34,13 @@ class PassList(BaseModel):
 
 
 @router.get("", responses=problems(403))
-def list_passes(_at: Reading) -> PassList:
+def list_passes(_scope: ReadScope) -> PassList:
     """List every pass with its parameters, their bounds and defaults."""
     return PassList.model_validate({"items": engine.list_passes()})
 
 
 @router.get("/{type}", responses=problems(403, 404))
-def get_pass(type: str, _at: Reading) -> PassInfo:  # noqa: A002 - the word that recipes use
+def get_pass(type: str, _scope: ReadScope) -> PassInfo:  # noqa: A002 - the word that recipes use
     """Describe one pass."""
     for described in engine.list_passes():
         if described["type"] == type:

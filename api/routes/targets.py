@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.deps import Reading
+from api.dependencies import ReadScope
 from api.errors import problems
 from services import workers
 
@@ -87,7 +87,7 @@ class TargetList(BaseModel):
 
 
 @router.get("", responses=problems(403))
-def list_targets(at: Reading) -> TargetList:
+def list_targets(scope: ReadScope) -> TargetList:
     """List what a job can be optimised for and measured on, and what workers lack for more."""
-    found: dict[str, Any] = {"items": workers.targets(at.session), "unavailable": workers.unavailable(at.session)}
-    return TargetList(**found, workers=[WorkerInfo.of(seen) for seen in workers.listed(at.session)])
+    found: dict[str, Any] = {"items": workers.targets(scope.session), "unavailable": workers.unavailable(scope.session)}
+    return TargetList(**found, workers=[WorkerInfo.of(seen) for seen in workers.listed(scope.session)])

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from api import access
+from api import middleware
 
 RAW = {"Content-Type": "application/octet-stream"}
 
@@ -122,7 +122,7 @@ def test_a_client_that_goes_away_leaves_nothing(service):
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/jobs"])
 def test_a_client_that_falls_silent_is_sent_away(service, monkeypatch, path):
-    monkeypatch.setattr(access, "SILENCE_S", 0.3)
+    monkeypatch.setattr(middleware, "SILENCE_S", 0.3)
     before = service.stored_files()
     host, port = service.url.removeprefix("http://").split(":")
     kind = "application/json" if path == "/v1/jobs" else "application/octet-stream"

@@ -12,19 +12,20 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
 from api.errors import ApiError
-from api.traffic import Rates, Traffic
-from api.watch import Change, Watcher
+from api.long_polling import Change, Watcher
+from api.rate_limit import RateLimiter
+from api.request_metrics import RequestMetrics
 from services import audit, keys
 from services.db import Database
 from services.keys import Caller
 from services.storage import Store
 from settings import Settings
 
-Scope = Literal["read", "write", "admin", "metrics"]
+KeyScope = Literal["read", "write", "admin", "metrics"]
 T = TypeVar("T")
 
 # Whoever may write sees what came of it.
-_GRANTED_BY: dict[Scope, frozenset[str]] = {
+_GRANTED_BY: dict[KeyScope, frozenset[str]] = {
     "read": frozenset({"read", "write", "admin"}),
     "write": frozenset({"write", "admin"}),
     "admin": frozenset({"admin"}),
@@ -35,8 +36,8 @@ _bearer = HTTPBearer(bearerFormat="opk_<id>_<secret>", scheme_name="key", auto_e
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What one process of the edge works with; `request.app.state.parts`."""
+class Resources:
+    """What one process of the edge works with; `request.app.state.resources`."""
 
     settings: Settings
     database: Database
@@ -46,16 +47,16 @@ class Parts:
     disk: CapacityLimiter
     # Reads of polls, streams and transfers: more threads than this only take the interpreter from each other.
     reads: CapacityLimiter
-    rates: Rates
+    rate_limiter: RateLimiter
 
 
 @dataclass
-class At:
-    """One request's caller and session."""
+class TenantScope:
+    """What one request may reach: a session, and the caller whose tenant's objects it may see."""
 
     session: Session
     caller: Caller
-    parts: Parts
+    resources: Resources
     # What a request makes; what it changes is in its address.
     subject: str | None = None
 
@@ -65,113 +66,113 @@ class At:
         return self.caller.tenant_id
 
 
-class Asked:
+class RequestContext:
     """A request whose key is presented but not yet checked: every way to the database leads through the check."""
 
     def __init__(self, request: Request, key: str) -> None:
-        self.parts: Parts = request.app.state.parts
-        self.traffic: Traffic = request.app.state.traffic
+        self.resources: Resources = request.app.state.resources
+        self.request_metrics: RequestMetrics = request.app.state.request_metrics
         self._request = request
         self._key = key
 
     @contextmanager
-    def reading(self, scope: Scope = "read") -> Iterator[At]:
+    def reading(self, needs: KeyScope = "read") -> Iterator[TenantScope]:
         """Give a session that only reads; key and rows are read in one transaction."""
-        with self.parts.database.reading() as session:
-            yield At(session, self._caller(session, scope), self.parts)
+        with self.resources.database.reading() as session:
+            yield TenantScope(session, self._caller(session, needs), self.resources)
 
     @contextmanager
-    def writing(self, scope: Scope = "write") -> Iterator[At]:
+    def writing(self, needs: KeyScope = "write") -> Iterator[TenantScope]:
         """Give a session that is committed at the end."""
         # The key is checked first, so that nobody without one gets hold of the only write lock that SQLite has.
-        with self.parts.database.reading() as session:
-            caller = self._caller(session, scope)
-        with self.parts.database.transaction() as session:
-            at = At(session, caller, self.parts)
-            yield at
-            self._audit(at)
+        with self.resources.database.reading() as session:
+            caller = self._caller(session, needs)
+        with self.resources.database.transaction() as session:
+            scope = TenantScope(session, caller, self.resources)
+            yield scope
+            self._audit(scope)
 
-    def _audit(self, at: At) -> None:
+    def _audit(self, scope: TenantScope) -> None:
         """Note who did it in the transaction that does it: no route can forget to."""
-        subject = at.subject or next(iter(self._request.path_params.values()), None)
+        subject = scope.subject or next(iter(self._request.path_params.values()), None)
         audit.record(
-            at.session,
-            at.caller,
+            scope.session,
+            scope.caller,
             action=self._request.scope["route"].name,
             subject_id=subject,
-            request_id=self._request.state.passage.request_id,
+            request_id=self._request.state.request_state.request_id,
         )
 
-    def _caller(self, session: Session, scope: Scope) -> Caller:
+    def _caller(self, session: Session, needs: KeyScope) -> Caller:
         caller = keys.authenticate(session, self._key)
-        passage = self._request.state.passage
-        if passage.key is None:
+        request_state = self._request.state.request_state
+        if request_state.key is None:
             # Once per request, however often it comes back to the database.
-            self.parts.rates.take(caller.key_id)
-        passage.key = caller.key_id
-        if not caller.scopes & _GRANTED_BY[scope]:
-            raise ApiError(403, f"The key lacks the scope `{scope}`.")
+            self.resources.rate_limiter.take(caller.key_id)
+        request_state.key = caller.key_id
+        if not caller.scopes & _GRANTED_BY[needs]:
+            raise ApiError(403, f"The key lacks the scope `{needs}`.")
         return caller
 
-    async def read(self, use: Callable[[At], T], scope: Scope = "read") -> T:
+    async def read(self, use: Callable[[TenantScope], T], needs: KeyScope = "read") -> T:
         """Run a function on a reading session, in a thread: one hop for key and row."""
 
         def work() -> T:
-            with self.reading(scope) as at:
-                return use(at)
+            with self.reading(needs) as scope:
+                return use(scope)
 
-        return await run_sync(work, limiter=self.parts.reads)
+        return await run_sync(work, limiter=self.resources.reads)
 
-    async def read_after(self, change: Change | None, question: Hashable, use: Callable[[At], T]) -> T:
+    async def read_after(self, change: Change | None, question: Hashable, use: Callable[[TenantScope], T]) -> T:
         """Read as `read` does, but once for all who hear of the same change, with the same key and the same question."""
         if change is None:
             return await self.read(use)
         return await change.once((self._key, question), lambda: self.read(use))
 
-    async def write(self, use: Callable[[At], T], scope: Scope = "write") -> T:
+    async def write(self, use: Callable[[TenantScope], T], needs: KeyScope = "write") -> T:
         """Run a function on a writing session, in a thread, and commit."""
 
         def work() -> T:
-            with self.writing(scope) as at:
-                return use(at)
+            with self.writing(needs) as scope:
+                return use(scope)
 
         return await run_sync(work)
 
 
-async def ask(
+async def request_context(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
-) -> Asked:
+) -> RequestContext:
     """Take the key from the header; raises 401 where there is none."""
     if credentials is None:
         raise ApiError(401)
-    return Asked(request, credentials.credentials)
+    return RequestContext(request, credentials.credentials)
 
 
-AskedFor = Annotated[Asked, Depends(ask)]
+Context = Annotated[RequestContext, Depends(request_context)]
 
 
-def _reading(asked: AskedFor) -> Iterator[At]:
-    with asked.reading() as at:
-        yield at
+def _read_scope(context: Context) -> Iterator[TenantScope]:
+    with context.reading() as scope:
+        yield scope
 
 
-def _writing(asked: AskedFor) -> Iterator[At]:
-    with asked.writing() as at:
-        yield at
+def _write_scope(context: Context) -> Iterator[TenantScope]:
+    with context.writing() as scope:
+        yield scope
 
 
-def _overseeing(asked: AskedFor) -> Iterator[At]:
-    with asked.reading("admin") as at:
-        yield at
+def _admin_read_scope(context: Context) -> Iterator[TenantScope]:
+    with context.reading("admin") as scope:
+        yield scope
 
 
-def _administering(asked: AskedFor) -> Iterator[At]:
-    with asked.writing("admin") as at:
-        yield at
+def _admin_write_scope(context: Context) -> Iterator[TenantScope]:
+    with context.writing("admin") as scope:
+        yield scope
 
 
 # With the default scope the client would get its answer before the commit, even when the commit fails.
-Reading = Annotated[At, Depends(_reading, scope="function")]
-Writing = Annotated[At, Depends(_writing, scope="function")]
-Overseeing = Annotated[At, Depends(_overseeing, scope="function")]
-Administering = Annotated[At, Depends(_administering, scope="function")]
+ReadScope = Annotated[TenantScope, Depends(_read_scope, scope="function")]
+WriteScope = Annotated[TenantScope, Depends(_write_scope, scope="function")]
+AdminReadScope = Annotated[TenantScope, Depends(_admin_read_scope, scope="function")]
+AdminWriteScope = Annotated[TenantScope, Depends(_admin_write_scope, scope="function")]

@@ -1,42 +1,14 @@
-"""How much the API is asked and how often one key may ask."""
+"""How often one key may ask."""
 
 import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.errors import QuotaError
-from services.metrics import Family
 
 _KEYS = 10_000
-
-
-class Traffic:
-    """Counts of this process's answers, by route and status."""
-
-    def __init__(self) -> None:
-        # Only the event loop counts.
-        self._answers: Counter[tuple[str, str, int]] = Counter()
-        self._seconds: Counter[str] = Counter()
-
-    def count(self, method: str, route: str | None, status: int, seconds: float) -> None:
-        """Note an answer; addresses without a route are one."""
-        name = route or "none"
-        self._answers[method, name, status] += 1
-        self._seconds[name] += seconds  # type: ignore[assignment]  # a Counter adds up floats as well
-
-    def families(self) -> list[Family]:
-        """Give the counts as metrics."""
-        answers = Family("onnxpress_http_answers_total", "counter", "Answers by method, route and status.")
-        answers.samples = [
-            ({"method": method, "route": route, "status": str(status)}, count)
-            for (method, route, status), count in sorted(self._answers.items())
-        ]
-        seconds = Family("onnxpress_http_seconds_total", "counter", "Time spent on answers, waits included, by route.")
-        seconds.samples = [({"route": route}, round(total, 6)) for route, total in sorted(self._seconds.items())]
-        return [answers, seconds]
 
 
 @dataclass
@@ -45,7 +17,7 @@ class _Bucket:
     at: float
 
 
-class Rates:
+class RateLimiter:
     """A bucket of requests for each key: it holds `burst`, and `per_s` flow in again each second."""
 
     def __init__(self, per_s: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:

@@ -9,12 +9,12 @@ from fastapi import Request, Response
 
 from api.errors import ApiError
 
-SAME: dict[int | str, dict[str, Any]] = {304: {"description": "With If-None-Match: the client has it."}}
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "With If-None-Match: the client has it."}}
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 @dataclass(frozen=True)
-class Part:
+class ByteRange:
     """Some of the bytes, from `first` to `last`, both included, of `size`."""
 
     first: int
@@ -51,7 +51,7 @@ def not_modified(request: Request, response: Response, etag: str) -> Any:
     return None
 
 
-def asked_part(request: Request, etag: str, size: int) -> Part | None:
+def requested_range(request: Request, etag: str, size: int) -> ByteRange | None:
     """Give the part that Range and If-Range ask for; None: all of it. Raises 416.
 
     Several ranges, and what is no range of bytes, are answered with everything, which is always right.
@@ -64,11 +64,11 @@ def asked_part(request: Request, etag: str, size: int) -> Part | None:
     if not first and not last:
         return None
     if not first:
-        part = Part(max(0, size - int(last)), size - 1, size) if int(last) else None
+        part = ByteRange(max(0, size - int(last)), size - 1, size) if int(last) else None
     elif last and int(last) < int(first):
         return None
     else:
-        part = Part(int(first), min(int(last) if last else size - 1, size - 1), size)
+        part = ByteRange(int(first), min(int(last) if last else size - 1, size - 1), size)
     if part is None or part.first >= size:
         raise ApiError(416, headers={"Content-Range": f"bytes */{size}"})
     return part

@@ -4,21 +4,21 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from api.deps import Asked, At
+from api.dependencies import RequestContext, TenantScope
 from api.errors import ApiError
 from api.schemas import DatasetView, ModelView
 
 Upload = TypeVar("Upload", ModelView, DatasetView)
 
 
-async def settled(asked: Asked, read: Callable[[At], Upload], wait_s: float) -> Upload:
+async def wait_for_inspection(context: RequestContext, read: Callable[[TenantScope], Upload], wait_s: float) -> Upload:
     """Give the upload as soon as it is ready, or as it is after `wait_s`; raises 422 where it was rejected."""
     end = time.monotonic() + wait_s
-    shown = await asked.read(read)
-    watcher = asked.parts.watcher
+    shown = await context.read(read)
+    watcher = context.resources.watcher
     while shown.state == "checking" and not watcher.closed and (left := end - time.monotonic()) > 0:
         await watcher.wait(shown.id, shown.state, left)
-        shown = await asked.read(read)
+        shown = await context.read(read)
     if shown.problem is not None:
         raise _rejection(shown)
     return shown

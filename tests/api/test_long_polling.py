@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from api import watch
-from api.watch import Watcher
+from api import long_polling
+from api.long_polling import Watcher
 
 
 class Rows:
@@ -110,7 +110,7 @@ def test_a_change_before_the_wait_is_not_missed():
 
 
 def test_a_database_that_is_away_only_costs_time(monkeypatch):
-    monkeypatch.setattr(watch, "BACK_OFF_S", 0.05)
+    monkeypatch.setattr(long_polling, "BACK_OFF_S", 0.05)
 
     async def play(rows, watcher):
         rows.versions["a"] = "2"

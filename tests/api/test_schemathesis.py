@@ -26,7 +26,7 @@ def test_schemathesis_finds_no_failure_and_no_undocumented_answer(service, tmp_p
     env = {
         **os.environ,
         "EXISTING": ",".join(f"{name}={value}" for name, value in existing.items()),
-        "SCHEMATHESIS_HOOKS": "described",
+        "SCHEMATHESIS_HOOKS": "schemathesis_hooks",
         "PYTHONPATH": str(Path(__file__).parent),
     }
     # What is well formed may still name what is not there, come with a key that was used for something else, or too fast.
@@ -47,7 +47,7 @@ def test_schemathesis_finds_no_failure_and_no_undocumented_answer(service, tmp_p
             "--no-color",
             "--warnings=off",
             f"--header=Authorization:Bearer {key.text}",
-            # A stream of a job that has not ended goes on; test_watching reads them.
+            # A stream of a job that has not ended goes on; test_event_stream reads them.
             "--exclude-operation-id=watch_job",
             # It would revoke the key that all this is done with.
             "--exclude-operation-id=revoke_key",

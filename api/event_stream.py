@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import SQLAlchemyError
 
 import models
-from api.deps import Asked, At
+from api.dependencies import RequestContext, TenantScope
 from api.errors import ApiError
 from models import Event, Job
 from services import jobs
@@ -27,7 +27,7 @@ _AT_ONCE = 500
 
 
 @dataclass(frozen=True)
-class _News:
+class _JobNews:
     """A job's state and what happened since, written out in the thread that read it."""
 
     version: str
@@ -44,13 +44,13 @@ class _News:
         return cls(str(row.version), models.is_final(row.in_status), last, text, len(told) == _AT_ONCE)
 
 
-async def event_stream(asked: Asked, job_id: str, *, after: int) -> Response:
+async def event_stream(context: RequestContext, job_id: str, *, after: int) -> Response:
     """Answer with the job's events after one of them, those to come included."""
 
-    def read(last: int, at: At) -> _News:
-        return _News.of(*jobs.news(at.session, at.tenant_id, job_id, after=last, limit=_AT_ONCE), last)
+    def read(last: int, scope: TenantScope) -> _JobNews:
+        return _JobNews.of(*jobs.news(scope.session, scope.tenant_id, job_id, after=last, limit=_AT_ONCE), last)
 
-    first = await asked.read(partial(read, after))
+    first = await context.read(partial(read, after))
     if after and not first.text and first.final:
         return Response(status_code=204)
 
@@ -64,13 +64,13 @@ async def event_stream(asked: Asked, job_id: str, *, after: int) -> Response:
             change = None
             if not news.full:
                 # The job was read before its events: where it was final, these were the last.
-                if news.final or asked.parts.watcher.closed:
+                if news.final or context.resources.watcher.closed:
                     return
-                change = await asked.parts.watcher.wait(job_id, news.version, _BEAT_S)
+                change = await context.resources.watcher.wait(job_id, news.version, _BEAT_S)
                 if change is None:
                     yield ": still here\n\n"
             try:
-                news = await asked.read_after(change, ("events", news.last), partial(read, news.last))
+                news = await context.read_after(change, ("events", news.last), partial(read, news.last))
             except (ApiError, ServiceError, SQLAlchemyError):
                 # The key was revoked or the database is away: who comes back is told so by a proper answer.
                 return

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import Problem, answer
+from api.errors import Problem, problem_response
 
 log = logging.getLogger("onnxpress.api")
 access_log = logging.getLogger("onnxpress.access")
@@ -37,8 +37,8 @@ _SECURITY_HEADERS = {
 
 
 @dataclass
-class Passage:
-    """What is known of one request; routes reach it as `request.state.passage`."""
+class RequestState:
+    """What is known of one request; routes reach it as `request.state.request_state`."""
 
     request_id: str
     body_limit: int = JSON_BODY_LIMIT
@@ -54,7 +54,7 @@ class Passage:
             raise HTTPException(413, f"The body is larger than the limit of {self.body_limit} bytes.")
 
 
-class Access:
+class RequestMiddleware:
     """ASGI middleware round the whole application."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -65,31 +65,33 @@ class Access:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        passage = Passage(_request_id(scope))
-        scope.setdefault("state", {})["passage"] = passage
+        request_state = RequestState(_request_id(scope))
+        scope.setdefault("state", {})["request_state"] = request_state
         try:
-            await self._serve(passage, scope, _limited(passage, scope, receive), _dressed(passage, send))
+            await self._serve(
+                request_state, scope, _limited(request_state, scope, receive), _with_headers(request_state, send)
+            )
         finally:
-            _write(passage, scope)
+            _log_access(request_state, scope)
 
-    async def _serve(self, passage: Passage, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, request_state: RequestState, scope: Scope, receive: Receive, send: Send) -> None:
         # A NUL passes through URL decoding, and no database takes one in a text.
         if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
-            problem = Problem.of(400, "bad_request", "The address holds a NUL byte.", passage.request_id)
-            await answer(problem)(scope, receive, send)
+            problem = Problem.of(400, "bad_request", "The address holds a NUL byte.", request_state.request_id)
+            await problem_response(problem)(scope, receive, send)
             return
         try:
             await self.app(scope, receive, send)
         except ClientDisconnect:
-            passage.status = 499
+            request_state.status = 499
         except Exception:
             # The edge of the process: whatever nobody mapped is logged whole and told without its text.
-            log.exception("request %s failed: %s %s", passage.request_id, scope["method"], scope["path"])
-            if passage.status:
+            log.exception("request %s failed: %s %s", request_state.request_id, scope["method"], scope["path"])
+            if request_state.status:
                 raise
             problem = Problem.of(500, "internal_error", "The service failed; the request id finds it in the log.")
-            problem.request_id = passage.request_id
-            await answer(problem)(scope, receive, send)
+            problem.request_id = request_state.request_id
+            await problem_response(problem)(scope, receive, send)
 
 
 def _request_id(scope: Scope) -> str:
@@ -97,7 +99,7 @@ def _request_id(scope: Scope) -> str:
     return given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
 
 
-def _limited(passage: Passage, scope: Scope, receive: Receive) -> Receive:
+def _limited(request_state: RequestState, scope: Scope, receive: Receive) -> Receive:
     declared = Headers(scope=scope).get("content-length", "")
     complete = False
 
@@ -107,17 +109,17 @@ def _limited(passage: Passage, scope: Scope, receive: Receive) -> Receive:
             # What is waited for now is only the client's leaving, which may take as long as it likes.
             return await receive()
         if declared.isdecimal():
-            passage.admit(int(declared))
+            request_state.admit(int(declared))
         try:
             async with asyncio.timeout(SILENCE_S):
                 message = await receive()
         except TimeoutError:
             raise _too_slow() from None
         if message["type"] == "http.request":
-            passage.received += len(message.get("body", b""))
-            passage.admit(passage.received)
+            request_state.received += len(message.get("body", b""))
+            request_state.admit(request_state.received)
             complete = not message.get("more_body", False)
-            if passage.received < MIN_BYTES_PER_S * (time.monotonic() - passage.started - SILENCE_S):
+            if request_state.received < MIN_BYTES_PER_S * (time.monotonic() - request_state.started - SILENCE_S):
                 raise _too_slow()
         return message
 
@@ -128,42 +130,42 @@ def _too_slow() -> HTTPException:
     return HTTPException(408, headers={"Connection": "close"})
 
 
-def _dressed(passage: Passage, send: Send) -> Send:
-    async def dressed(message: Message) -> None:
+def _with_headers(request_state: RequestState, send: Send) -> Send:
+    async def with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            passage.status = message["status"]
+            request_state.status = message["status"]
             headers = MutableHeaders(scope=message)
-            headers["X-Request-Id"] = passage.request_id
+            headers["X-Request-Id"] = request_state.request_id
             for name, value in _SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
             # What a key may read is not for shared caches.
             headers.setdefault("Cache-Control", "private, no-cache")
         elif message["type"] == "http.response.body":
-            passage.sent += len(message.get("body", b""))
+            request_state.sent += len(message.get("body", b""))
         await send(message)
 
-    return dressed
+    return with_headers
 
 
-def _write(passage: Passage, scope: Scope) -> None:
+def _log_access(request_state: RequestState, scope: Scope) -> None:
     route = scope.get("route")
     # A load balancer asks every second.
-    level = logging.DEBUG if scope["path"] in _HEALTH and passage.status == 200 else logging.INFO
-    seconds = time.monotonic() - passage.started
+    level = logging.DEBUG if scope["path"] in _HEALTH and request_state.status == 200 else logging.INFO
+    seconds = time.monotonic() - request_state.started
     path = getattr(route, "path", None)
-    scope["app"].state.traffic.count(scope["method"], path, passage.status, seconds)
+    scope["app"].state.request_metrics.count(scope["method"], path, request_state.status, seconds)
     if not access_log.isEnabledFor(level):
         return
     fields = {
-        "request_id": passage.request_id,
+        "request_id": request_state.request_id,
         "method": scope["method"],
         "path": scope["path"],
         "route": path,
-        "status": passage.status,
+        "status": request_state.status,
         "ms": round(seconds * 1000, 1),
-        "received": passage.received,
-        "sent": passage.sent,
-        "key": passage.key,
+        "received": request_state.received,
+        "sent": request_state.sent,
+        "key": request_state.key,
         "client": (scope.get("client") or ("",))[0],
     }
     if found := _JOB_ID.search(scope["path"]):

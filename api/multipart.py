@@ -8,7 +8,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from api.errors import ApiError, FieldError
 
 
-class Form:
+class FileForm:
     """One multipart body with one part, `file`. Nothing is kept but what was not given yet."""
 
     def __init__(self, content_type: str) -> None:

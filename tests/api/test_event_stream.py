@@ -129,7 +129,7 @@ def test_polls_and_streams_together_see_the_end_within_a_second(service, client,
 def statements(service):
     """Every statement that the API sends to read."""
     found = []
-    engine = service.app.state.parts.database._reading
+    engine = service.app.state.resources.database._reading
 
     def note(_connection, _cursor, statement, *_rest):
         found.append(statement)

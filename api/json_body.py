@@ -2,11 +2,11 @@
 
 from fastapi import Depends, Request
 
-from api.deps import AskedFor
+from api.dependencies import Context
 from api.errors import ApiError
 
 
-async def json_body(request: Request, _asked: AskedFor) -> None:
+async def json_body(request: Request, _context: Context) -> None:
     """Refuse a body that does not say that it is JSON, after a request without a key."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
