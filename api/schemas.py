@@ -59,6 +59,11 @@ IdempotencyKey = Annotated[
 ]
 Sha256 = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
 
+_JUDGE = (
+    "A second dataset: the report's quality and the gates on it are computed on this one alone, and nothing that is chosen"
+    " has seen it."
+)
+
 View = TypeVar("View", bound=BaseModel)
 Row = TypeVar("Row", models.Model, models.Dataset, models.Job, models.Audit)
 
@@ -84,6 +89,7 @@ class CompressJob(Compress):
 
     model: ModelId
     dataset: DatasetId | None = Field(None, description="Needed by passes that calibrate and by gates on quality.")
+    judge: DatasetId | None = Field(None, description=_JUDGE)
     labels: Labels = Field(default_factory=dict)
     priority: int = Field(0, ge=-100, le=100, description="The higher, the sooner among your own jobs.")
     cache: Literal["use", "refuse"] = Field(
@@ -94,7 +100,13 @@ class CompressJob(Compress):
     def request(self) -> jobs.Request:
         """Give what the services are asked for."""
         return jobs.Request(
-            self.model, self.dataset, self.spec(), self.labels, priority=self.priority, cache=self.cache
+            self.model,
+            self.dataset,
+            self.spec(),
+            self.labels,
+            priority=self.priority,
+            cache=self.cache,
+            judge_id=self.judge,
         )
 
     def spec(self) -> Compress:
@@ -122,13 +134,20 @@ class ProfileJob(Profile):
     model: ModelId
     baseline: ModelId | None = Field(None, description="A network that it is compared with, run by run in turn.")
     dataset: DatasetId | None = Field(None, description="Inputs to run on, and what quality is judged by.")
+    judge: DatasetId | None = Field(None, description=_JUDGE)
     labels: Labels = Field(default_factory=dict)
     priority: int = Field(0, ge=-100, le=100, description="The higher, the sooner among your own jobs.")
 
     def request(self) -> jobs.Request:
         """Give what the services are asked for."""
         return jobs.Request(
-            self.model, self.dataset, self.spec(), self.labels, priority=self.priority, baseline_id=self.baseline
+            self.model,
+            self.dataset,
+            self.spec(),
+            self.labels,
+            priority=self.priority,
+            baseline_id=self.baseline,
+            judge_id=self.judge,
         )
 
     def spec(self) -> Profile:
@@ -286,6 +305,20 @@ class LineageView(BaseModel):
     complete: bool = Field(description="False: there are more than are shown.")
 
 
+class OutputDeclaration(BaseModel):
+    """What a dataset's owner says of an output of the networks that it is for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: str | None = Field(
+        None, max_length=32, pattern="^[a-z_]+$", description="What closeness means for it, such as `classes`."
+    )
+    weight: float | None = Field(
+        None, ge=0, le=1e6, allow_inf_nan=False, description="How much it counts beside others."
+    )
+    ignore: bool | None = Field(None, description="Whether it is not judged.")
+
+
 class DatasetView(BaseModel):
     """Arrays for calibration and evaluation."""
 
@@ -296,6 +329,7 @@ class DatasetView(BaseModel):
     artifact: str | None = Field(description="The artifact's digest.")
     size_bytes: int | None
     metric: str | None = Field(description="What the labels are judged by.")
+    outputs: dict[str, OutputDeclaration] = Field(description="What was declared of the network's outputs.")
     inspection: DatasetInspection | None
     problem: Fault | None = Field(description="Why it was rejected.")
     tags: list[str]
@@ -313,13 +347,21 @@ class DatasetView(BaseModel):
             sha256=content_sha256(row.artifact),
             artifact=row.artifact_digest,
             size_bytes=row.artifact.size if row.artifact else None,
-            metric=inspection.metric if inspection else row.metric,
+            metric=row.declared.get("metric"),
+            outputs=row.declared.get("outputs", {}),
             inspection=inspection,
             problem=Fault.model_validate(row.problem) if row.problem else None,
             tags=row.tags,
             created_at=row.created_at,
             updated_at=row.updated_at,
         )
+
+
+class JobOutput(BaseModel):
+    """A network that a job makes."""
+
+    name: str = Field(description="What it is among the job's outputs; the first one is `model`.")
+    model: str = Field(description="Its id, known from the start.")
 
 
 class JobView(BaseModel):
@@ -331,10 +373,12 @@ class JobView(BaseModel):
     verdict: Literal["pass", "fail", "inconclusive", "none"]
     model: str
     dataset: str | None
+    judge: str | None = Field(description="The dataset that quality is judged on, where it is one of its own.")
     baseline: str | None = Field(description="The model that a profile compares with.")
     output_model: str | None = Field(
         description="Known from the start; `ready` once the job has succeeded. null: a profile makes none."
     )
+    outputs: list[JobOutput] = Field(description="Every model that it makes, `output_model` first.")
     spec: AnySpec
     labels: dict[str, str]
     priority: int
@@ -377,8 +421,10 @@ class JobView(BaseModel):
             verdict=row.verdict,
             model=row.model_id,
             dataset=row.dataset_id,
+            judge=row.judge_id,
             baseline=row.baseline_id,
             output_model=row.output_model_id,
+            outputs=[JobOutput(name=name, model=model_id) for name, model_id in row.named_outputs.items()],
             # Most of what showing a job takes, and the same however often it is shown.
             spec=_spec(json.dumps(row.spec)),
             labels=row.labels,

@@ -2,11 +2,22 @@
 
 from models.artifacts import Archive, Artifact, ArtifactFile, Blob, Dataset, Model, Prunability
 from models.base import Base, UtcDateTime, new_id
-from models.jobs import Chore, Event, Idempotency, Job, JobLabel, Unit, Worker
-from models.states import TRANSITIONS, DatasetState, JobStatus, ModelState, UnitStatus, following, is_final, sources
+from models.jobs import FIRST_OUTPUT, Chore, Event, Idempotency, Job, JobLabel, JobOutput, Trial, Unit, Worker
+from models.states import (
+    TRANSITIONS,
+    DatasetState,
+    JobStatus,
+    ModelState,
+    TrialState,
+    UnitStatus,
+    following,
+    is_final,
+    sources,
+)
 from models.tenants import ApiKey, Audit, Tenant
 
 __all__ = [
+    "FIRST_OUTPUT",
     "TRANSITIONS",
     "ApiKey",
     "Archive",
@@ -22,11 +33,14 @@ __all__ = [
     "Idempotency",
     "Job",
     "JobLabel",
+    "JobOutput",
     "JobStatus",
     "Model",
     "ModelState",
     "Prunability",
     "Tenant",
+    "Trial",
+    "TrialState",
     "Unit",
     "UnitStatus",
     "UtcDateTime",

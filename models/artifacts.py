@@ -136,7 +136,9 @@ class Dataset(Base):
     tags: Mapped[list[Any]]
     state: Mapped[str]
     artifact_digest: Mapped[str | None]
-    # As declared with the upload; the one in use stands in the inspection.
+    # As declared with the upload: {"metric": ..., "outputs": {name: {"kind", "weight", "ignore"}}}.
+    declaration: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    # The declaration's, for processes of the version before.
     metric: Mapped[str | None]
     inspection: Mapped[dict[str, Any] | None]
     problem: Mapped[dict[str, Any] | None]
@@ -144,6 +146,14 @@ class Dataset(Base):
     updated_at: Mapped[datetime]
 
     artifact: Mapped[Artifact | None] = relationship(viewonly=True)
+
+    @property
+    def declared(self) -> dict[str, Any]:
+        """What holds of what was declared, to this version or the one before: which metric does, the inspection says."""
+        found = {"metric": self.metric, **self.declaration}
+        if self.inspection is not None:
+            found["metric"] = self.inspection.get("metric")
+        return {name: value for name, value in found.items() if value is not None}
 
     @property
     def in_state(self) -> DatasetState:

@@ -3,11 +3,14 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Float, ForeignKey, Index, Integer
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import BigInteger, Float, ForeignKey, ForeignKeyConstraint, Index, Integer, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.base import Base
-from models.states import JobStatus, UnitStatus
+from models.states import JobStatus, TrialState, UnitStatus
+
+# What a job's first network is called among its outputs.
+FIRST_OUTPUT = "model"
 
 
 class Job(Base):
@@ -32,9 +35,11 @@ class Job(Base):
     labels: Mapped[dict[str, Any]]
     model_id: Mapped[str] = mapped_column(ForeignKey("model.id"), index=True)
     dataset_id: Mapped[str | None] = mapped_column(ForeignKey("dataset.id"), index=True)
+    # A second dataset that the report's quality is judged on, and nothing else sees.
+    judge_id: Mapped[str | None] = mapped_column(ForeignKey("dataset.id"), index=True)
     # What a profile compares with.
     baseline_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
-    # None for a profile: it makes no network.
+    # The first of its outputs, None for a profile: it makes no network.
     output_model_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"))
     key_id: Mapped[str | None]
     # The higher, the sooner among the tenant's own.
@@ -45,7 +50,14 @@ class Job(Base):
     # Names the work: digests of network and data, spec, version of this service. None while the network is not made yet.
     cache_key: Mapped[str | None]
     # Names the machine that the result was measured on, as far as figures depend on it.
-    target_class: Mapped[str | None]
+    measured_on: Mapped[str | None] = mapped_column("target_class")
+    # Of all its units together: how many may be queued or running at a time, how long they may take from the first start
+    # to the end, how much processor time. None: each unit has limits of its own, the job has none.
+    max_units_in_flight: Mapped[int | None] = mapped_column(Integer)
+    max_runtime_s: Mapped[float | None] = mapped_column(Float)
+    max_cpu_s: Mapped[float | None] = mapped_column(Float)
+    # When max_runtime_s is over, known once it has started.
+    deadline: Mapped[datetime | None]
     # The job that this one tries again.
     retry_of: Mapped[str | None]
     warnings: Mapped[list[Any]]
@@ -64,10 +76,32 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
+    outputs: Mapped[list["JobOutput"]] = relationship(order_by="JobOutput.position")
+
+    @property
+    def named_outputs(self) -> dict[str, str]:
+        """The networks that it makes, by name; of a job that a process of the version before accepted, the first alone."""
+        if self.outputs or self.output_model_id is None:
+            return {one.name: one.model_id for one in self.outputs}
+        return {FIRST_OUTPUT: self.output_model_id}
+
     @property
     def in_status(self) -> JobStatus:
         """The status as a value of the closed set."""
         return JobStatus(self.status)
+
+
+class JobOutput(Base):
+    """A network that a job makes, and what it is among them."""
+
+    __tablename__ = "job_output"
+    # A constraint: the name of an index is that of the column `output_model_id` of jobs.
+    __table_args__ = (UniqueConstraint("model_id"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    name: Mapped[str]
+    model_id: Mapped[str] = mapped_column(ForeignKey("model.id"))
 
 
 class JobLabel(Base):
@@ -103,7 +137,16 @@ class Unit(Base):
     # What the unit reads; an inspection's subject, a job's input.
     model_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
     dataset_id: Mapped[str | None] = mapped_column(ForeignKey("dataset.id"), index=True)
+    # What it is asked for.
     payload: Mapped[dict[str, Any]]
+    # What it waits for while it is `waiting`: "children", "job" (that makes its network) or "turn" (of the units in flight).
+    waits_for: Mapped[str | None]
+    # What it noted when it stepped back for its children, to go on from.
+    continuation: Mapped[dict[str, Any] | None]
+    # What it leaves to the unit that waits for it.
+    result: Mapped[dict[str, Any] | None]
+    # Only a worker of this class takes it; None: any worker that listens to its queue.
+    target_class: Mapped[str | None]
     max_pending_s: Mapped[float] = mapped_column(Float)
     max_runtime_s: Mapped[float] = mapped_column(Float)
     max_memory_mb: Mapped[int] = mapped_column(Integer)
@@ -136,6 +179,42 @@ class Unit(Base):
     def in_status(self) -> UnitStatus:
         """The status as a value of the closed set."""
         return UnitStatus(self.status)
+
+
+class Trial(Base):
+    """One candidate of a search: a point of the space, and what came of it. A failed trial is a result."""
+
+    __tablename__ = "trial"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "artifact_digest"], ["artifact.tenant_id", "artifact.digest"]),
+        ForeignKeyConstraint(["tenant_id", "report_digest"], ["artifact.tenant_id", "artifact.digest"]),
+        Index(None, "tenant_id", "artifact_digest"),
+        Index(None, "tenant_id", "report_digest"),
+        Index(None, "unit_id", unique=True),
+    )
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), primary_key=True)
+    # Counted from 0 in each job.
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"))
+    point: Mapped[dict[str, Any]]
+    state: Mapped[str]
+    unit_id: Mapped[str] = mapped_column(ForeignKey("unit.id"))
+    # Size, quality, latency as measured; None until it has succeeded.
+    values: Mapped[dict[str, Any] | None]
+    problem: Mapped[dict[str, Any] | None]
+    # The candidate's network while it is kept, what it is, and its whole report.
+    artifact_digest: Mapped[str | None]
+    inspection: Mapped[dict[str, Any] | None]
+    report_digest: Mapped[str | None]
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    @property
+    def in_state(self) -> TrialState:
+        """The state as a value of the closed set."""
+        return TrialState(self.state)
 
 
 class Event(Base):
@@ -186,6 +265,8 @@ class Worker(Base):
     # Providers that it has proven and takes jobs for; and those that it has not, each with the reason.
     targets: Mapped[list[Any]]
     unavailable: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
+    # What it is to units that need a certain machine: see services.routing.
+    target_classes: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
     isolation: Mapped[str]
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]

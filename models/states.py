@@ -37,8 +37,18 @@ class JobStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class TrialState(StrEnum):
+    """Of a candidate of a search."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
 class UnitStatus(StrEnum):
-    """Of a claimable piece of work; `waiting` for its children or for another job."""
+    """Of a claimable piece of work; `waiting` for its children, for another job or for its turn."""
 
     WAITING = "waiting"
     QUEUED = "queued"
@@ -48,8 +58,8 @@ class UnitStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-State = ModelState | DatasetState | JobStatus | UnitStatus
-StateT = TypeVar("StateT", ModelState, DatasetState, JobStatus, UnitStatus)
+State = ModelState | DatasetState | JobStatus | TrialState | UnitStatus
+StateT = TypeVar("StateT", ModelState, DatasetState, JobStatus, TrialState, UnitStatus)
 
 # By class first: members of two of these enumerations with the same word are equal, and would be one key.
 TRANSITIONS: dict[type[State], dict[State, frozenset[State]]] = {
@@ -77,6 +87,16 @@ TRANSITIONS: dict[type[State], dict[State, frozenset[State]]] = {
         JobStatus.SUCCEEDED: frozenset(),
         JobStatus.FAILED: frozenset(),
         JobStatus.CANCELLED: frozenset(),
+    },
+    TrialState: {
+        TrialState.QUEUED: frozenset({TrialState.RUNNING, TrialState.FAILED, TrialState.CANCELLED}),
+        # Back to queued when the worker was lost.
+        TrialState.RUNNING: frozenset(
+            {TrialState.QUEUED, TrialState.SUCCEEDED, TrialState.FAILED, TrialState.CANCELLED}
+        ),
+        TrialState.SUCCEEDED: frozenset(),
+        TrialState.FAILED: frozenset(),
+        TrialState.CANCELLED: frozenset(),
     },
     UnitStatus: {
         UnitStatus.WAITING: frozenset({UnitStatus.QUEUED, UnitStatus.FAILED, UnitStatus.CANCELLED}),

@@ -3,12 +3,12 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, Protocol
 
-from sqlalchemy import ColumnElement, Select, delete, func, select
+from sqlalchemy import ColumnElement, Select, delete, func, or_, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
 
@@ -22,6 +22,7 @@ from models import (
     Job,
     Model,
     ModelState,
+    Trial,
     Unit,
     UnitStatus,
     new_id,
@@ -166,12 +167,20 @@ def register_model(session: Session, tenant_id: str, writer: Source, *, name: st
 
 
 def register_dataset(
-    session: Session, tenant_id: str, writer: Source, *, name: str, metric: str | None = None, fits: str | None = None
+    session: Session,
+    tenant_id: str,
+    writer: Source,
+    *,
+    name: str,
+    declaration: Mapping[str, Any] | None = None,
+    fits: str | None = None,
 ) -> Dataset:
     """Store a finished upload as a dataset in state `checking`, and queue its inspection.
 
+    `declaration` is what their owner says of the data: the `metric` that labels are judged by, and the network's `outputs`.
     `fits` is the id of a ready network whose inputs the arrays have to fit; else the data are rejected.
     """
+    declared = dict(declaration or {})
     # Its header's length in eight bytes, then the header, a JSON object.
     path = SAFETENSORS_FILE if writer.head[8:9] == b"{" else DATASET_FILE
     artifact = store_files(session, tenant_id, "dataset", [NewFile(path, writer)])
@@ -183,7 +192,8 @@ def register_dataset(
         tags=[],
         state=DatasetState.CHECKING,
         artifact_digest=artifact.digest,
-        metric=metric,
+        declaration=declared,
+        metric=declared.get("metric"),
         created_at=moment,
         updated_at=moment,
     )
@@ -359,15 +369,17 @@ def reject(session: Session, store: Store, subject: Model | Dataset, problem: Pr
 
 
 def discard(session: Session, store: Store, tenant_id: str, digest: str) -> None:
-    """Remove an artifact that no network, no dataset and no job names, and after the commit the bytes that no artifact names."""
+    """Remove an artifact that no network, dataset, job or trial names, and after the commit the bytes that no artifact names."""
     db.lock(session, f"artifact {tenant_id} {digest}")
     for table in (Model, Dataset):
         named = select(table.id).where(table.tenant_id == tenant_id, table.artifact_digest == digest).limit(1)
         if session.scalars(named).first() is not None:
             return
     reported = select(Job.id).where(Job.tenant_id == tenant_id, Job.report_digest == digest).limit(1)
+    of_trial = or_(Trial.artifact_digest == digest, Trial.report_digest == digest)
+    tried = select(Trial.number).where(Trial.tenant_id == tenant_id, of_trial).limit(1)
     artifact = session.get(Artifact, (tenant_id, digest))
-    if artifact is None or session.scalars(reported).first() is not None:
+    if artifact is None or any(session.scalars(named).first() is not None for named in (reported, tried)):
         return
     digests = sorted({file.sha256 for file in artifact.files})
     session.delete(artifact)

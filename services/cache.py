@@ -17,23 +17,29 @@ from services.idempotency import digest
 Mode = Literal["use", "refuse"]
 
 
-def key(model: Model, dataset: Dataset | None, spec: "engine.Spec") -> str | None:
+def key(model: Model, dataset: Dataset | None, judge: Dataset | None, spec: "engine.Spec") -> str | None:
     """Name the work; None while the network has no bytes, and for profiles: whoever measures wants to know how it is now.
 
     Limits change no result, so they do not count.
     """
     if model.artifact_digest is None or spec.kind == "profile":
         return None
-    inspection = (dataset.inspection or {}) if dataset else {}
     return digest(
         {
             "model": model.artifact_digest,
-            "dataset": dataset.artifact_digest if dataset else None,
-            "metric": inspection.get("metric"),
+            "dataset": _data(dataset),
+            "judge": _data(judge),
             "spec": spec.model_dump(mode="json", exclude={"limits"}),
             "version": version(),
         }
     )
+
+
+def _data(dataset: Dataset | None) -> dict[str, Any] | None:
+    """Give what a result depends on of a dataset: its bytes, and how its owner wants them read."""
+    if dataset is None:
+        return None
+    return {"artifact": dataset.artifact_digest, "declaration": dataset.declared}
 
 
 def target_class(described: Mapping[str, Any], flags: str) -> str:
@@ -67,7 +73,7 @@ def find(session: Session, tenant_id: str, name: str, spec: "engine.Spec") -> tu
             Job.cache_key == name,
             Job.status == JobStatus.SUCCEEDED,
             Job.verdict != "inconclusive",
-            Job.target_class.in_(classes),
+            Job.measured_on.in_(classes),
             Model.state == ModelState.READY,
         )
         .order_by(Job.id.desc())

@@ -76,7 +76,7 @@ def delete_dataset(session: Session, store: Store, tenant_id: str, dataset_id: s
     session.refresh(dataset, with_for_update=True)
     if dataset.in_state is DatasetState.CHECKING:
         raise ConflictError("The dataset is checking; it can be deleted after that.", code="dataset_in_use")
-    _refuse_if_needed(session, Job.dataset_id == dataset.id, "dataset")
+    _refuse_if_needed(session, or_(Job.dataset_id == dataset.id, Job.judge_id == dataset.id), "dataset")
     digest, dataset.artifact_digest = dataset.artifact_digest, None
     advance(session, dataset, DatasetState.DELETED)
     _release(session, store, tenant_id, digest)

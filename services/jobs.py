@@ -1,20 +1,23 @@
 """Jobs as clients see them: submit, look, list, cancel, report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 from sqlalchemy import Select, and_, bindparam, select
-from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, joinedload, selectinload
 
 import engine
 from models import (
+    FIRST_OUTPUT,
     ArtifactFile,
     Dataset,
     DatasetState,
     Event,
     Job,
     JobLabel,
+    JobOutput,
     JobStatus,
     Model,
     ModelState,
@@ -32,13 +35,19 @@ from services.routing import INSPECT_QUEUE, run_queue
 from services.transitions import advance, advance_unit, record
 from settings import Settings
 
+Named = TypeVar("Named", Model, Dataset)
+
 _OPEN = tuple(status for status in UnitStatus if not is_final(status))
 # The unit that puts a profile's targets together once each of them has ended.
 MERGE = "merge"
 _ROUTE = "POST /v1/jobs"
 _RETRY_ROUTE = "POST /v1/jobs/{id}:retry"
 # Built once: every poll asks it.
-_GET = select(Job).where(Job.tenant_id == bindparam("tenant_id"), Job.id == bindparam("job_id"))
+_GET = (
+    select(Job)
+    .options(joinedload(Job.outputs))
+    .where(Job.tenant_id == bindparam("tenant_id"), Job.id == bindparam("job_id"))
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,8 @@ class Request:
     retry_of: str | None = None
     # What a profile compares with.
     baseline_id: str | None = None
+    # A second dataset that the quality in the report is judged on.
+    judge_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,7 @@ class Plan:
     model: Model
     baseline: Model | None
     dataset: Dataset | None
+    judge: Dataset | None
     warnings: list[str]
     cache_key: str | None
     answer: tuple[Job, Model] | None
@@ -108,6 +120,8 @@ def submit(
             "retry_of": request.retry_of,
             "baseline": request.baseline_id,
         }
+        if request.judge_id is not None:
+            body["judge"] = request.judge_id
         earlier = idempotency.begin(session, tenant_id, route, idempotency_key, idempotency.digest(body))
         if earlier is not None:
             return Submission(get(session, tenant_id, earlier), replayed=True)
@@ -146,6 +160,7 @@ def retry(
         cache="refuse" if job.cache == "refused" else "use",
         retry_of=job.id,
         baseline_id=job.baseline_id,
+        judge_id=job.judge_id,
     )
     return submit(session, tenant_id, request, key_id=key_id, idempotency_key=idempotency_key, settings=settings)
 
@@ -155,32 +170,37 @@ def plan(session: Session, tenant_id: str, request: Request, *, use: bool = Fals
 
     With `use`, network and data stay as they are until the transaction ends.
     """
-    model, baseline, dataset = _inputs(session, tenant_id, request, use=use)
+    model, baseline, dataset, judge = _inputs(session, tenant_id, request, use=use)
     for target in engine.targets_of(request.spec):
         workers.check_target(session, target.provider)
-    warnings = _fit(model, dataset, request.spec, baseline)
-    name = cache.key(model, dataset, request.spec)
+    warnings = _fit(model, dataset, judge, request.spec, baseline)
+    name = cache.key(model, dataset, judge, request.spec)
     answer = None
     if name is not None and request.cache == "use":
         answer = cache.find(session, tenant_id, name, request.spec)
-    return Plan(model, baseline, dataset, warnings, name, answer)
+    return Plan(model, baseline, dataset, judge, warnings, name, answer)
 
 
-def _fit(model: Model, dataset: Dataset | None, spec: "engine.Spec", baseline: Model | None) -> list[str]:
+def _fit(
+    model: Model, dataset: Dataset | None, judge: Dataset | None, spec: "engine.Spec", baseline: Model | None
+) -> list[str]:
     data = engine.DatasetInspection.model_validate(dataset.inspection) if dataset else None
     try:
         if model.inspection is None:
             engine.check_data(data, spec, has_baseline=baseline is not None)
             return [f"The network is still to be made by the job {model.job_id}; it is checked then."]
+        network = engine.Inspection.model_validate(model.inspection)
+        if judge is not None:
+            engine.check_arrays(network, engine.DatasetInspection.model_validate(judge.inspection))
         compared = engine.Inspection.model_validate(baseline.inspection) if baseline else None
-        return engine.check_fit(engine.Inspection.model_validate(model.inspection), data, spec, compared)
+        return engine.check_fit(network, data, spec, compared)
     except engine.EngineError as error:
         raise RejectedError(error.message, code=error.code, hint=error.hint, problem=error.problem()) from None
 
 
 def get(session: Session, tenant_id: str, job_id: str) -> Job:
     """Give the tenant's job; raises NotFoundError."""
-    found = session.scalars(_GET, {"tenant_id": tenant_id, "job_id": job_id}).one_or_none()
+    found = session.scalars(_GET, {"tenant_id": tenant_id, "job_id": job_id}).unique().one_or_none()
     if found is None:
         raise NotFoundError("There is no such job.")
     return found
@@ -196,7 +216,7 @@ def list_jobs(
     before: str | None = None,
 ) -> list[Job]:
     """Give the tenant's jobs, the newest first, those before an id."""
-    asked = select(Job).where(Job.tenant_id == tenant_id).limit(limit)
+    asked = select(Job).options(selectinload(Job.outputs)).where(Job.tenant_id == tenant_id).limit(limit)
     # The newest first, by whichever index finds the fewest rows.
     order: InstrumentedAttribute[str] = Job.id
     for name, value in (labels or {}).items():
@@ -257,15 +277,16 @@ def release(session: Session, output: Model) -> None:
     for job_id, units in _waiting_for(session, output).items():
         job = _locked(session, job_id)
         dataset = session.get(Dataset, job.dataset_id) if job.dataset_id else None
+        judge = session.get(Dataset, job.judge_id) if job.judge_id else None
         baseline = session.get(Model, job.baseline_id) if job.baseline_id else None
         spec = engine.read_spec(job.spec)
         try:
-            told = _fit(output, dataset, spec, baseline)
+            told = _fit(output, dataset, judge, spec, baseline)
         except RejectedError as error:
             _fail_waiting(session, job, units, error.problem or DEPENDENCY_FAILED)
             continue
         moment = db.now(session)
-        job.warnings, job.progress, job.cache_key = told, None, cache.key(output, dataset, spec)
+        job.warnings, job.progress, job.cache_key = told, None, cache.key(output, dataset, judge, spec)
         record(session, job, "released", {"model": output.id})
         for unit in units:
             if unit.kind == MERGE:
@@ -339,39 +360,37 @@ def report(session: Session, tenant_id: str, job_id: str) -> dict[str, ArtifactF
 
 def _inputs(
     session: Session, tenant_id: str, request: Request, *, use: bool
-) -> tuple[Model, Model | None, Dataset | None]:
-    missing = []
-    model = baseline = dataset = None
+) -> tuple[Model, Model | None, Dataset | None, Dataset | None]:
+    missing: list[FieldError] = []
+
+    def named(what: str, found_id: str | None, find: Callable[[Session, str, str], Named]) -> Named | None:
+        try:
+            return find(session, tenant_id, found_id) if found_id else None
+        except NotFoundError as error:
+            missing.append(FieldError(f"/{what}", error.message))
+            return None
+
     find_model = artifacts.use_model if use else artifacts.get_model
     find_dataset = artifacts.use_dataset if use else artifacts.get_dataset
-    try:
-        model = find_model(session, tenant_id, request.model_id)
-    except NotFoundError as error:
-        missing.append(FieldError("/model", error.message))
-    try:
-        baseline = find_model(session, tenant_id, request.baseline_id) if request.baseline_id else None
-    except NotFoundError as error:
-        missing.append(FieldError("/baseline", error.message))
-    try:
-        dataset = find_dataset(session, tenant_id, request.dataset_id) if request.dataset_id else None
-    except NotFoundError as error:
-        missing.append(FieldError("/dataset", error.message))
+    model = named("model", request.model_id, find_model)
+    baseline = named("baseline", request.baseline_id, find_model)
+    dataset = named("dataset", request.dataset_id, find_dataset)
+    judge = named("judge", request.judge_id, find_dataset)
     if model is None or missing:
         raise InvalidError("The job names what does not exist.", tuple(missing), code="unknown_reference")
     if model.in_state is not ModelState.PENDING:
-        _must_be_ready("model", model.in_state, model.problem)
-    if baseline is not None:
-        _must_be_ready("baseline", baseline.in_state, baseline.problem)
-    if dataset is not None:
-        _must_be_ready("dataset", dataset.in_state, dataset.problem)
-    return model, baseline, dataset
+        _must_be_ready("model", model)
+    for what, row in (("baseline", baseline), ("dataset", dataset), ("judge", judge)):
+        if row is not None:
+            _must_be_ready(what, row)
+    return model, baseline, dataset, judge
 
 
-def _must_be_ready(what: str, state: ModelState | DatasetState, problem: dict[str, object] | None) -> None:
-    if state in {ModelState.REJECTED, DatasetState.REJECTED}:
-        raise RejectedError(f"The {what} was rejected.", code=f"{what}_rejected", problem=problem)
-    if state not in {ModelState.READY, DatasetState.READY}:
-        raise ConflictError(f"The {what} is {state}; it has to be ready first.", code=f"{what}_not_ready")
+def _must_be_ready(what: str, row: Model | Dataset) -> None:
+    if row.in_state in {ModelState.REJECTED, DatasetState.REJECTED}:
+        raise RejectedError(f"The {what} was rejected.", code=f"{what}_rejected", problem=row.problem)
+    if row.in_state not in {ModelState.READY, DatasetState.READY}:
+        raise ConflictError(f"The {what} is {row.state}; it has to be ready first.", code=f"{what}_not_ready")
 
 
 def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | None) -> Job:
@@ -388,6 +407,7 @@ def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | 
         model_id=model.id,
         baseline_id=planned.baseline.id if planned.baseline else None,
         dataset_id=planned.dataset.id if planned.dataset else None,
+        judge_id=planned.judge.id if planned.judge else None,
         output_model_id=None if request.spec.kind == "profile" else new_id("mdl"),
         key_id=key_id,
         priority=request.priority,
@@ -404,6 +424,8 @@ def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | 
         updated_at=moment,
     )
     output = _add_output(session, job, model) if job.output_model_id is not None else None
+    if output is not None:
+        job.outputs = [JobOutput(position=0, name=FIRST_OUTPUT, model_id=output.id)]
     session.add(job)
     session.flush()
     session.add_all(
@@ -492,7 +514,7 @@ def _answer(session: Session, job: Job, output: Model, earlier: Job, result: Mod
         earlier.summary,
         earlier.steps,
     )
-    job.isolation, job.target_class = earlier.isolation, earlier.target_class
+    job.isolation, job.measured_on = earlier.isolation, earlier.measured_on
     job.warnings = [*dict.fromkeys([*job.warnings, *earlier.warnings])]
     job.started_at = job.created_at
     output.artifact_digest, output.inspection = result.artifact_digest, result.inspection

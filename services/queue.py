@@ -49,7 +49,8 @@ class Claim:
     attempt: int
     job_id: str | None
     spec: dict[str, Any] | None
-    metric: str | None
+    # What is declared of the data in a folder of the workspace.
+    declarations: Mapping[str, dict[str, Any]]
     inputs: tuple[Input, ...]
     crashed_steps: frozenset[int]
     runtime_s: float
@@ -308,7 +309,7 @@ def finish_run(session: Session, unit_id: str, token: str, result: RunResult) ->
     if output is None:
         job.summary, job.steps = profiles.summary(told), profiles.steps(told)
     else:
-        job.target_class = cache.target_class(told["environment"], "cpu_flags")
+        job.measured_on = cache.target_class(told["environment"], "cpu_flags")
         job.summary, job.steps = _summary(told), _steps(told)
     job.warnings = [*dict.fromkeys([*job.warnings, *told["warnings"]])]
     advance_unit(session, unit, UnitStatus.SUCCEEDED)
@@ -518,10 +519,11 @@ def _spend(unit: Unit, until: datetime) -> None:
 def _claim(session: Session, unit: Unit, job: Job | None) -> Claim:
     model = session.get(Model, unit.model_id) if unit.model_id else None
     dataset = session.get(Dataset, unit.dataset_id) if unit.dataset_id else None
+    judge = session.get(Dataset, job.judge_id) if job and job.judge_id else None
     inputs = []
     baseline = session.get(Model, job.baseline_id) if job and job.baseline_id else None
     parts = profiles.parts(session, unit) if unit.kind == jobs.MERGE else []
-    for place, subject in (("model", model), ("baseline", baseline), ("data", dataset)):
+    for place, subject in (("model", model), ("baseline", baseline), ("data", dataset), ("judge", judge)):
         if subject is not None and subject.artifact_digest is not None and not parts:
             stored = artifacts.get_artifact(session, unit.tenant_id, subject.artifact_digest)
             inputs += [Input(f"{place}/{file.path}", file.sha256, file.size) for file in stored.files]
@@ -534,7 +536,7 @@ def _claim(session: Session, unit: Unit, job: Job | None) -> Claim:
         attempt=unit.attempt,
         job_id=unit.job_id,
         spec=job.spec if job else None,
-        metric=_metric(dataset),
+        declarations={name: row.declared for name, row in (("data", dataset), ("judge", judge)) if row is not None},
         inputs=tuple(inputs),
         crashed_steps=frozenset(int(step) for step in unit.crashed_steps),
         runtime_s=max(1.0, unit.max_runtime_s - unit.spent_s),
@@ -552,13 +554,6 @@ def _kind(kind: str) -> Kind:
             return kind
         case _:
             raise ValueError(f"no such kind of unit: {kind}")
-
-
-def _metric(dataset: Dataset | None) -> str | None:
-    if dataset is None:
-        return None
-    found = (dataset.inspection or {}).get("metric", dataset.metric)
-    return None if found is None else str(found)
 
 
 def _clean(told: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -21,8 +21,10 @@ from models import (
     Idempotency,
     Job,
     JobLabel,
+    JobOutput,
     JobStatus,
     Model,
+    Trial,
     Unit,
     UnitStatus,
     Worker,
@@ -154,18 +156,17 @@ def _ensure(session: Session, rule: Rule) -> None:
 
 def _jobs(before: datetime) -> Select[str]:
     output, other = aliased(Model), aliased(Job)
+    made = output.job_id == Job.id
     names_it = (
-        *(exists().where(column == Job.output_model_id) for column in _naming()),
+        exists().where(made, or_(output.alias.is_not(None), cast(output.tags, String) != "[]")),
+        *(exists().where(made, column == output.id) for column in _naming()),
+        exists().where(made, Unit.model_id == output.id, Unit.status.in_(_OPEN_UNITS)),
         exists().where(other.cached_from == Job.id),
         exists().where(other.retry_of == Job.id),
-        exists().where(Unit.model_id == Job.output_model_id, Unit.status.in_(_OPEN_UNITS)),
     )
     return (
         select(Job.id)
-        # A profile makes no network.
-        .outerjoin(output, output.id == Job.output_model_id)
         .where(Job.status.in_(_FINAL_JOBS), Job.finished_at < before)
-        .where(output.alias.is_(None), or_(output.id.is_(None), cast(output.tags, String) == "[]"))
         .where(*(~condition for condition in names_it))
         .order_by(Job.id)
     )
@@ -173,7 +174,7 @@ def _jobs(before: datetime) -> Select[str]:
 
 def _naming() -> Iterator[ColumnElement[Any]]:
     """Give every column that names a network, but those of what goes with it: its job and that one's units."""
-    ours = {Job.__table__.c.output_model_id, Unit.__table__.c.model_id}
+    ours = {Job.__table__.c.output_model_id, JobOutput.__table__.c.model_id, Unit.__table__.c.model_id}
     for table in Base.metadata.sorted_tables:
         again = table.alias()
         for column in table.c:
@@ -201,24 +202,26 @@ def _remove_job(session: Session, store: Store, job_id: str, before: datetime) -
     job = session.scalars(select(Job).where(Job.id == job_id).with_for_update(skip_locked=True)).one_or_none()
     if job is None:
         return False
-    # Whoever names the network has its row until then, and is seen after.
-    output = session.scalars(select(Model).where(Model.id == job.output_model_id).with_for_update()).one_or_none()
+    # Whoever names one of its networks has its row until then, and is seen after.
+    made = select(Model).where(Model.job_id == job.id).order_by(Model.id).with_for_update()
+    outputs = list(session.scalars(made))
     if session.scalars(_jobs(before).where(Job.id == job_id)).first() is None:
         return False
-    subjects = [job.id] if output is None else [job.id, output.id]
-    session.execute(delete(JobLabel).where(JobLabel.job_id == job.id))
-    session.execute(delete(Unit).where(Unit.job_id == job.id))
-    session.execute(delete(Unit).where(Unit.model_id == job.output_model_id))
+    output_ids = [output.id for output in outputs]
+    subjects = [job.id, *output_ids]
+    trials = list(session.scalars(select(Trial).where(Trial.job_id == job.id)))
+    for table in (JobLabel, JobOutput, Trial):
+        session.execute(delete(table).where(table.job_id == job.id))
+    session.execute(delete(Unit).where(Unit.job_id == job.id, Unit.parent_id.is_not(None)))
+    session.execute(delete(Unit).where(or_(Unit.job_id == job.id, Unit.model_id.in_(output_ids))))
     session.execute(delete(Event).where(Event.subject_id.in_(subjects)))
     session.execute(delete(Idempotency).where(Idempotency.subject_id.in_(subjects)))
     session.delete(job)
     session.flush()
-    digests = [job.report_digest]
-    if output is not None:
-        digests.append(output.artifact_digest)
-        session.delete(output)
-        session.flush()
-    for digest in digests:
+    digests = [job.report_digest, *(output.artifact_digest for output in outputs)]
+    digests += [digest for trial in trials for digest in (trial.artifact_digest, trial.report_digest)]
+    session.execute(delete(Model).where(Model.id.in_(output_ids)))
+    for digest in dict.fromkeys(digests):
         if digest is not None:
             artifacts.discard(session, store, job.tenant_id, digest)
     return True

@@ -1,7 +1,7 @@
 """Uploads as clients send them: stored once per Idempotency-Key, however often the same bytes come under it."""
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
@@ -44,26 +44,26 @@ def upload_dataset(
     writer: Source,
     *,
     name: str,
-    metric: str | None = None,
+    declaration: Mapping[str, Any] | None = None,
     fits: str | None = None,
     idempotency_key: str | None = None,
     settings: Settings | None = None,
 ) -> Dataset:
     """Register a finished upload as a dataset, or give the one that the same request made before.
 
-    `fits` is the id of a network whose inputs the arrays have to fit.
+    `declaration` is what their owner says of the data; `fits` is the id of a network whose inputs the arrays have to fit.
     """
     if fits is not None:
         check_fits(session, tenant_id, fits)
 
     def make() -> Dataset:
         _admit(session, tenant_id, writer, settings)
-        return artifacts.register_dataset(session, tenant_id, writer, name=name, metric=metric, fits=fits)
+        return artifacts.register_dataset(session, tenant_id, writer, name=name, declaration=declaration, fits=fits)
 
     return _once(
         session,
         ("POST /v1/datasets", tenant_id, idempotency_key),
-        {"sha256": writer.finish().sha256, "name": name, "metric": metric, "fits": fits},
+        {"sha256": writer.finish().sha256, "name": name, "metric": None, "fits": fits, **(declaration or {})},
         make=make,
         find=lambda dataset_id: artifacts.get_dataset(session, tenant_id, dataset_id),
     )
@@ -86,7 +86,7 @@ def _admit(session: Session, tenant_id: str, writer: Source, settings: Settings 
 def _once(
     session: Session,
     request: tuple[str, str, str | None],
-    body: dict[str, str | None],
+    body: dict[str, Any],
     *,
     make: Callable[[], Upload],
     find: Callable[[str], Upload],

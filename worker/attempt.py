@@ -1,6 +1,5 @@
 """One attempt at a unit: claim it, have a child work on it, watch, and commit what came of it if it is still ours."""
 
-import json
 import logging
 import os
 import signal
@@ -317,11 +316,11 @@ class _Attempt:
         claim = self._claim
         payload: dict[str, Any] = {}
         if claim.kind == "inspect_dataset":
-            payload = {"metric": claim.metric, "file": Path(claim.inputs[0].path).name}
+            metric = claim.declarations["data"].get("metric")
+            payload = {"metric": metric, "file": Path(claim.inputs[0].path).name}
         if claim.is_archive:
             return sandbox.Order("inspect_archive", workspace.path, {"limit": self._settings.max_model_bytes})
         if claim.kind == "run":
-            (workspace.path / "data" / "dataset.json").write_text(_dataset_json(claim.metric))
             payload = {
                 "spec": claim.spec,
                 "quiet": str(self._settings.data_dir.resolve() / "quiet.lock"),
@@ -357,10 +356,6 @@ def _report(claim: Claim, told: Any) -> "engine.AnyReport":
         if [target.index for target in report.targets] != sorted(asked):
             raise OutputInvalidError("the report is about other targets than the job")
     return report
-
-
-def _dataset_json(metric: str | None) -> str:
-    return json.dumps({} if metric is None else {"metric": metric})
 
 
 def _checked(problem: Any) -> Problem:

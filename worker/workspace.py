@@ -1,5 +1,6 @@
 """A unit's folder: what it reads goes in verified, what it leaves comes out checked."""
 
+import json
 import os
 import re
 import shutil
@@ -59,6 +60,9 @@ class Workspace:
             target = workspace.path / item.path
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             store.materialise(claim.tenant_id, item.sha256, target, beat=beat)
+        for name, declaration in claim.declarations.items():
+            (workspace.path / name).mkdir(mode=0o700, exist_ok=True)
+            (workspace.path / name / "dataset.json").write_text(json.dumps(declaration))
         workspace._take_checkpoints(claim.attempt, beat)
         return workspace
 

@@ -1,13 +1,14 @@
 """Named arrays for calibration and evaluation."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field, TypeAdapter, ValidationError
 
 from api.conditional_requests import NOT_MODIFIED, etag_of, not_modified
 from api.dependencies import Context, ReadScope, TenantScope, WriteScope
 from api.downloads import Downloadable, WantReprDigest, download
-from api.errors import ApiError, problems
+from api.errors import ApiError, FieldError, problems
 from api.json_body import JSON_BODY
 from api.schemas import (
     Cursor,
@@ -16,6 +17,7 @@ from api.schemas import (
     IdempotencyKey,
     ModelId,
     Name,
+    OutputDeclaration,
     Page,
     PageSize,
     Tags,
@@ -30,8 +32,19 @@ from services import artifacts, catalog, uploads
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
+_OutputName = Annotated[str, Field(min_length=1, max_length=256)]
+_OUTPUTS = TypeAdapter(Annotated[dict[_OutputName, OutputDeclaration], Field(max_length=64)])
+
 Metric = Annotated[
     TaskMetric | None, Query(description="What the labels are judged by; by default top1 where they are class numbers.")
+]
+Outputs = Annotated[
+    str | None,
+    Query(
+        max_length=8192,
+        description="What the outputs of the network are, as JSON by their name, where its owner knows better:"
+        ' `{"logits": {"kind": "classes", "weight": 1, "ignore": false}}`.',
+    ),
 ]
 Fits = Annotated[
     ModelId | None, Query(description="Check the arrays' names, types and shapes against this model's inputs.")
@@ -53,6 +66,7 @@ async def upload_dataset(  # noqa: PLR0917 - FastAPI calls it by name
     context: Context,
     name: Name = None,
     metric: Metric = None,
+    outputs: Outputs = None,
     model: Fits = None,
     wait: WaitForCheck = 0,
     idempotency_key: IdempotencyKey = None,
@@ -78,7 +92,7 @@ async def upload_dataset(  # noqa: PLR0917 - FastAPI calls it by name
                 tenant_id,
                 upload.source,
                 name=upload.named(name, "dataset"),
-                metric=metric,
+                declaration=_declaration(metric, outputs),
                 fits=model,
                 idempotency_key=idempotency_key,
                 settings=resources.settings,
@@ -132,6 +146,19 @@ async def get_dataset_content(
         return Downloadable.of(row.artifact, row.name if row.name.endswith(f".{ending}") else f"{row.name}.{ending}")
 
     return await download(request, context.resources, await context.read(find), want_repr_digest)
+
+
+def _declaration(metric: TaskMetric | None, outputs: str | None) -> dict[str, Any]:
+    declared: dict[str, Any] = {} if metric is None else {"metric": metric}
+    if outputs is not None:
+        try:
+            read = _OUTPUTS.validate_json(outputs)
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
+            detail = f"{where + ': ' if where else ''}{error.errors()[0]['msg']}"
+            raise ApiError(422, errors=[FieldError(parameter="outputs", detail=detail)]) from None
+        declared["outputs"] = {name: one.model_dump(exclude_none=True) for name, one in read.items()}
+    return declared
 
 
 def _view(scope: TenantScope, dataset_id: str) -> DatasetView:

@@ -1,9 +1,12 @@
 """Uploads in other forms, and what is kept of them: names, aliases, deletion, known bytes."""
 
 import hashlib
+import json
 import os
 
 import pytest
+
+from models import Dataset
 
 RAW = {"Content-Type": "application/octet-stream"}
 
@@ -167,3 +170,28 @@ def test_a_dataset_comes_back_as_it_was(service, client):
     assert 'filename="d.npz"' in answer.headers["Content-Disposition"]
     changed = client.patch(f"/v1/datasets/{dataset['id']}", json={"name": "better"})
     assert changed.json()["name"] == "better"
+
+
+def test_what_outputs_are_is_declared_with_the_upload(service, client):
+    outputs = {"logits": {"kind": "classes", "weight": 2.0}, "aux": {"ignore": True}}
+    query = {"metric": "top1", "outputs": json.dumps(outputs)}
+    dataset = client.post("/v1/datasets", params=query, content=b"arrays", headers=RAW).json()
+    declared = {name: {"kind": None, "weight": None, "ignore": None, **one} for name, one in outputs.items()}
+    assert (dataset["metric"], dataset["outputs"]) == ("top1", declared)
+    assert client.get(f"/v1/datasets/{dataset['id']}").json()["outputs"] == declared
+    with service.database.reading() as session:
+        row = session.get_one(Dataset, dataset["id"])
+    assert row.declaration == {"metric": "top1", "outputs": outputs}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "told"),
+    [("{", "JSON"), ("[]", "object"), ('{"a": {"kind": 1}}', "a.kind"), ('{"a": {"size": 1}}', "a.size"),
+     ('{"a": {"weight": -1}}', "a.weight"), ("{" + ",".join(f'"{n}": {{}}' for n in range(65)) + "}", "64")],
+)  # fmt: skip
+def test_odd_declarations_are_refused_in_words(client, outputs, told):
+    answer = client.post("/v1/datasets", params={"outputs": outputs}, content=b"x", headers=RAW)
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert error["parameter"] == "outputs"
+    assert told in error["detail"]

@@ -7,7 +7,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
 
-from models import Base, Job, Unit, Worker
+from models import Base, Dataset, Job, Unit, Worker
 from services import db
 
 
@@ -116,7 +116,78 @@ def test_waiting_jobs_of_the_first_release_move_to_the_queue_of_their_target(emp
         assert connection.execute(text("SELECT output_model_id FROM job")).scalars().all() == ["out"]
 
 
+def test_live_rows_of_the_second_revision_go_on(empty):
+    """A profile over two targets with a part done, one that waits for its network, a running job, data with a metric."""
+    db.upgrade_database(empty, "0002")
+    with empty.connect() as connection:
+        _insert(connection, "tenant", id="a", name="a")
+        for name in ("in", "out"):
+            _insert(connection, "model", id=name, tenant_id="a", name=name, tags="[]", state="ready", updated_at=_DAY)
+        for name, metric in (("labelled", "top5"), ("plain", None)):
+            _insert(connection, "dataset", id=name, tenant_id="a", name=name, tags="[]", state="ready", updated_at=_DAY,
+                    metric=metric)  # fmt: skip
+        for name, kind, output in (("j1", "compress", "out"), ("j2", "profile", None), ("j3", "profile", None)):
+            _insert(connection, "job", id=name, tenant_id="a", kind=kind, status="running", spec="{}", model_id="in",
+                    output_model_id=output, version=3, priority=0, cache="miss", verdict="none", labels="{}",
+                    warnings="[]", steps="[]", updated_at=_DAY)  # fmt: skip
+        _unit(connection, "u1", job_id="j1", kind="run", status="running")
+        for job, done in (("j2", "succeeded"), ("j3", "waiting")):
+            _unit(connection, f"{job}m", job_id=job, kind="merge", status="waiting")
+            report = ', "report": {"summary": "fast"}' if done == "succeeded" else ""
+            _unit(connection, f"{job}a", job_id=job, kind="run", status=done, parent_id=f"{job}m",
+                  payload=f'{{"targets": [0]{report}}}')  # fmt: skip
+            _unit(connection, f"{job}b", job_id=job, kind="run", parent_id=f"{job}m", payload='{"targets": [1]}',
+                  status="running" if done == "succeeded" else "waiting")  # fmt: skip
+        connection.commit()
+    db.upgrade_database(empty)
+    with empty.reading() as session:
+        units = {unit.id: unit for unit in session.query(Unit)}
+        assert {name: unit.waits_for for name, unit in units.items()} == {
+            "u1": None, "j2m": "children", "j2a": None, "j2b": None, "j3m": "children", "j3a": "job", "j3b": "job",
+        }  # fmt: skip
+        assert (units["j2a"].payload, units["j2a"].result) == ({"targets": [0]}, {"report": {"summary": "fast"}})
+        assert (units["j2b"].payload, units["j2b"].result) == ({"targets": [1]}, None)
+        outputs = {
+            job.id: [(one.position, one.name, one.model_id) for one in job.outputs] for job in session.query(Job)
+        }
+        assert outputs == {"j1": [(0, "model", "out")], "j2": [], "j3": []}
+        assert {job.judge_id for job in session.query(Job)} == {None}
+        declared = {one.id: (one.declaration, one.declared) for one in session.query(Dataset)}
+        assert declared == {"labelled": ({"metric": "top5"},) * 2, "plain": ({}, {})}
+    with empty.migrating() as connection:
+        config = db.alembic_config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0002")
+        payload = connection.execute(text("SELECT payload FROM unit WHERE id = 'j2a'")).scalar_one()
+        assert "fast" in str(payload)
+
+
+def test_what_processes_of_the_version_before_insert_is_taken(empty):
+    """During an upgrade they run on beside the new ones, and know nothing of the new columns."""
+    db.upgrade_database(empty)
+    with empty.connect() as connection:
+        _insert(connection, "tenant", id="a", name="a")
+        _insert(connection, "model", id="in", tenant_id="a", name="in", tags="[]", state="ready", updated_at=_DAY)
+        _insert(connection, "dataset", id="d", tenant_id="a", name="d", tags="[]", state="checking", updated_at=_DAY,
+                metric="mse")  # fmt: skip
+        _insert(connection, "worker", id="w", host="h", pid=1, queues="[]", concurrency=1, targets="[]",
+                isolation="none", started_at=_DAY, seen_at=_DAY)  # fmt: skip
+        _unit(connection, "u", kind="inspect_dataset", status="queued", dataset_id="d")
+        connection.commit()
+    with empty.reading() as session:
+        assert session.get_one(Dataset, "d").declared == {"metric": "mse"}
+        assert session.get_one(Worker, "w").target_classes == []
+        assert session.get_one(Unit, "u").waits_for is None
+
+
 _DAY = "2026-01-01 00:00:00"
+
+
+def _unit(connection, unit_id, **values):
+    numbers = dict.fromkeys(("priority", "attempt", "crashes", "losses", "spent_s", "sends"), 0)
+    limits = dict.fromkeys(("max_pending_s", "max_runtime_s", "max_memory_mb"), 1)
+    common = {"tenant_id": "a", "queue": "run.cpu", "payload": "{}", "crashed_steps": "[]", **numbers, **limits}
+    _insert(connection, "unit", **{**common, "id": unit_id, **values})
 
 
 def _insert(connection, table, **values):

@@ -18,6 +18,8 @@ PAIRS = list(itertools.pairwise(_REVISIONS))
 # What a revision reads, and what it makes of it on purpose.
 _TELLING = {("unit", "queue"): "work", ("job", "spec"): {"target": {"provider": "openvino"}}}
 _CHANGED = {"0002": {("unit", "queue"): "run.openvino"}}
+# Tables that a revision fills from the rows of others.
+_FILLED = {"job_output"}
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -42,9 +44,10 @@ def test_a_row_of_every_table_goes_through_every_revision(empty, before, after):
     with empty.reading() as session:
         for mapper in Base.registry.mappers:
             found = session.scalars(select(mapper.class_)).unique().all()
-            assert len(found) == (mapper.local_table.name in kept), mapper
+            assert len(found) == (mapper.local_table.name in {*kept, *_FILLED}), mapper
             for row in found:
-                assert all(getattr(row, column.key) is not None or column.nullable for column in row.__table__.c)
+                stored = [(getattr(row, one.key), one.columns[0].nullable) for one in mapper.column_attrs]
+                assert all(value is not None or nullable for value, nullable in stored)
 
 
 def test_two_processes_that_migrate_do_not_collide(empty):

@@ -36,9 +36,9 @@ def test_an_upload_is_checked_then_ready(service):
 
 
 def test_a_dataset_keeps_its_declared_metric(service):
-    service.upload(artifacts.register_dataset, metric="mse")
+    service.upload(artifacts.register_dataset, declaration={"metric": "mse"})
     claim = service.claim()
-    assert claim.metric == "mse"
+    assert claim.declarations == {"data": {"metric": "mse"}}
     assert [item.path for item in claim.inputs] == ["data/data.npz"]
 
 

@@ -1,15 +1,16 @@
 """Jobs as clients see them: accepted once, found by their tenant only, cancelled, listed."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import select
 
-from models import Job, JobStatus, Model, ModelState, Unit
-from services import artifacts, jobs, queue
+from models import Dataset, Job, JobStatus, Model, ModelState, Unit
+from services import artifacts, catalog, jobs, queue
 from services.errors import ConflictError, InvalidError, NotFoundError, RejectedError
 
-from .conftest import TENANT
+from .conftest import DATA, TENANT
 
 
 def cancel(service, job):
@@ -197,3 +198,50 @@ def test_every_change_gives_a_new_version(service):
     versions.append(service.job(job.id).version)
     assert versions == sorted(set(versions))
     assert service.read(lambda session: session.scalars(select(Unit.token)).all()) == [None, None]
+
+
+OUTPUTS = {"logits": {"kind": "classes", "weight": 2.0}}
+
+
+def test_a_second_dataset_to_judge_on_is_named_checked_and_placed(service):
+    model, dataset = service.ready_model(), service.ready_dataset()
+    judge = service.ready_dataset(declaration={"metric": "top5", "outputs": OUTPUTS})
+    request = replace(service.request(model, dataset), judge_id=judge.id)
+    job = service.submit(request).job
+    assert job.judge_id == judge.id
+    claim = service.claim()
+    assert {item.path for item in claim.inputs} == {"model/model.onnx", "data/data.npz", "judge/data.npz"}
+    # What the inspection found to be usable of it: its metric is the one in force.
+    assert claim.declarations == {"data": {"metric": "top1"}, "judge": {"metric": "top1", "outputs": OUTPUTS}}
+    with pytest.raises(ConflictError, match=r"needs the dataset"):
+        service.write(lambda session: catalog.delete_dataset(session, service.store, TENANT, judge.id))
+
+
+def test_a_judge_that_does_not_exist_or_fit_is_refused(service):
+    model, request = service.ready_model(), service.request()
+    other = service.upload(artifacts.register_dataset, tenant="other")
+    for judge_id in ("dst_0", other.id):
+        with pytest.raises(InvalidError) as refused:
+            service.submit(replace(request, judge_id=judge_id))
+        assert [error.pointer for error in refused.value.errors] == ["/judge"]
+    checking = service.upload(artifacts.register_dataset)
+    with pytest.raises(ConflictError, match=r"The judge is checking"):
+        service.submit(replace(request, judge_id=checking.id))
+    misfit = service.ready_dataset()
+    service.write(lambda session: setattr(session.get_one(Dataset, misfit.id), "inspection", _other_arrays()))
+    with pytest.raises(RejectedError, match=r"named as the network's inputs"):
+        service.submit(replace(service.request(model), judge_id=misfit.id))
+
+
+def test_work_judged_on_other_data_is_other_work(service):
+    model, dataset, judge = service.ready_model(), service.ready_dataset(), service.ready_dataset()
+    plain = service.request(model, dataset)
+    keys = [service.submit(replace(plain, judge_id=judge_id)).job.cache_key for judge_id in (None, judge.id, None)]
+    assert keys[0] == keys[2] != keys[1]
+    service.write(lambda session: setattr(session.get_one(Dataset, judge.id), "declaration", {"outputs": OUTPUTS}))
+    assert service.submit(replace(plain, judge_id=judge.id)).job.cache_key not in keys
+
+
+def _other_arrays():
+    found = DATA.model_dump(mode="json")
+    return {**found, "arrays": [{**found["arrays"][0], "name": "other"}]}

@@ -53,7 +53,8 @@ def test_a_claim_has_all_that_the_worker_needs(service):
     model, dataset = service.ready_model(content=b"net"), service.ready_dataset(content=b"data!")
     job = service.submit(service.request(model, dataset, limits={"max_runtime_s": 100, "max_memory_mb": 512})).job
     claim = service.claim()
-    assert (claim.job_id, claim.kind, claim.attempt, claim.metric) == (job.id, "run", 1, "top1")
+    assert (claim.job_id, claim.kind, claim.attempt) == (job.id, "run", 1)
+    assert claim.declarations == {"data": {"metric": "top1"}}
     assert {item.path: item.size for item in claim.inputs} == {"model/model.onnx": 3, "data/data.npz": 5}
     assert (claim.runtime_s, claim.memory_mb) == (100, 512)
     assert claim.spec == job.spec

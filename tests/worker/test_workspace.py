@@ -1,5 +1,6 @@
 """What goes in is a copy, what comes out is checked."""
 
+import json
 import os
 
 import pytest
@@ -28,7 +29,7 @@ def prepare(tmp_path, store):
             attempt=attempt,
             job_id="job_1",
             spec={},
-            metric=None,
+            declarations={"data": {"metric": "top1"}, "judge": {"outputs": {"logits": {"ignore": True}}}},
             inputs=tuple(inputs),
             crashed_steps=frozenset(),
             runtime_s=1,
@@ -55,6 +56,12 @@ def test_inputs_are_copies(prepare, store):
     assert path.stat().st_nlink == 1
     path.write_bytes(b"changed")
     assert b"".join(store.read("default", stored.sha256)) == b"net"
+
+
+def test_what_was_declared_lies_beside_the_data(prepare):
+    workspace = prepare(1)
+    read = {name: json.loads((workspace.path / name / "dataset.json").read_text()) for name in ("data", "judge")}
+    assert read == {"data": {"metric": "top1"}, "judge": {"outputs": {"logits": {"ignore": True}}}}
 
 
 def test_checkpoints_go_on_to_the_next_attempt(prepare, tmp_path):
