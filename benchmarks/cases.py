@@ -11,7 +11,7 @@ import onnx
 
 from benchmarks import scores
 from benchmarks.scores import Array, Score
-from engine.measure.providers import Session
+from engine.runtime.sessions import Session
 
 NETWORKS = Path(__file__).resolve().parents[1] / "var" / "networks"
 UNLABELLED = -1

@@ -16,10 +16,10 @@ from benchmarks.process import Spent, spend
 from benchmarks.scores import Array
 from engine import EngineError
 from engine.measure.latency import compare_many
-from engine.measure.providers import session
-from engine.measure.size import stored_bytes
-from engine.report import LatencyComparison
-from engine.spec import Target
+from engine.report.values import LatencyComparison
+from engine.runtime.network_files import stored_bytes
+from engine.runtime.sessions import session
+from engine.target import Target
 
 HERE = Path(__file__).resolve().parent
 SCRATCH = HERE.parent / "var" / "benchmarks" / "work"

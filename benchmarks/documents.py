@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import environments
-from engine.measure.cpu import cpu_profile
-from engine.measure.environment import environment
-from engine.spec import Target
+from engine.runtime.environment import environment
+from engine.runtime.processor import cpu_profile
+from engine.target import Target
 
 RESULTS = Path(__file__).resolve().parents[1] / "var" / "benchmarks"
 KERNELS = "ONNXPRESS_BENCHMARK_KERNELS"

@@ -8,11 +8,11 @@ from typing import Any, NoReturn
 
 from pydantic import TypeAdapter
 
+from engine.contract import Context, Pass
 from engine.graph import io
 from engine.passes import AnyPass
-from engine.passes.contract import Context, Pass
-from engine.report import Refusal
-from engine.spec import Target
+from engine.report.values import Refusal
+from engine.target import Target
 
 
 class RefusedError(Exception):

@@ -8,25 +8,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from engine.compatibility import check_arrays, check_data, check_fit
+    from engine.data.dataset import inspect_dataset
     from engine.errors import EngineError
-    from engine.fit import check_arrays, check_data, check_fit
-    from engine.formats import report_files
-    from engine.inspection import (
-        DatasetInspection,
-        Inspection,
-        Prunability,
-        inspect_archive,
-        inspect_dataset,
-        inspect_model,
-        prunability,
-    )
-    from engine.job import run
-    from engine.merge import merge_reports
+    from engine.gate import TaskMetric
+    from engine.graph.archive import inspect_archive
+    from engine.graph.validate import inspect_model
+    from engine.inspection import DatasetInspection, Inspection, Prunability
+    from engine.job.run import run
     from engine.passes import list_passes
-    from engine.report import AnyReport, ProfileReport, Report, read_report
-    from engine.spec import Compress, Profile, Spec, TaskMetric, default_kind, read_spec, steps_of, targets_of
-    from engine.target import PROVIDER_NAMES, targets
-    from engine.unmeasured import unmeasured
+    from engine.prune.prunability import prunability
+    from engine.report.files import report_files
+    from engine.report.merge import merge_reports
+    from engine.report.unmeasured import unmeasured
+    from engine.report.values import AnyReport, ProfileReport, Report, read_report
+    from engine.runtime.discovery import targets
+    from engine.spec import Compress, Profile, Spec, default_kind, read_spec, steps_of, targets_of
+    from engine.target import PROVIDER_NAMES
 
 __all__ = [
     "PROVIDER_NAMES",
@@ -63,35 +61,35 @@ __all__ = [
 
 _HOME = {
     "PROVIDER_NAMES": "engine.target",
-    "AnyReport": "engine.report",
+    "AnyReport": "engine.report.values",
     "Compress": "engine.spec",
     "DatasetInspection": "engine.inspection",
     "EngineError": "engine.errors",
     "Inspection": "engine.inspection",
     "Profile": "engine.spec",
-    "ProfileReport": "engine.report",
+    "ProfileReport": "engine.report.values",
     "Prunability": "engine.inspection",
-    "Report": "engine.report",
+    "Report": "engine.report.values",
     "Spec": "engine.spec",
-    "TaskMetric": "engine.spec",
-    "check_arrays": "engine.fit",
-    "check_data": "engine.fit",
-    "check_fit": "engine.fit",
+    "TaskMetric": "engine.gate",
+    "check_arrays": "engine.compatibility",
+    "check_data": "engine.compatibility",
+    "check_fit": "engine.compatibility",
     "default_kind": "engine.spec",
-    "inspect_archive": "engine.inspection",
-    "inspect_dataset": "engine.inspection",
-    "inspect_model": "engine.inspection",
+    "inspect_archive": "engine.graph.archive",
+    "inspect_dataset": "engine.data.dataset",
+    "inspect_model": "engine.graph.validate",
     "list_passes": "engine.passes",
-    "merge_reports": "engine.merge",
-    "prunability": "engine.inspection",
-    "read_report": "engine.report",
+    "merge_reports": "engine.report.merge",
+    "prunability": "engine.prune.prunability",
+    "read_report": "engine.report.values",
     "read_spec": "engine.spec",
-    "report_files": "engine.formats",
-    "run": "engine.job",
+    "report_files": "engine.report.files",
+    "run": "engine.job.run",
     "steps_of": "engine.spec",
-    "targets": "engine.target",
+    "targets": "engine.runtime.discovery",
     "targets_of": "engine.spec",
-    "unmeasured": "engine.unmeasured",
+    "unmeasured": "engine.report.unmeasured",
 }
 
 

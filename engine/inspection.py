@@ -1,15 +1,10 @@
-"""What a network and a dataset are: the values that are stored, and the two functions that find them out.
+"""What a network and a dataset are: the values that are stored. They are light, so that a web process may read them."""
 
-The values are light, so that a web process may read stored ones. The functions open untrusted bytes and run in the sandbox.
-"""
-
-from importlib import import_module
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.spec import TaskMetric
+from engine.gate import TaskMetric
 
 
 class _Value(BaseModel):
@@ -107,39 +102,3 @@ class Prunability(_Value):
     groups_total: int = Field(description="More than are listed, where they are many.")
     frozen: tuple[FrozenNode, ...]
     frozen_total: int = Field(description="More than are listed, where they are many.")
-
-
-def inspect_model(path: Path) -> Inspection:
-    """Say what the network in an untrusted file is.
-
-    Raises ModelInvalidError where the bytes are not an ONNX network, ModelUnsupportedError where it is one, but is over a
-    limit or uses what is not taken here. Call it in a sandbox: parsers have bugs.
-    """
-    inspected: Inspection = import_module("engine.graph.intake").inspect(path)
-    return inspected
-
-
-def inspect_archive(archive: Path, folder: Path, *, limit: int) -> Inspection:
-    """Unpack a zip of a network and its external data into an empty folder, as `model.onnx` and the others' own names.
-
-    At most `limit` bytes; raises as `inspect_model` does, also for what does not belong to the network.
-    """
-    network = import_module("engine.archive").unpack(archive, folder, limit=limit)
-    inspected: Inspection = import_module("engine.graph.intake").inspect(network, alone=True)
-    return inspected
-
-
-def inspect_dataset(path: Path, *, metric: str | None = None) -> DatasetInspection:
-    """Say what the dataset in an untrusted file is; raises DatasetInvalidError."""
-    inspected: DatasetInspection = import_module("engine.dataset").inspect(path, metric=metric)
-    return inspected
-
-
-def prunability(path: Path) -> Prunability:
-    """Say what of the network in an untrusted file could be pruned: shares, groups, and which nodes keep what and why.
-
-    It takes seconds where a network has a thousand nodes, so it is no part of `inspect_model`. Raises ModelInvalidError;
-    call it in a sandbox.
-    """
-    found: Prunability = import_module("engine.prune.prunability").prunability(path)
-    return found

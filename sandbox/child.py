@@ -103,7 +103,10 @@ def _run(workspace: Path, payload: dict[str, Any], tell: Tell) -> dict[str, Any]
 def _merge(workspace: Path, payload: dict[str, Any], _tell: Tell) -> dict[str, Any]:
     spec = engine.Profile.model_validate(payload["spec"])
     measured = [engine.ProfileReport.model_validate(one) for one in payload["reports"]]
-    failed = [engine.unmeasured(spec, one["targets"], one, beside=measured[0]) for one in payload["failures"]]
+    failed = [
+        engine.unmeasured(spec.targets, spec.gates, one["targets"], one, beside=measured[0])
+        for one in payload["failures"]
+    ]
     report = engine.merge_reports([*measured, *failed])
     for name, content in engine.report_files(report).items():
         (workspace / "out" / name).write_bytes(content)

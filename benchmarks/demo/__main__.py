@@ -19,11 +19,11 @@ from benchmarks import documents
 from benchmarks.demo.peers import SETTINGS, quantize
 from benchmarks.networks import data
 from engine import Compress, run
-from engine.measure import providers
 from engine.measure.intervals import tango
 from engine.measure.latency import compare_many
-from engine.report import LatencyComparison
-from engine.spec import Target
+from engine.report.values import LatencyComparison
+from engine.runtime import sessions
+from engine.target import Target
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "fashion-mnist"
 NETWORK = EXAMPLE / "residual_cnn.onnx"
@@ -78,12 +78,12 @@ def _test_set(folder: Path | None) -> tuple[Images, npt.NDArray[np.int64]]:
 
 
 def _input(network: Path) -> str:
-    return providers.session(network, Target()).inputs[0].name
+    return sessions.session(network, Target()).inputs[0].name
 
 
 def _right(network: Path, images: Images, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Say for each image whether the network is right."""
-    session = providers.session(network, Target())
+    session = sessions.session(network, Target())
     name = session.inputs[0].name
     batches = [images[start : start + 100] for start in range(0, len(images), 100)]
     scores = np.concatenate([next(iter(session.run({name: batch}).values())) for batch in batches])

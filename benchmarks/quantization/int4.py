@@ -17,7 +17,7 @@ from benchmarks.peers import environments
 from benchmarks.process import Spent, spend
 from benchmarks.scores import Array
 from engine import EngineError
-from engine.measure.providers import Session, session
+from engine.runtime.sessions import Session, session
 
 GROUP = 32
 _JUDGED = 128

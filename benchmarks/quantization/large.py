@@ -13,7 +13,7 @@ from benchmarks import documents
 from benchmarks.contest import HERE, SCRATCH
 from benchmarks.peers import environments
 from benchmarks.process import Spent, spend
-from engine.measure.size import stored_bytes
+from engine.runtime.network_files import stored_bytes
 
 WIDTH, LAYERS = 4096, 40
 _PEERS: Mapping[str, Mapping[str, Any]] = {

@@ -1,8 +1,8 @@
 """One streaming run over the calibration data feeds every statistic that the passes asked for."""
 
 from engine.calibrate.observe import observe
-from engine.calibrate.part import Part
 from engine.calibrate.statistics import ChannelMean, ChannelRange, Histogram, MinMax, Range, Statistic, statistic
+from engine.data.subsets import Part
 
 __all__ = [
     "ChannelMean",

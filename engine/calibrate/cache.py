@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from engine.calibrate.statistics import ChannelMean, ChannelRange, Histogram, Range
+from engine.contract import Observe, Samples
+from engine.data.batches import Alone
 from engine.graph import io
-from engine.layout import Alone
-from engine.measure import providers
-from engine.passes.contract import Observe, Samples
+from engine.runtime import library
 from engine.solve.gram import Moments
-from engine.spec import Target
+from engine.target import Target
 
 _KINDS: Mapping[str, type] = {
     "min_max": Range,
@@ -32,7 +32,7 @@ _CHUNK_BYTES = 1 << 20
 def path(scratch: Path, network: Path, requests: Sequence[Observe], samples: Samples, target: Target) -> Path:
     """Give the file of these statistics: its name is a digest of everything that they depend on."""
     digest = hashlib.sha256()
-    digest.update(repr((providers.runtime_version(), target, len(samples), *requests)).encode())
+    digest.update(repr((library.runtime_version(), target, len(samples), *requests)).encode())
     for file in (network, *io.external_files(network)):
         with file.open("rb") as stream:
             while chunk := stream.read(_CHUNK_BYTES):

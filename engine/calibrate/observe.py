@@ -8,14 +8,14 @@ from typing import Any
 import onnx_ir as ir
 
 from engine.calibrate import cache
-from engine.calibrate.part import Part
 from engine.calibrate.statistics import Statistic, statistic
+from engine.contract import Observe, Samples
+from engine.data.batches import run_size, sample_count
+from engine.data.subsets import Part
 from engine.graph import io
-from engine.layout import run_size, sample_count
-from engine.measure import providers
-from engine.measure.quiet import Quiet
-from engine.passes.contract import Observe, Samples
-from engine.spec import Target
+from engine.runtime import loading, sessions
+from engine.runtime.host_lock import HostLock
+from engine.target import Target
 
 # Of activations that one run may give out; the batch size follows from it.
 _BUDGET_BYTES = 64 << 20
@@ -30,7 +30,7 @@ def observe(
     *,
     scratch: Path,
     batch: int | None = None,
-    quiet: Quiet | None = None,
+    quiet: HostLock | None = None,
     progress: Callable[[float, str], None] = lambda _fraction, _message: None,
 ) -> dict[Observe, Any]:
     """Run the network once over the samples and give every requested statistic.
@@ -46,7 +46,7 @@ def observe(
         found = cache.read(known, requests)
         if found is None:
             fixed = fixed_batch(model, samples)
-            runner = _Runner(path, samples, target, quiet or Quiet(None), progress)
+            runner = _Runner(path, samples, target, quiet or HostLock(None), progress)
             found = runner.run(requests, fixed or batch, fixed=fixed is not None)
             cache.write(known, requests, found)
     finally:
@@ -62,13 +62,13 @@ class _Runner:
     path: Path
     samples: Samples
     target: Target
-    quiet: Quiet
+    quiet: HostLock
     progress: Callable[[float, str], None]
 
     def run(self, requests: Sequence[Observe], size: int | None, *, fixed: bool) -> dict[Observe, Any]:
         """Collect the statistics, `size` samples at a time."""
         statistics = {request: statistic(request) for request in requests}
-        session = providers.session(self.path, self.target)
+        session = sessions.session(self.path, self.target)
         size = size or self._affordable(session)
         done = 0
         for part, wanted in _parts(self.samples, statistics, size if fixed else 1):
@@ -82,7 +82,7 @@ class _Runner:
                 self.progress(done / len(self.samples), f"calibrated with {done} of {len(self.samples)} samples")
         return {request: collector.result() for request, collector in statistics.items()}
 
-    def _affordable(self, session: providers.Session) -> int:
+    def _affordable(self, session: loading.Session) -> int:
         first = session.run(next(iter(self.samples.batches(1)))) if len(self.samples) else {}
         given = sum(int(array.nbytes) for array in first.values())
         return max(1, min(_LARGEST_BATCH, _BUDGET_BYTES // max(1, given)))

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from engine.calibrate.observe import fixed_batch
+from engine.contract import Samples
 from engine.graph import io
 from engine.graph.dtypes import bodies
-from engine.measure import providers
-from engine.passes.contract import Samples
+from engine.runtime import loading, sessions
 from engine.solve.gram import Gram, Moments, Window, patches, positions
-from engine.spec import Target
+from engine.target import Target
 
 # Layers of one row per sample need many; more runs than that take too long.
 _MOST_RUNS = 8192
@@ -74,7 +74,7 @@ def paired_moments(
     size = fixed_batch(student, samples) or 1
     grams = {key: (_gram(tap), _gram(tap)) for key, tap in taps.items()}
     with tempfile.TemporaryDirectory(prefix="moments-") as folder:
-        sessions = [
+        opened = [
             _open(model, names, Path(folder, f"{name}.onnx"), target)
             for name, model in (("teacher", teacher), ("student", student))
         ]
@@ -83,7 +83,7 @@ def paired_moments(
         for run, feed in enumerate(samples.batches(size)):
             if run >= total:
                 break
-            was, now = ({**feed, **session.run(feed)} for session in sessions)
+            was, now = ({**feed, **session.run(feed)} for session in opened)
             if run == 0 and runs is not None:
                 fewest = max(-(-wanted[key] // _count(tap, now[tap.tensor])) for key, tap in taps.items())
                 total = min(total, max(runs, min(fewest, _MOST_RUNS)))
@@ -119,13 +119,13 @@ def _open(model: ir.Model, tensors: Sequence[str], path: Path, target: Target) -
     if not part.graph.outputs:
         return _Nothing()
     io.save(part, path)
-    return providers.session(path, target)
+    return sessions.session(path, target)
 
 
 class _Nothing:
     """Stands for a network of which only inputs are wanted."""
 
-    def run(self, feed: providers.Feed) -> dict[str, Any]:
+    def run(self, feed: loading.Feed) -> dict[str, Any]:
         del feed
         return {}
 

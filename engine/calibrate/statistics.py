@@ -9,7 +9,7 @@ import numpy.typing as npt
 from engine.calibrate.moments import SecondMoment
 
 if TYPE_CHECKING:
-    from engine.passes.contract import Observe
+    from engine.contract import Observe
 
 # Attention masks hold -3.4e38 where a position is hidden. Such sentinels are no activations and would make ranges useless.
 SENTINEL = 1e30

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from engine.graph import io
 from engine.graph.opset import upgrade
-from engine.report import Change, Refusal
+from engine.report.values import Change, Refusal
 
 # Of HardSwish; networks below are converted where the converter can.
 _HARD_SWISH_OPSET = 14

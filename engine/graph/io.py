@@ -11,9 +11,9 @@ from google.protobuf.message import DecodeError
 
 from engine.errors import EngineError, ModelInvalidError
 from engine.graph.derived import is_stored
-from engine.graph.intake import OPEN_SIZE
-from engine.measure.size import parameters, stored_bytes
-from engine.report import ModelFacts
+from engine.graph.validate import OPEN_SIZE
+from engine.report.values import ModelFacts
+from engine.runtime.network_files import parameters, stored_bytes
 
 PRODUCER = "onnxpress"
 # A protobuf message must stay under 2 GiB; weights move to a file beside it well before.

@@ -11,9 +11,9 @@ import onnx_ir as ir
 from engine.errors import ModelUnsupportedError
 from engine.graph import io
 from engine.graph.walk import Walk, reads
-from engine.measure.providers import Port
-from engine.measure.size import stored_bytes
-from engine.spec import Target
+from engine.runtime.network_files import stored_bytes
+from engine.runtime.sessions import Port
+from engine.target import Target
 
 # Of a process that has loaded no network yet, and what ONNX Runtime holds of one: its weights, and packed for its kernels.
 _PROCESS_BYTES = 200 << 20

@@ -15,11 +15,11 @@ import onnxscript.rewriter
 import onnxslim
 from onnx_ir.passes import common
 
+from engine.contract import Context
 from engine.errors import EngineError
 from engine.graph import io, verify
 from engine.graph.spatial_mean import use_global_average_pool
-from engine.passes.contract import Context
-from engine.report import Change, Refusal
+from engine.report.values import Change, Refusal
 
 # What the libraries below raise on networks that they cannot handle. A stage that fails is dropped and named in the report.
 _STAGE_ERRORS = (

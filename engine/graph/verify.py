@@ -15,14 +15,14 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from engine.contract import Samples
+from engine.data.batches import Alone, padded, run_size
 from engine.errors import EngineError, VerificationFailedError
 from engine.graph import io
 from engine.graph.pieces import Pieces
-from engine.layout import Alone, padded, run_size
-from engine.measure import providers
-from engine.measure.providers import ModelSource, Session
-from engine.passes.contract import Samples
-from engine.spec import Target
+from engine.runtime import loading, sessions
+from engine.runtime.sessions import ModelSource, Session
+from engine.target import Target
 
 # Of float networks: fused kernels sum in another order.
 FLOAT_TOLERANCE = 1e-4
@@ -56,7 +56,7 @@ def verify(
     `in_pieces`: on fewer samples, without ever loading a whole network.
     """
     valid(candidate)
-    load: Callable[..., Runnable] = Pieces if in_pieces else providers.session
+    load: Callable[..., Runnable] = Pieces if in_pieces else sessions.session
     optimised, reference = load(candidate, target), load(original, target)
     _same_boundary(optimised, reference)
     feeds = list(_sizes(reference, samples, _PIECEWISE_SAMPLES if in_pieces else _SAMPLES))
@@ -126,7 +126,7 @@ def agreement(reference: Runnable, candidate: Runnable, feeds: Sequence[Feed]) -
 
 def same_outputs(before: ModelSource, after: ModelSource, feeds: Sequence[Feed], target: Target) -> Agreement:
     """Compare two stored or serialized networks."""
-    return agreement(providers.session(before, target), providers.session(after, target), feeds)
+    return agreement(sessions.session(before, target), sessions.session(after, target), feeds)
 
 
 def some_feeds(model_inputs: Runnable, samples: Samples, count: int = _SAMPLES) -> list[Feed]:
@@ -167,7 +167,7 @@ def _same_boundary(candidate: Runnable, original: Runnable) -> None:
 
 
 def _family(dtype: np.dtype[Any] | None) -> str:
-    return "float" if dtype is not None and dtype.name in providers.FLOATS else str(dtype)
+    return "float" if dtype is not None and dtype.name in loading.FLOATS else str(dtype)
 
 
 def _sizes(session: Runnable, samples: Samples, count: int) -> Iterator[Feed]:

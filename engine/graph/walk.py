@@ -11,8 +11,8 @@ import onnx_ir as ir
 from onnx import helper
 
 from engine.errors import ModelUnsupportedError
-from engine.measure import providers
-from engine.spec import Target
+from engine.runtime import loading, sessions
+from engine.target import Target
 
 Array = npt.NDArray[Any]
 
@@ -135,7 +135,7 @@ class Walk:
                 )
         return piece[::-1]
 
-    def _open(self, piece: Sequence[ir.Node], wanted: Sequence[str]) -> tuple[providers.Session, list[str]]:
+    def _open(self, piece: Sequence[ir.Node], wanted: Sequence[str]) -> tuple[loading.Session, list[str]]:
         made = {str(value.name) for node in piece for value in node.outputs}
         read = {str(value.name): value for node in piece for value in reads(node) if value.name}
         weights = {name: value for name, value in read.items() if value.is_initializer()}
@@ -153,7 +153,7 @@ class Walk:
         imports = [helper.make_opsetid(domain, version) for domain, version in self._model.opset_imports.items()]
         proto = helper.make_model(graph, opset_imports=imports, ir_version=self._model.ir_version)
         proto.functions.extend(ir.to_proto(function) for function in self._model.functions.values())
-        return providers.session(proto.SerializeToString(), self._target, optimise=self._optimise), needed
+        return sessions.session(proto.SerializeToString(), self._target, optimise=self._optimise), needed
 
 
 def _embedded(tensor: ir.TensorProtocol, name: str) -> onnx.TensorProto:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, log
 
+from engine.gate import LOWER_IS_BETTER, TASK_METRICS, Gate
 from engine.measure.intervals import one_sided, rescale, rescale_ratio, tango
-from engine.report import GateResult, LatencyComparison, MemoryComparison, Quality, Size, Verdict
-from engine.spec import LOWER_IS_BETTER, TASK_METRICS, Gate
+from engine.report.values import GateResult, LatencyComparison, MemoryComparison, Quality, Size, Verdict
 
 _QUANTILES = {"latency_p50": 0.5, "latency_p90": 0.9, "latency_p95": 0.95, "latency_p99": 0.99}
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from engine.report import Interval
+from engine.report.values import Interval
 
 CONFIDENCE = 0.95
 

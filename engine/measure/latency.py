@@ -16,13 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.measure.failures import explain_run
 from engine.measure.intervals import Floats, block_weights
-from engine.measure.profile import OpProfile, summarise
-from engine.measure.providers import Feed, ModelSource, Session, native_errors, nodes_by_provider, profile, session
-from engine.measure.quiet import Quiet
-from engine.report import Interval, Latency, LatencyComparison, Ratio
-from engine.spec import Target
+from engine.report.values import Interval, Latency, LatencyComparison, Ratio
+from engine.runtime.failures import explain_run
+from engine.runtime.host_lock import HostLock
+from engine.runtime.kernel_times import OpProfile, summarise
+from engine.runtime.library import native_errors
+from engine.runtime.sessions import Feed, ModelSource, Session, session
+from engine.runtime.tracing import nodes_by_provider, profile
+from engine.target import Target
 
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 _STATISTICS = ("mean", *_QUANTILES)
@@ -57,7 +59,7 @@ def compare(
     feeds: Feed | Sequence[Feed],
     target: Target,
     *,
-    quiet: Quiet | None = None,
+    quiet: HostLock | None = None,
     seconds: float = 10.0,
     min_runs: int = 50,
     max_runs: int = 2000,
@@ -86,7 +88,7 @@ def compare_many(
     feeds: Feed | Sequence[Feed],
     target: Target,
     *,
-    quiet: Quiet | None = None,
+    quiet: HostLock | None = None,
     seconds: float = 10.0,
     min_runs: int = 50,
     max_runs: int = 2000,
@@ -102,7 +104,7 @@ def compare_many(
     Raises:
         TargetUnavailableError: none of a network's nodes ran on the target's provider.
     """
-    quiet = quiet or Quiet(None)
+    quiet = quiet or HostLock(None)
     batches = [feeds] if isinstance(feeds, Mapping) else list(feeds)[:_MAX_FEEDS]
     with quiet.working():
         sessions = {"original": session(original, target), "original again": session(original, target)}
@@ -120,7 +122,7 @@ def measure_alone(
     feeds: Feed | Sequence[Feed],
     target: Target,
     *,
-    quiet: Quiet | None = None,
+    quiet: HostLock | None = None,
     seconds: float = 10.0,
     min_runs: int = 50,
     max_runs: int = 2000,
@@ -130,7 +132,7 @@ def measure_alone(
 
     It takes all of `seconds`, or `max_runs`; its ratios are those of a network to itself.
     """
-    quiet = quiet or Quiet(None)
+    quiet = quiet or HostLock(None)
     batches = [feeds] if isinstance(feeds, Mapping) else list(feeds)[:_MAX_FEEDS]
     with quiet.working():
         sessions = {"original": session(model, target), "original again": session(model, target)}
@@ -143,14 +145,14 @@ def measure_alone(
 
 
 def per_op(
-    model: ModelSource, feeds: Feed | Sequence[Feed], target: Target, *, quiet: Quiet | None = None, runs: int = 10
+    model: ModelSource, feeds: Feed | Sequence[Feed], target: Target, *, quiet: HostLock | None = None, runs: int = 10
 ) -> OpProfile:
     """Give where a network's time goes, from onnxruntime's own profile; the first runs are discarded.
 
     The profiler itself costs about a microsecond per node, so tiny nodes look dearer than they are.
     """
     batches = [feeds] if isinstance(feeds, Mapping) else list(feeds)[:_MAX_FEEDS]
-    with (quiet or Quiet(None)).measuring():
+    with (quiet or HostLock(None)).measuring():
         return summarise(profile(model, target, batches, runs=_WARM_UP_TURNS + runs)[_WARM_UP_TURNS:])
 
 

@@ -18,10 +18,11 @@ import numpy as np
 
 from engine import errors
 from engine.errors import EngineError, ModelInvalidError, OutOfTimeError
-from engine.measure.providers import prove, session
-from engine.measure.size import stored_files
-from engine.report import Memory
-from engine.spec import Target
+from engine.report.values import Memory
+from engine.runtime.discovery import prove
+from engine.runtime.network_files import stored_files
+from engine.runtime.sessions import session
+from engine.target import Target
 
 _PR_SET_PDEATHSIG = 1
 

@@ -14,6 +14,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.contract import Samples
+from engine.data.batches import padded, run_size, sample_count
 from engine.errors import (
     BaselineFailedError,
     DatasetInvalidError,
@@ -21,13 +23,11 @@ from engine.errors import (
     ModelUnsupportedError,
     VerificationFailedError,
 )
-from engine.layout import padded, run_size, sample_count
 from engine.measure import metrics
 from engine.measure.metrics import Array, Output
-from engine.measure.quiet import Quiet
 from engine.measure.scores import Fidelity, Task, new_task
-from engine.passes.contract import Samples
-from engine.report import Quality
+from engine.report.values import Quality
+from engine.runtime.host_lock import HostLock
 
 _BATCH = 32
 _MEMORY_FOR_OUTPUTS = 64 << 20
@@ -88,13 +88,13 @@ class Evaluator:
         output: str | None = None,
         batch: int | None = None,
         scratch: Path | None = None,
-        quiet: Quiet | None = None,
+        quiet: HostLock | None = None,
     ) -> None:
         if len(samples) < 2:
             raise DatasetInvalidError("At least two held-out samples are needed to judge quality")
         if labels is not None and len(labels) != len(samples):
             raise DatasetInvalidError(f"There are {len(labels)} labels for {len(samples)} samples")
-        self._samples, self._quiet = samples, quiet or Quiet(None)
+        self._samples, self._quiet = samples, quiet or HostLock(None)
         self._metric = metric if labels is not None else None
         self._labels = labels if metric else None
         self._fixed = run_size([port.shape for port in original.inputs], samples)

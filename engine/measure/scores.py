@@ -11,7 +11,7 @@ from engine.errors import DatasetInvalidError
 from engine.measure import metrics
 from engine.measure.intervals import Floats, around, change_floor, mean_interval, tango, wilson
 from engine.measure.metrics import Array, Ints, Output
-from engine.report import Interval, Quality
+from engine.report.values import Interval, Quality
 
 # Metrics of a sample that lie between 0 and 1: unseen changes have a known largest size.
 _BOUNDED = frozenset({"top1", "top5", "iou", "edit_distance"})

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from engine.measure.cpu import cpu_profile
-from engine.measure.failures import explain_run
-from engine.measure.providers import PROVIDERS, Feed, ModelSource, native_errors, session
-from engine.measure.quiet import Quiet
-from engine.report import Throughput
-from engine.spec import Target
+from engine.report.values import Throughput
+from engine.runtime.failures import explain_run
+from engine.runtime.host_lock import HostLock
+from engine.runtime.library import native_errors
+from engine.runtime.processor import cpu_profile
+from engine.runtime.providers import PROVIDERS
+from engine.runtime.sessions import Feed, ModelSource, session
+from engine.target import Target
 
 # More callers than this only wait for each other on the hosts that we know.
 _MOST_CALLERS = 16
@@ -23,7 +25,7 @@ def measure_throughput(
     feeds: Sequence[Feed],
     target: Target,
     *,
-    quiet: Quiet | None = None,
+    quiet: HostLock | None = None,
     seconds: float = 1.0,
     levels: Sequence[int] | None = None,
 ) -> tuple[Throughput, ...]:
@@ -31,7 +33,7 @@ def measure_throughput(
 
     One session serves all, as in a server; each caller has inputs and outputs of its own.
     """
-    quiet, batches = quiet or Quiet(None), feeds[:_MOST_FEEDS]
+    quiet, batches = quiet or HostLock(None), feeds[:_MOST_FEEDS]
     if levels is None:
         levels = _levels(cpu_profile().cores) if PROVIDERS[target.provider].concurrent else (1,)
     with quiet.working():

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
-from engine.measure.cpu import cpu_profile
 from engine.measure.latency import judge_turns, take_turns
-from engine.measure.providers import PROVIDERS, Feed, ModelSource, default_options, session
-from engine.measure.quiet import Quiet
-from engine.report import LatencyComparison, OptionTrial, SessionOptions, Tuning
-from engine.spec import Target, Tune
+from engine.report.values import LatencyComparison, OptionTrial, SessionOptions, Tuning
+from engine.runtime.host_lock import HostLock
+from engine.runtime.processor import cpu_profile
+from engine.runtime.providers import PROVIDERS
+from engine.runtime.sessions import Feed, ModelSource, default_options, session
+from engine.spec import Tune
+from engine.target import Target
 
 _MIN_RUNS, _MAX_RUNS = 20, 1000
 # Options that gain less are not worth setting.
@@ -17,14 +19,14 @@ _ROUNDS = 4
 
 
 def find_options(
-    model: ModelSource, feeds: Sequence[Feed], target: Target, tune: Tune, *, quiet: Quiet | None = None
+    model: ModelSource, feeds: Sequence[Feed], target: Target, tune: Tune, *, quiet: HostLock | None = None
 ) -> Tuning:
     """Look for session options that run a network faster than the target's own.
 
     One option after the other, from the best so far: number of threads; execution mode and spinning; graph optimisation. What
     was best is then measured again, because the best of several is partly luck. Only options that reach the provider are tried.
     """
-    search = _Search(model, feeds, target, tune, quiet or Quiet(None))
+    search = _Search(model, feeds, target, tune, quiet or HostLock(None))
     tunable = PROVIDERS[target.provider].tunable
     for tries in (_threads, _scheduling, _optimisation):
         search.round([each for each in tries(search.best, search.cores) if _differ(each, search.best) <= tunable])
@@ -32,7 +34,7 @@ def find_options(
 
 
 class _Search:
-    def __init__(self, model: ModelSource, feeds: Sequence[Feed], target: Target, tune: Tune, quiet: Quiet) -> None:
+    def __init__(self, model: ModelSource, feeds: Sequence[Feed], target: Target, tune: Tune, quiet: HostLock) -> None:
         self._model, self._feeds, self._target, self._quiet = model, feeds, target, quiet
         self._seconds = tune.max_seconds / _ROUNDS
         self.cores = tune.max_threads or cpu_profile().cores

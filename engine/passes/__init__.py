@@ -6,7 +6,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
-from engine.passes.contract import Pass, Searchable
+from engine.contract import Pass, Searchable
 from engine.passes.drop_blocks import DropBlocks
 from engine.passes.factorise import Factorise
 from engine.passes.float16 import Float16

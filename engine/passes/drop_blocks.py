@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from engine.passes.contract import Context, Observe, Pass, Searchable
+from engine.contract import Context, Observe, Pass, Searchable
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from engine.inspection import Inspection
-    from engine.report import Change, Refusal
+    from engine.report.values import Change, Refusal
 
 
 class DropBlocks(Pass):
@@ -49,7 +49,7 @@ class DropBlocks(Pass):
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks without a sum."""
-        from engine.report import Refusal
+        from engine.report.values import Refusal
 
         if not inspection.ops.get("Add"):
             return Refusal(code="not_applicable", reason="The network has no Add, so it has no residual branch.")
@@ -58,7 +58,7 @@ class DropBlocks(Pass):
     def check(self, model: "ir.Model") -> "Refusal | None":
         """Refuse a network without a branch that can go; name the first sum that looked like one, and why it stays."""
         from engine.prune.blocks import find_blocks
-        from engine.report import Refusal
+        from engine.report.values import Refusal
 
         blocks = find_blocks(model)
         if blocks.found:

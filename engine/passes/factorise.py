@@ -1,17 +1,17 @@
-"""The `factorise` pass: its parameters and its documentation; the work is in engine.prune.factors."""
+"""The `factorise` pass: its parameters and its documentation; the work is in engine.prune.low_rank."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from engine.passes.contract import Context, Observe, Pass, Searchable
+from engine.contract import Context, Observe, Pass, Searchable
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from engine.inspection import Inspection
-    from engine.report import Change, Refusal
+    from engine.report.values import Change, Refusal
 
 
 class Factorise(Pass):
@@ -56,7 +56,7 @@ class Factorise(Pass):
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks that are quantized, or hold none of the operators."""
-        from engine.report import Refusal
+        from engine.report.values import Refusal
 
         if inspection.quantized == "fully":
             return Refusal(
@@ -70,13 +70,13 @@ class Factorise(Pass):
 
     def check(self, model: "ir.Model") -> "Refusal | None":
         """Refuse a network of which no layer can be split; name the first and why."""
-        from engine.prune.factors import check
+        from engine.prune.low_rank import check
 
         return check(model, self)
 
     def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
         """Split in place and say per layer at which ranks, at what held-out error, and what stayed whole."""
         del observations
-        from engine.prune.factors import factorise
+        from engine.prune.low_rank import factorise
 
         return factorise(model, self, context)

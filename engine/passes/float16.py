@@ -1,17 +1,17 @@
-"""The `float16` pass: its parameters and its documentation; the work is in engine.quantize.half."""
+"""The `float16` pass: its parameters and its documentation; the work is in engine.quantize.float16."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from engine.passes.contract import Context, Observe, Pass, Searchable
+from engine.contract import Context, Observe, Pass, Searchable
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from engine.inspection import Inspection
-    from engine.report import Change, Refusal
+    from engine.report.values import Change, Refusal
 
 
 class Float16(Pass):
@@ -44,7 +44,7 @@ class Float16(Pass):
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks whose weights are 16-bit floats already, or integers alone."""
-        from engine.report import Refusal
+        from engine.report.values import Refusal
 
         if inspection.float_type in {"float16", "bfloat16"}:
             return Refusal(code="already_done", reason=f"Most weights are {inspection.float_type} already.")
@@ -58,18 +58,18 @@ class Float16(Pass):
 
     def check(self, model: "ir.Model") -> "Refusal | None":
         """Refuse a network without float32 weights, or with operators whose types are not known."""
-        from engine.quantize.half import check
+        from engine.quantize.float16 import check
 
         return check(model, self)
 
     def observes(self, model: "ir.Model") -> Sequence[Observe]:
         """Ask for the range of every float32 activation: none may overflow."""
-        from engine.quantize.half import observes
+        from engine.quantize.float16 import observes
 
         return observes(model, self)
 
     def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
         """Convert in place and say which nodes stay in float32 and why."""
-        from engine.quantize.half import convert
+        from engine.quantize.float16 import convert
 
         return convert(model, self, observations, context)

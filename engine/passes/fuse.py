@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from engine.passes.contract import Context, Observe, Pass
+from engine.contract import Context, Observe, Pass
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from engine.report import Change, Refusal
+    from engine.report.values import Change, Refusal
 
 
 class Fuse(Pass):

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from engine.passes.contract import Context, Observe, Pass, Searchable
+from engine.contract import Context, Observe, Pass, Searchable
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from engine.inspection import Inspection
-    from engine.report import Change, Refusal
+    from engine.report.values import Change, Refusal
 
 Kind = Literal["channels", "ffn", "heads", "hidden", "head_width", "conv_groups", "blocks", "recurrent"]
 Share = Annotated[float, Field(gt=0, le=0.95)]
@@ -76,7 +76,7 @@ class PruneChannels(Pass):
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse quantized networks: their weights cannot be refitted."""
-        from engine.report import Refusal
+        from engine.report.values import Refusal
 
         if inspection.quantized != "none":
             return Refusal(

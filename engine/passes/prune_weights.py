@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from engine.passes.contract import Context, Observe, Pass, Searchable
+from engine.contract import Context, Observe, Pass, Searchable
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from engine.inspection import Inspection
-    from engine.report import Change, Refusal
+    from engine.report.values import Change, Refusal
 
 
 class PruneWeights(Pass):
@@ -77,7 +77,7 @@ class PruneWeights(Pass):
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks without float weights of these operators."""
-        from engine.report import Refusal
+        from engine.report.values import Refusal
 
         if inspection.quantized == "fully":
             return Refusal(

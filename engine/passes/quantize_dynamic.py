@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from engine.passes.contract import Context, Observe, Pass, Searchable
+from engine.contract import Context, Observe, Pass, Searchable
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from engine.inspection import Inspection
-    from engine.report import Change, Refusal
+    from engine.report.values import Change, Refusal
 
 
 class QuantizeDynamic(Pass):
@@ -48,7 +48,7 @@ class QuantizeDynamic(Pass):
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks that are quantized already or hold none of the operators."""
-        from engine.report import Refusal
+        from engine.report.values import Refusal
 
         if inspection.quantized == "fully":
             return Refusal(

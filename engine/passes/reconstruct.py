@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from engine.passes.contract import Context, Observe, Pass
+from engine.contract import Context, Observe, Pass
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from engine.inspection import Inspection
-    from engine.report import Change, Refusal
+    from engine.report.values import Change, Refusal
 
 
 class Reconstruct(Pass):
@@ -32,7 +32,7 @@ class Reconstruct(Pass):
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse quantized networks: their weights cannot be refitted."""
-        from engine.report import Refusal
+        from engine.report.values import Refusal
 
         if inspection.quantized != "none":
             return Refusal(

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import onnx_ir as ir
 
-from engine.calibrate.first import First
+from engine.contract import Context
+from engine.data.subsets import First
 from engine.errors import EngineError
 from engine.graph import io
 from engine.graph.sizes import infer
-from engine.measure import providers
 from engine.measure.quality import Evaluator
-from engine.passes.contract import Context
-from engine.report import Change, Refusal
+from engine.report.values import Change, Refusal
+from engine.runtime import sessions
 
 if TYPE_CHECKING:
     from engine.passes.drop_blocks import DropBlocks
@@ -232,7 +232,7 @@ class _Judge:
 
     def _session(self, model: ir.Model) -> Any:
         io.save(model, self._path)
-        return providers.session(self._path, self.context.target)
+        return sessions.session(self._path, self.context.target)
 
 
 def _skip(node: ir.Node) -> int | None:

@@ -10,19 +10,19 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from engine.contract import Context
 from engine.graph import io, macs
 from engine.graph.coupling import Coupling, analyse
 from engine.graph.groups import Group, Unit
 from engine.graph.masking import mask
 from engine.graph.names import require_nodes
 from engine.graph.slicing import by_initializer, losses_by_axis, remove, removed
-from engine.measure.cpu import cpu_profile
-from engine.passes.contract import Context
 from engine.prune import oracle, schedule
 from engine.prune.importance import Seen, observe, scores
 from engine.prune.reconstruct import Refit, repair
 from engine.prune.weighted import layers
-from engine.report import Change, Refusal
+from engine.report.values import Change, Refusal
+from engine.runtime.processor import cpu_profile
 
 if TYPE_CHECKING:
     from engine.passes.prune_channels import PruneChannels

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from engine.contract import Samples
 from engine.graph.coupling import Coupling
 from engine.graph.groups import Group, Slice
 from engine.graph.walk import Walk
-from engine.passes.contract import Samples
 from engine.prune.reconstruct import batches, spare
 from engine.prune.weighted import Layer, layers
 from engine.solve import Gram, Moments
-from engine.spec import Target
+from engine.target import Target
 
 Array = npt.NDArray[Any]
 Importance = Literal["magnitude", "activation", "reconstruction"]

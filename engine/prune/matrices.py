@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from engine.calibrate.first import First
 from engine.calibrate.paired import Sums, Tap, paired_moments
+from engine.contract import Context
+from engine.data.subsets import First
 from engine.graph import io
 from engine.graph.names import require_nodes
-from engine.passes.contract import Context
 from engine.quantize.weights import window
 
 # Networks are run again after every stage; more stages follow the changed prefix more closely.

@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 
 from engine.calibrate.observe import fixed_batch
+from engine.contract import Samples
 from engine.errors import VerificationFailedError
 from engine.graph import io
-from engine.measure import providers
-from engine.passes.contract import Samples
-from engine.spec import Target
+from engine.runtime import loading, sessions
+from engine.target import Target
 
 # Rounding of sums in float32.
 TOLERANCE = 1e-5
@@ -58,8 +58,8 @@ def compare(masked: ir.Model, pruned: ir.Model, samples: Samples, target: Target
     return agreement
 
 
-def _open(model: ir.Model, target: Target, *, optimise: bool) -> providers.Session:
-    return providers.session(io.to_bytes(model), target, optimise=optimise)
+def _open(model: ir.Model, target: Target, *, optimise: bool) -> loading.Session:
+    return sessions.session(io.to_bytes(model), target, optimise=optimise)
 
 
 def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> float:

@@ -11,17 +11,17 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from engine.calibrate.observe import fixed_batch
+from engine.contract import Context, Samples
+from engine.data.batches import sample_count
 from engine.graph import io
 from engine.graph.walk import DISK_BYTES, Walk
-from engine.layout import sample_count
-from engine.passes.contract import Context, Samples
 from engine.prune.schedule import quality_drop
 from engine.prune.weighted import Layer, layers, normalised, residual
-from engine.report import Change, Refusal
+from engine.report.values import Change, Refusal
 from engine.solve import Gram, Moments
 from engine.solve import reconstruct as solve
 from engine.solve.ridge import affine
-from engine.spec import Target
+from engine.target import Target
 
 if TYPE_CHECKING:
     from engine.passes.reconstruct import Reconstruct

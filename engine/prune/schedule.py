@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import onnx_ir as ir
 
+from engine.contract import Context
+from engine.gate import LOWER_IS_BETTER, TASK_METRICS
 from engine.graph import io
-from engine.passes.contract import Context
-from engine.report import Quality, Refusal
-from engine.spec import LOWER_IS_BETTER, TASK_METRICS
+from engine.report.values import Quality, Refusal
 
 if TYPE_CHECKING:
     from engine.passes.prune_channels import PruneChannels

@@ -8,10 +8,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from engine.calibrate.paired import Sums
-from engine.passes.contract import Context
+from engine.contract import Context
+from engine.prune.dead_channels import remove_silent
 from engine.prune.matrices import Matrices, Matrix, find, relative, walk
-from engine.prune.silence import remove_silent
-from engine.report import Change, Refusal
+from engine.report.values import Change, Refusal
 from engine.solve import magnitude, reconstruct, sparsegpt, wanda
 from engine.solve.gram import Moments
 from engine.solve.sparse import Pattern

@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from engine.contract import Context
 from engine.errors import VerificationFailedError
 from engine.graph import io
 from engine.graph.derived import Derivation, Form, is_stored, transposed
 from engine.graph.names import require_nodes
-from engine.measure import cpu
-from engine.passes.contract import Context
 from engine.quantize import types
 from engine.quantize.static import is_quantization
-from engine.report import Change, Refusal
+from engine.report.values import Change, Refusal
+from engine.runtime import processor
 
 if TYPE_CHECKING:
     from engine.passes.quantize_dynamic import QuantizeDynamic
@@ -130,7 +130,7 @@ def quantize(model: ir.Model, step: "QuantizeDynamic", context: Context) -> Chan
             )
     if not plan.layers:
         return Refusal(code="not_applicable", reason="The target has no integer kernel for any of the layers.")
-    choice = types.choose(cpu.cpu_profile(), activations="uint8", weights=step.weights)
+    choice = types.choose(processor.cpu_profile(), activations="uint8", weights=step.weights)
     writer = _Writer(model, choice, per_channel=step.per_channel)
     facts = []
     for number, layer in enumerate(plan.layers):
@@ -146,7 +146,7 @@ def quantize(model: ir.Model, step: "QuantizeDynamic", context: Context) -> Chan
             "weights": "uint8" if choice.rule == "uint8" else "int8",
             "why": choice.why,
             "per_channel": step.per_channel,
-            "processor": cpu.cpu_profile().dot,
+            "processor": processor.cpu_profile().dot,
             "layers": facts,
             "in_float": [{"node": node, "reason": reason} for node, reason in plan.refused.items()],
         },

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from engine.calibrate import ChannelRange
+from engine.contract import Observe
 from engine.graph import io
-from engine.passes.contract import Observe
 from engine.quantize.plan import Layer, Plan
 
 # A channel is scaled by at most this, and by a power of two's worth more nowhere: weights must stay far from overflow.

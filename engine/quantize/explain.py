@@ -10,9 +10,10 @@ import onnx
 import onnx_ir as ir
 
 from engine.graph import io
-from engine.measure import latency, providers
+from engine.measure import latency
 from engine.quantize.plan import Layer, final_output
-from engine.spec import Target
+from engine.runtime import sessions, tracing
+from engine.target import Target
 
 _RUNS = 8
 _IMAGE_RANK = 4
@@ -73,13 +74,13 @@ class Compared:
     def output_sqnr(self, outputs: Mapping[str, tuple[Key, str]], feeds: Sequence[Feed]) -> dict[str, float]:
         """Give per layer the signal to noise of its output in dB; `outputs` has its names in both networks."""
         pairs = {node: (key.output, new) for node, (key, new) in outputs.items()}
-        sessions = [
-            providers.session(io.to_bytes(_giving(model, {pair[at] for pair in pairs.values()})), self.target)
+        opened = [
+            sessions.session(io.to_bytes(_giving(model, {pair[at] for pair in pairs.values()})), self.target)
             for at, model in enumerate((self.before, self.after))
         ]
         signal, noise = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0)
         for feed in feeds:
-            wanted, found = (session.run(feed) for session in sessions)
+            wanted, found = (session.run(feed) for session in opened)
             for node, (name, new) in pairs.items():
                 reference = np.asarray(wanted[name], np.float64)
                 signal[node] += float(np.square(reference).sum())
@@ -98,7 +99,7 @@ class Compared:
 
 def layout_changes(model: ir.Model, target: Target) -> int:
     """Count the Transposes of images in the graph that ONNX Runtime really runs."""
-    optimised = onnx.load_model_from_string(providers.optimised_graph(io.to_bytes(model), target))
+    optimised = onnx.load_model_from_string(tracing.optimised_graph(io.to_bytes(model), target))
     return sum(
         node.op_type == "Transpose" and any(len(attribute.ints) == _IMAGE_RANK for attribute in node.attribute)
         for node in optimised.graph.node
@@ -109,7 +110,7 @@ def conversions_left(model: ir.Model, target: Target) -> dict[str, Any]:
     """Say what conversions ONNX Runtime leaves in the graph that it really runs, and how many integer kernels are in it."""
     if target.provider != "cpu" or io.weight_bytes(model) > io.SINGLE_FILE_BYTES:
         return {}
-    optimised = onnx.load_model_from_string(providers.optimised_graph(io.to_bytes(model), target))
+    optimised = onnx.load_model_from_string(tracing.optimised_graph(io.to_bytes(model), target))
     kinds = [node.op_type for node in optimised.graph.node]
     readers: dict[str, list[str]] = {}
     for node in optimised.graph.node:

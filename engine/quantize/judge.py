@@ -10,11 +10,11 @@ import onnx_ir as ir
 
 from engine.calibrate import Part
 from engine.calibrate.observe import fixed_batch
+from engine.contract import Context, Samples
+from engine.data.batches import sample_count
 from engine.graph import io
-from engine.layout import sample_count
-from engine.measure import providers
-from engine.passes.contract import Context, Samples
-from engine.spec import Target
+from engine.runtime import sessions
+from engine.target import Target
 
 _MOST_SAMPLES = 128
 _MOST_BYTES = 64 << 20
@@ -38,7 +38,7 @@ class Judge:
         if len(held_out) < max(_FEWEST_SAMPLES, fixed or 1):
             return
         assert isinstance(held_out, Part)
-        session = providers.session(io.to_bytes(model), target)
+        session = sessions.session(io.to_bytes(model), target)
         size = fixed or _BATCH
         used = 0
         for feed in islice(held_out.batches(size), max(1, _MOST_SAMPLES // size)):
@@ -68,7 +68,7 @@ class Judge:
 
     def decibels(self, model: ir.Model) -> float:
         """Give signal to noise over all float outputs, each output counting alike."""
-        session = providers.session(io.to_bytes(model), self._target)
+        session = sessions.session(io.to_bytes(model), self._target)
         signal: dict[str, float] = {}
         noise: dict[str, float] = {}
         for feed, wanted in zip(self._feeds, self._wanted, strict=True):

@@ -9,19 +9,19 @@ import numpy as np
 import onnx_ir as ir
 
 from engine.calibrate import Part, Range
-from engine.calibrate.first import First
 from engine.calibrate.observe import fixed_batch
-from engine.decide import losses
+from engine.contract import Context, Observe, Pass
+from engine.data.subsets import First
 from engine.errors import EngineError
 from engine.graph import io
 from engine.graph.names import require_nodes
-from engine.measure import cpu, providers
+from engine.measure.acceptance import losses
 from engine.measure.quality import Evaluator
-from engine.passes.contract import Context, Observe, Pass
 from engine.quantize import regions, types
 from engine.quantize.plan import make_plan
 from engine.quantize.sensitivity import sensitivities
-from engine.report import Change, Quality, Refusal
+from engine.report.values import Change, Quality, Refusal
+from engine.runtime import processor, sessions
 
 if TYPE_CHECKING:
     from engine.passes.mixed_precision import MixedPrecision
@@ -136,7 +136,7 @@ def mix(
     details = {
         "front": [{**each.facts(), "chosen": each is chosen, "on_front": each in front} for each in contenders],
         "sensitivity": maker.sensitivity,
-        "processor": cpu.cpu_profile().dot,
+        "processor": processor.cpu_profile().dot,
         "not_made": maker.failed,
     }
     if chosen is None or chosen is contenders[0]:
@@ -247,7 +247,7 @@ class _Maker:
     def _by_sensitivity(self) -> list[str]:
         if not self.sensitivity:
             self._context.progress(0.52, "measuring each layer's share of the noise")
-            choice = types.choose(cpu.cpu_profile())
+            choice = types.choose(processor.cpu_profile())
             found = sensitivities(
                 self._model,
                 self._ranges,
@@ -415,7 +415,7 @@ class _Jury:
         run = fixed_batch(model, context.calibration) or 1
         part = Part(context.calibration, held_out=True, run=run)
         self._samples = First(part if len(part) >= max(2, run) else context.calibration, _JUDGED_SAMPLES)
-        self._evaluator = Evaluator(providers.session(io.to_bytes(model), context.target), self._samples)
+        self._evaluator = Evaluator(sessions.session(io.to_bytes(model), context.target), self._samples)
         self._run = run
         drops = [gate.value for gate in context.gates if gate.rule == "max_drop"]
         self.drop = step.max_drop if step.max_drop is not None else min(drops, default=_DEFAULT_DROP)
@@ -429,7 +429,7 @@ class _Jury:
         """Give the fidelity metrics on the calibration samples."""
         return {
             each.metric: each.compressed
-            for each in self._evaluator.evaluate(providers.session(io.to_bytes(model), self._context.target))
+            for each in self._evaluator.evaluate(sessions.session(io.to_bytes(model), self._context.target))
         }
 
     def accepts(self, fidelity: Mapping[str, float]) -> bool:

@@ -16,12 +16,12 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from engine.graph import io
-from engine.measure import providers
 from engine.measure.latency import per_op
-from engine.measure.profile import OpProfile
 from engine.quantize.plan import Plan, final_output
-from engine.report import OpCost
-from engine.spec import Target
+from engine.report.values import OpCost
+from engine.runtime import sessions
+from engine.runtime.kernel_times import OpProfile
+from engine.target import Target
 
 Feed = Mapping[str, npt.NDArray[Any]]
 
@@ -101,7 +101,7 @@ def tensor_sizes(model: ir.Model, plan: Plan, feed: Feed, target: Target) -> dic
         wanted |= {str(node.outputs[0].name), str(final_output(node)[0].name)}
     values = {value.name: value for node in shown.graph for value in node.outputs}
     shown.graph.outputs.extend(values[name] for name in sorted(wanted) if name in values and name not in present)
-    arrays = {**feed, **providers.session(io.to_bytes(shown), target).run(feed)}
+    arrays = {**feed, **sessions.session(io.to_bytes(shown), target).run(feed)}
     return {name: int(arrays[name].size) for name in wanted if name in arrays}
 
 

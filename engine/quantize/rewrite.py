@@ -11,7 +11,7 @@ import onnx_ir as ir
 from engine.calibrate import Range
 from engine.graph import io
 from engine.quantize import types
-from engine.quantize.fold import Fold
+from engine.quantize.column_folding import Fold
 from engine.quantize.plan import Layer, Plan, clamp_bounds, final_output
 
 _DTYPE = {"uint8": np.uint8, "int8": np.int8}

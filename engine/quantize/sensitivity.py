@@ -10,11 +10,11 @@ import onnx_ir as ir
 
 from engine.calibrate import Range
 from engine.graph import io
-from engine.measure import providers
 from engine.quantize import types
 from engine.quantize.plan import Layer, make_plan
 from engine.quantize.rewrite import kernel_matrix, restore_layout
-from engine.spec import Target
+from engine.runtime import sessions
+from engine.target import Target
 
 Feed = Mapping[str, npt.NDArray[Any]]
 
@@ -44,7 +44,7 @@ def sensitivities(
     builder = _Switches(switched, switch, ranges, choice)
     for number, layer in enumerate(plan.layers):
         builder.add(number, layer)
-    session = providers.session(io.to_bytes(switched), target)
+    session = sessions.session(io.to_bytes(switched), target)
     off = np.zeros(len(plan.layers), np.bool_)
     noise = np.zeros(len(plan.layers))
     energy = 0.0

@@ -7,22 +7,22 @@ import numpy as np
 import onnx_ir as ir
 
 from engine.calibrate import Histogram
+from engine.contract import Context, Observe
 from engine.errors import VerificationFailedError
 from engine.graph import io
 from engine.graph.names import require_nodes
 from engine.graph.opset import upgrade
 from engine.graph.unshare import unshare
-from engine.measure import cpu
-from engine.passes.contract import Context, Observe
 from engine.quantize import types
 from engine.quantize.explain import Compared, Feed, Key, conversions_left
-from engine.quantize.improve import Design, Improver, ranges_by, sources, statistics
 from engine.quantize.plan import Plan, make_plan, subgraph_layers
 from engine.quantize.ranges import Method
+from engine.quantize.refinement import Design, Improver, ranges_by, sources, statistics
 from engine.quantize.rewrite import Rewriter
 from engine.quantize.sensitivity import sensitivities
 from engine.quantize.structure import Structure, choose_structure, latency_feeds
-from engine.report import Change, Refusal
+from engine.report.values import Change, Refusal
+from engine.runtime import processor
 
 if TYPE_CHECKING:
     from engine.passes.quantize_static import QuantizeStatic
@@ -113,7 +113,7 @@ def quantize(
             reason="No calibration sample gave an activation that varies, so no range can be set.",
             hint="Add samples like those that the network will see.",
         )
-    choice = types.choose(cpu.cpu_profile(), activations=step.activations, weights=step.weights)
+    choice = types.choose(processor.cpu_profile(), activations=step.activations, weights=step.weights)
     method: Method = "min_max" if step.ranges in {"auto", "moving_average"} else cast("Method", step.ranges)
     design = Design(frozenset(step.exclude), ranges_by(sources(observations), method))
     context.progress(0.6, "choosing layers")
@@ -164,7 +164,7 @@ def quantize(
             "weights": "uint8" if choice.rule == "uint8" else "int8",
             "why": choice.why,
             "per_channel": step.per_channel,
-            "processor": cpu.cpu_profile().dot,
+            "processor": processor.cpu_profile().dot,
             "integer_operators": len(plan.layers) + len(plan.left) + len(plan.followers) + len(plan.products),
             "clamps_absorbed": len(plan.absorbed),
             "channels_with_wider_scale": sum(layer.limited_channels for layer in layers),

@@ -10,13 +10,13 @@ import onnx_ir as ir
 from onnx_ir.passes import common as common_passes
 
 from engine.calibrate.observe import fixed_batch
+from engine.contract import Context
 from engine.graph import io
-from engine.passes.contract import Context
 from engine.quantize import types
+from engine.quantize.column_folding import AT_A_TIME, Fold
 from engine.quantize.explain import Key, layout_changes, times
-from engine.quantize.fold import AT_A_TIME, Fold
-from engine.quantize.improve import Design, build
 from engine.quantize.plan import Layer, Plan, make_plan
+from engine.quantize.refinement import Design, build
 from engine.quantize.rewrite import spatial_shape
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import SpecInvalidError
-from engine.measure.cpu import CpuProfile
+from engine.runtime.processor import CpuProfile
 
 PAIR_LIMIT = 128
 INT8_MAX = 127

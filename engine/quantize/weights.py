@@ -10,12 +10,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from engine.calibrate.paired import Sums, Tap, paired_moments
+from engine.contract import Context
 from engine.errors import VerificationFailedError
 from engine.graph import io
 from engine.graph.derived import Derivation, Form, Opened, transposed
 from engine.graph.names import require_nodes
-from engine.passes.contract import Context
-from engine.report import Change, Refusal
+from engine.report.values import Change, Refusal
 from engine.solve import Quantized, Window, gptq, reconstruct, round_to_nearest
 from engine.solve.gram import AutoPad
 from engine.solve.grid import Bits

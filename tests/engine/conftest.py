@@ -1,7 +1,7 @@
 """Small image networks, built in code, and workspaces for whole jobs."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from engine.dataset import Samples
-from engine.passes.contract import Context
-from engine.spec import Target
+from engine.contract import Context
+from engine.data.dataset import Samples
+from engine.target import Target
 
 
 class Network:
@@ -150,9 +150,9 @@ def context(tmp_path: Path) -> Callable[..., Context]:
 @pytest.fixture
 def avx2(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let passes plan for a processor whose integer kernels saturate, wherever the tests run."""
-    from engine.measure import cpu
+    from engine.runtime import processor
 
-    monkeypatch.setattr(cpu, "cpu_profile", lambda: cpu.CpuProfile("a processor", ("avx2",), 1, "avx2"))
+    monkeypatch.setattr(processor, "cpu_profile", lambda: processor.CpuProfile("a processor", ("avx2",), 1, "avx2"))
 
 
 @pytest.fixture
@@ -168,5 +168,87 @@ def workspace(tmp_path: Path) -> Callable[..., Path]:
             np.savez(folder / "data" / "data.npz", allow_pickle=False, **arrays)
             (folder / "data" / "dataset.json").write_text(json.dumps({"metric": metric} if metric else {}))
         return folder
+
+    return make
+
+
+class Arrays:
+    """Samples held in memory."""
+
+    def __init__(self, **arrays: np.ndarray) -> None:
+        self.arrays = arrays
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def batches(self, size: int) -> Iterator[Mapping[str, np.ndarray]]:
+        for at in range(0, len(self), size):
+            yield {name: array[at : at + size] for name, array in self.arrays.items()}
+
+
+def serialise(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Sequence[int | str]],
+    outputs: Mapping[str, int],
+    initializers: Mapping[str, np.ndarray] | None = None,
+    *,
+    opset: int = 18,
+    foreign: str | None = None,
+) -> bytes:
+    imports = [helper.make_opsetid("", opset), *([helper.make_opsetid(foreign, 1)] if foreign else [])]
+    graph = helper.make_graph(
+        list(nodes),
+        "net",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, kind, None) for name, kind in outputs.items()],
+        [numpy_helper.from_array(array, name) for name, array in (initializers or {}).items()],
+    )
+    return helper.make_model(graph, ir_version=10, opset_imports=imports).SerializeToString()
+
+
+@pytest.fixture
+def arrays() -> type[Arrays]:
+    return Arrays
+
+
+@pytest.fixture
+def build() -> Callable[..., bytes]:
+    return serialise
+
+
+@pytest.fixture
+def linear() -> Callable[..., bytes]:
+    """y = x W (+ softmax): a classifier whose decisions are those of its weight."""
+
+    def make(weight: np.ndarray, *, batch: int | str = "n", softmax: bool = False) -> bytes:
+        last = (
+            [helper.make_node("Softmax", ["h"], ["y"], axis=-1)]
+            if softmax
+            else [helper.make_node("Identity", ["h"], ["y"])]
+        )
+        return serialise(
+            [helper.make_node("MatMul", ["x", "w"], ["h"], "scores"), *last],
+            {"x": [batch, weight.shape[0]]},
+            {"y": TensorProto.FLOAT},
+            {"w": weight.astype(np.float32)},
+        )
+
+    return make
+
+
+@pytest.fixture
+def convolutions() -> Callable[[int], bytes]:
+    """A chain of Conv + Relu, so that its work grows with its length."""
+
+    def make(layers: int, channels: int = 16, size: int = 16) -> bytes:
+        rng = np.random.default_rng(0)
+        nodes, weights, at = [], {}, "x"
+        for layer in range(layers):
+            weights[f"w{layer}"] = (rng.normal(size=(channels, channels, 3, 3)) * 0.05).astype(np.float32)
+            out = "y" if layer == layers - 1 else f"r{layer}"
+            nodes.append(helper.make_node("Conv", [at, f"w{layer}"], [f"c{layer}"], f"conv{layer}", pads=[1] * 4))
+            nodes.append(helper.make_node("Relu", [f"c{layer}"], [out], f"relu{layer}"))
+            at = out
+        return serialise(nodes, {"x": ["n", channels, size, size]}, {"y": TensorProto.FLOAT}, weights)
 
     return make

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from engine import Compress, run
-from engine import pipeline as pipeline_module
-from engine.measure.cpu import cpu_profile
+from engine.job import compress as pipeline_module
+from engine.runtime.processor import cpu_profile
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "fashion-mnist"
 

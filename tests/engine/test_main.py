@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from engine import pipeline as pipeline_module
 from engine.__main__ import main
+from engine.job import compress as pipeline_module
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from onnx import helper, numpy_helper
 from engine.calibrate.moments import SecondMoment
 from engine.calibrate.paired import Tap, cut, paired_moments
 from engine.solve import Window
-from engine.spec import Target
+from engine.target import Target
 
 
 class Feeds:

@@ -6,8 +6,8 @@ import onnx_ir as ir
 import pytest
 
 from engine.calibrate import MinMax, Range, observe
-from engine.passes.contract import Observe
-from engine.spec import Target
+from engine.contract import Observe
+from engine.target import Target
 
 
 def _load(serialized):
@@ -72,13 +72,13 @@ def test_a_range_never_widens_towards_zero_that_was_not_seen():
 
 
 def test_a_second_job_reads_what_the_first_one_found(residual_cnn, images, feeds_of, tmp_path, monkeypatch):
-    from engine.measure import providers
+    from engine.runtime import sessions
 
     model, samples = _load(residual_cnn()), feeds_of({"image": images(9)})
     kinds = ("min_max", "histogram", "channel_range", "channel_mean", "moving_average")
     requests = [Observe("stem_out", kind) for kind in kinds] + [Observe("scores", "second_moment")]
     first = observe(model, requests, samples, Target(), scratch=tmp_path)
-    monkeypatch.setattr(providers, "session", None)  # nothing may be run
+    monkeypatch.setattr(sessions, "session", None)  # nothing may be run
     again = observe(model, requests, samples, Target(), scratch=tmp_path)
     for request in requests:
         for name, value in vars(first[request]).items():

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from engine.calibrate import ChannelRange, Histogram, Part, Range, observe, statistic
-from engine.calibrate.part import EVERY
-from engine.passes.contract import Observe
-from engine.spec import Target
+from engine.contract import Observe
+from engine.data.subsets import EVERY
+from engine.target import Target
 
 KINDS = ("min_max", "moving_average", "histogram", "channel_range", "channel_mean")
 

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from engine.measure.providers import session
-from engine.spec import Target
+from engine.runtime.sessions import session
+from engine.target import Target
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import zoo as topologies

@@ -8,8 +8,8 @@ import pytest
 from engine.errors import ModelUnsupportedError
 from engine.graph import io
 from engine.graph.pieces import Pieces
-from engine.measure import providers
-from engine.spec import Target
+from engine.runtime import sessions
+from engine.target import Target
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def stored(residual_cnn, tmp_path):
 @pytest.mark.parametrize("piece_bytes", [1, 4096, 1 << 30])
 def test_pieces_give_what_the_whole_gives(stored, images, optimise, piece_bytes):
     pieces = Pieces(stored, Target(), optimise=optimise, piece_bytes=piece_bytes)
-    whole = providers.session(stored, Target(), optimise=optimise)
+    whole = sessions.session(stored, Target(), optimise=optimise)
     assert pieces.inputs == whole.inputs
     assert [port.name for port in pieces.outputs] == [port.name for port in whole.outputs]
     feed = {"image": images(3).astype(np.float32)}
@@ -38,8 +38,8 @@ def test_pieces_give_what_the_whole_gives(stored, images, optimise, piece_bytes)
 
 def test_one_piece_at_a_time_is_opened(stored, images, monkeypatch):
     opened = []
-    real = providers.session
-    monkeypatch.setattr(providers, "session", lambda model, *a, **k: opened.append(len(model)) or real(model, *a, **k))
+    real = sessions.session
+    monkeypatch.setattr(sessions, "session", lambda model, *a, **k: opened.append(len(model)) or real(model, *a, **k))
     Pieces(stored, Target(), piece_bytes=1).run({"image": images(1)})
     assert len(opened) >= 5
     assert max(opened) < sum(opened) / 2

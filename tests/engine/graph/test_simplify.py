@@ -7,9 +7,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from engine.graph import io, simplify, verify
-from engine.measure import providers
 from engine.passes.simplify import Simplify
-from engine.spec import Target
+from engine.runtime import sessions
+from engine.target import Target
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def simplified(context, images, feeds_of, capfd):
         change = Simplify().apply(model, {}, context(model, samples))
         after = io.to_bytes(model)
         onnx.checker.check_model(after, full_check=True)
-        sessions = [providers.session(each, Target()) for each in (serialized, after)]
-        found = verify.agreement(*sessions, list(samples.batches(1)))
+        opened = [sessions.session(each, Target()) for each in (serialized, after)]
+        found = verify.agreement(*opened, list(samples.batches(1)))
         assert found.relative <= verify.FLOAT_TOLERANCE
         out, err = capfd.readouterr()
         assert not out

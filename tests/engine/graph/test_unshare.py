@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from engine.graph import io, verify
 from engine.graph.unshare import unshare
-from engine.spec import Target
+from engine.target import Target
 
 
 def _shared(network):

@@ -7,8 +7,8 @@ from onnx import numpy_helper
 
 from engine.errors import VerificationFailedError
 from engine.graph import verify
-from engine.measure.cpu import cpu_profile
-from engine.spec import Target
+from engine.runtime.processor import cpu_profile
+from engine.target import Target
 
 
 @pytest.fixture

@@ -1,18 +1,9 @@
 import pytest
 
+from engine.gate import Gate
 from engine.measure.gates import Costs, judge, runs_needed, verdict
 from engine.measure.intervals import tango
-from engine.report import (
-    Interval,
-    Latency,
-    LatencyComparison,
-    Memory,
-    MemoryComparison,
-    Quality,
-    Ratio,
-    Size,
-)
-from engine.spec import Gate
+from engine.report.values import Interval, Latency, LatencyComparison, Memory, MemoryComparison, Quality, Ratio, Size
 
 NONE = Costs()
 

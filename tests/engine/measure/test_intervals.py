@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from engine.measure.intervals import block_weights, change_floor, mean_interval, rescale, rescale_ratio, tango, wilson
-from engine.report import Interval
+from engine.report.values import Interval
 
 
 def test_without_disagreement_the_width_is_not_zero():

@@ -10,10 +10,10 @@ from engine.errors import TargetUnavailableError
 from engine.measure import latency as module
 from engine.measure.intervals import block_weights
 from engine.measure.latency import Turns, compare, compare_many, judge_turns, per_op, take_turns
-from engine.measure.profile import NodeRun, summarise
-from engine.measure.providers import session
-from engine.measure.quiet import Quiet
-from engine.spec import Target
+from engine.runtime.host_lock import HostLock
+from engine.runtime.kernel_times import NodeRun, summarise
+from engine.runtime.sessions import session
+from engine.target import Target
 
 CPU = Target()
 FEED = {"x": np.ones((1, 16, 16, 16), np.float32)}
@@ -165,7 +165,7 @@ def test_garbage_is_not_collected_while_timing(convolutions, monkeypatch):
 
 
 def test_the_host_is_held_alone(convolutions, tmp_path, monkeypatch):
-    quiet, seen = Quiet(tmp_path / "quiet"), []
+    quiet, seen = HostLock(tmp_path / "quiet"), []
     real = module._Record.take
     monkeypatch.setattr(module._Record, "take", lambda *args, **more: (seen.append(quiet._mode), real(*args, **more)))
     compare(convolutions(1), convolutions(1), FEED, CPU, quiet=quiet, **QUICK)

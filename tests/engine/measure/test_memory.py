@@ -3,7 +3,7 @@ import pytest
 
 from engine.errors import DatasetInvalidError, ModelInvalidError, OutOfTimeError
 from engine.measure.memory import probe
-from engine.spec import Target
+from engine.target import Target
 
 MIB = 1 << 20
 

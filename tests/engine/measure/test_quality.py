@@ -5,9 +5,9 @@ from onnx import TensorProto, helper
 from engine.errors import BaselineFailedError, DatasetInvalidError, VerificationFailedError
 from engine.measure import quality as module
 from engine.measure import scores
-from engine.measure.providers import session
 from engine.measure.quality import Evaluator
-from engine.spec import Target
+from engine.runtime.sessions import session
+from engine.target import Target
 
 CPU = Target()
 RNG = np.random.default_rng(0)

@@ -5,7 +5,8 @@ import onnx
 import pytest
 
 from engine.errors import ModelInvalidError
-from engine.measure.size import compare_size, parameters, stored_bytes
+from engine.measure.size import compare_size
+from engine.runtime.network_files import parameters, stored_bytes
 
 
 def test_counts_external_data_once(tmp_path, linear):

@@ -3,9 +3,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from engine.errors import ModelInvalidError
-from engine.measure import providers
 from engine.measure.throughput import measure_throughput
-from engine.spec import Target
+from engine.runtime import loading, providers
+from engine.target import Target
 
 
 def test_each_level_has_its_own_callers(convolutions):
@@ -20,7 +20,7 @@ def test_each_level_has_its_own_callers(convolutions):
 
 def test_levels_double_up_to_twice_the_cores(convolutions, monkeypatch):
     from engine.measure import throughput
-    from engine.measure.cpu import CpuProfile
+    from engine.runtime.processor import CpuProfile
 
     monkeypatch.setattr(throughput, "cpu_profile", lambda: CpuProfile("a processor", (), 3, "none"))
     feed = {"x": np.ones((1, 16, 16, 16), np.float32)}
@@ -36,14 +36,14 @@ def test_a_run_that_fails_is_told_in_the_owners_words(build, monkeypatch):
     table = {"table": np.ones((4, 2), np.float32)}
     model = build([helper.make_node("Cast", ["f"], ["x"], to=TensorProto.INT64), *nodes], {"f": ["n"]}, {"y": 1}, table)
     feed = {"f": np.zeros(1, np.float32)}
-    bind = providers.Session.bind
+    bind = loading.Session.bind
 
     def bound_out_of_range(session, _feed):
         bind(session, feed)
         wrong = {"f": np.full(1, 9, np.float32)}
         return lambda: session._inner.run(None, wrong)
 
-    monkeypatch.setattr(providers.Session, "bind", bound_out_of_range)
+    monkeypatch.setattr(loading.Session, "bind", bound_out_of_range)
     with pytest.raises(ModelInvalidError, match="Gather failed") as caught:
         measure_throughput(model, [feed], Target(), seconds=0.05, levels=(2,))
     assert caught.value.node == "look"

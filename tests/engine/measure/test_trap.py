@@ -21,10 +21,10 @@ sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
 import onnxruntime
 from engine import EngineError, read_spec, run, targets
-from engine.measure import providers
+from engine.runtime import discovery, sessions
 
 told = {"listed": onnxruntime.get_available_providers(), "proven": [each["provider"] for each in targets() if each["available"]]}
-told["reasons"] = {each.provider: each.reason for each in providers.available_targets(["cuda", "tensorrt"])}
+told["reasons"] = {each.provider: each.reason for each in discovery.available_targets(["cuda", "tensorrt"])}
 cuda = {"provider": "cuda"}
 jobs = {
     "profile": {"kind": "profile", "targets": [cuda]},
@@ -43,9 +43,9 @@ for name, body in jobs.items():
     told[name + " report"] = (workspace / "out" / "report.json").exists()
 
 # Even a process that believes in the provider gets no session of it.
-providers.prove = lambda name: None
+sessions.prove = lambda name: None
 try:
-    providers.session(Path(sys.argv[4]), read_spec(jobs["profile"]).targets[0])
+    sessions.session(Path(sys.argv[4]), read_spec(jobs["profile"]).targets[0])
 except EngineError as error:
     told["believed"] = error.message
 print(json.dumps(told))
@@ -53,7 +53,7 @@ print(json.dumps(told))
 # Of the processor's own turn in the second job.
 _MEMORY = """
 def providers_memory():
-    from engine.report import Memory
+    from engine.report.values import Memory
     return Memory(peak_rss_bytes=1, load_ms=1.0, first_run_ms=1.0)
 """
 

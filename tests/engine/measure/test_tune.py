@@ -6,7 +6,8 @@ import pytest
 from engine.measure import tune as tune_module
 from engine.measure.latency import Turns
 from engine.measure.tune import find_options
-from engine.spec import Target, Tune
+from engine.spec import Tune
+from engine.target import Target
 
 FEED = {"x": np.ones((1, 16, 16, 16), np.float32)}
 TUNE = Tune(max_seconds=1, max_threads=4)

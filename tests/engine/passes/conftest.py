@@ -46,12 +46,12 @@ def build(nodes, inputs, outputs, weights=None, *, opset=17, ir_version=9, value
 def run(model, feed, *, optimise=True):
     """Check the network and run it on the CPU; give its outputs by name."""
     from engine.graph import io
-    from engine.measure import providers
-    from engine.spec import Target
+    from engine.runtime import sessions
+    from engine.target import Target
 
     written = io.to_bytes(model)
     onnx.checker.check_model(written)
-    return providers.session(written, Target(), optimise=optimise).run(feed)
+    return sessions.session(written, Target(), optimise=optimise).run(feed)
 
 
 def sqnr(reference, found):
@@ -67,8 +67,8 @@ def tools():
 
 def context(model, samples=None):
     """Give what a pass may ask of the pipeline."""
-    from engine.passes.contract import Context
-    from engine.spec import Target
+    from engine.contract import Context
+    from engine.target import Target
 
     return Context(
         original=model,

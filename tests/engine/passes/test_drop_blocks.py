@@ -9,8 +9,8 @@ import pytest
 
 from engine.graph import io
 from engine.passes.drop_blocks import DropBlocks
-from engine.report import Change, Refusal
-from engine.spec import Target
+from engine.report.values import Change, Refusal
+from engine.target import Target
 
 
 def stack(network, gains, *, softmax=True):
@@ -129,7 +129,7 @@ def test_a_second_time_removes_nothing_more_than_was_asked(tools, network, sampl
 
 
 def test_it_runs_as_a_job(workspace, network, images):
-    from engine.pipeline import run
+    from engine.job.compress import run
     from engine.spec import Compress
 
     model = io.to_bytes(stack(network, [0.001, 1.0, 0.001]))

@@ -9,13 +9,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from engine.calibrate import observe
-from engine.dataset import Samples
+from engine.data.dataset import Samples
 from engine.graph import io, verify
-from engine.measure import providers
 from engine.measure.quality import Evaluator
 from engine.passes import AnyPass
-from engine.report import Change, Refusal
-from engine.spec import Target
+from engine.report.values import Change, Refusal
+from engine.runtime import sessions
+from engine.target import Target
 
 KINDS = {get_args(kind.model_fields["type"].annotation)[0]: kind for kind in get_args(get_args(AnyPass)[0])}
 STEPS = {
@@ -189,10 +189,10 @@ def samples_of(model, arrays):
 
 def made(tools, model, samples, kind, tmp_path):
     """Take the steps that the pipeline takes."""
-    evaluator = Evaluator(providers.session(io.to_bytes(model), Target()), samples) if len(samples) else None
+    evaluator = Evaluator(sessions.session(io.to_bytes(model), Target()), samples) if len(samples) else None
     given = replace(
         tools.context(io.copy(model), samples),
-        evaluate=lambda candidate: evaluator.evaluate(providers.session(io.to_bytes(candidate), Target())),
+        evaluate=lambda candidate: evaluator.evaluate(sessions.session(io.to_bytes(candidate), Target())),
         observe=lambda network, requests: observe(network, requests, samples, Target(), scratch=tmp_path),
         race=lambda models: [1.0, *[0.8] * (len(models) - 1)],
     )
@@ -223,9 +223,9 @@ def test_a_faithful_network_or_a_reason(tools, kind, edge, tmp_path):
     onnx.checker.check_model(io.to_bytes(model))
     # Whoever needs no samples is judged on what they would have been.
     arrays = arrays if len(samples) else FLOATS
-    feeds = verify.some_feeds(providers.session(before, Target()), samples_of(model, arrays))
-    sessions = [providers.session(io.to_bytes(model), Target(), optimise=optimise) for optimise in (True, False)]
-    for session in sessions:
-        assert verify.agreement(providers.session(before, Target()), session, feeds).sqnr_db > FAITHFUL_DB.get(
+    feeds = verify.some_feeds(sessions.session(before, Target()), samples_of(model, arrays))
+    opened = [sessions.session(io.to_bytes(model), Target(), optimise=optimise) for optimise in (True, False)]
+    for session in opened:
+        assert verify.agreement(sessions.session(before, Target()), session, feeds).sqnr_db > FAITHFUL_DB.get(
             kind, OTHERS_DB
         )

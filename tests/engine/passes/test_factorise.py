@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from engine.graph import io
 from engine.passes.factorise import Factorise
-from engine.report import Change, Refusal
+from engine.report.values import Change, Refusal
 
 
 def thin(rng, outputs, inputs, rank):
@@ -241,7 +241,7 @@ def test_shared_and_excluded_layers_stay_with_a_reason(tools):
 
 
 def test_it_runs_as_a_job(workspace, tools):
-    from engine.pipeline import run
+    from engine.job.compress import run
     from engine.spec import Compress
 
     x = vectors(120)

@@ -8,8 +8,8 @@ from engine.calibrate import MinMax
 from engine.errors import VerificationFailedError
 from engine.graph import io, verify
 from engine.passes.float16 import Float16
-from engine.report import Change
-from engine.spec import Target
+from engine.report.values import Change
+from engine.target import Target
 
 
 def noise(shape, seed, scale=1.0):
@@ -49,9 +49,9 @@ def ranges(tools, model, step, feed):
     values = {value.name: value for node in tapped.graph for value in node.outputs}
     outputs = {value.name for value in tapped.graph.outputs}
     tapped.graph.outputs.extend(values[request.tensor] for request in asked if request.tensor not in outputs)
-    from engine.measure import providers
+    from engine.runtime import sessions
 
-    found = providers.session(io.to_bytes(tapped), Target()).run(feed)
+    found = sessions.session(io.to_bytes(tapped), Target()).run(feed)
     results = {}
     for request in asked:
         statistic = MinMax()

@@ -7,7 +7,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from engine.passes.fuse import Fuse
-from engine.report import Change, Refusal
+from engine.report.values import Change, Refusal
 
 RANDOM = np.random.default_rng(3)
 

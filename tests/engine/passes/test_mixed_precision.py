@@ -7,17 +7,18 @@ import pytest
 from onnx import helper
 
 from engine.calibrate import observe
+from engine.contract import Observe
+from engine.gate import Gate
 from engine.graph import io
-from engine.measure import providers
 from engine.measure.quality import Evaluator
-from engine.passes.contract import Observe
 from engine.passes.mixed_precision import MixedPrecision
 from engine.quantize import types
 from engine.quantize.plan import make_plan
 from engine.quantize.regions import Times, choose
 from engine.quantize.sensitivity import sensitivities
-from engine.report import Change, Refusal
-from engine.spec import Gate, Target
+from engine.report.values import Change, Refusal
+from engine.runtime import sessions
+from engine.target import Target
 
 RANDOM = np.random.default_rng(11)
 
@@ -58,10 +59,10 @@ def products(tools, width=64):
 
 def context(tools, model, samples, tmp_path, race=None, gates=()):
     """Everything real but the clock: a race's ratios are what the test says."""
-    evaluator = Evaluator(providers.session(io.to_bytes(model), Target()), samples)
+    evaluator = Evaluator(sessions.session(io.to_bytes(model), Target()), samples)
     return replace(
         tools.context(model, samples),
-        evaluate=lambda candidate: evaluator.evaluate(providers.session(io.to_bytes(candidate), Target())),
+        evaluate=lambda candidate: evaluator.evaluate(sessions.session(io.to_bytes(candidate), Target())),
         observe=lambda network, requests: observe(network, requests, samples, Target(), scratch=tmp_path),
         race=race or (lambda models: [1.0] * len(models)),
         gates=gates,
@@ -167,9 +168,9 @@ def test_the_layer_with_outliers_is_the_most_sensitive(tools, tmp_path):
 
 
 def providers_profile():
-    from engine.measure import cpu
+    from engine.runtime import processor
 
-    return cpu.cpu_profile()
+    return processor.cpu_profile()
 
 
 def test_bisection_leaves_the_most_sensitive_layers_in_float(tools, tmp_path):

@@ -11,7 +11,7 @@ import engine
 from engine.errors import SpecInvalidError, VerificationFailedError
 from engine.graph import io, macs
 from engine.passes.prune_channels import PruneChannels
-from engine.report import Change, Quality, Refusal
+from engine.report.values import Change, Quality, Refusal
 
 
 @pytest.fixture
@@ -54,16 +54,16 @@ def test_half_of_the_channels_goes(model, samples, context, importance):
 
 
 def test_repair_pays(model, samples, context, images):
-    from engine.measure import providers
-    from engine.spec import Target
+    from engine.runtime import sessions
+    from engine.target import Target
 
     x = images(64, seed=5).astype(np.float32)
-    expected = next(iter(providers.session(io.to_bytes(model), Target()).run({"image": x}).values()))
+    expected = next(iter(sessions.session(io.to_bytes(model), Target()).run({"image": x}).values()))
     errors = []
     for reconstruct in (False, True):
         cut = model.clone()
         PruneChannels(sparsity=0.5, reconstruct=reconstruct).apply(cut, {}, context(model, samples))
-        found = next(iter(providers.session(io.to_bytes(cut), Target()).run({"image": x}).values()))
+        found = next(iter(sessions.session(io.to_bytes(cut), Target()).run({"image": x}).values()))
         errors.append(np.square(found - expected).sum())
     assert errors[1] < 0.5 * errors[0]
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from engine.graph import io
 from engine.passes.prune_weights import PruneWeights
-from engine.report import Change, Refusal
+from engine.report.values import Change, Refusal
 
 
 def correlated(rows, inputs, seed=0):
@@ -224,7 +224,7 @@ def test_contradictions_are_refused_at_submit(parameters):
 
 
 def test_it_runs_as_a_job_and_is_judged_by_the_download(workspace, residual_cnn, images):
-    from engine.pipeline import run
+    from engine.job.compress import run
     from engine.spec import Compress
 
     folder = workspace(residual_cnn(), image=images(60))

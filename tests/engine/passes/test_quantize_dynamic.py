@@ -6,10 +6,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engine.errors import SpecInvalidError, VerificationFailedError
 from engine.graph import io
-from engine.measure import providers
 from engine.passes.quantize_dynamic import QuantizeDynamic
-from engine.report import Change
-from engine.spec import Target
+from engine.report.values import Change
+from engine.runtime import tracing
+from engine.target import Target
 
 
 def noise(shape, seed, scale=1.0):
@@ -90,7 +90,7 @@ def test_layers_of_one_tensor_share_its_rounding(tools):
 def test_the_runtime_fuses_what_is_written(tools):
     model = encoder(tools)
     apply(tools, model)
-    fused = onnx.load_model_from_string(providers.optimised_graph(io.to_bytes(model), Target()))
+    fused = onnx.load_model_from_string(tracing.optimised_graph(io.to_bytes(model), Target()))
     kinds = {node.op_type for node in fused.graph.node}
     assert kinds & {"DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
     assert "MatMulInteger" not in kinds

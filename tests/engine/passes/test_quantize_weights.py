@@ -6,10 +6,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engine.errors import SpecInvalidError, VerificationFailedError
 from engine.graph import io
-from engine.measure import providers
 from engine.passes.quantize_weights import QuantizeWeights
-from engine.report import Change, Refusal
-from engine.spec import Target
+from engine.report.values import Change, Refusal
+from engine.runtime import tracing
+from engine.target import Target
 
 
 def noise(shape, seed):
@@ -127,7 +127,7 @@ def test_convolutions_restore_their_weights(tools, bits, opset, kinds, form, ope
 def test_the_runtime_restores_convolutions_once(tools, bits, opset):
     model = convolutions(tools, opset=opset)
     apply(tools, model, bits=bits)
-    fused = onnx.load_model_from_string(providers.optimised_graph(io.to_bytes(model), Target()))
+    fused = onnx.load_model_from_string(tracing.optimised_graph(io.to_bytes(model), Target()))
     assert {node.op_type for node in fused.graph.node} <= {"Conv", "FusedConv", "Relu", "ReorderInput", "ReorderOutput"}
     refusal = apply(tools, model, bits=bits)
     assert refusal.code == "already_done"

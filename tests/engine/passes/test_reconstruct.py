@@ -7,13 +7,14 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from engine.decide import decide
+from engine.gate import Gate
 from engine.graph import io
-from engine.measure import providers
+from engine.measure.acceptance import decide
 from engine.passes.prune_channels import PruneChannels
 from engine.passes.reconstruct import Reconstruct
-from engine.report import Change, Quality, Refusal, Size
-from engine.spec import Gate, Target
+from engine.report.values import Change, Quality, Refusal, Size
+from engine.runtime import sessions
+from engine.target import Target
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def model(residual_cnn):
 
 
 def outputs(model, x):
-    return next(iter(providers.session(io.to_bytes(model), Target()).run({"image": x}).values()))
+    return next(iter(sessions.session(io.to_bytes(model), Target()).run({"image": x}).values()))
 
 
 @pytest.fixture

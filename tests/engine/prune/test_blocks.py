@@ -7,15 +7,15 @@ import pytest
 from onnx import TensorProto, helper
 
 from engine.graph import io
-from engine.measure import providers
 from engine.prune.blocks import drop, find_blocks, without
-from engine.spec import Target
+from engine.runtime import sessions
+from engine.target import Target
 
 
 def run(model, feed):
     written = io.to_bytes(model)
     onnx.checker.check_model(written, full_check=True)
-    return providers.session(written, Target(), optimise=False).run(feed)
+    return sessions.session(written, Target(), optimise=False).run(feed)
 
 
 def image(count=2):

@@ -6,15 +6,15 @@ import pytest
 
 from engine.graph.coupling import analyse
 from engine.graph.slicing import remove
-from engine.measure import providers
 from engine.prune.channels import follow
 from engine.prune.reconstruct import aligned, repair
 from engine.prune.weighted import layers
-from engine.spec import Target
+from engine.runtime import sessions
+from engine.target import Target
 
 
 def run(model, x):
-    session = providers.session(ir.to_proto(model).SerializeToString(), Target())
+    session = sessions.session(ir.to_proto(model).SerializeToString(), Target())
     return next(iter(session.run({"image": x}).values()))
 
 

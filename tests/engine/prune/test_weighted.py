@@ -5,10 +5,10 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from engine.measure import providers
 from engine.prune.reconstruct import repair
 from engine.prune.weighted import layers
-from engine.spec import Target
+from engine.runtime import sessions
+from engine.target import Target
 
 
 def transposed(attributes, kernel=(3, 2), groups=1, bias=True):
@@ -30,7 +30,7 @@ def transposed(attributes, kernel=(3, 2), groups=1, bias=True):
 
 
 def run(model, x):
-    return providers.session(ir.to_proto(model).SerializeToString(), Target()).run({"x": x})["y"]
+    return sessions.session(ir.to_proto(model).SerializeToString(), Target()).run({"x": x})["y"]
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import pytest
 
 from engine.calibrate import observe
 from engine.graph import io
-from engine.measure import providers
 from engine.quantize import equalise
 from engine.quantize.plan import make_plan
-from engine.spec import Target
+from engine.runtime import sessions
+from engine.target import Target
 
 
 @pytest.fixture
@@ -24,8 +24,7 @@ def equalised(feeds_of, tmp_path):
         after = observe(model, [site.request for site in found], samples, Target(), scratch=tmp_path)
         feed = next(iter(samples.batches(8)))
         outputs = [
-            next(iter(providers.session(each, Target()).run(feed).values()))
-            for each in (serialized, io.to_bytes(model))
+            next(iter(sessions.session(each, Target()).run(feed).values())) for each in (serialized, io.to_bytes(model))
         ]
         return found, changed, (seen, after), outputs
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine.calibrate import Histogram, Range, statistic
-from engine.passes.contract import Observe
+from engine.contract import Observe
 from engine.quantize.ranges import METHODS, search
 from engine.quantize.types import affine
 

@@ -7,11 +7,11 @@ import pytest
 
 from engine.errors import SpecInvalidError
 from engine.graph import io, verify
-from engine.measure import providers
 from engine.passes.quantize_static import QuantizeStatic
 from engine.quantize.plan import make_plan
-from engine.report import Change
-from engine.spec import Target
+from engine.report.values import Change
+from engine.runtime import sessions, tracing
+from engine.target import Target
 
 # Of random weights and smooth images; trained networks reach 35 to 40 dB.
 FAITHFUL_DB = 20.0
@@ -43,13 +43,13 @@ def quantized(context, images, feeds_of):
 def _kinds(model):
     serialized = io.to_bytes(model)
     return [
-        node.op_type for node in onnx.load_model_from_string(providers.optimised_graph(serialized, Target())).graph.node
+        node.op_type for node in onnx.load_model_from_string(tracing.optimised_graph(serialized, Target())).graph.node
     ]
 
 
 def _sqnr(before, model, samples):
-    sessions = [providers.session(each, Target()) for each in (before, io.to_bytes(model))]
-    return verify.agreement(*sessions, list(samples.batches(1))).sqnr_db
+    opened = [sessions.session(each, Target()) for each in (before, io.to_bytes(model))]
+    return verify.agreement(*opened, list(samples.batches(1))).sqnr_db
 
 
 @pytest.mark.usefixtures("avx2")
@@ -126,8 +126,8 @@ def test_faithful_with_and_without_optimisation(quantized, residual_cnn, images,
         model, _ = quantized(before, step, improve=step == QuantizeStatic())
         assert _sqnr(before, model, samples) >= FAITHFUL_DB, step
         serialized = io.to_bytes(model)
-        sessions = [providers.session(serialized, Target(), optimise=flag) for flag in (True, False)]
-        assert verify.agreement(*sessions, list(samples.batches(1))).sqnr_db >= verify.INTEGER_SQNR_DB
+        opened = [sessions.session(serialized, Target(), optimise=flag) for flag in (True, False)]
+        assert verify.agreement(*opened, list(samples.batches(1))).sqnr_db >= verify.INTEGER_SQNR_DB
 
 
 def test_weights_take_a_byte(quantized, residual_cnn):
@@ -279,7 +279,7 @@ def test_layers_inside_subgraphs_stay_in_float(quantized, network):
     model, change = quantized(net.build(chosen, out_shape=("n", 5, 12, 12)))
     assert {entry["node"] for entry in change.details["in_float"]} == {"then_branch.conv", "else_branch.conv"}
     assert len(change.details["layers"]) == 1
-    providers.session(io.to_bytes(model), Target())
+    sessions.session(io.to_bytes(model), Target())
 
 
 def test_the_plan_changes_nothing(residual_cnn):

@@ -5,10 +5,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engine.errors import SpecInvalidError
-from engine.measure import providers
-from engine.measure.cpu import cpu_profile
 from engine.quantize import types
-from engine.spec import Target
+from engine.runtime import sessions
+from engine.runtime.processor import cpu_profile
+from engine.target import Target
 
 AVX2 = "processor : 0\nmodel name : test\nflags : sse4_1 avx f16c fma avx2\n"
 VNNI = "processor : 0\nmodel name : test\nflags : sse4_1 avx f16c fma avx2 avx_vnni\n"
@@ -74,8 +74,8 @@ def _model(nodes, arrays, shape):
 
 def _steps_apart(model, x):
     """Rounding steps between the integer kernel and the float arithmetic that the network says."""
-    fused = providers.session(model, Target()).run({"x": x})["y"]
-    exact = providers.session(model, Target(), optimise=False).run({"x": x})["y"]
+    fused = sessions.session(model, Target()).run({"x": x})["y"]
+    exact = sessions.session(model, Target(), optimise=False).run({"x": x})["y"]
     return np.abs(fused - exact).max() / STEP
 
 

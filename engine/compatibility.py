@@ -1,0 +1,231 @@
+"""Whether a network, a dataset and a spec fit together, told from stored inspections alone: no file is opened."""
+
+from collections.abc import Iterator, Sequence
+
+from engine.data.batches import are_alone, batch_axes, sample_axes
+from engine.errors import DatasetInvalidError, SpecInvalidError
+from engine.gate import FIDELITY_METRICS, TASK_METRICS, Gate
+from engine.inspection import ArrayInfo, DatasetInspection, Inspection, TensorInfo
+from engine.spec import Compress, Profile, Spec, targets_of
+from engine.target import Target
+
+_WITHOUT_DATA = {
+    "compress": "Without a dataset, quality is judged on random inputs only.",
+    "profile": "Without a dataset, the network is measured on random inputs; where its work depends on them, give some.",
+}
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_UNSIGNED = ("uint8", "uint16", "uint32", "uint64")
+_SIGNED = ("int8", "int16", "int32", "int64")
+
+
+def check_fit(
+    inspection: Inspection, dataset: DatasetInspection | None, spec: Spec, baseline: Inspection | None = None
+) -> list[str]:
+    """Give warnings about a job before it runs. A baseline is what a profile compares with.
+
+    Raises DatasetInvalidError where the data do not fit the network, SpecInvalidError where the spec asks for what this
+    network and data cannot give.
+    """
+    if dataset is not None:
+        check_arrays(inspection, dataset)
+    check_data(dataset, spec, has_baseline=baseline is not None)
+    if isinstance(spec, Compress):
+        _check_passes(inspection, spec)
+    if baseline is not None:
+        _check_baseline(inspection, baseline)
+    for target in targets_of(spec):
+        _check_shapes(inspection, target)
+    return list(_warnings(inspection, dataset, spec))
+
+
+def check_data(dataset: DatasetInspection | None, spec: Spec, *, has_baseline: bool = False) -> None:
+    """Check what can be checked while the network is not there yet; raises SpecInvalidError."""
+    if isinstance(spec, Profile):
+        _check_comparisons(spec, has_baseline=has_baseline)
+    else:
+        for index, step in enumerate(spec.recipe.passes):
+            if step.needs_data and dataset is None:
+                raise SpecInvalidError(
+                    f"Step {index} ({step.type}) needs calibration data, but the job names no dataset.", step=index
+                )
+    _check_gates(dataset, spec.gates)
+
+
+def check_arrays(inspection: Inspection, dataset: DatasetInspection) -> None:
+    """Raise DatasetInvalidError unless every input has an array of a type and shape that it takes."""
+    arrays = {array.name: array for array in dataset.arrays}
+    wanted = {tensor.name: tensor for tensor in inspection.inputs}
+    missing = sorted(set(wanted) - set(arrays))
+    spare = sorted(set(arrays) - set(wanted))
+    if missing or spare:
+        raise DatasetInvalidError(
+            "The dataset's arrays must be named as the network's inputs"
+            + (f"; missing: {', '.join(missing)}" if missing else "")
+            + (f"; not an input: {', '.join(spare)}" if spare else "")
+            + ".",
+            hint=f"The network's inputs are {', '.join(wanted)}; labels go into an array called `label`.",
+        )
+    axes = _axes(inspection, dataset)
+    alone = are_alone(axes)
+    for name, tensor in wanted.items():
+        _check_array(arrays[name], tensor, axes[name], alone=alone)
+
+
+def can_cast(array: str, wanted: str) -> bool:
+    """Say whether an array may be cast by value: numbers to float, integers to wider integers, equal to equal."""
+    if array == wanted:
+        return True
+    if wanted in _FLOATS:
+        return array in (*_FLOATS, *_UNSIGNED, *_SIGNED, "bool")
+    if array == "bool":
+        return wanted in (*_UNSIGNED, *_SIGNED)
+    for family in (_UNSIGNED, _SIGNED):
+        if array in family and wanted in family:
+            return family.index(array) < family.index(wanted)
+    if array in _UNSIGNED and wanted in _SIGNED:
+        return _UNSIGNED.index(array) < _SIGNED.index(wanted)
+    return False
+
+
+def _axes(inspection: Inspection, dataset: DatasetInspection | None) -> dict[str, int | None]:
+    shapes = {tensor.name: tensor.shape for tensor in inspection.inputs}
+    if dataset is None:
+        return batch_axes(shapes)
+    return sample_axes(shapes, {array.name: len(array.shape) for array in dataset.arrays})
+
+
+def _check_array(array: ArrayInfo, tensor: TensorInfo, axis: int | None, *, alone: bool) -> None:
+    if not can_cast(array.dtype, tensor.dtype):
+        raise DatasetInvalidError(
+            f"Array `{array.name}` is {array.dtype}, but the network's input is {tensor.dtype}.",
+            hint="Integers are cast by value to float inputs, narrow integers to wider ones; nothing else is cast.",
+        )
+    if tensor.shape is None:
+        return
+    # What each sample fills of the input.
+    filled = [size for at, size in enumerate(tensor.shape) if at != axis]
+    if len(array.shape) != len(filled) + 1:
+        stands = "" if axis is None else f" it stands where the network's batch axis ({axis}) is, or"
+        raise DatasetInvalidError(
+            f"Array `{array.name}` has {len(array.shape)} axes {list(array.shape)}, but the network's input has"
+            f" {len(tensor.shape)}: {_shape(tensor)}.",
+            hint=f"The first axis counts the samples;{stands} it comes before all of the input's.",
+        )
+    if not alone and None in array.shape and isinstance(tensor.shape[0], int) and tensor.shape[0] != 1:
+        raise DatasetInvalidError(
+            f"Array `{array.name}` varies from sample to sample, but the network takes {tensor.shape[0]} at a time."
+        )
+    for at, (size, wanted) in enumerate(zip(array.shape[1:], filled, strict=True), 1):
+        if isinstance(wanted, int) and size != wanted:
+            raise DatasetInvalidError(
+                f"Array `{array.name}` has {'varying sizes' if size is None else f'size {size}'} on axis {at},"
+                f" but the network's input is {_shape(tensor)}."
+            )
+
+
+def _check_passes(inspection: Inspection, spec: Compress) -> None:
+    for index, step in enumerate(spec.recipe.passes):
+        refusal = step.requires(inspection)
+        if refusal is not None:
+            raise SpecInvalidError(
+                f"Step {index} ({step.type}): {refusal.reason}", node=refusal.node, step=index, hint=refusal.hint
+            )
+
+
+def _check_comparisons(spec: Profile, *, has_baseline: bool) -> None:
+    for gate in spec.gates:
+        compares = gate.rule in {"max_ratio", "max_drop"} or gate.metric in FIDELITY_METRICS
+        if compares and not has_baseline:
+            raise SpecInvalidError(
+                f"The gate on {gate.metric} ({gate.rule}) compares with a baseline, but the job names none.",
+                hint="Name the network to compare with as `baseline`, or give the gate a limit of its own (`max`, `min`).",
+            )
+
+
+def _check_baseline(inspection: Inspection, baseline: Inspection) -> None:
+    """Raise SpecInvalidError unless both networks take the same feeds."""
+    ours, theirs = ({tensor.name: tensor for tensor in each.inputs} for each in (inspection, baseline))
+    if set(ours) != set(theirs):
+        raise SpecInvalidError(
+            f"The baseline's inputs are {', '.join(theirs)}, the network's {', '.join(ours)}: they do not take the same data."
+        )
+    for name, tensor in ours.items():
+        other = theirs[name]
+        same_kind = tensor.dtype == other.dtype or {tensor.dtype, other.dtype} <= set(_FLOATS)
+        if not same_kind or not _overlap(tensor, other):
+            raise SpecInvalidError(
+                f"Input `{name}` is {other.dtype} {_shape(other)} in the baseline and {tensor.dtype} {_shape(tensor)} in"
+                " the network: they do not take the same data."
+            )
+
+
+def _overlap(one: TensorInfo, other: TensorInfo) -> bool:
+    """Say whether there is a shape that both take."""
+    if one.shape is None or other.shape is None:
+        return True
+    return len(one.shape) == len(other.shape) and all(
+        left == right or not (isinstance(left, int) and isinstance(right, int))
+        for left, right in zip(one.shape, other.shape, strict=True)
+    )
+
+
+def _check_gates(dataset: DatasetInspection | None, gates: Sequence[Gate]) -> None:
+    for gate in gates:
+        if gate.metric in TASK_METRICS:
+            if dataset is None or dataset.labelled == 0:
+                raise SpecInvalidError(
+                    f"The gate on {gate.metric} needs labels, but the job's dataset has none.",
+                    hint="Put an array `label` into the dataset, or gate a fidelity metric such as top1_agreement.",
+                )
+            if dataset.metric != gate.metric:
+                raise SpecInvalidError(
+                    f"The gate is on {gate.metric}, but the dataset's metric is {dataset.metric or 'not declared'}.",
+                    hint="Declare the metric of the labels when the dataset is uploaded.",
+                )
+        elif gate.metric in FIDELITY_METRICS and dataset is None:
+            raise SpecInvalidError(f"The gate on {gate.metric} needs data, but the job names no dataset.")
+
+
+def _check_shapes(inspection: Inspection, target: Target) -> None:
+    inputs = {tensor.name: tensor for tensor in inspection.inputs}
+    for name, shape in target.shapes.items():
+        if name not in inputs:
+            raise SpecInvalidError(
+                f"target.shapes names `{name}`, which is not an input; the inputs are {', '.join(inputs)}."
+            )
+        wanted = inputs[name].shape
+        if wanted is not None and (
+            len(shape) != len(wanted)
+            or any(isinstance(size, int) and size != given for size, given in zip(wanted, shape, strict=True))
+        ):
+            raise SpecInvalidError(
+                f"target.shapes gives {list(shape)} for `{name}`, but the network's input is {_shape(inputs[name])}."
+            )
+
+
+def _warnings(inspection: Inspection, dataset: DatasetInspection | None, spec: Spec) -> Iterator[str]:
+    yield from inspection.warnings
+    if dataset is None:
+        yield _WITHOUT_DATA[spec.kind]
+    elif dataset.labelled == 0:
+        yield "The dataset has no labels: quality is fidelity to the original, not accuracy."
+    elif dataset.labelled < 300:
+        yield f"{dataset.labelled} labelled samples are few: a change in accuracy below 1 point cannot be told from chance."
+    axes = _axes(inspection, dataset)
+    if are_alone(axes):
+        odd = ", ".join(name for name, axis in axes.items() if axis != 0)
+        yield f"Samples are fed one at a time, as they are: the first axis of {odd} does not count samples."
+        return
+    fixed = [
+        tensor.name
+        for tensor in inspection.inputs
+        if tensor.shape
+        and isinstance(tensor.shape[0], int)
+        and {tensor.shape[0]} != {target.batch for target in targets_of(spec)}
+    ]
+    if fixed:
+        yield f"Input {', '.join(fixed)} has a fixed batch size; latency is measured at that size."
+
+
+def _shape(tensor: TensorInfo) -> str:
+    return "[" + ", ".join("?" if size is None else str(size) for size in tensor.shape or ()) + "]"

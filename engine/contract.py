@@ -1,0 +1,108 @@
+"""What a pass is: one frozen class that is its parameters, its documentation and its work."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+
+    from engine.gate import Gate
+    from engine.inspection import Inspection
+    from engine.report.values import Change, Quality, Refusal
+    from engine.target import Target
+
+
+@dataclass(frozen=True)
+class Searchable:
+    """Annotation of a field that a search may turn: its range or choices, and whether the scale is logarithmic."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Observe:
+    """A statistic that a pass wants of one tensor over the calibration data."""
+
+    tensor: str
+    statistic: Literal["min_max", "moving_average", "histogram", "channel_range", "channel_mean", "second_moment"] = (
+        "min_max"
+    )
+    # The axis that counts channels, for the statistics of channels.
+    axis: int = 1
+    # "fit": without the calibration samples on which a pass judges its own candidates.
+    part: Literal["all", "fit"] = "all"
+
+
+class Samples(Protocol):
+    """Held-out or calibration data: knows its length and yields feeds {input name: array with first axis = samples}."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, size: int) -> Iterator[Mapping[str, "np.ndarray"]]:
+        """Yield feeds of at most `size` samples, in a fixed order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pass may ask of the pipeline while it works. Everything here is lazy: nothing is measured unless asked."""
+
+    original: "ir.Model"
+    target: "Target"
+    calibration: Samples | None
+    evaluate: Callable[["ir.Model"], Sequence["Quality"]]
+    observe: Callable[["ir.Model", Sequence[Observe]], Mapping[Observe, Any]]
+    progress: Callable[[float, str], None]
+    # Run the networks in turn on the target; give each one's time per run as a multiple of the first one's.
+    race: Callable[[Sequence["ir.Model"]], Sequence[float]]
+    # False: the job has no data, and `calibration` holds made-up samples, good for comparing networks, not for fitting.
+    has_data: bool = True
+    # The job's limits, for passes that choose among several networks themselves.
+    gates: "Sequence[Gate]" = ()
+
+
+class Pass(BaseModel):
+    """One transformation. Subclasses add `type: Literal[...]`, their parameters, and the methods that do the work."""
+
+    # Strict: a JSON number is no boolean, a string no number. JSON has no tuples, so those take arrays.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    # True: only the form changes; outputs stay within float rounding of the input network's.
+    lossless: ClassVar[bool] = False
+    needs_data: ClassVar[bool] = False
+    # True: takes weights from disk and puts them there one at a time, so networks larger than memory are welcome.
+    streams: ClassVar[bool] = False
+
+    def requires(self, inspection: "Inspection") -> "Refusal | None":
+        """Refuse at submit, from the stored inspection alone."""
+        del inspection
+        return None
+
+    def prepare(self, model: "ir.Model") -> None:
+        """Bring the model in place into the form that `check`, `observes` and `apply` expect."""
+        del model
+
+    def check(self, model: "ir.Model") -> "Refusal | None":
+        """Refuse with the graph in hand."""
+        del model
+        return None
+
+    def observes(self, model: "ir.Model") -> Sequence[Observe]:
+        """Name the statistics that `apply` needs; one calibration run feeds all of them."""
+        del model
+        return ()
+
+    def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
+        """Transform the model in place and say what changed, or refuse and leave it to be thrown away."""
+        raise NotImplementedError
+
+    def ensures(self, model: "ir.Model") -> None:
+        """Check what this pass promises of its result; raises VerificationFailedError."""
+        del model

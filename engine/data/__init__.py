@@ -1,0 +1,1 @@
+"""Datasets: containers, samples, how they are fed and divided."""

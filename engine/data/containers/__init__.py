@@ -1,0 +1,44 @@
+"""Files that hold named arrays: `.npz`, `.safetensors`, and a zip of one `.npz` per sample where sizes vary.
+
+All of them are untrusted: what is not exactly what numpy or safetensors write is refused.
+"""
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from engine.data.containers.array import Container, Header, Varying
+from engine.data.containers.npz import Npz
+from engine.data.containers.safetensors import Safetensors, is_safetensors
+from engine.data.containers.samples import SampleZip
+from engine.data.containers.zips import opened
+from engine.errors import DatasetInvalidError
+
+__all__ = ["FILES", "Container", "Header", "Varying", "find", "open_container"]
+
+# The names that a stored dataset may have.
+FILES = ("data.npz", "data.safetensors")
+
+
+def find(folder: Path) -> Path | None:
+    """Give the dataset in a folder, if there is one."""
+    return next((folder / name for name in FILES if (folder / name).exists()), None)
+
+
+@contextmanager
+def open_container(path: Path) -> Iterator[Container]:
+    """Open a file by what it holds, whatever its name; raises DatasetInvalidError."""
+    if is_safetensors(path):
+        yield Safetensors(path)
+        return
+    if not zipfile.is_zipfile(path):
+        raise DatasetInvalidError(
+            "The file is not an .npz archive, nor .safetensors.",
+            hint="Write it with numpy.savez or numpy.savez_compressed.",
+        )
+    with opened(path) as archive:
+        if any(entry.filename.endswith(".npz") for entry in archive.infolist()):
+            yield SampleZip(archive, path)
+        else:
+            yield Npz(archive, path)

@@ -1,0 +1,229 @@
+"""Named arrays for calibration and evaluation: what an untrusted file holds, and how samples are split and fed."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.data.batches import are_alone, batch_axes, sample_axes, whole
+from engine.data.containers import Container, Header, Varying, open_container
+from engine.errors import DatasetInvalidError
+from engine.gate import TaskMetric
+from engine.inspection import ArrayInfo, DatasetInspection, TensorInfo
+
+LABEL = "label"
+UNLABELLED = -1
+CALIBRATION_SAMPLES = 512
+_SEED = 0
+
+Array = npt.NDArray[Any]
+
+
+def inspect_dataset(path: Path, *, metric: str | None = None) -> DatasetInspection:
+    """Check an untrusted file and say what it holds; raises DatasetInvalidError."""
+    if metric is not None and metric not in get_args(TaskMetric):
+        raise DatasetInvalidError(
+            f"The metric `{metric}` is not known.", hint=f"Known are {', '.join(get_args(TaskMetric))}."
+        )
+    with open_container(path) as container, tempfile.TemporaryDirectory(prefix="labels-") as scratch:
+        headers = container.check()
+        samples = _count(headers)
+        labelled = _count_labelled(container, headers, Path(scratch))
+    found = {
+        name: ArrayInfo(name=name, dtype=header.dtype.name, shape=header.shape) for name, header in headers.items()
+    }
+    label = found.pop(LABEL, None)
+    classes = label is not None and len(label.shape) == 1 and np.dtype(label.dtype).kind in "iu"
+    return DatasetInspection(
+        arrays=tuple(found.values()),
+        label=label,
+        samples=samples,
+        labelled=labelled,
+        unlabelled=samples - labelled,
+        metric=metric if label is not None and metric is not None else "top1" if classes else None,
+    )
+
+
+class Dataset:
+    """A checked file, opened for use; arrays are mapped from it where that can be."""
+
+    def __init__(self, arrays: Mapping[str, Array | Varying], label: Array | None) -> None:
+        self.arrays = dict(arrays)
+        self.label = label
+
+    @classmethod
+    def open(cls, path: Path, scratch: Path) -> Self:
+        """Open the arrays without reading them into memory where that can be avoided."""
+        with open_container(path) as container:
+            arrays = {name: container.array(name, scratch) for name in container.names()}
+        label = arrays.pop(LABEL, None)
+        # Varying labels were refused.
+        assert not isinstance(label, Varying)
+        return cls(arrays, label)
+
+    def __len__(self) -> int:
+        """Give the number of samples."""
+        return len(next(iter(self.arrays.values())))
+
+    def split(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Give the indices of the samples that calibrate and of those held out to judge.
+
+        Where some samples are unlabelled and some labelled, the unlabelled calibrate. Otherwise a seeded draw of at most
+        512 and at most half of the samples calibrates.
+        """
+        if self.label is not None:
+            labelled = is_labelled(self.label)
+            if labelled.any() and not labelled.all():
+                return np.flatnonzero(~labelled), np.flatnonzero(labelled)
+        order = np.random.default_rng(_SEED).permutation(len(self))
+        count = min(CALIBRATION_SAMPLES, len(self) // 2)
+        if count == 0:
+            return order, order
+        return np.sort(order[:count]), np.sort(order[count:])
+
+    def samples(self, inputs: tuple[TensorInfo, ...], indices: npt.NDArray[np.int64]) -> "Samples":
+        """Give some of the samples as feeds for a network with these inputs."""
+        wanted = {tensor.name: _dtype(tensor.dtype) for tensor in inputs}
+        arrays = {name: self.arrays[name] for name in wanted}
+        ranks = {name: _rank(array) for name, array in arrays.items()}
+        axes = sample_axes({tensor.name: tensor.shape for tensor in inputs}, ranks)
+        return Samples(arrays, wanted, indices, axes)
+
+    def labels(self, indices: npt.NDArray[np.int64]) -> Array | None:
+        """Give the labels of some of the samples; None where they have none."""
+        if self.label is None:
+            return None
+        chosen = np.asarray(self.label[indices])
+        return chosen if bool(is_labelled(chosen).all()) else None
+
+
+class Samples:
+    """Some samples of a dataset; batches are cast by value to the types that the network takes.
+
+    `axes` says where the samples' axis goes in each input; without it, it stays the first. Unless it does in all of them,
+    samples come one at a time, each as the network takes it.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, Array | Varying],
+        dtypes: Mapping[str, Any],
+        indices: npt.NDArray[np.int64],
+        axes: Mapping[str, int | None] | None = None,
+    ) -> None:
+        self._arrays = arrays
+        self._dtypes = dtypes
+        self._indices = indices
+        self._axes = axes if axes is not None and are_alone(axes) else None
+
+    def __len__(self) -> int:
+        """Give the number of samples."""
+        return len(self._indices)
+
+    def batches(self, size: int) -> Iterator[Mapping[str, Array]]:
+        """Yield all samples in order, `size` at a time; the last batch, or one before a sample of another size, is smaller."""
+        if self._axes is not None:
+            yield from self._alone(self._axes)
+            return
+        for chosen in self._runs(size):
+            yield {
+                name: np.ascontiguousarray(array[chosen]).astype(self._dtypes[name], copy=False)
+                for name, array in self._arrays.items()
+            }
+
+    def _alone(self, axes: Mapping[str, int | None]) -> Iterator[Mapping[str, Array]]:
+        for index in self._indices:
+            one = {name: np.asarray(array[np.array([index])][0]) for name, array in self._arrays.items()}
+            yield whole({name: array.astype(self._dtypes[name], copy=False) for name, array in one.items()}, axes)
+
+    def _runs(self, size: int) -> Iterator[npt.NDArray[np.int64]]:
+        varying = [array for array in self._arrays.values() if isinstance(array, Varying)]
+        start = 0
+        while start < len(self._indices):
+            stop = start + 1
+            while stop < min(start + size, len(self._indices)) and all(
+                array.shapes[self._indices[stop]] == array.shapes[self._indices[start]] for array in varying
+            ):
+                stop += 1
+            yield self._indices[start:stop]
+            start = stop
+
+
+def random_samples(
+    inputs: tuple[TensorInfo, ...], count: int, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Samples:
+    """Make samples where there are no data: normal numbers for float inputs, zeros and ones for the others.
+
+    They are only good for telling whether a lossless step changed a network. Open axes have size 1, or 8 for spatial ones.
+    Where not all inputs have the samples on their first axis, each sample is a whole input of each.
+    """
+    draw = np.random.default_rng(_SEED)
+    arrays: dict[str, Array] = {}
+    axes = batch_axes({tensor.name: tensor.shape for tensor in inputs})
+    alone = are_alone(axes)
+    for tensor in inputs:
+        shape = (shapes or {}).get(tensor.name) or _concrete(tensor)
+        full = (count, *(shape if alone else shape[1:]))
+        dtype = _dtype(tensor.dtype)
+        is_float = tensor.dtype in {"float16", "bfloat16", "float32", "float64"}
+        arrays[tensor.name] = (
+            draw.standard_normal(full).astype(dtype) if is_float else draw.integers(0, 2, full).astype(dtype)
+        )
+    dtypes = {tensor.name: _dtype(tensor.dtype) for tensor in inputs}
+    return Samples(arrays, dtypes, np.arange(count), dict.fromkeys(arrays) if alone else None)
+
+
+def is_labelled(label: Array) -> npt.NDArray[np.bool_]:
+    """Say which labels are labels: among class numbers -1 means none."""
+    if label.ndim == 1 and label.dtype.kind == "i":
+        return np.asarray(label != UNLABELLED)
+    return np.ones(len(label), dtype=np.bool_)
+
+
+def _concrete(tensor: TensorInfo) -> tuple[int, ...]:
+    shape = (1,) if tensor.shape is None else tensor.shape
+    return tuple(size if isinstance(size, int) else 8 if axis >= 2 else 1 for axis, size in enumerate(shape))
+
+
+def _rank(array: Array | Varying) -> int:
+    return len(array.shapes[0]) + 1 if isinstance(array, Varying) else array.ndim
+
+
+def _dtype(name: str) -> Any:
+    if name == "bfloat16":
+        import ml_dtypes  # noqa: PLC0415  # only for the one type that numpy lacks
+
+        return ml_dtypes.bfloat16
+    return np.dtype(name)
+
+
+def _count(headers: Mapping[str, Header]) -> int:
+    """Give the number of samples; every array must have as many."""
+    scalars = sorted(name for name, header in headers.items() if not header.shape)
+    if scalars:
+        raise DatasetInvalidError(f"Array `{scalars[0]}` is a single number; its first axis must count the samples.")
+    counts = {header.shape[0] for header in headers.values()}
+    if len(counts) != 1:
+        sizes = ", ".join(f"{name} {header.shape[0]}" for name, header in sorted(headers.items()))
+        raise DatasetInvalidError(f"The arrays differ in the number of samples (first axis): {sizes}.")
+    samples = counts.pop()
+    if not samples:
+        raise DatasetInvalidError("The dataset holds no samples.")
+    if set(headers) == {LABEL}:
+        raise DatasetInvalidError("The dataset holds labels, but no inputs.")
+    if LABEL in headers and None in headers[LABEL].shape:
+        raise DatasetInvalidError(
+            "The labels differ in size from sample to sample.", hint="Fill short ones up with -1 to one size."
+        )
+    return samples
+
+
+def _count_labelled(container: Container, headers: Mapping[str, Header], scratch: Path) -> int:
+    if LABEL not in headers:
+        return 0
+    label = container.array(LABEL, scratch)
+    assert not isinstance(label, Varying)
+    return int(is_labelled(label).sum())

@@ -1,0 +1,193 @@
+"""Weights rounded for the inputs that a layer really gets (GPTQ), and biases that keep its mean output."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from engine.calibrate import Part
+from engine.calibrate.observe import fixed_batch
+from engine.calibrate.paired import cut
+from engine.contract import Context, Samples
+from engine.data.batches import sample_count
+from engine.data.subsets import First
+from engine.graph import io
+from engine.quantize import types
+from engine.quantize.plan import Layer, Plan
+from engine.quantize.rewrite import Treatment, kernel_matrix
+from engine.quantize.rounding import round_with
+from engine.quantize.weights import window
+from engine.runtime import sessions
+from engine.solve.gram import Gram, Moments, patches, positions
+from engine.target import Target
+
+_SAMPLES = 96
+_BATCH = 16
+# Rows of a layer's input that are looked at, over all samples.
+_ROWS = 8192
+_ROWS_PER_INPUT = 16
+_STAGE_BYTES = 256 << 20
+# X^T X of a layer with more inputs takes more time to factorise than the step may cost.
+_MOST_INPUTS = 4608
+
+Floats = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Rounded weights, and the shift of biases that each rounding needs; by the name of the layer's output."""
+
+    weights: dict[str, types.QuantizedWeight]
+    shifts_nearest: dict[str, npt.NDArray[np.float32]]
+    shifts_rounded: dict[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A network whose layers' inputs are looked at, and the names that tensors of the float network have in it."""
+
+    model: ir.Model
+    names: dict[str, str]
+
+
+def solve(
+    model: ir.Model,
+    plan: Plan,
+    choice: types.Choice,
+    context: Context,
+    treatment: Treatment,
+    *,
+    per_channel: bool,
+    prefix: Prefix | None = None,
+) -> Found:
+    """Look at the inputs of all layers once, and solve for weights and biases.
+
+    `prefix`: the network that inputs are taken from, quantized as far as is known; by default the float one.
+    """
+    prefix = prefix or Prefix(model, {})
+    found = Found({}, {}, {})
+    assert context.calibration is not None
+    samples = First(
+        Part(context.calibration, held_out=False, run=fixed_batch(model, context.calibration) or 1), _SAMPLES
+    )
+    for stage in _stages(plan.layers):
+        sums = _moments(prefix, stage, samples, context.target)
+        for layer in stage:
+            name = _name(layer)
+            nearest = treatment.weights.get(name) or types.quantize_weight(
+                _matrix(layer), choice.rule, per_channel=per_channel
+            )
+            rounded = _rounded(layer, sums[name], nearest, choice.rule)
+            found.weights[name] = rounded
+            found.shifts_nearest[name] = _shift(layer, sums[name], nearest)
+            found.shifts_rounded[name] = _shift(layer, sums[name], rounded)
+    return found
+
+
+def _moments(prefix: Prefix, layers: Sequence[Layer], samples: Samples, target: Target) -> dict[str, list[Moments]]:
+    """Sum X^T X of the layers' inputs, per group, over some rows of each sample."""
+    model = prefix.model
+    inputs = {layer.node: prefix.names.get(str(layer.input.name), str(layer.input.name)) for layer in layers}
+    names = sorted(set(inputs.values()) - {value.name for value in model.graph.inputs})
+    session = sessions.session(io.to_bytes(cut(model, names)), target) if names else None
+    groups = {_name(layer): _groups(layer) for layer in layers}
+    grams = {_name(layer): Gram(_matrix(layer).shape[1], groups=groups[_name(layer)], block=256) for layer in layers}
+    first = 0
+    fixed = fixed_batch(model, samples)
+    for feed in samples.batches(fixed or _BATCH):
+        length = sample_count(feed)
+        if fixed and length < fixed:
+            break
+        given = {**feed, **(session.run(feed) if session is not None else {})}
+        for layer in layers:
+            gram = grams[_name(layer)]
+            rows = max(_ROWS, _ROWS_PER_INPUT * _matrix(layer).shape[1]) // len(samples) + 1
+            gram.update(_rows(layer, given[inputs[layer.node]], first, length, rows))
+        first += length
+    return {name: [grams[name].moments(group) for group in range(count)] for name, count in groups.items()}
+
+
+def _rows(layer: Layer, x: Floats, first: int, count: int, keep: int) -> Floats:
+    """Give some rows that a layer multiplies with its weights, the same ones whatever batch a sample comes in."""
+    if layer.node.op_type == "Conv":
+        geometry = window(layer.node, _weight(layer).shape)
+        places = int(np.prod(geometry.outputs(x.shape[2:])))
+        return patches(x, geometry, positions(first, len(x), places, keep))
+    rows = x.reshape(-1, x.shape[-1])
+    if len(rows) % count:
+        return rows
+    samples = rows.reshape(count, -1, rows.shape[1])
+    chosen = positions(first, count, samples.shape[1], keep)
+    return samples[np.arange(count)[:, None], chosen].reshape(-1, rows.shape[1])
+
+
+def _groups(layer: Layer) -> int:
+    group = layer.node.attributes.get("group")
+    return group.as_int() if group is not None else 1
+
+
+def _stages(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
+    stage: list[Layer] = []
+    size = 0
+    for layer in layers:
+        inputs = _matrix(layer).shape[1]
+        if inputs > _MOST_INPUTS:
+            continue
+        need = 8 * _groups(layer) * inputs * inputs
+        if stage and size + need > _STAGE_BYTES:
+            yield stage
+            stage, size = [], 0
+        stage.append(layer)
+        size += need
+    if stage:
+        yield stage
+
+
+def _rounded(
+    layer: Layer, moments: Sequence[Moments], nearest: types.QuantizedWeight, rule: types.WeightRule
+) -> types.QuantizedWeight:
+    matrix, order = _matrix(layer), _kernel_order(layer)
+    size = len(matrix) // len(moments)
+    values = [
+        round_with(
+            matrix[at * size : (at + 1) * size],
+            part.xtx[np.ix_(order, order)],
+            nearest.scale[at * size : (at + 1) * size],
+            rule,
+        )
+        for at, part in enumerate(moments)
+    ]
+    return types.measured(np.concatenate(values), nearest)
+
+
+def _shift(layer: Layer, moments: Sequence[Moments], rounded: types.QuantizedWeight) -> npt.NDArray[np.float32]:
+    """Give what rounding takes off the layer's mean output."""
+    error = _matrix(layer).astype(np.float64) - rounded.values * rounded.scale[:, None].astype(np.float64)
+    order = _kernel_order(layer)
+    parts = np.split(error, len(moments))
+    shifts = [part @ (each.x_sum / max(each.rows, 1))[order] for part, each in zip(parts, moments, strict=True)]
+    return np.concatenate(shifts).astype(np.float32)
+
+
+def _kernel_order(layer: Layer) -> npt.NDArray[np.intp]:
+    """Give for each place in the kernel's order the place in the weights' own order."""
+    weight = _weight(layer)
+    if layer.node.op_type != "Conv":
+        return np.arange(weight.shape[1 - layer.axis])
+    own = np.arange(weight[0].size).reshape(weight.shape[1:])
+    return np.moveaxis(own, 0, -1).reshape(-1)
+
+
+def _matrix(layer: Layer) -> Floats:
+    return kernel_matrix(layer, _weight(layer)).astype(np.float32)
+
+
+def _weight(layer: Layer) -> Floats:
+    assert layer.weight.const_value is not None
+    return np.asarray(layer.weight.const_value.numpy())
+
+
+def _name(layer: Layer) -> str:
+    return str(layer.node.outputs[0].name)

@@ -1,0 +1,208 @@
+"""Candidates that may make a quantized network more faithful; each is kept only for a gain on held-out samples."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from engine.calibrate import Histogram, Range
+from engine.contract import Context, Observe
+from engine.graph import io
+from engine.quantize import equalise, gptq_and_bias, types
+from engine.quantize.judge import Judge
+from engine.quantize.plan import make_plan
+from engine.quantize.ranges import METHODS, Method, search
+from engine.quantize.rewrite import Rewriter, Treatment
+
+if TYPE_CHECKING:
+    from engine.passes.quantize_static import QuantizeStatic
+
+# Less is noise.
+_LEAST_GAIN_DB = 0.1
+_ALPHAS = {"cross-layer equalisation": (0.5,), "SmoothQuant": (0.5, 0.75)}
+
+
+@dataclass(frozen=True)
+class Design:
+    """All decisions about a quantized network."""
+
+    exclude: frozenset[str]
+    ranges: Mapping[str, Range]
+    treatment: Treatment = field(default_factory=Treatment)
+    products: bool = False
+
+    def but(self, **changes: Any) -> "Design":
+        """Give it with some parts replaced."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate and what came of it."""
+
+    name: str
+    before_db: float
+    after_db: float
+    kept: bool
+
+    def facts(self) -> dict[str, Any]:
+        """Give JSON values."""
+        return {
+            "candidate": self.name,
+            "sqnr_db": round(self.after_db, 2),
+            "gain_db": round(self.after_db - self.before_db, 2),
+            "kept": self.kept,
+        }
+
+
+def build(model: ir.Model, design: Design, choice: types.Choice, *, per_channel: bool) -> ir.Model:
+    """Give a quantized copy."""
+    return build_prefix(model, design, choice, per_channel=per_channel).model
+
+
+def build_prefix(model: ir.Model, design: Design, choice: types.Choice, *, per_channel: bool) -> gptq_and_bias.Prefix:
+    """Give a quantized copy with the names that the quantized tensors have in it once they are restored."""
+    variant = io.copy(model)
+    plan = make_plan(variant, design.exclude, products=design.products)
+    rewriter = Rewriter(variant, plan, design.ranges, choice, per_channel=per_channel, treatment=design.treatment)
+    rewriter.run()
+    return gptq_and_bias.Prefix(variant, rewriter.restored_names())
+
+
+def ranges_by(sources: Mapping[str, Range | Histogram], method: Method) -> dict[str, Range]:
+    """Give every tensor's range by one method; where there is no histogram, what was seen."""
+    return {
+        name: search(source, method) if isinstance(source, Histogram) else source for name, source in sources.items()
+    }
+
+
+def statistics(model: ir.Model, exclude: frozenset[str]) -> list[Observe]:
+    """Name what the candidates need besides histograms."""
+    return [site.request for site in equalise.sites(make_plan(model, exclude))]
+
+
+class Improver:
+    """Tries one candidate after another on top of those that were kept."""
+
+    def __init__(
+        self,
+        model: ir.Model,
+        step: "QuantizeStatic",
+        observations: Mapping[Observe, Any],
+        choice: types.Choice,
+        context: Context,
+    ) -> None:
+        self._model = model
+        self._step = step
+        self._choice = choice
+        self._context = context
+        self._observations = observations
+        self._sources = sources(observations)
+        self._method: Method = "min_max"
+        self.judge = Judge.of(model, context)
+        self.trials: list[Trial] = []
+        self._best = -np.inf
+
+    def run(self, design: Design) -> Design:
+        """Give the best design; the model's weights are equalised in place where that gained."""
+        if not self.judge.ready:
+            return design
+        self._best = self._score(self._model, design)
+        for number, attempt in enumerate((self._ranges, self._equalise, self._round)):
+            self._context.progress(
+                0.65 + 0.04 * number, f"trying {len(self.trials) + 1}: {attempt.__name__.strip('_')}"
+            )
+            design = attempt(design)
+        return design
+
+    def _score(self, model: ir.Model, design: Design) -> float:
+        return self.judge.decibels(build(model, design, self._choice, per_channel=self._step.per_channel))
+
+    def _keep(self, name: str, found: float) -> bool:
+        kept = found > self._best + _LEAST_GAIN_DB
+        self.trials.append(Trial(name, self._best, found, kept))
+        if kept:
+            self._best = found
+        return kept
+
+    def _ranges(self, design: Design) -> Design:
+        if self._step.ranges != "auto":
+            return design
+        for method in METHODS[1:]:
+            tried = design.but(ranges=ranges_by(self._sources, method))
+            if tried.ranges == design.ranges:
+                continue
+            if self._keep(f"ranges by {method}", self._score(self._model, tried)):
+                design, self._method = tried, method
+        return design
+
+    def _equalise(self, design: Design) -> Design:
+        for kind, alphas in _ALPHAS.items():
+            best: tuple[float, ir.Model, Design] | None = None
+            for alpha, variant, tried in self._equalised(kind, alphas, design):
+                if self._keep(f"{kind}, alpha {alpha:g}", self._score(variant, tried)):
+                    best = alpha, variant, tried
+            if best is not None:
+                # The same again on the model itself, whose nodes the caller knows.
+                self._scale(self._model, kind, best[0], design)
+                design = best[2]
+        return design
+
+    def _equalised(
+        self, kind: str, alphas: tuple[float, ...], design: Design
+    ) -> Iterator[tuple[float, ir.Model, Design]]:
+        for alpha in alphas:
+            variant = io.copy(self._model)
+            names = self._scale(variant, kind, alpha, design)
+            if not names:
+                return
+            requests = [Observe(name, "histogram", part="fit") for name in names]
+            seen = sources(self._context.observe(variant, requests))
+            yield alpha, variant, design.but(ranges={**design.ranges, **ranges_by(seen, self._method)})
+
+    def _scale(self, model: ir.Model, kind: str, alpha: float, design: Design) -> list[str]:
+        """Equalise in place; give the tensors whose ranges changed."""
+        found = [site for site in equalise.sites(make_plan(model, design.exclude)) if site.kind == kind]
+        known = {
+            request: value for request, value in self._observations.items() if request.statistic == "channel_range"
+        }
+        return [str(site.value.name) for site in found] if equalise.apply(model, found, known, alpha) else []
+
+    def _round(self, design: Design) -> Design:
+        """Try GPTQ's rounding, then correct the biases for whichever rounding won."""
+        plan = make_plan(self._model, design.exclude, products=design.products)
+        shifts: Mapping[str, npt.NDArray[np.float32]] = {}
+        start = design
+        for name, quantized in (("GPTQ rounding of weights", False), ("GPTQ rounding on quantized inputs", True)):
+            found = gptq_and_bias.solve(
+                self._model,
+                plan,
+                self._choice,
+                self._context,
+                start.treatment,
+                per_channel=self._step.per_channel,
+                # What is kept so far is what the layers will read.
+                prefix=build_prefix(self._model, design, self._choice, per_channel=self._step.per_channel)
+                if quantized
+                else None,
+            )
+            shifts = shifts or found.shifts_nearest
+            tried = start.but(treatment=start.treatment.but(weights=found.weights))
+            if self._keep(name, self._score(self._model, tried)):
+                design, shifts = tried, found.shifts_rounded
+        tried = design.but(treatment=design.treatment.but(shifts=shifts))
+        if self._keep("bias correction", self._score(self._model, tried)):
+            design = tried
+        return design
+
+
+def sources(observations: Mapping[Observe, Any]) -> dict[str, Range | Histogram]:
+    """Give the range or histogram of each tensor."""
+    found: dict[str, Range | Histogram] = {}
+    for request, value in observations.items():
+        if isinstance(value, Histogram) or (isinstance(value, Range) and request.tensor not in found):
+            found[request.tensor] = value
+    return found

@@ -1,0 +1,221 @@
+"""A report for people: the summary sentences, and the whole as Markdown."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from engine.report.profile_markdown import profile_lines
+from engine.report.values import AnyReport, LatencyComparison, ProfileReport, Quality, Report, Size, StepReport
+from engine.report.wording import MARKS, difference, metric_value, table
+from engine.report.wording import size as size_text
+
+
+def summarise(
+    steps: Sequence[StepReport],
+    size: Size,
+    latency: LatencyComparison | None,
+    quality: Sequence[Quality],
+    *,
+    unchanged: bool,
+) -> str:
+    """Say in one or two plain sentences what was gained at what cost."""
+    refused = [f"{step.type}: {step.refusal.reason}" for step in steps if step.refusal is not None]
+    if unchanged:
+        return "Nothing helped, so the result is the original network. " + " ".join(refused)
+    gains = [f"{size.original / size.compressed:.2f}x smaller"]
+    if size.original_download is not None and size.compressed_download is not None:
+        gains.append(f"{size.original_download / size.compressed_download:.2f}x smaller to download (deflated)")
+    if latency is not None:
+        p50 = latency.ratios["p50"]
+        low, high = 1 / p50.interval.high, 1 / p50.interval.low
+        speed = f"{1 / p50.value:.2f}x as fast ({low:.2f} to {high:.2f})"
+        gains.append(speed if latency.stable else f"{speed}, measured on a busy machine")
+    lost = next((_cost(each) for each in quality if each.difference is not None), None) or next(
+        (_cost(each) for each in quality), None
+    )
+    text = f"The network is {_and(gains)}" + (f"; {lost}" if lost else "") + "."
+    return f"{text} Refused: {' '.join(refused)}" if refused else text
+
+
+def _and(parts: Sequence[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 2 else parts)
+
+
+def markdown(report: AnyReport) -> str:
+    """Give the whole report as GitHub-flavoured Markdown."""
+    lines = profile_lines(report) if isinstance(report, ProfileReport) else _lines(report)
+    return "\n".join(lines) + "\n"
+
+
+def _lines(report: Report) -> Iterator[str]:
+    yield f"# Compression report: {MARKS[report.verdict.outcome]}"
+    yield ""
+    yield report.summary
+    yield ""
+    yield from table(("", "original", "compressed", "change"), _measures(report))
+    if report.verdict.gates:
+        yield from ("", "## Gates", "")
+        yield from table(
+            ("gate", "outcome", "reason"),
+            (
+                (
+                    f"{result.gate.metric} {result.gate.rule} {result.gate.value:g}",
+                    MARKS[result.outcome] + (" (warning only)" if result.gate.level == "warn" else ""),
+                    result.reason,
+                )
+                for result in report.verdict.gates
+            ),
+        )
+    yield from ("", "## Steps", "")
+    yield from table(("step", "status", "what happened", "seconds"), (_step(step) for step in report.steps))
+    for step in report.steps:
+        yield from _front(step)
+        yield from _layers(step)
+    for warning in report.warnings:
+        yield from ("", f"> {warning}")
+    yield from ("", *_conditions(report))
+
+
+def _measures(report: Report) -> Iterator[tuple[str, ...]]:
+    size = report.size
+    yield (
+        "size",
+        size_text(size.original),
+        size_text(size.compressed),
+        f"{size.original / size.compressed:.2f}x smaller",
+    )
+    if size.original_download is not None and size.compressed_download is not None:
+        fewer = f"{size.original_download / size.compressed_download:.2f}x smaller"
+        yield "download (deflate)", size_text(size.original_download), size_text(size.compressed_download), fewer
+    if report.latency is not None:
+        before, after = report.latency.original, report.latency.compressed
+        for name in ("p50", "p95"):
+            ratio = report.latency.ratios[name]
+            low, high = 1 / ratio.interval.high, 1 / ratio.interval.low
+            yield (
+                f"latency {name}",
+                f"{getattr(before, name + '_ms'):.3f} ms",
+                f"{getattr(after, name + '_ms'):.3f} ms",
+                f"{1 / ratio.value:.2f}x as fast ({low:.2f} to {high:.2f})",
+            )
+    for each in report.quality:
+        original = "" if each.original is None else metric_value(each.metric, each.original)
+        change = "" if each.difference is None else difference(each)
+        yield each.metric, original, metric_value(each.metric, each.compressed), change
+    if report.memory is not None:
+        left, right = report.memory.original, report.memory.compressed
+        ratio_text = f"{right.peak_rss_bytes / left.peak_rss_bytes:.2f}x"
+        yield "peak memory", size_text(left.peak_rss_bytes), size_text(right.peak_rss_bytes), ratio_text
+        yield "load", f"{left.load_ms:.1f} ms", f"{right.load_ms:.1f} ms", ""
+    yield "parameters", str(report.original.parameters), str(report.compressed.parameters), ""
+    yield "operators", str(report.original.nodes), str(report.compressed.nodes), ""
+
+
+def _step(step: StepReport) -> tuple[str, ...]:
+    if step.refusal is not None:
+        told = f"{step.refusal.reason} {step.refusal.hint or ''}".strip()
+        return f"{step.index}: {step.type}", f"refused ({step.refusal.code})", told, f"{step.seconds:.1f}"
+    return f"{step.index}: {step.type}", "applied", step.change.summary if step.change else "", f"{step.seconds:.1f}"
+
+
+def _front(step: StepReport) -> Iterator[str]:
+    """Show the networks that a pass chose from; those that no other one beats on all counts are marked."""
+    held = step.change.details if step.change is not None else step.refusal.details if step.refusal is not None else {}
+    networks = held.get("front")
+    if not networks:
+        return
+    yield from ("", f"### What step {step.index} chose from", "")
+    yield from table(
+        ("network", "time", "size", "on calibration samples", "on held-out samples", ""),
+        (
+            (
+                f"**{each['name']}**" if each["chosen"] else each["name"],
+                f"{each['relative_time']:.2f}",
+                size_text(each["size_bytes"]),
+                _nearness(each["calibration"]),
+                ", ".join(
+                    f"{metric} {metric_value(metric, found['compressed'])}"
+                    for metric, found in list(each["held_out"].items())[:2]
+                ),
+                "chosen"
+                if each["chosen"]
+                else (each["why_not"] or "") + (" (on the front)" if each["on_front"] else ""),
+            )
+            for each in networks
+        ),
+    )
+
+
+def _nearness(metrics: Mapping[str, float]) -> str:
+    told = [name for name in ("top1_agreement", "sqnr_db") if name in metrics]
+    return ", ".join(f"{name} {metric_value(name, metrics[name])}" for name in told)
+
+
+def _layers(step: StepReport) -> Iterator[str]:
+    details = step.change.details if step.change is not None else {}
+    layers = details.get("layers")
+    if layers:
+        yield from ("", f"### Layers of step {step.index}", "")
+        if details.get("why"):
+            yield from (f"{details['why']}.", "")
+        told = [
+            (title, key, form) for title, key, form in _COLUMNS if any(layer.get(key) is not None for layer in layers)
+        ]
+        yield from table(
+            [title for title, _, _ in told],
+            (tuple("" if layer.get(key) is None else form(layer[key]) for _, key, form in told) for layer in layers),
+        )
+    for trial in details.get("candidates", ()):
+        kept = "kept" if trial["kept"] else "not kept"
+        yield from ("", f"Tried {trial['candidate']}: {trial['gain_db']:+.2f} dB on samples held out for that, {kept}.")
+    for left in details.get("in_float", ()):
+        yield from ("", f"`{left['node']}` stays in float: {left['reason']}.")
+    for left in details.get("left_alone", ()):
+        yield from ("", f"`{left['node']}` stays as it is: {left['reason']}.")
+    for left in details.get("in_float32", ()):
+        yield from ("", f"`{left.get('node') or left.get('weights')}` stays in float32: {left['reason']}.")
+
+
+def _errors(by_method: Mapping[str, float]) -> str:
+    return ", ".join(f"{method} {error:.2g}" for method, error in by_method.items())
+
+
+# What passes tell of a layer; a column is shown where a layer has it.
+_COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("layer", "node", str),
+    ("operator", "op", str),
+    ("activation", "activation", str),
+    ("weight", "weight", str),
+    ("zeros", "zeros", "{:.1%}".format),
+    ("bits", "bits", str),
+    ("group", "group", str),
+    ("method", "method", str),
+    ("accumulator load", "accumulator_load", "{:.1%}".format),
+    ("weight SQNR", "weight_sqnr_db", "{:.1f} dB".format),
+    ("output SQNR", "output_sqnr_db", "{:.1f} dB".format),
+    ("noise it adds to the outputs", "sensitivity", "{:.1e}".format),
+    ("time before", "time_share_before", "{:.1%}".format),
+    ("time after", "time_share_after", "{:.1%}".format),
+    ("held-out error", "held_out_error", _errors),
+)
+
+
+def _conditions(report: Report) -> Iterator[str]:
+    where, latency = report.environment, report.latency
+    target = report.target
+    yield (
+        f"Measured on {where.cpu} ({', '.join(where.cpu_flags)}), {target.provider}, {target.threads} thread(s), batch"
+        f" {target.batch}, ONNX Runtime {where.onnxruntime}, Python {where.python}, {where.system}."
+    )
+    yield f"Calibrated with {report.calibration_samples} samples, judged on {report.held_out_samples} others."
+    if latency is not None:
+        yield (
+            f"Latency from {latency.compressed.samples} runs of each, in turn; {latency.compressed.dropped} disturbed runs"
+            f" dropped; ratio by CPU time {1 / latency.cpu_ratio.value:.2f}x; the original beside itself reads"
+            f" {latency.noise_floor.low:.3f} to {latency.noise_floor.high:.3f}."
+        )
+
+
+def _cost(quality: Quality) -> str:
+    if quality.difference is None:
+        return f"{quality.metric} is {metric_value(quality.metric, quality.compressed)}"
+    return f"{quality.metric} changes by {difference(quality)}"

@@ -1,0 +1,71 @@
+"""A report in the text format of Prometheus."""
+
+from collections.abc import Iterator
+
+from engine.report.values import AnyReport, Latency, LatencyComparison, Report
+
+_PREFIX = "onnxpress_report"
+_OUTCOMES = ("pass", "fail", "inconclusive", "none")
+
+
+def prometheus(report: AnyReport) -> str:
+    """Give the verdict and the main figures as gauges, in seconds and bytes, for a push gateway or a text collector."""
+    lines = ["# TYPE onnxpress_report_verdict gauge"]
+    lines += [
+        f'{_PREFIX}_verdict{{outcome="{outcome}"}} {int(outcome == report.verdict.outcome)}' for outcome in _OUTCOMES
+    ]
+    for name, samples in _gauges(report):
+        lines.append(f"# TYPE {_PREFIX}_{name} gauge")
+        lines += [f"{_PREFIX}_{name}{{{labels}}} {value:.9g}" for labels, value in samples]
+    return "\n".join(lines) + "\n"
+
+
+Samples = list[tuple[str, float]]
+
+
+def _gauges(report: AnyReport) -> Iterator[tuple[str, Samples]]:
+    if isinstance(report, Report):
+        yield "size_bytes", _both(report.size.original, report.size.compressed)
+        if report.latency is not None:
+            yield "latency_seconds", _latencies(report.latency)
+        if report.memory is not None:
+            yield (
+                "peak_memory_bytes",
+                _both(report.memory.original.peak_rss_bytes, report.memory.compressed.peak_rss_bytes),
+            )
+        if report.quality:
+            yield "quality", [(f'metric="{each.metric}"', each.compressed) for each in report.quality]
+        return
+    measured = [(each, each.measured) for each in report.targets if each.measured is not None]
+    if measured:
+        yield (
+            "latency_seconds",
+            [
+                (f'target="{each.index}",provider="{each.target.provider}",statistic="{name}"', value / 1000)
+                for each, costs in measured
+                for name, value in _statistics(costs.latency)
+            ],
+        )
+        yield (
+            "peak_memory_bytes",
+            [
+                (f'target="{each.index}",provider="{each.target.provider}"', costs.memory.peak_rss_bytes)
+                for each, costs in measured
+            ],
+        )
+
+
+def _both(original: float, compressed: float) -> Samples:
+    return [('network="original"', original), ('network="compressed"', compressed)]
+
+
+def _latencies(compared: LatencyComparison) -> Samples:
+    return [
+        (f'network="{network}",statistic="{name}"', value / 1000)
+        for network, latency in (("original", compared.original), ("compressed", compared.compressed))
+        for name, value in _statistics(latency)
+    ]
+
+
+def _statistics(latency: Latency) -> list[tuple[str, float]]:
+    return [(name, float(getattr(latency, f"{name}_ms"))) for name in ("mean", "p50", "p90", "p95", "p99")]

@@ -1,0 +1,236 @@
+"""A profile for people: the summary sentences, and the whole as Markdown."""
+
+from collections.abc import Iterator, Sequence
+
+from engine.report.values import (
+    LatencyComparison,
+    Memory,
+    OpCost,
+    ProfileReport,
+    Ratio,
+    TargetMeasurement,
+    TargetProfile,
+    Tuning,
+)
+from engine.report.wording import MARKS, difference, metric_value, size, table
+
+_PERCENTILES = ("p50", "p90", "p95", "p99")
+_MOST_ROWS = 10
+
+
+def summarise_profile(targets: Sequence[TargetProfile]) -> str:
+    """Say in a sentence for each target how long a run takes there, and how that compares."""
+    return " ".join(f"{_name(each)}: {_sentence(each)}." for each in targets)
+
+
+def profile_lines(report: ProfileReport) -> Iterator[str]:
+    """Yield the whole report's lines."""
+    yield f"# Profile: {MARKS[report.verdict.outcome]}"
+    yield ""
+    yield report.summary
+    yield ""
+    yield from table(
+        ("target", "p50", "p99", "max", "runs/s", "cold load", "warm load", "peak memory", "beside the baseline"),
+        (_row(each) for each in report.targets),
+    )
+    if report.verdict.gates:
+        yield from ("", "## Gates", "")
+        names = {each.index: _name(each) for each in report.targets}
+        yield from table(
+            ("target", "gate", "outcome", "reason"),
+            (
+                (
+                    names.get(result.target if result.target is not None else -1, ""),
+                    f"{result.gate.metric} {result.gate.rule} {result.gate.value:g}",
+                    MARKS[result.outcome] + (" (warning only)" if result.gate.level == "warn" else ""),
+                    result.reason,
+                )
+                for result in report.verdict.gates
+            ),
+        )
+    for each in report.targets:
+        yield from ("", f"## {_name(each)}", "")
+        yield from _target(each)
+    for warning in report.warnings:
+        yield from ("", f"> {warning}")
+
+
+def _name(profile: TargetProfile) -> str:
+    target = profile.target
+    return f"{target.provider}, {target.threads} thread{'s' * (target.threads > 1)}, batch {target.batch}"
+
+
+def _sentence(profile: TargetProfile) -> str:
+    measured = profile.measured
+    if measured is None:
+        return f"not measured, {profile.refusal.reason.rstrip('.') if profile.refusal else 'for no known reason'}"
+    text = f"a run takes {_ms(measured.latency.p50_ms)} (p99 {_ms(measured.latency.p99_ms)})"
+    if measured.comparison is not None:
+        text += f", {_speed(measured.comparison.ratios['p50'])} as the baseline"
+    return text if measured.stable else f"{text}, measured on a busy machine"
+
+
+def _speed(ratio: Ratio) -> str:
+    low, high = 1 / ratio.interval.high, 1 / ratio.interval.low
+    return f"{1 / ratio.value:.2f}x as fast ({low:.2f} to {high:.2f})"
+
+
+def _row(profile: TargetProfile) -> tuple[str, ...]:
+    measured = profile.measured
+    if measured is None:
+        return (_name(profile), "refused", *[""] * 7)
+    latency, memory = measured.latency, measured.memory
+    return (
+        _name(profile),
+        _ms(latency.p50_ms),
+        _ms(latency.p99_ms),
+        "" if latency.max_ms is None else _ms(latency.max_ms),
+        f"{max(each.runs_per_s for each in measured.throughput):.0f}",
+        _ms(memory.load_ms),
+        "" if memory.warm_load_ms is None else _ms(memory.warm_load_ms),
+        size(memory.peak_rss_bytes),
+        _speed(measured.comparison.ratios["p50"]) if measured.comparison else "",
+    )
+
+
+def _target(profile: TargetProfile) -> Iterator[str]:
+    measured = profile.measured
+    if measured is None:
+        refusal = profile.refusal
+        yield "Not measured." if refusal is None else f"{refusal.reason} {refusal.hint or ''}".strip()
+        return
+    if measured.comparison is not None:
+        yield from table(("latency", "baseline", "network", "change"), _compared(measured.comparison))
+    else:
+        yield from table(("latency", ""), _percentiles(measured))
+    yield ""
+    yield from table(
+        ("callers", "runs/s", "samples/s", "p50", "p99"),
+        (
+            (
+                str(each.concurrency),
+                f"{each.runs_per_s:.1f}",
+                f"{each.samples_per_s:.1f}",
+                _ms(each.p50_ms),
+                _ms(each.p99_ms),
+            )
+            for each in measured.throughput
+        ),
+    )
+    yield ""
+    yield from table(("", *(("baseline",) if measured.baseline_memory else ()), "network"), _memory(measured))
+    if measured.quality:
+        yield ""
+        yield from table(
+            ("quality", "baseline", "network", "change"),
+            (
+                (
+                    each.metric,
+                    "" if each.original is None else metric_value(each.metric, each.original),
+                    metric_value(each.metric, each.compressed),
+                    "" if each.difference is None else difference(each),
+                )
+                for each in measured.quality
+            ),
+        )
+    yield ""
+    yield from table(("operator", "provider", "nodes", "time", "share"), (_cost(each) for each in measured.by_type))
+    yield from ("", "The most expensive nodes:", "")
+    yield from table(
+        ("node", "operator", "provider", "time", "share"),
+        (
+            (f"`{each.node}`", each.op_type, each.provider, _ms(each.ms), f"{each.share:.1%}")
+            for each in measured.slowest[:_MOST_ROWS]
+        ),
+    )
+    yield from _placement(measured)
+    if measured.tuning is not None:
+        yield from _tuning(measured.tuning)
+    yield from ("", *_conditions(profile, measured))
+
+
+def _compared(comparison: LatencyComparison) -> Iterator[tuple[str, ...]]:
+    before, after = comparison.original, comparison.compressed
+    for name in _PERCENTILES:
+        yield (
+            name,
+            _ms(getattr(before, f"{name}_ms")),
+            _ms(getattr(after, f"{name}_ms")),
+            _speed(comparison.ratios[name]),
+        )
+    if before.max_ms is not None and after.max_ms is not None:
+        yield "max", _ms(before.max_ms), _ms(after.max_ms), ""
+
+
+def _percentiles(measured: TargetMeasurement) -> Iterator[tuple[str, ...]]:
+    for name in _PERCENTILES:
+        interval = measured.latency.intervals[name]
+        value = getattr(measured.latency, f"{name}_ms")
+        yield name, f"{_ms(value)} ({_ms(interval.low)} to {_ms(interval.high)})"
+    if measured.latency.max_ms is not None:
+        yield "max", _ms(measured.latency.max_ms)
+
+
+def _memory(measured: TargetMeasurement) -> Iterator[tuple[str, ...]]:
+    both = [each for each in (measured.baseline_memory, measured.memory) if each is not None]
+    yield "cold load", *(_ms(each.load_ms) for each in both)
+    yield "warm load", *(_warm(each) for each in both)
+    yield "first run", *(_ms(each.first_run_ms) for each in both)
+    yield "peak memory", *(size(each.peak_rss_bytes) for each in both)
+
+
+def _warm(memory: Memory) -> str:
+    return "" if memory.warm_load_ms is None else _ms(memory.warm_load_ms)
+
+
+def _cost(cost: OpCost) -> tuple[str, ...]:
+    return cost.op_type, cost.provider, str(cost.count), _ms(cost.ms), f"{cost.share:.1%}"
+
+
+def _placement(measured: TargetMeasurement) -> Iterator[str]:
+    placement = measured.placement
+    counts: dict[str, int] = {}
+    for node in placement.nodes:
+        counts[node.provider] = counts.get(node.provider, 0) + 1
+    told = ", ".join(f"{count} on {provider}" for provider, count in sorted(counts.items()))
+    yield from ("", f"Nodes by provider: {told}.")
+    for node in placement.fallbacks[:_MOST_ROWS]:
+        yield from ("", f"`{node.node}` ({node.op_type}) fell back to {node.provider}.")
+    if len(placement.fallbacks) > _MOST_ROWS:
+        yield from ("", f"{len(placement.fallbacks) - _MOST_ROWS} more fell back; report.json names them all.")
+
+
+def _tuning(tuning: Tuning) -> Iterator[str]:
+    yield from ("", "### Session options", "", tuning.reason, "")
+    yield from table(
+        ("threads", "mode", "graph optimisation", "spinning", "p50", "beside the target's own", ""),
+        (
+            (
+                str(trial.options.threads),
+                trial.options.execution_mode,
+                trial.options.graph_optimization,
+                "yes" if trial.options.spinning else "no",
+                _ms(trial.p50_ms),
+                _speed(trial.ratio) + ("" if trial.stable else ", not stable"),
+                "chosen" if trial.options == tuning.chosen else "",
+            )
+            for trial in tuning.trials
+        ),
+    )
+
+
+def _conditions(profile: TargetProfile, measured: TargetMeasurement) -> Iterator[str]:
+    where, latency = measured.environment, measured.latency
+    package = f" ({where.distribution})" if where.distribution else ""
+    yield (
+        f"Measured on {where.cpu} ({', '.join(where.cpu_flags)}), {_name(profile)}, ONNX Runtime"
+        f" {where.onnxruntime}{package}, Python {where.python}, {where.system}."
+    )
+    yield (
+        f"Latency from {latency.samples} runs; {latency.dropped} disturbed runs dropped; the network beside itself reads"
+        f" {measured.noise_floor.low:.3f} to {measured.noise_floor.high:.3f}."
+    )
+
+
+def _ms(milliseconds: float) -> str:
+    return f"{milliseconds:.3f} ms" if milliseconds < 10 else f"{milliseconds:.1f} ms"

@@ -1,0 +1,368 @@
+"""What a job gives back: what changed, what was measured, what was refused and why."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from engine.gate import Gate, ProfileGate
+from engine.target import Target
+
+Outcome = Literal["pass", "fail", "inconclusive", "none"]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Interval(_Value):
+    """Two-sided interval of a value."""
+
+    low: float
+    high: float
+    confidence: float = 0.95
+
+
+class Quality(_Value):
+    """One metric of the compressed network beside the original, on the same held-out samples.
+
+    For task metrics `original` and `compressed` are the metric's values and `difference` is compressed - original, paired
+    sample by sample. For fidelity metrics (they compare the two networks' outputs) `original` and `difference` are None.
+    """
+
+    metric: str
+    original: float | None
+    compressed: float
+    difference: float | None
+    interval: Interval = Field(description="Of `difference` where there is one, else of `compressed`.")
+    standard_error: float = Field(description="Of what `interval` is about.")
+    samples: int
+    compressed_interval: Interval | None = Field(None, description="Of `compressed` itself, where `interval` is not.")
+    discordant: int | None = Field(
+        None, description="For top1 and top5: samples that exactly one of the two networks gets right."
+    )
+
+
+class Latency(_Value):
+    """Wall time of one run in milliseconds, from raw samples that no other process disturbed."""
+
+    mean_ms: float
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    samples: int
+    dropped: int = Field(description="Samples left out because the kernel preempted the run.")
+    intervals: dict[str, Interval] = Field(
+        default_factory=dict, description="Of mean, p50, p90, p95 and p99 in ms, by bootstrap."
+    )
+    max_ms: float | None = Field(None, description="The slowest run of all, those included that were left out above.")
+
+
+class Ratio(_Value):
+    """compressed / original with a bootstrap interval; below 1 is better."""
+
+    value: float
+    interval: Interval
+
+
+class LatencyComparison(_Value):
+    """Original and compressed, run by run in turn in one process."""
+
+    original: Latency
+    compressed: Latency
+    ratios: dict[str, Ratio] = Field(description="By statistic: mean, p50, p90, p95, p99.")
+    cpu_ratio: Ratio = Field(
+        description="The ratio of p50 by CPU time of the process; it should agree with the wall's."
+    )
+    noise_floor: Interval = Field(description="The ratio of the original to itself, measured in the same turns.")
+    stable: bool = Field(description="False: the machine was too disturbed; gates on latency are inconclusive.")
+    unstable_because: str | None = None
+    nodes_by_provider: dict[str, int] = Field(
+        description="Nodes of the compressed network by the provider that ran them."
+    )
+
+
+class Size(_Value):
+    """Bytes of the stored network, its external data included."""
+
+    original: int
+    compressed: int
+    original_download: int | None = Field(
+        None, description="Bytes after deflate (zlib, level 6); only measured where weights were set to zero."
+    )
+    compressed_download: int | None = None
+
+
+class Memory(_Value):
+    """Of a fresh process that loads the network and runs it once."""
+
+    peak_rss_bytes: int
+    load_ms: float = Field(
+        description="From the file to a session that can run; profiles drop the file from the page cache before."
+    )
+    first_run_ms: float
+    warm_load_ms: float | None = Field(
+        None, description="The same again in the same process, after the peak was read; in profiles only."
+    )
+
+
+class MemoryComparison(_Value):
+    """The same fresh process for the original and for the compressed network."""
+
+    original: Memory
+    compressed: Memory
+
+
+class Refusal(_Value):
+    """Why a pass was not applied, in words for the network's owner."""
+
+    code: Literal[
+        "not_applicable",
+        "already_done",
+        "unsupported",
+        "needs_data",
+        "no_gain",
+        "too_lossy",
+        "verification_failed",
+        "crashed",
+        "not_measured",
+        "too_large",
+    ]
+    reason: str
+    node: str | None = None
+    hint: str | None = None
+    details: dict[str, Any] = Field(default_factory=dict, description="What was tried, JSON values only.")
+
+
+class Change(_Value):
+    """What a pass did."""
+
+    summary: str = Field(description="One plain sentence.")
+    details: dict[str, Any] = Field(default_factory=dict, description="Pass-specific facts, JSON values only.")
+    lossless: bool = Field(default=False, description="True: outputs must agree within float rounding.")
+    repair: bool = Field(
+        default=False,
+        description="True: made for quality alone, and never worse than before; it need not save anything.",
+    )
+    download: bool = Field(
+        default=False, description="True: zeros make the deflated file smaller, not the file; it is judged by that."
+    )
+
+
+class StepReport(_Value):
+    """One execution of a pass."""
+
+    index: int
+    type: str
+    parameters: dict[str, Any]
+    status: Literal["applied", "refused"]
+    refusal: Refusal | None = None
+    change: Change | None = None
+    quality: tuple[Quality, ...] = ()
+    size: Size | None = None
+    latency: LatencyComparison | None = None
+    seconds: float
+
+
+class GateResult(_Value):
+    """One gate with the measured value and the bound that was held against the limit."""
+
+    gate: Gate | ProfileGate
+    target: int | None = Field(None, description="Index of the target that it was judged on, in profiles.")
+    measured: float | None
+    bound: float | None = Field(description="The one-sided confidence bound on the unfavourable side.")
+    outcome: Literal["pass", "fail", "inconclusive"]
+    reason: str
+
+
+class Verdict(_Value):
+    """The gates taken together: fail if an error gate fails, else inconclusive if one is, else pass; none without gates."""
+
+    outcome: Outcome
+    gates: tuple[GateResult, ...] = ()
+
+    @classmethod
+    def of(cls, gates: Sequence[GateResult]) -> Self:
+        """Take judged gates together; those of level `warn` are told, but do not decide."""
+        outcomes = {result.outcome for result in gates if result.gate.level == "error"}
+        if not gates:
+            return cls(outcome="none")
+        found: Outcome = "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
+        return cls(outcome=found, gates=tuple(gates))
+
+
+class Environment(_Value):
+    """Where the numbers were measured."""
+
+    cpu: str
+    cpu_flags: tuple[str, ...] = Field(description="Those that change which kernels run.")
+    cores: int
+    onnxruntime: str
+    provider: str
+    python: str
+    system: str
+    distribution: str | None = Field(
+        None, description="The package that onnxruntime came in; it decides the providers."
+    )
+    ep_version: str | None = Field(None, description="Of an execution provider that is a plugin.")
+
+
+class ModelFacts(_Value):
+    """What the report says of one network."""
+
+    sha256: str
+    size_bytes: int
+    parameters: int
+    nodes: int
+    ops: dict[str, int]
+
+
+class Report(_Value):
+    """The whole result of a job."""
+
+    version: Literal[1] = 1
+    kind: Literal["compress"] = "compress"
+    summary: str = Field(description="One or two plain sentences: what was gained at what cost.")
+    unchanged: bool = Field(description="True: nothing helped, the result is the original network.")
+    target: Target
+    original: ModelFacts
+    compressed: ModelFacts
+    steps: tuple[StepReport, ...]
+    size: Size
+    quality: tuple[Quality, ...]
+    latency: LatencyComparison | None
+    memory: MemoryComparison | None
+    verdict: Verdict
+    calibration_samples: int
+    held_out_samples: int
+    environment: Environment
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+class OpCost(_Value):
+    """Time per run of the network, and its share of the time of all nodes."""
+
+    op_type: str
+    node: str | None
+    provider: str
+    count: int
+    ms: float
+    share: float
+
+
+class NodePlacement(_Value):
+    """A node of the network and the execution provider that the session gave it to."""
+
+    node: str
+    op_type: str
+    provider: str
+
+
+class Placement(_Value):
+    """Which provider runs what, as onnxruntime tells it."""
+
+    nodes_by_provider: dict[str, int] = Field(
+        description="Kernels of one run; a provider may fuse many nodes into one."
+    )
+    nodes: tuple[NodePlacement, ...] = Field(
+        description="Every node, after the optimisations that come before nodes are given out."
+    )
+    fallbacks: tuple[NodePlacement, ...] = Field(description="Those that another provider than the target's runs.")
+    fallback_share: float = Field(description="The fallbacks' share of the time of all kernels.")
+
+
+class Throughput(_Value):
+    """Runs per second with so many callers of one session at the same time."""
+
+    concurrency: int
+    runs_per_s: float
+    samples_per_s: float = Field(description="Runs times the batch size.")
+    p50_ms: float = Field(description="Of one run, as its caller waits for it.")
+    p99_ms: float
+    runs: int
+
+
+class SessionOptions(_Value):
+    """Options of an onnxruntime session that change its speed and nothing else."""
+
+    threads: int = Field(description="Intra-op threads.")
+    inter_op_threads: int = 1
+    execution_mode: Literal["sequential", "parallel"] = "sequential"
+    graph_optimization: Literal["disabled", "basic", "extended", "all"] = "all"
+    spinning: bool = Field(default=True, description="Whether idle pool threads spin instead of sleeping.")
+
+
+class OptionTrial(_Value):
+    """Options that were tried, in turn with the target's own."""
+
+    options: SessionOptions
+    p50_ms: float
+    ratio: Ratio = Field(description="p50 with these options / p50 with the target's own; below 1 is better.")
+    stable: bool
+
+
+class Tuning(_Value):
+    """The search for better session options on a target."""
+
+    default: SessionOptions = Field(description="The target's own.")
+    trials: tuple[OptionTrial, ...]
+    chosen: SessionOptions | None = Field(description="None: no options are better than the target's beyond noise.")
+    gain: Ratio | None = Field(description="Of the chosen ones, measured again after they were chosen.")
+    reason: str
+
+
+class TargetMeasurement(_Value):
+    """What a network costs on one target."""
+
+    environment: Environment
+    latency: Latency
+    noise_floor: Interval = Field(description="The ratio of a network to itself, measured in the same turns.")
+    stable: bool = Field(description="False: the machine was too disturbed; gates on latency are inconclusive.")
+    unstable_because: str | None = None
+    comparison: LatencyComparison | None = Field(
+        description="The baseline (`original`) and the network (`compressed`), run by run in turn; None without a baseline."
+    )
+    throughput: tuple[Throughput, ...]
+    memory: Memory
+    baseline_memory: Memory | None
+    by_type: tuple[OpCost, ...] = Field(description="Time by operator type, most expensive first.")
+    slowest: tuple[OpCost, ...] = Field(description="The most expensive nodes.")
+    placement: Placement
+    quality: tuple[Quality, ...] = Field(default=(), description="Beside the baseline, on the job's dataset.")
+    tuning: Tuning | None = None
+
+
+class TargetProfile(_Value):
+    """One target of a profile: measured, or the reason why the network does not run there."""
+
+    index: int = Field(description="Of the target in the job's spec.")
+    target: Target
+    measured: TargetMeasurement | None
+    refusal: Refusal | None = None
+    seconds: float
+
+
+class ProfileReport(_Value):
+    """The whole result of a profile."""
+
+    version: Literal[1] = 1
+    kind: Literal["profile"] = "profile"
+    summary: str = Field(description="A sentence for each target.")
+    model: ModelFacts
+    baseline: ModelFacts | None
+    targets: tuple[TargetProfile, ...]
+    verdict: Verdict
+    samples: int = Field(description="Of the dataset that quality was judged on; 0 where it was not.")
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+AnyReport = Report | ProfileReport
+_REPORT: TypeAdapter[AnyReport] = TypeAdapter(Annotated[Report | ProfileReport, Field(discriminator="kind")])
+
+
+def read_report(body: Any) -> AnyReport:
+    """Give the report that a JSON value describes; raises pydantic's ValidationError."""
+    return _REPORT.validate_python(body)

@@ -1,0 +1,45 @@
+"""Tables and numbers as reports for people write them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from engine.report.values import Quality
+
+# Metrics that are shares of samples.
+SHARES = frozenset({"top1", "top5", "f1", "iou", "top1_agreement"})
+# What an outcome is called in a table.
+MARKS = {"pass": "pass", "fail": "FAIL", "inconclusive": "inconclusive", "none": "none"}
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a Markdown table."""
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    for row in rows:
+        yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
+
+
+def difference(quality: Quality) -> str:
+    """Give how a metric changed, with its interval."""
+    assert quality.difference is not None
+    low, high, value = quality.interval.low, quality.interval.high, quality.difference
+    if quality.metric in SHARES:
+        return f"{100 * value:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
+    return f"{value:+.4g} ({low:+.4g} to {high:+.4g})"
+
+
+def metric_value(metric: str, value: float) -> str:
+    """Give a metric's value with the digits that say something."""
+    if metric in SHARES:
+        return f"{100 * value:.2f} %"
+    # A cosine says something only by how far it is from 1.
+    return f"{value:.6f}" if metric == "cosine" else f"{value:.4g}"
+
+
+def size(count: float) -> str:
+    """Give bytes in decimal units."""
+    left = float(count)
+    for unit in ("B", "kB", "MB"):
+        if left < 1000:
+            return f"{left:.0f} {unit}" if unit == "B" else f"{left:.1f} {unit}"
+        left /= 1000
+    return f"{left:.2f} GB"

@@ -1,0 +1,1 @@
+"""onnxruntime: sessions, the table of providers, discovery, tracing. Nothing else imports it."""

@@ -1,0 +1,155 @@
+"""Datasets in other files than `.npz`: safetensors, and a zip of one `.npz` per sample."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from engine import inspect_dataset
+from engine.compatibility import check_arrays
+from engine.data.dataset import Dataset
+from engine.errors import DatasetInvalidError
+from engine.inspection import Inspection, TensorInfo
+
+KINDS = {"float32": "F32", "uint8": "U8", "int64": "I64", "bool": "BOOL", "float16": "F16"}
+
+
+def safetensors(arrays, **changes):
+    """Write the format by its specification."""
+    header, body = {"__metadata__": {"made": "here"}}, b""
+    for name, array in arrays.items():
+        data = np.ascontiguousarray(array).tobytes()
+        places = [len(body), len(body) + len(data)]
+        header[name] = {"dtype": KINDS[array.dtype.name], "shape": list(array.shape), "data_offsets": places}
+        body += data
+    for name, more in changes.items():
+        header[name] |= more
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + body
+
+
+ARRAYS = {"x": np.arange(24, dtype=np.float32).reshape(6, 4), "label": np.array([0, 1, 2, -1, 1, 0], np.int64)}
+
+
+def stored(tmp_path, content):
+    path = tmp_path / "data.safetensors"
+    path.write_bytes(content)
+    return path
+
+
+def test_safetensors_are_as_good_as_npz(tmp_path):
+    path = stored(tmp_path, safetensors(ARRAYS))
+    np.savez(tmp_path / "same.npz", **ARRAYS)
+    assert inspect_dataset(path) == inspect_dataset(tmp_path / "same.npz")
+    opened = Dataset.open(path, tmp_path)
+    np.testing.assert_array_equal(opened.arrays["x"], ARRAYS["x"])
+    np.testing.assert_array_equal(opened.label, ARRAYS["label"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (safetensors(ARRAYS)[:-1], "truncated"),
+        (safetensors(ARRAYS) + b"x", "bytes behind"),
+        (safetensors(ARRAYS, x={"data_offsets": [0, 95]}), "bytes that its shape needs"),
+        (safetensors(ARRAYS, x={"data_offsets": [48, 144]}), "overlap"),
+        (safetensors(ARRAYS, x={"shape": [-6, -4]}), "describe"),
+        (safetensors(ARRAYS, x={"shape": [6.0, 4]}), "describe"),
+        (safetensors(ARRAYS, x={"shape": "6"}), "describe"),
+        (safetensors(ARRAYS, x={"dtype": "BF16"}), "not taken"),
+        (safetensors(ARRAYS, x={"shape": [1 << 62, 1 << 62, 0], "data_offsets": [0, 0]}), "overlap|samples"),
+        (safetensors({"x": np.array([[np.nan]], np.float32)}), "NaN"),
+        (safetensors({}), "no arrays"),
+        (b"\x05\0\0\0\0\0\0\0{nope" + b" " * 20, "cannot be read"),
+        (b"\x30\0\0\0\0\0\0\0" + b'{"x": {}, "x": {}}'.ljust(48) + b"abc", "twice"),
+        (b"\xff\xff\xff\xff\0\0\0\0{" + b" " * 20, "not an .npz"),
+    ],
+)
+def test_safetensors_that_are_refused(tmp_path, content, message):
+    with pytest.raises(DatasetInvalidError, match=message):
+        inspect_dataset(stored(tmp_path, content))
+
+
+def sample(**arrays):
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def of_samples(tmp_path, samples):
+    path = tmp_path / "data.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in samples:
+            archive.writestr(name, content)
+    return path
+
+
+def text(length, label):
+    return sample(ids=np.arange(length, dtype=np.int64), mask=np.ones(length, np.int8), label=np.int64(label))
+
+
+LENGTHS = [3, 3, 5, 3, 7]
+
+
+@pytest.fixture
+def texts(tmp_path):
+    return of_samples(tmp_path, [(f"{n:03}.npz", text(length, n % 2)) for n, length in enumerate(LENGTHS)])
+
+
+def test_sizes_may_vary_from_sample_to_sample(texts, tmp_path):
+    found = inspect_dataset(texts)
+    assert {array.name: array.shape for array in found.arrays} == {"ids": (5, None), "mask": (5, None)}
+    assert (found.samples, found.labelled, found.metric) == (5, 5, "top1")
+    inputs = tuple(TensorInfo(name=name, dtype="int64", shape=("n", "t")) for name in ("ids", "mask"))
+    dataset = Dataset.open(texts, tmp_path)
+    assert list(dataset.label) == [0, 1, 0, 1, 0]
+    feeds = list(dataset.samples(inputs, np.arange(5)).batches(2))
+    # Only neighbours of one size share a batch; the order is kept.
+    assert [feed["ids"].shape for feed in feeds] == [(2, 3), (1, 5), (1, 3), (1, 7)]
+    assert all(feed["mask"].dtype == np.int64 for feed in feeds)
+    np.testing.assert_array_equal(feeds[1]["ids"], [np.arange(5)])
+
+
+def test_varying_data_need_open_axes(texts):
+    def network(shape):
+        tensors = [{"name": name, "dtype": "int64", "shape": shape} for name in ("ids", "mask")]
+        common = {"opset": {"": 17}, "ir_version": 9, "producer": "", "parameters": 1, "size_bytes": 1, "nodes": 1}
+        more = {"ops": {}, "quantized": "none", "float_type": "none", "external_data": False}
+        return Inspection.model_validate({"inputs": tensors, "outputs": [], **common, **more})
+
+    found = inspect_dataset(texts)
+    check_arrays(network(["n", "t"]), found)
+    check_arrays(network([1, "t"]), found)
+    for shape, message in (((2, "t"), "takes 2 at a time"), (("n", 3), "varying sizes")):
+        with pytest.raises(DatasetInvalidError, match=message):
+            check_arrays(network(shape), found)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (sample(ids=np.arange(2, dtype=np.int64)), "same arrays"),
+        (text(4, 1)[:-30], "damaged"),
+        (b"no archive", "damaged"),
+        (sample(ids=np.arange(2, dtype=np.int32), mask=np.ones(2, np.int8), label=np.int64(0)), "another type"),
+        (sample(ids=np.ones((2, 2), np.int64), mask=np.ones(2, np.int8), label=np.int64(0)), "number of axes"),
+        (sample(ids=np.ones(0, np.int64), mask=np.ones(2, np.int8), label=np.int64(0)), "empty"),
+        (sample(ids=np.ones(1, np.int64), mask=np.ones(2, np.int8), label=np.zeros(3, np.int64)), "number of axes"),
+    ],
+)
+def test_samples_that_do_not_belong_together(tmp_path, second, message):
+    with pytest.raises(DatasetInvalidError, match=message):
+        inspect_dataset(of_samples(tmp_path, [("0.npz", text(3, 0)), ("1.npz", second)]))
+
+
+def test_labels_of_several_sizes(tmp_path):
+    samples = [(f"{n}.npz", sample(x=np.ones(n, np.float32), label=np.zeros(n, np.int64))) for n in (1, 2)]
+    with pytest.raises(DatasetInvalidError, match="labels differ"):
+        inspect_dataset(of_samples(tmp_path, samples))
+
+
+def test_a_zip_of_samples_and_something_else(tmp_path):
+    with pytest.raises(DatasetInvalidError, match="something else"):
+        inspect_dataset(of_samples(tmp_path, [("0.npz", text(3, 0)), ("notes.txt", b"x")]))

@@ -1,0 +1,80 @@
+"""Reports for other programs say what the report says."""
+
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from engine import report_files
+from engine.gate import Gate
+from engine.report.junit import junit
+from engine.report.openmetrics import prometheus
+from engine.report.values import GateResult, Report, Verdict
+
+FACTS = {"sha256": "0" * 64, "size_bytes": 200, "parameters": 8, "nodes": 1, "ops": {"Gemm": 1}}
+REPORT = Report.model_validate(
+    {
+        "summary": "Half the size.",
+        "unchanged": False,
+        "target": {},
+        "original": FACTS,
+        "compressed": FACTS,
+        "steps": [],
+        "size": {"original": 200, "compressed": 100},
+        "quality": [],
+        "latency": None,
+        "memory": None,
+        "verdict": {"outcome": "none"},
+        "calibration_samples": 0,
+        "held_out_samples": 0,
+        "environment": {
+            "cpu": "x", "cpu_flags": [], "cores": 1, "onnxruntime": "1", "provider": "cpu", "python": "3", "system": "s",
+        },
+        "seconds": 1.5,
+    }
+)  # fmt: skip
+
+
+def gated(*results):
+    gates = [
+        GateResult(
+            gate=Gate(metric="size_bytes", rule="max_ratio", value=0.25, level=level),
+            measured=0.5,
+            bound=None,
+            outcome=outcome,
+            reason='it is 0.5 <of> "the" original\x00',
+        )
+        for outcome, level in results
+    ]
+    return REPORT.model_copy(update={"verdict": Verdict.of(gates)})
+
+
+@pytest.mark.parametrize(
+    ("results", "failures", "skipped"),
+    [
+        ((), 0, 0),
+        ((("pass", "error"),), 0, 0),
+        ((("fail", "error"), ("pass", "error")), 1, 0),
+        ((("fail", "warn"), ("inconclusive", "error")), 0, 2),
+    ],
+)
+def test_junit_fails_on_what_the_verdict_fails_on(results, failures, skipped):
+    report = gated(*results)
+    suite = ET.fromstring(junit(report).decode())
+    assert (suite.get("failures"), suite.get("skipped")) == (str(failures), str(skipped))
+    assert suite.get("tests") == str(len(suite.findall("testcase"))) == str(max(1, len(results)))
+    assert (failures > 0) == (report.verdict.outcome == "fail")
+    for said in suite.iter("failure"):
+        assert said.get("message") == 'fail: it is 0.5 <of> "the" original'
+
+
+def test_prometheus_has_verdict_and_sizes():
+    text = prometheus(gated(("fail", "error")))
+    assert 'onnxpress_report_verdict{outcome="fail"} 1\n' in text
+    assert 'onnxpress_report_verdict{outcome="pass"} 0\n' in text
+    assert 'onnxpress_report_size_bytes{network="compressed"} 100\n' in text
+    for line in text.splitlines():
+        assert line.startswith("# TYPE onnxpress_report_") or float(line.rpartition(" ")[2]) >= 0
+
+
+def test_every_format_is_written():
+    assert set(report_files(REPORT)) == {"report.json", "report.md", "report.junit.xml", "report.prom"}

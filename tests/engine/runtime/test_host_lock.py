@@ -1,0 +1,110 @@
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.runtime.host_lock import HostLock
+
+HOLD = """
+import sys
+from pathlib import Path
+from engine.runtime.host_lock import HostLock
+with getattr(HostLock(Path(sys.argv[1])), sys.argv[2])():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def start(path, side):
+    """A process that holds a side until its stdin closes."""
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path), side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def let_go(child):
+    child.stdin.close()
+    assert child.wait(timeout=20) == 0
+    child.stdout.close()
+
+
+def in_thread(path, side, order, name):
+    entered = threading.Event()
+
+    def hold():
+        with getattr(HostLock(path), side)():
+            order.append(name)
+            entered.set()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    return thread, entered
+
+
+def waits(entered):
+    return not entered.wait(0.2)
+
+
+def test_workers_share_and_exclude_a_measurement(tmp_path):
+    path = tmp_path / "quiet"
+    other = start(path, "working")
+    assert other.stdout.readline() == "held\n"
+    with HostLock(path).working():
+        pass  # a second worker comes in
+    measuring, entered = in_thread(path, "measuring", [], "m")
+    assert waits(entered)
+    let_go(other)
+    measuring.join(20)
+    assert entered.is_set()
+
+
+def test_new_work_queues_behind_a_waiting_measurement(tmp_path):
+    path, order = tmp_path / "quiet", []
+    with HostLock(path).working():
+        measuring, measured = in_thread(path, "measuring", order, "measurement")
+        assert waits(measured)
+        working, worked = in_thread(path, "working", order, "new work")
+        assert waits(worked)
+    measuring.join(20)
+    working.join(20)
+    assert order == ["measurement", "new work"]
+
+
+def test_a_dead_process_lets_go(tmp_path):
+    path = tmp_path / "quiet"
+    other = start(path, "measuring")
+    assert other.stdout.readline() == "held\n"
+    other.kill()
+    other.wait(20)
+    other.stdin.close()
+    other.stdout.close()
+    started = time.monotonic()
+    with HostLock(path).measuring():
+        assert time.monotonic() - started < 20
+
+
+def test_nesting(tmp_path):
+    quiet = HostLock(tmp_path / "quiet")
+    with quiet.measuring(), quiet.measuring(), quiet.working():
+        pass
+    with quiet.working(), pytest.raises(RuntimeError, match="wait for itself"), quiet.measuring():
+        pass
+    with quiet.measuring():
+        pass  # the refusal left nothing locked
+
+
+def test_no_path_locks_nothing():
+    before = set(Path("/proc/self/fd").iterdir())
+    with HostLock(None).working(), HostLock(None).measuring():
+        assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_an_error_inside_lets_go(tmp_path):
+    quiet = HostLock(tmp_path / "quiet")
+    with pytest.raises(KeyError), quiet.measuring():
+        raise KeyError
+    with quiet.working():
+        pass

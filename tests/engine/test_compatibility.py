@@ -1,0 +1,138 @@
+"""Whether a job fits its network and data is told from stored inspections alone."""
+
+import pytest
+
+from engine import Compress, DatasetInspection, Inspection, check_fit
+from engine.compatibility import can_cast
+from engine.errors import DatasetInvalidError, SpecInvalidError
+
+
+def _network(**changes):
+    values = {
+        "inputs": [{"name": "image", "dtype": "float32", "shape": ["n", 3, 8, 8]}],
+        "outputs": [{"name": "scores", "dtype": "float32", "shape": ["n", 5]}],
+        "opset": {"": 18}, "ir_version": 10, "producer": "", "parameters": 10, "size_bytes": 100, "nodes": 1,
+        "ops": {"Conv": 1}, "quantized": "none", "float_type": "float32", "external_data": False,
+    }  # fmt: skip
+    return Inspection.model_validate(values | changes)
+
+
+def _data(name="image", dtype="uint8", shape=(600, 3, 8, 8), labelled=400, metric="top1"):
+    return DatasetInspection.model_validate(
+        {
+            "arrays": [{"name": name, "dtype": dtype, "shape": shape}],
+            "samples": shape[0],
+            "labelled": labelled,
+            "unlabelled": shape[0] - labelled,
+            "metric": metric,
+        }
+    )
+
+
+def _spec(*passes, **more):
+    return Compress.model_validate(
+        {"recipe": {"passes": [{"type": name} for name in passes or ("quantize_static",)]}, **more}
+    )
+
+
+def test_a_job_that_fits_gives_no_warnings():
+    assert check_fit(_network(), _data(), _spec()) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (_data(name="picture"), "missing: image; not an input: picture"),
+        (_data(shape=(600, 3, 9, 8)), "size 9 on axis 2"),
+        (_data(shape=(600, 3, 8)), "3 axes"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(data, message):
+    with pytest.raises(DatasetInvalidError, match=message):
+        check_fit(_network(), data, _spec())
+
+
+def test_types_are_cast_only_without_loss_of_meaning():
+    assert can_cast("uint8", "float32")
+    assert can_cast("bool", "float16")
+    assert can_cast("float64", "float32")
+    assert can_cast("int32", "int64")
+    assert can_cast("uint8", "int16")
+    assert not can_cast("float32", "int64")
+    assert not can_cast("int64", "int32")
+    assert not can_cast("int8", "uint8")
+    network = _network(inputs=[{"name": "image", "dtype": "int64", "shape": None}])
+    with pytest.raises(DatasetInvalidError, match="float32, but the network's input is int64"):
+        check_fit(network, _data(dtype="float32"), _spec())
+
+
+@pytest.mark.parametrize(
+    ("network", "data", "spec", "message"),
+    [
+        (_network(), None, _spec(), "needs calibration data"),
+        (_network(quantized="fully"), _data(), _spec(), "fully quantized already"),
+        (_network(quantized="partly"), _data(), _spec("simplify", "quantize_static"), r"Step 1 .*partly"),
+        (
+            _network(),
+            _data(labelled=0, metric=None),
+            _spec(gates=[{"metric": "top1", "rule": "max_drop", "value": 0.01}]),
+            "needs labels",
+        ),
+        (
+            _network(),
+            _data(metric="mse"),
+            _spec(gates=[{"metric": "top1", "rule": "max_drop", "value": 0.01}]),
+            "metric is mse",
+        ),
+        (_network(), None, _spec("simplify", gates=[{"metric": "cosine", "rule": "min", "value": 0.9}]), "needs data"),
+        (_network(), _data(), _spec(target={"shapes": {"other": [1, 3, 8, 8]}}), "not an input"),
+        (_network(), _data(), _spec(target={"shapes": {"image": [1, 3, 9, 8]}}), r"gives \[1, 3, 9, 8\]"),
+    ],
+)
+def test_specs_that_do_not_fit_are_refused(network, data, spec, message):
+    with pytest.raises(SpecInvalidError, match=message):
+        check_fit(network, data, spec)
+
+
+def test_warns_of_what_weakens_a_result():
+    assert any("random inputs" in text for text in check_fit(_network(), None, _spec("simplify")))
+    assert any("no labels" in text for text in check_fit(_network(), _data(labelled=0, metric=None), _spec()))
+    assert any("are few" in text for text in check_fit(_network(), _data(shape=(60, 3, 8, 8), labelled=50), _spec()))
+    fixed = _network(inputs=[{"name": "image", "dtype": "float32", "shape": [4, 3, 8, 8]}])
+    assert any("fixed batch size" in text for text in check_fit(fixed, _data(), _spec()))
+
+
+def _recurrent():
+    shapes = {"x": [None, None], "state": [2, None, 8], "rate": []}
+    inputs = [{"name": name, "dtype": "float32", "shape": shape} for name, shape in shapes.items()]
+    return _network(inputs=inputs)
+
+
+def _frames(**shapes):
+    arrays = [{"name": name, "dtype": "float32", "shape": shape} for name, shape in shapes.items()]
+    return DatasetInspection.model_validate(
+        {"arrays": arrays, "samples": 20, "labelled": 0, "unlabelled": 20, "metric": None}
+    )
+
+
+@pytest.mark.parametrize("state", [(20, 2, 8), (20, 2, 1, 8)])
+@pytest.mark.parametrize("x", [(20, 64), (20, 1, 64), (20, None)])
+def test_a_state_and_a_single_number_fit_with_the_batch_axis_or_without(state, x):
+    warnings = check_fit(_recurrent(), _frames(x=x, state=state, rate=(20,)), _spec("simplify"))
+    assert any("one at a time" in warning and "state, rate" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"), [((20, 3, 8), "size 3 on axis 1"), ((20, 2, 1, 9), "size 9 on axis 3"), ((20, 8), "2 axes")]
+)
+def test_a_state_of_another_size_is_refused(state, message):
+    with pytest.raises(DatasetInvalidError, match=message):
+        check_fit(_recurrent(), _frames(x=(20, 64), state=state, rate=(20,)), _spec("simplify"))
+
+
+def test_a_network_without_a_batch_axis_takes_whole_inputs():
+    network = _network(inputs=[{"name": "image", "dtype": "float32", "shape": [3, 8, 8]}])
+    warnings = check_fit(network, _data(shape=(600, 3, 8, 8)), _spec("simplify"))
+    assert any("one at a time" in warning for warning in warnings)
+    with pytest.raises(DatasetInvalidError, match="size 9 on axis 3"):
+        check_fit(network, _data(shape=(600, 3, 8, 9)), _spec("simplify"))
