@@ -11,7 +11,7 @@ from onnx import helper, load_from_string
 
 from engine import EngineError, merge_reports, read_report, read_spec, run
 from engine.errors import BaselineFailedError, SpecInvalidError, TargetUnavailableError
-from engine.report import unmeasured
+from engine.report.unmeasured import unmeasured
 from engine.report.markdown import markdown
 from engine.report.values import Memory
 
