@@ -3,6 +3,8 @@
 The request has `model`, `out` and `settings`, the pass with its type.
 """
 
+import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,22 +27,26 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     model = io.load(Path(request["model"]))
     step.prepare(model)
     _agreed(step.check(model))
-    change = _agreed(step.apply(model, {}, _context(model)))
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
+        change = _agreed(step.apply(model, {}, _context(model, Path(folder))))
     step.ensures(model)
     io.strip(model)
     io.save(model, Path(request["out"]))
     return {"change": change.summary}
 
 
-def _context(model: Any) -> Context:
+def _context(model: Any, checkpoint: Path) -> Context:
     return Context(
         original=model,
         target=Target(provider="cpu", threads=1, batch=1),
         calibration=None,
+        select=None,
         evaluate=_refuse,
         observe=_refuse,
         progress=lambda fraction, message: print(f"{fraction:.2f} {message}", flush=True),
         race=_refuse,
+        working=nullcontext,
+        checkpoint=checkpoint,
     )
 
 

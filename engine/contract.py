@@ -1,7 +1,9 @@
 """What a pass is: one frozen class that is its parameters, its documentation and its work."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -41,7 +43,7 @@ class Observe:
 
 
 class Samples(Protocol):
-    """Held-out or calibration data: knows its length and yields feeds {input name: array with first axis = samples}."""
+    """Some samples of a dataset: knows its length and yields feeds {input name: array with first axis = samples}."""
 
     def __len__(self) -> int: ...
 
@@ -52,16 +54,30 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What a pass may ask of the pipeline while it works. Everything here is lazy: nothing is measured unless asked."""
+    """What a pass may ask of the job while it works. Everything here is lazy: nothing is measured unless asked.
+
+    The data that the report and the gates are judged on are not here, nor is anything that leads to them.
+    """
 
     original: "ir.Model"
     target: "Target"
+    # For statistics, fits and training; without data made-up samples, see `has_data`.
     calibration: Samples | None
+    # For whatever is chosen: candidates, bisections, early stops, trials. None: the job has no data.
+    select: Samples | None
+    # The quality of a network beside the original's, on `select`.
     evaluate: Callable[["ir.Model"], Sequence["Quality"]]
     observe: Callable[["ir.Model", Sequence[Observe]], Mapping[Observe, Any]]
     progress: Callable[[float, str], None]
     # Run the networks in turn on the target; give each one's time per run as a multiple of the first one's.
     race: Callable[[Sequence["ir.Model"]], Sequence[float]]
+    # The host lock's shared side. Take it round each piece of heavy work of a few seconds, so that a measurement of another
+    # job on this host gets its turn in between. It may be taken again inside; `race` inside it raises RuntimeError.
+    working: Callable[[], AbstractContextManager[None]]
+    # A folder of this step alone. What is written there is there again when the job starts anew after a crash.
+    checkpoint: Path
+    # Seconds of `time.monotonic()` at which the job is ended from outside; None: never.
+    deadline: float | None = None
     # False: the job has no data, and `calibration` holds made-up samples, good for comparing networks, not for fitting.
     has_data: bool = True
     # The job's limits, for passes that choose among several networks themselves.

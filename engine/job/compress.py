@@ -301,14 +301,19 @@ class _Run:
                 progress=lambda fraction, message: progress(0.5 * fraction, message),
             )
 
+        checkpoint = self._steps / f"{index:02}.checkpoint"
+        checkpoint.mkdir(exist_ok=True)
         return Context(
             original=io.load(self._original),
             target=self._target,
             calibration=self._calibration or self._held_out,
+            select=self._held_out if self._dataset is not None else None,
             evaluate=self._evaluate,
             observe=record,
             progress=progress,
             race=self._race,
+            working=self._quiet.working,
+            checkpoint=checkpoint,
             has_data=self._calibration is not None and not self._in_pieces,
             gates=self._spec.gates,
         )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +139,13 @@ def context(tmp_path: Path) -> Callable[..., Context]:
             original=model,
             target=target,
             calibration=samples,
+            select=samples,
             evaluate=lambda _model: (),
             observe=lambda network, requests: observe(network, requests, samples, target, scratch=tmp_path),
             progress=lambda _fraction, _message: None,
             race=lambda models: ratios or [1.0] * len(models),
+            working=nullcontext,
+            checkpoint=tmp_path,
         )
 
     return make

@@ -1,5 +1,8 @@
 """Networks built by hand, run with and without the runtime's optimisation, and the context that a pass works in."""
 
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -74,8 +77,11 @@ def context(model, samples=None):
         original=model,
         target=Target(),
         calibration=samples,
+        select=samples,
         evaluate=lambda _model: (),
         observe=lambda _model, _requests: {},
         progress=lambda _fraction, _message: None,
         race=lambda models: [1.0] * len(models),
+        working=nullcontext,
+        checkpoint=Path(tempfile.gettempdir()),
     )
