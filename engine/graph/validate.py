@@ -24,6 +24,7 @@ from onnx import (
 )
 
 from engine.errors import ModelInvalidError, ModelUnsupportedError
+from engine.graph.quantized import is_quantized
 from engine.inspection import Inspection, TensorInfo
 
 FILE_BYTES = (1 << 31) - 1
@@ -63,16 +64,6 @@ _BITS: Mapping[int, int] = {
     TensorProto.BFLOAT16: 16, TensorProto.UINT4: 4, TensorProto.INT4: 4,
 }  # fmt: skip
 _WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
-_QUANTIZED = frozenset(
-    {
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "DynamicQuantizeLinear",
-        "MatMulNBits",
-        "MatMulBnb4",
-        "GatherBlockQuantized",
-    }
-)
 
 
 def inspect_model(path: Path, *, alone: bool = False) -> Inspection:
@@ -400,8 +391,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _quantized(nodes: _Counted) -> Literal["none", "partly", "fully"]:
-    kinds = {node.op_type for node in nodes.nodes}
-    if not any(kind in _QUANTIZED or kind.startswith("QLinear") or kind.endswith("Integer") for kind in kinds):
+    if not any(is_quantized(kind) for kind in {node.op_type for node in nodes.nodes}):
         return "none"
     floats = {tensor.name for tensor in nodes.tensors if tensor.data_type in _FLOATS}
     in_float = any(

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from engine.contract import Samples
 from engine.data.batches import Alone, padded, run_size
 from engine.errors import EngineError, VerificationFailedError
-from engine.graph import io
+from engine.graph import io, quantized
 from engine.graph.pieces import Pieces
 from engine.runtime import loading, sessions
 from engine.runtime.sessions import ModelSource, Session
@@ -137,8 +137,7 @@ def some_feeds(model_inputs: Runnable, samples: Samples, count: int = _SAMPLES) 
 
 def is_quantized(path: Path) -> bool:
     """Say whether a stored network holds quantized tensors."""
-    kinds = {node.op_type for node in io.load(path).graph.all_nodes()}
-    return any("Quantize" in kind or kind.endswith("NBits") or "Integer" in kind for kind in kinds)
+    return quantized.first_quantized(io.load(path)) is not None
 
 
 def computes_in_half(path: Path) -> bool:

@@ -14,8 +14,8 @@ from engine.errors import VerificationFailedError
 from engine.graph import io
 from engine.graph.derived import Derivation, Form, is_stored, transposed
 from engine.graph.names import require_nodes
+from engine.graph.quantized import first_quantized
 from engine.quantize import types
-from engine.quantize.static import is_quantization
 from engine.report.values import Change, Refusal
 from engine.runtime import processor
 
@@ -76,7 +76,7 @@ def check(model: ir.Model, step: "QuantizeDynamic") -> Refusal | None:
     plan = make_plan(model, step)
     if plan.layers:
         return None
-    done = next((node for node in model.graph.all_nodes() if is_quantization(node)), None)
+    done = first_quantized(model)
     if done is not None:
         return Refusal(
             code="already_done",

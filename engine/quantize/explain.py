@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from engine.graph import io
+from engine.graph.quantized import CONVERSIONS, computes_in_integers
 from engine.measure import latency
 from engine.quantize.plan import Layer, final_output
 from engine.runtime import sessions, tracing
@@ -116,7 +117,7 @@ def conversions_left(model: ir.Model, target: Target) -> dict[str, Any]:
     for node in optimised.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node.op_type)
-    conversions = [node for node in optimised.graph.node if node.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+    conversions = [node for node in optimised.graph.node if node.op_type in CONVERSIONS]
     # Quantized only to be restored at once: no integer kernel gains from it.
     lonely = [
         node.name
@@ -126,7 +127,7 @@ def conversions_left(model: ir.Model, target: Target) -> dict[str, Any]:
     return {
         "conversions_left": len(conversions),
         "lonely_pairs": lonely,
-        "integer_kernels": sum(kind.startswith(("QLinear", "QGemm")) or "Integer" in kind for kind in kinds),
+        "integer_kernels": sum(computes_in_integers(kind) for kind in kinds),
     }
 
 

@@ -14,7 +14,7 @@ from engine.errors import VerificationFailedError
 from engine.graph import dtypes, io
 from engine.graph.derived import Derivation, Form, is_stored
 from engine.graph.names import require_nodes
-from engine.quantize.static import is_quantization
+from engine.graph.quantized import first_quantized, is_quantized
 from engine.report.values import Change, Refusal
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def convert(
             node=unknown.name,
             hint="Ask for compute float32: that stores weights in 16 bits and leaves all operators alone.",
         )
-    quantized = next((node for node in model.graph.all_nodes() if is_quantization(node)), None)
+    quantized = first_quantized(model)
     if quantized is not None:
         return Refusal(
             code="unsupported",
@@ -154,7 +154,7 @@ def _storage_objections(value: ir.Value, step: "Float16") -> Iterator[str]:
     if value.is_graph_input() or value.is_graph_output():
         yield "it is an input or output of the network"
     for use in value.uses():
-        if is_quantization(use.node):
+        if is_quantized(use.node.op_type):
             yield f"{use.node.op_type} reads it as scales"
         if use.node.name in step.exclude:
             yield "the recipe excludes its node"

@@ -16,6 +16,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from engine.graph import io
+from engine.graph.quantized import CONVERSIONS
 from engine.measure.latency import per_op
 from engine.quantize.plan import Plan, final_output
 from engine.report.values import OpCost
@@ -25,7 +26,6 @@ from engine.target import Target
 
 Feed = Mapping[str, npt.NDArray[Any]]
 
-_CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 # Other layouts of float and integer convolutions: moved at the same borders.
 _MOVES = frozenset({"ReorderInput", "ReorderOutput", "Transpose"})
 _FUSED_IN_FLOAT = frozenset({"Relu", "Clip", "HardSigmoid", "HardSwish", "Sigmoid", "Tanh", "LeakyRelu"})
@@ -51,7 +51,7 @@ def measure(
     profiles = [per_op(io.to_bytes(model), feeds, target, runs=_RUNS) for model in networks]
     members = [*(layer.node for layer in plan.layers), *plan.followers]
     found = [_times(members, profile.by_node) for profile in profiles]
-    moved = sum(cost.ms for cost in profiles[1].by_type if cost.op_type in _CONVERSIONS | _MOVES)
+    moved = sum(cost.ms for cost in profiles[1].by_type if cost.op_type in CONVERSIONS | _MOVES)
     borders = sum(sizes.get(str(tensor.name), 0) for tensor in _borders(plan))
     return Times(found[0], _with_activations(found[1], profiles, plan, sizes), moved / max(borders, 1))
 
@@ -166,7 +166,7 @@ def _times(members: Sequence[ir.Node], costs: Sequence[OpCost]) -> dict[str, flo
     """Match profiled nodes with the operators they came from: the runtime renames what it fuses or lays out anew."""
     by_name: dict[str, float] = {}
     for cost in costs:
-        if cost.op_type not in _CONVERSIONS | _MOVES:
+        if cost.op_type not in CONVERSIONS | _MOVES:
             name = (cost.node or "").partition("_token_")[0].removesuffix("_nchwc")
             by_name[name] = by_name.get(name, 0.0) + cost.ms
     return {str(node.name): sum(by_name.get(alias, 0.0) for alias in _aliases(node)) for node in members if node.name}

@@ -12,6 +12,7 @@ from engine.errors import VerificationFailedError
 from engine.graph import io
 from engine.graph.names import require_nodes
 from engine.graph.opset import upgrade
+from engine.graph.quantized import CONVERSIONS, first_quantized
 from engine.graph.unshare import unshare
 from engine.quantize import types
 from engine.quantize.explain import Compared, Feed, Key, conversions_left
@@ -46,7 +47,7 @@ def prepare(model: ir.Model) -> None:
 
 def check(model: ir.Model, step: "QuantizeStatic") -> Refusal | None:
     """Refuse a network that is quantized already, or has no layer that can be."""
-    quantized = next((node for node in model.graph.all_nodes() if is_quantization(node)), None)
+    quantized = first_quantized(model)
     if quantized is not None:
         return Refusal(
             code="already_done",
@@ -68,23 +69,6 @@ def check(model: ir.Model, step: "QuantizeStatic") -> Refusal | None:
     inner = next(subgraph_layers(model), None)
     where = "" if inner is None else " outside the bodies of If, Loop or Scan"
     return Refusal(code="not_applicable", reason=f"The network has no Conv, Gemm or MatMul with weights{where}.")
-
-
-def is_quantization(node: ir.Node) -> bool:
-    """Say whether an operator belongs to a quantized network."""
-    return (
-        node.op_type
-        in {
-            "QuantizeLinear",
-            "DequantizeLinear",
-            "DynamicQuantizeLinear",
-            "MatMulNBits",
-            "MatMulBnb4",
-            "GatherBlockQuantized",
-        }
-        or node.op_type.startswith(("QLinear", "QAttention", "QGemm", "QMoE", "DynamicQuantize"))
-        or node.op_type.endswith("Integer")
-    )
 
 
 def observes(model: ir.Model, step: "QuantizeStatic") -> Sequence[Observe]:
@@ -213,7 +197,7 @@ def ensures(model: ir.Model) -> None:
     """Check that every scale is positive and finite, and that integer weights lie where their kernels cannot fail."""
     constants = {value.name: value.const_value for _, value in io.initializers(model)}
     for node in model.graph:
-        if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
+        if node.op_type not in CONVERSIONS:
             continue
         scale = constants.get(node.inputs[1].name if node.inputs[1] is not None else None)
         if scale is None:

@@ -15,6 +15,7 @@ from engine.errors import VerificationFailedError
 from engine.graph import io
 from engine.graph.derived import Derivation, Form, Opened, transposed
 from engine.graph.names import require_nodes
+from engine.graph.quantized import holds_integer_weights
 from engine.report.values import Change, Refusal
 from engine.solve import Quantized, Window, gptq, reconstruct, round_to_nearest
 from engine.solve.gram import AutoPad
@@ -100,7 +101,7 @@ def check(model: ir.Model, step: "QuantizeWeights") -> Refusal | None:
     plan = make_plan(model, step)
     if plan.layers:
         return None
-    done = next((node for node in model.graph.all_nodes() if _is_stored_in_integers(node)), None)
+    done = next((node for node in model.graph.all_nodes() if holds_integer_weights(node)), None)
     if done is not None:
         return Refusal(
             code="already_done",
@@ -115,14 +116,6 @@ def check(model: ir.Model, step: "QuantizeWeights") -> Refusal | None:
             node=node,
         )
     return Refusal(code="not_applicable", reason=f"The network has no {', '.join(step.operators)} with weights.")
-
-
-def _is_stored_in_integers(node: ir.Node) -> bool:
-    small = {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.UINT4, ir.DataType.INT4}
-    constant = _constant(node.inputs[0]) if node.op_type == "Cast" else None
-    return node.op_type in {"MatMulNBits", "GatherBlockQuantized", "DequantizeLinear"} or (
-        constant is not None and constant.dtype in small
-    )
 
 
 def make_plan(model: ir.Model, step: "QuantizeWeights") -> Plan:
