@@ -28,7 +28,7 @@ from engine.graph.execution import (
 )
 from engine.graph.grouping import Grouping, overlapping
 from engine.graph.groups import Group, Unit, balanced
-from engine.graph.labels import Array, Labels, TooManyLabelsError, Union
+from engine.graph.labels import Array, Labels, UnfollowableError, Union
 from engine.graph.preparation import prepare
 from engine.graph.rules import RULES
 from engine.graph.sizes import Sizes
@@ -185,11 +185,8 @@ def _step(run: Execution, node: ir.Node) -> None:
         return
     try:
         rule(run, node)
-    except TooManyLabelsError:
-        _freeze_all(run, node, "its labels vary over too many elements to analyse")
-    except (AssertionError, IndexError, KeyError, ValueError) as error:
-        # A legal use of an operator that its rule did not foresee must not spoil the rest of the network.
-        _freeze_all(run, node, f"its rule does not fit this use ({type(error).__name__}: {error})")
+    except UnfollowableError as error:
+        _freeze_all(run, node, str(error))
 
 
 def _freeze_all(run: Execution, node: ir.Node, reason: str) -> None:

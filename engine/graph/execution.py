@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from engine.graph import labels as lab
-from engine.graph.labels import Array, Labels, Shape
+from engine.graph.labels import Array, Labels, Shape, UnfollowableError
 from engine.graph.sizes import Sizes, integer, integers
 
 Role = Literal["in", "out", "pass"]
@@ -116,9 +116,10 @@ class Execution:
     # --- values ------------------------------------------------------------------------------------------------------
 
     def shape(self, value: ir.Value | None) -> Shape:
-        """Give a value's shape; rules run only when shapes are known."""
+        """Give a value's shape; of the inputs and the first output it is known when a rule runs."""
         found = self.sizes.shape(value)
-        assert found is not None, value
+        if found is None:
+            raise UnfollowableError("a shape could not be inferred")
         return found
 
     def known(self, node: ir.Node, index: int) -> Array | None:
@@ -139,17 +140,29 @@ class Execution:
 
     def set(self, node: ir.Node, labels: Labels | None, index: int = 0) -> None:
         """Label an output. Labels that all go together cannot go at all: the axis would become empty."""
-        if labels is None or index >= len(node.outputs) or not node.outputs[index].name:
+        if labels is None or index >= len(node.outputs) or not node.outputs[index].name or not labels.atoms.size:
             return
         value = node.outputs[index]
         if labels.atoms.shape[labels.axis] == 1:
             self.freeze(labels, node, "one place stands for all its channels")
             return
         assert value.name is not None
-        assert labels.shape == self.sizes.shape(value), (node.name, node.op_type, labels.shape, self.sizes.shape(value))
+        self._require_fit(node, labels, value)
         if labels.rows:
             self.grids.append(labels)
         self.labels[value.name] = labels
+
+    def _require_fit(self, node: ir.Node, labels: Labels, value: ir.Value) -> None:
+        shape = self.sizes.shape(value)
+        if labels.shape == shape and all(own in {1, size} for own, size in zip(labels.atoms.shape, shape, strict=True)):
+            return
+        self._require_inferred(node)
+        raise AssertionError((node.name, node.op_type, labels.shape, labels.atoms.shape, shape))
+
+    def _require_inferred(self, node: ir.Node) -> None:
+        """Sizes that only the file declares, with stand-ins for dynamic ones, need not fit those of the inputs."""
+        if any(value.name in self.sizes.declared for value in node.outputs):
+            raise UnfollowableError("the sizes declared for its output do not fit those of its inputs")
 
     def moved(self, value: ir.Value | None, axis: int | None = None) -> Labels | None:
         """Give labels for a movement op: a constant that is moved around is itself a prunable source."""
@@ -181,7 +194,13 @@ class Execution:
         return value is not None and not value.is_graph_input()
 
     def member(self, value: ir.Value, found: Labels, role: Role, node: ir.Node | None) -> None:
-        """Record that an initializer carries labels, seen through the views between it and its use."""
+        """Record that an initializer carries labels, seen through the views between it and its use.
+
+        What the graph computes or takes as an input carries none: the channels stay.
+        """
+        if node is not None and not self.constant(value):
+            self.freeze(found, node, "its parameters are computed")
+            return
         producer = value.producer()
         name = "" if node is None else str(node.name)
         if producer is None:
@@ -228,7 +247,11 @@ class Execution:
         """Unite atoms element by element; what meets an unlabelled element must stay."""
         if left is right:
             return
-        left, right = np.broadcast_arrays(left, right)
+        try:
+            left, right = np.broadcast_arrays(left, right)
+        except ValueError:
+            self._require_inferred(node)
+            raise
         left, right = left.reshape(-1), right.reshape(-1)
         both = (left > 0) & (right > 0)
         if both.all():

@@ -18,8 +18,18 @@ Shape = tuple[int, ...]
 MOST_LABELS = 1 << 24
 
 
-class TooManyLabelsError(Exception):
+class UnfollowableError(Exception):
+    """Labels cannot be followed through a node, for the reason in the message: all channels that it touches stay.
+
+    The only way in which a rule says so after it began; any other error out of a rule is a fault of ours and goes through.
+    """
+
+
+class TooManyLabelsError(UnfollowableError):
     """Labels of one value vary over more elements than the analysis may hold."""
+
+    def __init__(self) -> None:
+        super().__init__("its labels vary over too many elements to analyse")
 
 
 @dataclass(frozen=True, slots=True)

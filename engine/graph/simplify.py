@@ -21,10 +21,15 @@ from engine.graph import io, verify
 from engine.graph.spatial_mean import use_global_average_pool
 from engine.report.values import Change, Refusal
 
-# What the libraries below raise on networks that they cannot handle. A stage that fails is dropped and named in the report.
-_STAGE_ERRORS = (
-    EngineError, ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError,
-    TypeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError,
+# What onnxscript and onnxslim raise on networks that they cannot handle: a stage of theirs is then dropped and named in the
+# report. Our own stages fail in no such way.
+_LIBRARY_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError,
+    onnx.checker.ValidationError, onnx.shape_inference.InferenceError,
+)  # fmt: skip
+# How a stage's result turns out not to be a network that runs.
+_BROKEN_RESULT = (
+    EngineError, ir.serde.SerdeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError,
 )  # fmt: skip
 _CONTROL_FLOW = frozenset({"If", "Loop"})
 
@@ -66,6 +71,10 @@ def simplify(model: ir.Model, context: Context) -> Change | Refusal:
 Stage = Callable[[ir.Model], ir.Model]
 
 
+class _LibraryFailedError(Exception):
+    """A library gave up on a network; the cause is what it raised."""
+
+
 def _stages(model: ir.Model) -> Iterator[tuple[str, Stage]]:
     if any(value.name in model.graph.initializers for value in model.graph.inputs):
         yield "constant weights", _make_weights_constant
@@ -87,8 +96,10 @@ def _attempt(
         serialized = io.to_bytes(changed)
         onnx.checker.check_model(serialized)
         found = verify.same_outputs(reference, serialized, feeds, context.target)
-    except _STAGE_ERRORS as error:
-        return None, f"it failed ({type(error).__name__})"
+    except _LibraryFailedError as error:
+        return None, f"the library that does it failed ({type(error.__cause__).__name__})"
+    except _BROKEN_RESULT as error:
+        return None, f"its result does not run ({type(error).__name__})"
     if found.relative > verify.FLOAT_TOLERANCE:
         return None, f"it moved the outputs by {found.relative:.1e} of their largest value"
     return changed, ""
@@ -104,13 +115,16 @@ def _make_weights_constant(model: ir.Model) -> ir.Model:
 
 
 def _onnxscript(model: ir.Model) -> ir.Model:
-    optimised: ir.Model = onnxscript.optimizer.optimize(model)
-    rewritten: ir.Model = onnxscript.rewriter.rewrite(optimised)
+    with _library():
+        optimised: ir.Model = onnxscript.optimizer.optimize(model)
+        rewritten: ir.Model = onnxscript.rewriter.rewrite(optimised)
     return rewritten
 
 
 def _onnxslim(model: ir.Model) -> ir.Model:
-    slimmed: onnx.ModelProto = onnxslim.slim(ir.to_proto(model))
+    serialized = ir.to_proto(model)
+    with _library():
+        slimmed: onnx.ModelProto = onnxslim.slim(serialized)
     return ir.from_proto(slimmed)
 
 
@@ -183,6 +197,14 @@ def _counts(model: ir.Model) -> dict[str, int]:
 def _summary(before: dict[str, int], after: dict[str, int]) -> str:
     was, now = sum(before.values()), sum(after.values())
     return "The network was as simple as it gets." if was == now else f"{was} operators became {now}."
+
+
+@contextlib.contextmanager
+def _library() -> Iterator[None]:
+    try:
+        yield
+    except _LIBRARY_ERRORS as error:
+        raise _LibraryFailedError from error
 
 
 @contextlib.contextmanager

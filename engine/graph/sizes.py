@@ -32,6 +32,8 @@ class Sizes:
     known: dict[str, Array] = field(default_factory=dict)
     # Which elements of known values depend on dynamic dimensions, where any does.
     moving: dict[str, Array] = field(default_factory=dict)
+    # Values whose shape nothing but the file tells, dynamic dimensions replaced by numbers of their own.
+    declared: set[str] = field(default_factory=set)
 
     def shape(self, value: ir.Value | None) -> Shape | None:
         """Give the value's concrete shape, None where it could not be inferred."""
@@ -186,6 +188,7 @@ def _walk(model: ir.Model, sizes: Sizes, node: ir.Node, chosen: dict[str, int], 
         sizes.types[value.name] = kind
         if shape is None and value.shape is not None:
             shape = _concrete(value, chosen, factors)
+            sizes.declared.add(value.name)
         if shape is not None:
             sizes.shapes[value.name] = shape
 

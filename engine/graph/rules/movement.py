@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from engine.graph import labels as lab
 from engine.graph.execution import Execution, Split
-from engine.graph.labels import Array, Labels, Shape
+from engine.graph.labels import Array, Labels, Shape, UnfollowableError
 from engine.graph.rules.registry import Rules, listed
 from engine.graph.sizes import axes_of, integer, integers, slices, text
 
@@ -59,6 +59,8 @@ def reshaped(run: Execution, node: ir.Node, found: Labels, shape: Shape) -> Labe
     if 0 in shape:
         run.freeze(found, node, "a size is zero")
         return None
+    if math.prod(shape) != math.prod(found.shape):
+        raise UnfollowableError("the sizes declared for its output do not fit those of its inputs")
     axis = _pixel_shuffle_axis(node, found, shape)
     result = lab.reshape(found, shape, run.align(node)) if axis is None else _unpacked(run, node, found, shape, axis)
     if result is None:
@@ -104,7 +106,8 @@ def unsqueeze(run: Execution, node: ir.Node) -> None:
     found = run.moved(node.inputs[0])
     if found is not None:
         axes = axes_of(node, run.known(node, 1), len(run.shape(node.outputs[0])))
-        assert axes is not None
+        if axes is None:
+            raise UnfollowableError("its axes are computed from data")
         run.set(node, lab.unsqueeze(found, axes))
 
 
@@ -125,7 +128,10 @@ def cut(run: Execution, node: ir.Node) -> None:
     found = run.moved(node.inputs[0])
     if found is None:
         return
-    where = slices(node, [run.known(node, index) for index in range(1, len(node.inputs))], len(found.shape))
+    operands = [run.known(node, index) for index in range(1, len(node.inputs))]
+    if any(value is not None and known is None for value, known in zip(node.inputs[3:], operands[2:], strict=True)):
+        raise UnfollowableError("its axes or steps are computed from data")
+    where = slices(node, operands, len(found.shape))
     if where is None or not _fixed_range(run, node, found):
         _slice_by_data(run, node, found)
         return
@@ -182,6 +188,8 @@ def split(run: Execution, node: ir.Node) -> None:
         return
     axis = integer(node, "axis", 0) % len(found.shape)
     start = 0
+    if any(run.shape(output)[axis] == 0 for output in node.outputs):
+        run.freeze(found, node, "a size is zero")
     for index, output in enumerate(node.outputs):
         size = run.shape(output)[axis]
         run.set(node, lab.take(found, axis, slice(start, start + size), size), index)
@@ -315,7 +323,9 @@ def pad(run: Execution, node: ir.Node) -> None:
     listed_pads = integers(node, "pads")
     known = run.known(node, 1)
     pads = np.array(listed_pads) if listed_pads is not None else known
-    axes = run.known(node, 3) if len(node.inputs) > 3 and node.inputs[3] is not None else None
+    axes = run.known(node, 3)
+    if axes is None and len(node.inputs) > 3 and node.inputs[3] is not None:
+        raise UnfollowableError("its axes are computed from data")
     if pads is None or (
         listed_pads is None and axes is None and not run.fixed(node, 1)[[found.axis, found.axis + rank]].all()
     ):

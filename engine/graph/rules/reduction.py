@@ -18,10 +18,11 @@ def reduce(run: Execution, node: ir.Node) -> None:
         return
     rank = len(found.shape)
     axes = axes_of(node, run.known(node, 1), rank)
-    if axes is None:
-        if len(node.inputs) > 1 and node.inputs[1] is not None:
-            run.freeze(found, node, "its axes are computed from data")
-            return
+    if axes is None and len(node.inputs) > 1 and node.inputs[1] is not None:
+        run.freeze(found, node, "its axes are computed from data")
+        return
+    if not axes:
+        # An empty list means the same as none.
         axes = () if integer(node, "noop_with_empty_axes", 0) else tuple(range(rank))
     if found.axis in axes:
         if node.op_type in _EXACT:

@@ -16,7 +16,7 @@ from zoo import CONTRIB, Net
 from engine.errors import SpecInvalidError
 from engine.graph import io, labels, macs
 from engine.graph.coupling import analyse
-from engine.graph.labels import Labels, Union
+from engine.graph.labels import Labels, UnfollowableError, Union
 from engine.graph.masking import mask
 from engine.graph.rules import RULES
 from engine.graph.slicing import remove
@@ -508,6 +508,64 @@ def test_sequences_and_broken_uses_freeze_instead_of_failing():
     coupling = analyse(ir.from_proto(finish(net, net.op("Relu", net.conv(y, 1, 8)), 8)))
     assert ("SplitToSequence", "no rule knows this operator") in reasons(coupling)
     assert 16 in [len(group.atoms) for group in coupling.groups]
+
+
+@pytest.mark.parametrize("fault", [KeyError("a fault of ours"), AssertionError(), AttributeError("x"), ValueError("y")])
+def test_a_fault_in_a_rule_comes_through(monkeypatch, fault):
+    def rule(run, node):
+        raise fault
+
+    monkeypatch.setitem(RULES, ("", "Relu"), rule)
+    net = Net()
+    proto = finish(net, net.op("Relu", image(net)), 16)
+    with pytest.raises(type(fault)):
+        analyse(ir.from_proto(proto))
+
+
+def test_a_rule_that_cannot_follow_says_why(monkeypatch):
+    def rule(run, node):
+        raise UnfollowableError("its channels go through a spell")
+
+    monkeypatch.setitem(RULES, ("", "Relu"), rule)
+    net = Net()
+    coupling = analyse(ir.from_proto(finish(net, net.op("Relu", image(net)), 16)))
+    assert ("Relu", "its channels go through a spell") in reasons(coupling)
+
+
+def test_a_bias_that_is_computed_keeps_the_channels():
+    net = Net()
+    x = net.input("x", ["N", 3, 8, 8])
+    bias = net.op("Mul", net.input("shift", [12]), net.const(np.float32(0.5)))
+    x = net.op("Conv", x, net.weight(12, 3, 1, 1), bias)
+    coupling = analyse(ir.from_proto(finish(net, net.op("Relu", x), 12)))
+    assert ("Conv", "its parameters are computed") in reasons(coupling)
+    assert 12 not in [len(group.atoms) for group in coupling.groups]
+
+
+def test_a_part_of_size_zero_keeps_the_channels():
+    net = Net()
+    x = image(net)
+    some, _none = net.op("Split", x, net.ints(16, 0), axis=1, count=2)
+    coupling = analyse(ir.from_proto(finish(net, net.op("Relu", some), 16)))
+    assert ("Split", "a size is zero") in reasons(coupling)
+
+
+def test_a_reduction_over_an_empty_list_of_axes_reduces_all():
+    net = Net(opset=18)
+    x = image(net)
+    total = net.op("ReduceMax", x, net.const(np.zeros(0, np.int64)), keepdims=1)
+    coupling = analyse(ir.from_proto(finish(net, net.op("Add", net.op("Relu", x), total), 16)))
+    assert ("ReduceMax", "ReduceMax mixes its channels") in reasons(coupling)
+
+
+def test_declared_sizes_that_do_not_fit_keep_the_channels():
+    """A shape that is computed from data: all that is known of the result is what the file says."""
+    net = Net()
+    y = net.op("Reshape", image(net), net.input("shape", [4], TensorProto.INT64))
+    proto = finish(net, net.op("Relu", y), 16)
+    proto.graph.value_info.append(helper.make_tensor_value_info(y, TensorProto.FLOAT, ["rows", 16, "high", "wide"]))
+    coupling = analyse(ir.from_proto(proto))
+    assert ("Reshape", "the sizes declared for its output do not fit those of its inputs") in reasons(coupling)
 
 
 def test_inputs_that_are_initializers_and_functions_are_brought_into_form(prune):

@@ -4,8 +4,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import zoo as topologies
 from onnx import TensorProto, helper
 
+from engine.data.dataset import Samples
 from engine.graph import io, simplify, verify
 from engine.passes.simplify import Simplify
 from engine.runtime import sessions
@@ -116,15 +118,44 @@ def test_a_stage_that_breaks_the_outputs_is_dropped_and_named(simplified, residu
         weight.const_value = ir.tensor(-weight.const_value.numpy(), name=weight.name)
         return model
 
+    monkeypatch.setattr(simplify, "_onnxslim", negate)
+    _, change = simplified(residual_cnn())
+    (dropped,) = change.details["dropped_stages"]
+    assert dropped["stage"] == "constant folding and fusion"
+    assert dropped["reason"].startswith("it moved the outputs by")
+
+
+def test_a_library_that_stumbles_over_a_network_costs_its_stage_alone(simplified, network, monkeypatch):
     def stumble(_model):
         raise IndexError("a library's own bug")
 
-    monkeypatch.setattr(simplify, "_onnxslim", negate)
+    monkeypatch.setattr(simplify.onnxslim, "slim", stumble)
+    net = network()
+    x = net.norm(net.conv("image", 3, 5, name="a"), 5, name="bn")
+    _, change = simplified(net.build(net.op("Flatten", net.op("GlobalAveragePool", x))))
+    (dropped,) = change.details["dropped_stages"]
+    assert dropped["stage"] == "constant folding and fusion"
+    assert dropped["reason"] == "the library that does it failed (IndexError)"
+    assert "batch normalisation" in change.details["stages"]
+
+
+@pytest.mark.parametrize("fault", [KeyError("ours"), AssertionError(), AttributeError("ours"), IndexError("ours")])
+def test_a_fault_of_an_own_stage_comes_through(simplified, residual_cnn, monkeypatch, fault):
+    def stumble(_model):
+        raise fault
+
     monkeypatch.setattr(simplify, "_fold_batch_norms", stumble)
-    _, change = simplified(residual_cnn())
-    dropped = {entry["stage"]: entry["reason"] for entry in change.details["dropped_stages"]}
-    assert dropped["constant folding and fusion"].startswith("it moved the outputs by")
-    assert dropped["batch normalisation"] == "it failed (IndexError)"
+    with pytest.raises(type(fault)):
+        simplified(residual_cnn())
+
+
+@pytest.mark.parametrize("name", sorted(topologies.ZOO))
+def test_no_stage_is_dropped_over_the_zoo(name, context):
+    proto = topologies.ZOO[name]()
+    arrays = topologies.feed(proto)
+    samples = Samples(arrays, {key: array.dtype for key, array in arrays.items()}, np.arange(2))
+    change = Simplify().apply(topologies.load(proto), {}, context(topologies.load(proto), samples))
+    assert change.details["dropped_stages"] == []
 
 
 def test_strips_what_exporters_leave_behind(simplified, residual_cnn):
