@@ -134,6 +134,8 @@ class Unit(Base):
     priority: Mapped[int] = mapped_column(Integer, default=0)
     job_id: Mapped[str | None] = mapped_column(ForeignKey("job.id"), index=True)
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("unit.id"), index=True)
+    # Its place among the children of its parent.
+    position: Mapped[int | None] = mapped_column(Integer)
     # What the unit reads; an inspection's subject, a job's input.
     model_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
     dataset_id: Mapped[str | None] = mapped_column(ForeignKey("dataset.id"), index=True)

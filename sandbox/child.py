@@ -79,7 +79,8 @@ def _inspect_archive(workspace: Path, payload: dict[str, Any], _tell: Tell) -> d
 
 def _inspect_dataset(workspace: Path, payload: dict[str, Any], _tell: Tell) -> dict[str, Any]:
     data = workspace / "data" / payload["file"]
-    return engine.inspect_dataset(data, metric=payload["metric"]).model_dump(mode="json")
+    declared = json.loads((workspace / "data" / "dataset.json").read_bytes())
+    return engine.inspect_dataset(data, metric=declared.get("metric")).model_dump(mode="json")
 
 
 def _prunability(workspace: Path, _payload: dict[str, Any], _tell: Tell) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Literal, Protocol
 
 from sqlalchemy import ColumnElement, Select, delete, func, or_, select
@@ -23,30 +22,22 @@ from models import (
     Model,
     ModelState,
     Trial,
-    Unit,
-    UnitStatus,
     new_id,
 )
 from services import db
 from services.errors import FieldError, InvalidError, NotFoundError, UnavailableError
 from services.problems import Problem
-from services.routing import INSPECT_QUEUE
 from services.storage import Found, Store, Stored
 from services.transitions import advance, record
 
 _log = logging.getLogger(__name__)
-INSPECT_RUNTIME_S = 30.0
-INSPECT_MEMORY_MB = 2048
-# An archive of gigabytes is unpacked first.
-UNPACK_RUNTIME_S = 300.0
-INSPECT_PENDING_S = 3600.0
 MODEL_FILE = "model.onnx"
 MODEL_ARCHIVE = "archive.zip"
 DATASET_FILE = "data.npz"
 SAFETENSORS_FILE = "data.safetensors"
 # Bytes are removed only while nobody holds this: a backup reads them.
 REMOVING = "remove-blobs"
-_ZIP = b"PK\x03\x04"
+ZIP = b"PK\x03\x04"
 
 Kind = Literal["model", "dataset", "report"]
 
@@ -96,7 +87,7 @@ class KnownArchive:
     tenant_id: str
     stored: Stored
     digest: str
-    head: bytes = _ZIP
+    head: bytes = ZIP
 
     def finish(self) -> Stored:
         """Give digest and size."""
@@ -139,9 +130,9 @@ def _unknown_blob() -> InvalidError:
     return InvalidError("The request names what does not exist.", (wrong,), code="unknown_blob")
 
 
-def register_model(session: Session, tenant_id: str, writer: Source, *, name: str) -> Model:
-    """Store a finished upload as a network in state `checking`, and queue its inspection; a zip is unpacked there."""
-    is_archive = writer.head.startswith(_ZIP) and not isinstance(writer, KnownArchive)
+def add_model(session: Session, tenant_id: str, writer: Source, *, name: str) -> Model:
+    """Store a finished upload as a network in state `checking`; a zip is unpacked when it is inspected."""
+    is_archive = writer.head.startswith(ZIP) and not isinstance(writer, KnownArchive)
     if isinstance(writer, KnownArchive):
         artifact = _unpacked_earlier(session, tenant_id, writer)
     else:
@@ -162,23 +153,20 @@ def register_model(session: Session, tenant_id: str, writer: Source, *, name: st
     session.add(model)
     session.flush()
     record(session, model, "created")
-    _queue_inspection(session, model, {}, runtime_s=UNPACK_RUNTIME_S if is_archive else INSPECT_RUNTIME_S)
     return model
 
 
-def register_dataset(
+def add_dataset(
     session: Session,
     tenant_id: str,
     writer: Source,
     *,
     name: str,
     declaration: Mapping[str, Any] | None = None,
-    fits: str | None = None,
 ) -> Dataset:
-    """Store a finished upload as a dataset in state `checking`, and queue its inspection.
+    """Store a finished upload as a dataset in state `checking`.
 
     `declaration` is what their owner says of the data: the `metric` that labels are judged by, and the network's `outputs`.
-    `fits` is the id of a ready network whose inputs the arrays have to fit; else the data are rejected.
     """
     declared = dict(declaration or {})
     # Its header's length in eight bytes, then the header, a JSON object.
@@ -200,7 +188,6 @@ def register_dataset(
     session.add(dataset)
     session.flush()
     record(session, dataset, "created")
-    _queue_inspection(session, dataset, {} if fits is None else {"fits": fits})
     return dataset
 
 
@@ -449,32 +436,3 @@ def _place_blob(session: Session, tenant_id: str, writer: Source) -> None:
             raise _unknown_blob()
         session.add(Blob(tenant_id=tenant_id, sha256=stored.sha256, size=stored.size, created_at=db.now(session)))
         session.flush()
-
-
-def _queue_inspection(
-    session: Session, subject: Model | Dataset, payload: dict[str, Any], *, runtime_s: float = INSPECT_RUNTIME_S
-) -> Unit:
-    moment = db.now(session)
-    is_model = isinstance(subject, Model)
-    unit = Unit(
-        id=new_id("unt"),
-        tenant_id=subject.tenant_id,
-        kind="inspect_model" if is_model else "inspect_dataset",
-        queue=INSPECT_QUEUE,
-        status=UnitStatus.QUEUED,
-        model_id=subject.id if is_model else None,
-        dataset_id=None if is_model else subject.id,
-        payload=payload,
-        max_pending_s=INSPECT_PENDING_S,
-        max_runtime_s=runtime_s,
-        max_memory_mb=INSPECT_MEMORY_MB,
-        crashed_steps=[],
-        created_at=moment,
-        queued_at=moment,
-        pending_until=moment + timedelta(seconds=INSPECT_PENDING_S),
-        sent_at=moment,
-    )
-    session.add(unit)
-    session.flush()
-    db.enqueue(session, unit.queue, unit.id)
-    return unit

@@ -35,6 +35,13 @@ def key(model: Model, dataset: Dataset | None, judge: Dataset | None, spec: "eng
     )
 
 
+def key_of_job(session: Session, job: Job, model: Model) -> str | None:
+    """Name the work of an accepted job, now that its network has been made."""
+    dataset = session.get(Dataset, job.dataset_id) if job.dataset_id else None
+    judge = session.get(Dataset, job.judge_id) if job.judge_id else None
+    return key(model, dataset, judge, engine.read_spec(job.spec))
+
+
 def _data(dataset: Dataset | None) -> dict[str, Any] | None:
     """Give what a result depends on of a dataset: its bytes, and how its owner wants them read."""
     if dataset is None:
@@ -42,7 +49,7 @@ def _data(dataset: Dataset | None) -> dict[str, Any] | None:
     return {"artifact": dataset.artifact_digest, "declaration": dataset.declared}
 
 
-def target_class(described: Mapping[str, Any], flags: str) -> str:
+def machine(described: Mapping[str, Any], flags: str) -> str:
     """Name a kind of machine by what its figures depend on; `flags` is the name of the processor's flags there.
 
     The runtime counts with the distribution that brought it: `onnxruntime` and `onnxruntime-openvino` are built otherwise,
@@ -59,7 +66,7 @@ def find(session: Session, tenant_id: str, name: str, spec: "engine.Spec") -> tu
     """
     providers = {target.provider for target in engine.targets_of(spec)}
     classes = {
-        target_class(target, "flags")
+        machine(target, "flags")
         for worker in workers.live(session)
         for target in worker.targets
         if target.get("provider") in providers

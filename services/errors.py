@@ -71,6 +71,12 @@ class DigestMismatchError(ServiceError):
     code = "digest_mismatch"
 
 
+class AnswerInvalidError(ServiceError):
+    """A unit's process has answered otherwise than was agreed."""
+
+    code = "output_invalid"
+
+
 class QuotaError(ServiceError):
     """The tenant has as much as it may have; later, or after it gave something up, the same request may succeed."""
 

@@ -1,11 +1,10 @@
 """Jobs as clients see them: submit, look, list, cancel, report."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TypeVar
 
-from sqlalchemy import Select, and_, bindparam, select
+from sqlalchemy import and_, bindparam, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, joinedload, selectinload
 
 import engine
@@ -21,25 +20,17 @@ from models import (
     JobStatus,
     Model,
     ModelState,
-    Unit,
-    UnitStatus,
     is_final,
     new_id,
-    sources,
 )
-from services import artifacts, cache, db, idempotency, quotas, workers
+from services import artifacts, cache, compatibility, db, idempotency, quotas, units, workers
 from services.cache import Mode
 from services.errors import ConflictError, FieldError, InvalidError, NotFoundError, RejectedError
-from services.problems import CANCELLED, DEPENDENCY_FAILED, JOB_ENDED, Problem
-from services.routing import INSPECT_QUEUE, run_queue
-from services.transitions import advance, advance_unit, record
+from services.transitions import advance, record
 from settings import Settings
 
 Named = TypeVar("Named", Model, Dataset)
 
-_OPEN = tuple(status for status in UnitStatus if not is_final(status))
-# The unit that puts a profile's targets together once each of them has ended.
-MERGE = "merge"
 _ROUTE = "POST /v1/jobs"
 _RETRY_ROUTE = "POST /v1/jobs/{id}:retry"
 # Built once: every poll asks it.
@@ -173,29 +164,12 @@ def plan(session: Session, tenant_id: str, request: Request, *, use: bool = Fals
     model, baseline, dataset, judge = _inputs(session, tenant_id, request, use=use)
     for target in engine.targets_of(request.spec):
         workers.check_target(session, target.provider)
-    warnings = _fit(model, dataset, judge, request.spec, baseline)
+    warnings = compatibility.check(model, dataset, judge, request.spec, baseline)
     name = cache.key(model, dataset, judge, request.spec)
     answer = None
     if name is not None and request.cache == "use":
         answer = cache.find(session, tenant_id, name, request.spec)
     return Plan(model, baseline, dataset, judge, warnings, name, answer)
-
-
-def _fit(
-    model: Model, dataset: Dataset | None, judge: Dataset | None, spec: "engine.Spec", baseline: Model | None
-) -> list[str]:
-    data = engine.DatasetInspection.model_validate(dataset.inspection) if dataset else None
-    try:
-        if model.inspection is None:
-            engine.check_data(data, spec, has_baseline=baseline is not None)
-            return [f"The network is still to be made by the job {model.job_id}; it is checked then."]
-        network = engine.Inspection.model_validate(model.inspection)
-        if judge is not None:
-            engine.check_arrays(network, engine.DatasetInspection.model_validate(judge.inspection))
-        compared = engine.Inspection.model_validate(baseline.inspection) if baseline else None
-        return engine.check_fit(network, data, spec, compared)
-    except engine.EngineError as error:
-        raise RejectedError(error.message, code=error.code, hint=error.hint, problem=error.problem()) from None
 
 
 def get(session: Session, tenant_id: str, job_id: str) -> Job:
@@ -237,94 +211,7 @@ def cancel(session: Session, tenant_id: str, job_id: str) -> Job:
     Raises NotFoundError, and ConflictError where the job has ended otherwise.
     """
     get(session, tenant_id, job_id)
-    # Units before the job, as everywhere: two transactions that lock in two orders could wait for each other.
-    units = list(session.scalars(_in_order(select(Unit).where(Unit.job_id == job_id, Unit.status.in_(_OPEN)))))
-    for unit in units:
-        if unit.in_status is not UnitStatus.RUNNING:
-            unit.problem = CANCELLED
-            advance_unit(session, unit, UnitStatus.CANCELLED)
-    job = session.scalars(
-        select(Job).where(Job.id == job_id).with_for_update().execution_options(populate_existing=True)
-    ).one()
-    if job.in_status in {JobStatus.CANCELLING, JobStatus.CANCELLED}:
-        return job
-    if is_final(job.in_status):
-        raise ConflictError(f"The job has already {job.status}.", code="already_final")
-    if any(unit.in_status is UnitStatus.RUNNING for unit in units):
-        advance(session, job, JobStatus.CANCELLING)
-    else:
-        job.problem = CANCELLED
-        advance(session, job, JobStatus.CANCELLED)
-        give_up_output(session, job)
-    return job
-
-
-def give_up_output(session: Session, job: Job) -> None:
-    """Say of the network that a job was to make that it will not come; jobs that wait for it fail."""
-    if job.output_model_id is None:
-        return
-    output = session.get_one(Model, job.output_model_id)
-    if output.in_state not in sources(ModelState.REJECTED):
-        return
-    output.problem = JOB_ENDED
-    advance(session, output, ModelState.REJECTED)
-    for job_id, units in _waiting_for(session, output).items():
-        _fail_waiting(session, _locked(session, job_id), units, DEPENDENCY_FAILED)
-
-
-def release(session: Session, output: Model) -> None:
-    """Queue the jobs that wait for a network, now that it is ready; those that do not fit it fail."""
-    for job_id, units in _waiting_for(session, output).items():
-        job = _locked(session, job_id)
-        dataset = session.get(Dataset, job.dataset_id) if job.dataset_id else None
-        judge = session.get(Dataset, job.judge_id) if job.judge_id else None
-        baseline = session.get(Model, job.baseline_id) if job.baseline_id else None
-        spec = engine.read_spec(job.spec)
-        try:
-            told = _fit(output, dataset, judge, spec, baseline)
-        except RejectedError as error:
-            _fail_waiting(session, job, units, error.problem or DEPENDENCY_FAILED)
-            continue
-        moment = db.now(session)
-        job.warnings, job.progress, job.cache_key = told, None, cache.key(output, dataset, judge, spec)
-        record(session, job, "released", {"model": output.id})
-        for unit in units:
-            if unit.kind == MERGE:
-                continue
-            advance_unit(session, unit, UnitStatus.QUEUED)
-            unit.queued_at = unit.sent_at = moment
-            unit.pending_until = moment + timedelta(seconds=unit.max_pending_s)
-            db.enqueue(session, unit.queue, unit.id)
-
-
-def _waiting_for(session: Session, output: Model) -> dict[str, list[Unit]]:
-    """Give the units that wait for a network, locked, by the id of their job."""
-    # What changed of the network is written before its row is read here: whoever named it meanwhile is seen.
-    session.flush()
-    asked = select(Unit).where(Unit.model_id == output.id, Unit.status == UnitStatus.WAITING)
-    found: dict[str, list[Unit]] = {}
-    for unit in session.scalars(_in_order(asked)):
-        found.setdefault(str(unit.job_id), []).append(unit)
-    return found
-
-
-def _in_order(asked: Select[Unit]) -> Select[Unit]:
-    """Lock units in the one order that all keep: those of a profile's targets before the one that waits for them."""
-    ordered = asked.order_by(Unit.parent_id.is_(None), Unit.id)
-    return ordered.with_for_update().execution_options(populate_existing=True)
-
-
-def _fail_waiting(session: Session, job: Job, units: Sequence[Unit], problem: Problem) -> None:
-    job.problem = problem
-    for unit in units:
-        unit.problem = problem
-        advance_unit(session, unit, UnitStatus.FAILED)
-    advance(session, job, JobStatus.FAILED, code=problem["code"])
-    give_up_output(session, job)
-
-
-def _locked(session: Session, job_id: str) -> Job:
-    return session.scalars(select(Job).where(Job.id == job_id).with_for_update()).one()
+    return units.cancel_job(session, job_id)
 
 
 def events(session: Session, tenant_id: str, job_id: str, *, after: int = 0, limit: int = 500) -> list[Event]:
@@ -434,7 +321,7 @@ def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | 
     if planned.answer is not None and output is not None:
         _answer(session, job, output, *planned.answer)
     else:
-        _queue(session, job, waits=planned.waits)
+        units.make_for_job(session, job, request.spec, waits=planned.waits)
     return job
 
 
@@ -453,56 +340,6 @@ def _add_output(session: Session, job: Job, model: Model) -> Model:
     session.add(output)
     session.flush()
     return output
-
-
-def _queue(session: Session, job: Job, *, waits: bool) -> None:
-    """Queue the job's work: a unit for each provider, and where there are several one that puts their results together."""
-    spec = engine.read_spec(job.spec)
-    by_provider: dict[str, list[int]] = {}
-    for index, target in enumerate(engine.targets_of(spec)):
-        by_provider.setdefault(target.provider, []).append(index)
-    parent = None
-    if len(by_provider) > 1:
-        parent = _unit(job, spec, INSPECT_QUEUE, kind=MERGE, status=UnitStatus.WAITING)
-        session.add(parent)
-        session.flush()
-    for provider, indices in by_provider.items():
-        status = UnitStatus.WAITING if waits else UnitStatus.QUEUED
-        unit = _unit(job, spec, run_queue(provider), kind="run", status=status)
-        if parent is not None:
-            unit.parent_id, unit.payload = parent.id, {"targets": indices}
-        session.add(unit)
-        session.flush()
-        if not waits:
-            record(session, job, "queued", unit=unit)
-            db.enqueue(session, unit.queue, unit.id)
-    if waits:
-        job.progress = {"message": f"waits for the model {job.model_id}"}
-        record(session, job, "waiting", {"model": job.model_id})
-
-
-def _unit(job: Job, spec: "engine.Spec", queue: str, *, kind: str, status: UnitStatus) -> Unit:
-    moment, limits, is_queued = job.created_at, spec.limits, status is UnitStatus.QUEUED
-    return Unit(
-        id=new_id("unt"),
-        tenant_id=job.tenant_id,
-        kind=kind,
-        queue=queue,
-        status=status,
-        priority=job.priority,
-        job_id=job.id,
-        model_id=job.model_id,
-        dataset_id=job.dataset_id,
-        payload={},
-        max_pending_s=limits.max_pending_s,
-        max_runtime_s=limits.max_runtime_s,
-        max_memory_mb=limits.max_memory_mb,
-        crashed_steps=[],
-        created_at=moment,
-        queued_at=moment if is_queued else None,
-        pending_until=moment + timedelta(seconds=limits.max_pending_s) if is_queued else None,
-        sent_at=moment if is_queued else None,
-    )
 
 
 def _answer(session: Session, job: Job, output: Model, earlier: Job, result: Model) -> None:

@@ -58,3 +58,15 @@ DEPENDENCY_FAILED = problem(
     "dependency_failed", "The job that was to make this job's network has ended without it.", blame="user"
 )
 JOB_ENDED = problem("dependency_failed", "The job that was to make this network has ended without it.", blame="user")
+JOB_DEADLINE = problem(
+    "job_deadline",
+    "The time of the whole job was over before this part of it began.",
+    blame="user",
+    hint="Give the job more time, or start more workers.",
+)
+JOB_CPU_LIMIT = problem(
+    "job_cpu_limit",
+    "The processor time of the whole job was used up before this part of it began.",
+    blame="user",
+    hint="Give the job more processor time.",
+)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Select, func, or_, select
@@ -13,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from models import Unit, UnitStatus, is_final
-from services import db, queue, retention, workers
+from services import attempts, db, retention, units, workers
 from services.errors import ServiceError
 from services.problems import PENDING_LIMIT, no_worker_for
 from services.routing import provider_of
@@ -41,10 +42,16 @@ def once(database: db.Database, store: Store, settings: Settings, waiting: Waiti
         expired = session.scalars(_expired(moment).limit(1)).first() is not None
         overdue = session.scalars(_overdue(moment).limit(1)).first() is not None
         queued = _queued(session)
+        overspent = list(session.execute(units.overspent(moment).limit(_AT_ONCE)))
+        unturned = list(session.scalars(units.unturned().limit(_AT_ONCE)))
     if expired:
         _locked(database, lambda session: _expire_leases(session, store, settings))
     if overdue:
         _locked(database, lambda session: _fail_overdue(session, store))
+    for job_id, late in overspent:
+        _locked(database, partial(units.end_overspent, store=store, job_id=job_id, late=late))
+    for waiting_id in unturned:
+        _locked(database, partial(units.give_turns, job_id=str(waiting_id)))
     # As many messages as queued units: the workers are busy, nothing is lost.
     short = [name for name, count in queued.items() if (messages := waiting(name)) is not None and messages < count]
     if short:
@@ -122,7 +129,7 @@ def _expire_leases(session: Session, store: Store, settings: Settings) -> None:
     lost = _expired(db.now(session)).limit(_AT_ONCE).with_for_update(skip_locked=True)
     for unit in session.scalars(lost).all():
         _log.warning("unit %s: attempt %d gave no sign of life", unit.id, unit.attempt)
-        queue.expire_lease(session, store, unit, settings)
+        attempts.expire_lease(session, store, unit, settings)
 
 
 def _fail_overdue(session: Session, store: Store) -> None:
@@ -130,7 +137,7 @@ def _fail_overdue(session: Session, store: Store) -> None:
     for unit in session.scalars(overdue).all():
         provider = provider_of(unit.queue)
         missing = provider is not None and not workers.has_live(session, unit.queue)
-        queue.end_failed(session, store, unit, no_worker_for(str(provider)) if missing else PENDING_LIMIT)
+        attempts.give_up_waiting(session, store, unit, no_worker_for(str(provider)) if missing else PENDING_LIMIT)
 
 
 def _queued(session: Session) -> dict[str, int]:

@@ -1,4 +1,7 @@
-"""Which queue a unit waits in: one for inspections, one for the runs of each execution provider."""
+"""Which worker takes a unit: a queue for inspections and one for each execution provider; in it, classes of machines."""
+
+from collections.abc import Mapping
+from typing import Any
 
 INSPECT_QUEUE = "inspect"
 _RUN = "run."
@@ -17,3 +20,13 @@ def is_run_queue(name: str) -> bool:
 def provider_of(name: str) -> str | None:
     """Give the provider that a queue's units need, None where any worker will do."""
     return name.removeprefix(_RUN) if is_run_queue(name) else None
+
+
+def target_class(target: Mapping[str, Any]) -> str:
+    """Name the class of machines that a proven target belongs to: its provider, and the GPU or the processor's flags.
+
+    Kernels, and with them what is fast, differ between classes. A unit may ask for one; without it any worker of the
+    provider takes it.
+    """
+    device = target.get("gpu") or "+".join(target.get("flags") or ()) or "any"
+    return f"{target['provider']}/{device}"

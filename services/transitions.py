@@ -12,6 +12,8 @@ from models import (
     JobStatus,
     Model,
     ModelState,
+    Trial,
+    TrialState,
     Unit,
     UnitStatus,
     following,
@@ -50,6 +52,15 @@ def advance_unit(session: Session, unit: Unit, status: UnitStatus) -> None:
         unit.finished_at = db.now(session)
         unit.token = None
         unit.lease_until = None
+
+
+def advance_trial(session: Session, trial: Trial, state: TrialState) -> None:
+    """Change a trial's state; raises ConflictError where the table of states forbids it."""
+    if state not in following(trial.in_state):
+        raise ConflictError(f"trial {trial.number} of {trial.job_id} is {trial.state} and cannot become {state}.")
+    trial.state = state
+    if is_final(state):
+        trial.finished_at = db.now(session)
 
 
 def record(

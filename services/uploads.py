@@ -6,9 +6,11 @@ from typing import Any, TypeVar
 from sqlalchemy.orm import Session
 
 from models import Dataset, Model, ModelState
-from services import artifacts, idempotency, quotas
+from services import artifacts, idempotency, quotas, units
 from services.artifacts import KnownArchive, KnownBlob, Source
 from services.errors import ConflictError, RejectedError
+from services.routing import INSPECT_QUEUE
+from services.unit_kinds import INSPECTION, UNPACKING
 from settings import Settings
 
 Upload = TypeVar("Upload", Model, Dataset)
@@ -27,7 +29,7 @@ def upload_model(
 
     def make() -> Model:
         _admit(session, tenant_id, writer, settings)
-        return artifacts.register_model(session, tenant_id, writer, name=name)
+        return register_model(session, tenant_id, writer, name=name)
 
     return _once(
         session,
@@ -58,7 +60,7 @@ def upload_dataset(
 
     def make() -> Dataset:
         _admit(session, tenant_id, writer, settings)
-        return artifacts.register_dataset(session, tenant_id, writer, name=name, declaration=declaration, fits=fits)
+        return register_dataset(session, tenant_id, writer, name=name, declaration=declaration, fits=fits)
 
     return _once(
         session,
@@ -67,6 +69,47 @@ def upload_dataset(
         make=make,
         find=lambda dataset_id: artifacts.get_dataset(session, tenant_id, dataset_id),
     )
+
+
+def register_model(session: Session, tenant_id: str, writer: Source, *, name: str) -> Model:
+    """Store a finished upload as a network and queue its inspection."""
+    model = artifacts.add_model(session, tenant_id, writer, name=name)
+    is_archive = writer.head.startswith(artifacts.ZIP) and not isinstance(writer, KnownArchive)
+    units.make(
+        session,
+        "inspect_model",
+        tenant_id=tenant_id,
+        queue=INSPECT_QUEUE,
+        limits=UNPACKING if is_archive else INSPECTION,
+        model_id=model.id,
+    )
+    return model
+
+
+def register_dataset(
+    session: Session,
+    tenant_id: str,
+    writer: Source,
+    *,
+    name: str,
+    declaration: Mapping[str, Any] | None = None,
+    fits: str | None = None,
+) -> Dataset:
+    """Store a finished upload as a dataset and queue its inspection.
+
+    `fits` is the id of a ready network whose inputs the arrays have to fit; else the data are rejected.
+    """
+    dataset = artifacts.add_dataset(session, tenant_id, writer, name=name, declaration=declaration)
+    units.make(
+        session,
+        "inspect_dataset",
+        tenant_id=tenant_id,
+        queue=INSPECT_QUEUE,
+        limits=INSPECTION,
+        dataset_id=dataset.id,
+        payload={} if fits is None else {"fits": fits},
+    )
+    return dataset
 
 
 def check_fits(session: Session, tenant_id: str, model_id: str) -> None:

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,14 +12,14 @@ from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-import engine
 import sandbox
-from services import logs, queue
+from services import attempts, logs, queue
+from services.claims import Claim, Result
 from services.db import Database
-from services.errors import CorruptError, NotFoundError, ServiceError, UnavailableError
+from services.errors import AnswerInvalidError, CorruptError, NotFoundError, ServiceError, UnavailableError
 from services.problems import MEMORY_LIMIT, OUTPUT_INVALID, RUNTIME_LIMIT, STORE_DAMAGED, Problem
-from services.queue import Claim
 from services.storage import Store
+from services.unit_kinds import read_answer
 from settings import Settings
 from worker.workspace import OutputInvalidError, Workspace
 
@@ -139,7 +139,7 @@ class _Attempt:
             raise LeaseLostError
         self._patiently(lambda: self._note(child.events()))
         if why == "cancel":
-            self._end(lambda session: queue.cancelled(session, self._claim.unit_id, self._claim.token))
+            self._end(lambda session: attempts.cancelled(session, self._claim.unit_id, self._claim.token))
             return True
         if why == "drain" and outcome.kind == "killed":
             self._end(lambda session: self._give_back(session, counted=False))
@@ -222,7 +222,7 @@ class _Attempt:
         if outcome.kind == "done" and outcome.value is not None:
             try:
                 return self._finish_patiently(workspace, outcome.value)
-            except (OutputInvalidError, ValidationError) as error:
+            except (AnswerInvalidError, OutputInvalidError, ValidationError) as error:
                 _log.warning("unit %s: %s", claim.unit_id, error)
                 return self._end(lambda session: self._fail(session, OUTPUT_INVALID))
         if outcome.kind == "refused" and outcome.problem is not None:
@@ -237,7 +237,7 @@ class _Attempt:
         ends = {"memory_limit": MEMORY_LIMIT, "garbled": OUTPUT_INVALID}
         return self._end(lambda session: self._fail(session, ends.get(outcome.kind, RUNTIME_LIMIT)))
 
-    def _finish_patiently(self, workspace: Workspace, value: Any) -> bool:
+    def _finish_patiently(self, workspace: Workspace, value: Mapping[str, Any]) -> bool:
         """Commit the result also through a short absence of the store: it may be the work of hours."""
         give_up = time.monotonic() + _COMMIT_S
         while True:
@@ -250,37 +250,20 @@ class _Attempt:
                 self._patiently(self._beat)
                 time.sleep(_LOOK_S)
 
-    def _finish(self, workspace: Workspace, value: Any) -> bool:
-        claim = self._claim
-        if claim.kind == "prunability":
-            told = engine.Prunability.model_validate(value).model_dump(mode="json")
-            return self._end(lambda session: queue.finish_analysis(session, claim.unit_id, claim.token, told))
-        if claim.kind not in {"run", "merge"}:
-            kind = engine.Inspection if claim.kind == "inspect_model" else engine.DatasetInspection
-            found = kind.model_validate(value).model_dump(mode="json")
-            store = self._place.store
-            with workspace.unpacked(store, claim, self._settings.max_model_bytes, self._beat) as files:
-                return self._end(
-                    lambda session: queue.finish_inspection(
-                        session, store, claim.unit_id, claim.token, found, files=files
-                    )
-                )
-        report = _report(claim, value.get("report"))
-        found_network = isinstance(report, engine.Report)
-        inspection = engine.Inspection.model_validate(value.get("inspection")) if found_network else None
-        limit = 2 * self._settings.max_model_bytes
-        with workspace.outputs(
-            self._place.store, claim.tenant_id, limit, self._beat, has_model=found_network
-        ) as outputs:
-            result = queue.RunResult(report, inspection, outputs.model_files, outputs.report_files)
-            return self._end(lambda session: queue.finish_run(session, claim.unit_id, claim.token, result))
+    def _finish(self, workspace: Workspace, value: Mapping[str, Any]) -> bool:
+        claim, store = self._claim, self._place.store
+        answer = read_answer(claim, value)
+        limit = max(1, claim.largest_file) * self._settings.max_model_bytes
+        with workspace.outputs(store, claim.tenant_id, answer.leaves, limit, self._beat) as files:
+            result = Result(answer, files.model_files, files.report_files)
+            return self._end(lambda session: attempts.finish(session, store, claim.unit_id, claim.token, result))
 
     def _end(self, step: Callable[[Session], bool]) -> bool:
         """Commit an end; raises LeaseLostError."""
 
         def commit() -> None:
             with self._place.database.transaction() as session:
-                held = queue.spent(session, self._claim.unit_id, self._claim.token, cpu_s=self._cpu_s()) and step(
+                held = attempts.spent(session, self._claim.unit_id, self._claim.token, cpu_s=self._cpu_s()) and step(
                     session
                 )
             if not held:
@@ -302,60 +285,30 @@ class _Attempt:
                 time.sleep(_LOOK_S)
 
     def _fail(self, session: Session, problem: Problem) -> bool:
-        return queue.fail(session, self._place.store, self._claim.unit_id, self._claim.token, problem)
+        return attempts.fail(session, self._place.store, self._claim.unit_id, self._claim.token, problem)
 
     def _crashed(self, session: Session) -> bool:
-        return queue.crashed(session, self._place.store, self._claim.unit_id, self._claim.token, self._settings)
+        return attempts.crashed(session, self._place.store, self._claim.unit_id, self._claim.token, self._settings)
 
     def _give_back(self, session: Session, *, counted: bool) -> bool:
-        return queue.give_back(
+        return attempts.give_back(
             session, self._place.store, self._claim.unit_id, self._claim.token, self._settings, counted=counted
         )
 
     def _order(self, workspace: Workspace) -> sandbox.Order:
-        claim = self._claim
-        payload: dict[str, Any] = {}
-        if claim.kind == "inspect_dataset":
-            metric = claim.declarations["data"].get("metric")
-            payload = {"metric": metric, "file": Path(claim.inputs[0].path).name}
-        if claim.is_archive:
-            return sandbox.Order("inspect_archive", workspace.path, {"limit": self._settings.max_model_bytes})
-        if claim.kind == "run":
-            payload = {
-                "spec": claim.spec,
-                "quiet": str(self._settings.data_dir.resolve() / "quiet.lock"),
-                "crashed_steps": sorted(claim.crashed_steps),
-                "targets": sorted(claim.targets),
-            }
-        if claim.kind == "merge":
-            payload = {"spec": claim.spec, "reports": claim.reports, "failures": claim.failures}
-        return sandbox.Order(claim.kind, workspace.path, payload)
+        here = {
+            "quiet": str(self._settings.data_dir.resolve() / "quiet.lock"),
+            "limit": self._settings.max_model_bytes,
+        }
+        return sandbox.Order(self._claim.order.verb, workspace.path, {**self._claim.order.payload, **here})
 
     def _limits(self) -> sandbox.Limits:
         return sandbox.Limits(
             runtime_s=self._claim.runtime_s,
             memory_bytes=self._claim.memory_mb << 20,
             threads=os.cpu_count() or 1,
-            file_bytes=self._file_bytes(),
+            file_bytes=self._claim.largest_file * self._settings.max_model_bytes or _SMALL,
         )
-
-    def _file_bytes(self) -> int:
-        if self._claim.is_archive:
-            return self._settings.max_model_bytes
-        return 2 * self._settings.max_model_bytes if self._claim.kind == "run" else _SMALL
-
-
-def _report(claim: Claim, told: Any) -> "engine.AnyReport":
-    """Give the child's report; raises OutputInvalidError where it is not about what the job asked for."""
-    assert claim.spec is not None
-    spec, report = engine.read_spec(claim.spec), engine.read_report(told)
-    if report.kind != spec.kind:
-        raise OutputInvalidError(f"a report of kind {report.kind} for a job of kind {spec.kind}")
-    if isinstance(report, engine.ProfileReport):
-        asked = claim.targets or range(len(engine.targets_of(spec)))
-        if [target.index for target in report.targets] != sorted(asked):
-            raise OutputInvalidError("the report is about other targets than the job")
-    return report
 
 
 def _checked(problem: Any) -> Problem:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.artifacts import NewFile
-from services.queue import Claim
+from services.claims import Claim, Leaves
 from services.storage import Store
 
 _FOLDERS = ("model", "data", "steps", "out", "tmp")
-_REPORT_FILES = ("report.json", "report.md", "report.junit.xml", "report.prom")
+REPORT_FILES = ("report.json", "report.md", "report.junit.xml", "report.prom")
 _MODEL_FILE = "model.onnx"
 _REPORT_LIMIT = 64 << 20
 _CHECKPOINT = re.compile(r"\d\d[\w.-]{0,60}")
@@ -23,6 +23,12 @@ _CHECKPOINT = re.compile(r"\d\d[\w.-]{0,60}")
 _OUTPUT = re.compile(r"\w[\w.:+=@,~-]{0,200}")
 _MAX_OUTPUTS = 64
 _MAX_UNPACKED = 2048
+# By what a child leaves: the files that must be there, and how many may be.
+_EXPECTED: dict[Leaves, tuple[set[str], int]] = {
+    "unpacked": ({_MODEL_FILE}, _MAX_UNPACKED),
+    "reports": ({*REPORT_FILES}, len(REPORT_FILES)),
+    "network": ({*REPORT_FILES, _MODEL_FILE}, _MAX_OUTPUTS),
+}
 _CHUNK = 1 << 20
 
 Beat = Callable[[], None]
@@ -71,47 +77,33 @@ class Workspace:
         shutil.rmtree(self.unit if whole_unit else self.path, ignore_errors=True)
 
     @contextmanager
-    def outputs(
-        self, store: Store, tenant_id: str, limit: int, beat: Beat, *, has_model: bool = True
-    ) -> Iterator[Outputs]:
-        """Give the outputs, hashed and stored but not placed; what is not placed by then is removed at the end.
+    def outputs(self, store: Store, tenant_id: str, leaves: Leaves, limit: int, beat: Beat) -> Iterator[Outputs]:
+        """Give what the child left, hashed and stored but not placed; what is not placed by then is removed at the end.
 
-        Raises OutputInvalidError for links, pipes, devices, foreign names, sizes over the limit, or missing files.
+        `limit` is in bytes: of each file, and of all together that came out of an archive. Raises OutputInvalidError for
+        links, pipes, devices, foreign names, sizes over the limit, or missing files.
         """
+        if leaves == "nothing":
+            yield Outputs((), ())
+            return
         with ExitStack() as stack:
             out = _open_folder(self.path, "out")
             stack.callback(os.close, out)
             names = _names(out)
-            # A profile makes no network.
-            expected = {*_REPORT_FILES, *((_MODEL_FILE,) if has_model else ())}
-            if not expected <= set(names) or len(names) > (_MAX_OUTPUTS if has_model else len(expected)):
+            expected, most = _EXPECTED[leaves]
+            if not expected <= set(names) or len(names) > most:
                 raise OutputInvalidError(f"unexpected outputs: {names[:_MAX_OUTPUTS]}")
-            files = []
-            for name in names:
-                most = _REPORT_LIMIT if name in _REPORT_FILES else limit
-                files.append(self._take(stack, out, name, store, tenant_id, most, beat))
-            yield Outputs(
-                tuple(file for file in files if file.path not in _REPORT_FILES),
-                tuple(file for file in files if file.path in _REPORT_FILES),
-            )
-
-    @contextmanager
-    def unpacked(self, store: Store, claim: Claim, limit: int, beat: Beat) -> Iterator[tuple[NewFile, ...]]:
-        """Give the files that the child took out of a network's archive, as `outputs` does; none where there was none."""
-        with ExitStack() as stack:
-            if not claim.is_archive:
-                yield ()
-                return
-            out = _open_folder(self.path, "out")
-            stack.callback(os.close, out)
-            names = _names(out)
-            if _MODEL_FILE not in names or len(names) > _MAX_UNPACKED:
-                raise OutputInvalidError(f"unexpected files of an archive: {names[:_MAX_OUTPUTS]}")
+            reports = set() if leaves == "unpacked" else {name for name in names if name in REPORT_FILES}
             files, left = [], limit
             for name in names:
-                files.append(self._take(stack, out, name, store, claim.tenant_id, left, beat))
-                left -= files[-1].writer.finish().size
-            yield tuple(files)
+                room = _REPORT_LIMIT if name in reports else left
+                files.append(self._take(stack, out, name, store, tenant_id, room, beat))
+                if leaves == "unpacked":
+                    left -= files[-1].writer.finish().size
+            yield Outputs(
+                tuple(file for file in files if file.path not in reports),
+                tuple(file for file in files if file.path in reports),
+            )
 
     @staticmethod
     def _take(  # noqa: PLR0917 - one private call

@@ -8,9 +8,11 @@ from typing import Any
 import httpx
 from sqlalchemy import insert, select
 
+import engine
 from benchmarks.http.server import TENANT, Api
 from models import Job, JobLabel, Model, Unit, new_id
-from services import artifacts, db, queue
+from services import attempts, db, queue, uploads
+from services.claims import Answer, Result
 from services.storage import open_store
 
 INSPECTION = {
@@ -30,12 +32,13 @@ def ready_model(api: Api) -> str:
         writer.write(b"network")
         writer.finish()
         with database.transaction() as session:
-            model = artifacts.register_model(session, TENANT, writer, name="net")
+            model = uploads.register_model(session, TENANT, writer, name="net")
     with database.transaction() as session:
         unit = session.scalars(select(Unit.id).where(Unit.model_id == model.id)).one()
         claim = queue.claim(session, unit, worker_id="wrk_benchmark", lease_s=30)
         assert claim is not None
-        queue.finish_inspection(session, store, unit, claim.token, INSPECTION)
+        result = Result(Answer(engine.Inspection.model_validate(INSPECTION)))
+        attempts.finish(session, store, unit, claim.token, result)
     database.dispose()
     return model.id
 

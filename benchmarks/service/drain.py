@@ -26,7 +26,7 @@ from sqlalchemy import func, select
 from benchmarks import documents
 from benchmarks.service.sleeper import SLEEP_S
 from models import Unit
-from services import artifacts, db, keys, workers
+from services import db, keys, uploads, workers
 from services.publisher import BrokerPublisher
 from services.storage import open_store
 from settings import Settings
@@ -113,7 +113,7 @@ def _queue(settings: Settings, database: db.Database) -> list[str]:
             writer = stack.enter_context(store.writer(keys.DEFAULT_TENANT, limit=1 << 20))
             writer.write(secrets.token_bytes(1000))
             writer.finish()
-            names.append(artifacts.register_model(session, keys.DEFAULT_TENANT, writer, name="sleeper").id)
+            names.append(uploads.register_model(session, keys.DEFAULT_TENANT, writer, name="sleeper").id)
     return names
 
 

@@ -15,6 +15,7 @@ _unit = sa.table(
     sa.column("status", sa.String),
     sa.column("parent_id", sa.String),
     sa.column("payload", sa.JSON),
+    sa.column("position", sa.Integer),
     sa.column("waits_for", sa.String),
     sa.column("result", sa.JSON(none_as_null=True)),
 )
@@ -76,6 +77,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_trial_unit_id"), "trial", ["unit_id"], unique=True)
 
     for name, kind in (
+        ("position", sa.Integer()),
         ("waits_for", sa.String()),
         ("continuation", sa.JSON()),
         ("result", sa.JSON()),
@@ -83,7 +85,7 @@ def upgrade() -> None:
     ):
         op.add_column("unit", sa.Column(name, kind, nullable=True))
     _say_what_units_wait_for()
-    _move_results()
+    _move_parts()
 
     op.add_column("worker", sa.Column("target_classes", sa.JSON(), server_default="[]", nullable=False))
 
@@ -106,16 +108,18 @@ def _say_what_units_wait_for() -> None:
     op.execute(_unit.update().where(_unit.c.status == "waiting").values(waits_for=found))
 
 
-def _move_results() -> None:
-    """Move what a profile's parts have left out of what they were asked for."""
+def _move_parts() -> None:
+    """Give a profile's parts their kind and place, and move what they have left out of what they were asked for."""
     connection = op.get_bind()
-    ids = connection.scalars(sa.select(_unit.c.id).where(_unit.c.parent_id.is_not(None))).all()
+    op.execute(_unit.update().where(_unit.c.parent_id.is_not(None)).values(kind="part"))
+    ids = connection.scalars(sa.select(_unit.c.id).where(_unit.c.kind == "part")).all()
     for start in range(0, len(ids), _AT_ONCE):
         some = sa.select(_unit.c.id, _unit.c.payload).where(_unit.c.id.in_(ids[start : start + _AT_ONCE]))
         for unit_id, payload in connection.execute(some).all():
-            if isinstance(payload, dict) and "report" in payload:
-                left = {name: value for name, value in payload.items() if name != "report"}
-                moved = {"payload": left, "result": {"report": payload["report"]}}
+            if isinstance(payload, dict) and "targets" in payload:
+                moved = {"payload": {"targets": payload["targets"]}, "position": min(payload["targets"])}
+                if "report" in payload:
+                    moved["result"] = {"report": payload["report"]}
                 connection.execute(_unit.update().where(_unit.c.id == unit_id).values(moved))
 
 
@@ -134,6 +138,9 @@ def _move_results_back() -> None:
         if isinstance(result, dict) and "report" in result:
             whole = {**payload, "report": result["report"]}
             connection.execute(_unit.update().where(_unit.c.id == unit_id).values(payload=whole))
+    op.execute(_unit.update().where(_unit.c.kind == "part").values(kind="run"))
+    # Nobody could go on with these.
+    op.execute(_unit.delete().where(_unit.c.kind == "trial"))
 
 
 def downgrade() -> None:
@@ -147,6 +154,6 @@ def downgrade() -> None:
             batch_op.drop_column(name)
     op.drop_column("dataset", "declaration")
     op.drop_column("worker", "target_classes")
-    for name in ("target_class", "result", "continuation", "waits_for"):
+    for name in ("target_class", "result", "continuation", "waits_for", "position"):
         op.drop_column("unit", name)
     op.drop_table("job_output")

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
+import engine
 import models
 from api.__main__ import Server
 from api.app import create_app
-from services import db, keys, queue
+from services import attempts, db, keys, queue
 from services.artifacts import NewFile
+from services.claims import Answer, Result
 from services.storage import open_store
 from settings import Settings
 
@@ -71,10 +73,12 @@ class Service:
         store = open_store(self.settings)
         with self.database.transaction() as session:
             if problem is not None:
-                assert queue.fail(session, store, unit_id, claim.token, problem)
+                assert attempts.fail(session, store, unit_id, claim.token, problem)
             else:
                 files = [NewFile(path, _finished(store, claim.tenant_id, unpacked[path])) for path in unpacked]
-                assert queue.finish_inspection(session, store, unit_id, claim.token, inspection, files=files)
+                kind = engine.Inspection if claim.kind == "inspect_model" else engine.DatasetInspection
+                result = Result(Answer(kind.model_validate(inspection)), tuple(files))
+                assert attempts.finish(session, store, unit_id, claim.token, result)
 
     def claim_job(self, job_id):
         with self.database.transaction() as session:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event
 
 from models import Unit
-from services import keys, queue
+from services import attempts, keys
 
 SIMPLIFY = {"passes": [{"type": "simplify"}]}
 
@@ -60,7 +60,7 @@ def test_a_stream_tells_everything_and_ends_with_the_job(service, client, job):
         assert other.get(f"/v1/jobs/{job['id']}").json()["status"] == "cancelling"
     with service.database.transaction() as session:
         unit = session.query(Unit).filter(Unit.job_id == job["id"]).one()
-        queue.cancelled(session, unit.id, unit.token)
+        attempts.cancelled(session, unit.id, unit.token)
     thread.join(20)
     assert [kind for _, kind, _ in heard] == ["queued", "running", "cancelling", "cancelled"]
     assert [number for number, _, _ in heard] == sorted(number for number, _, _ in heard)
@@ -166,7 +166,7 @@ def test_what_all_ask_after_a_change_is_asked_once_for_each_key(service, client,
         client.post(f"/v1/jobs/{job['id']}:cancel")
         with service.database.transaction() as session:
             unit = session.query(Unit).filter(Unit.job_id == job["id"]).one()
-            queue.cancelled(session, unit.id, unit.token)
+            attempts.cancelled(session, unit.id, unit.token)
         for thread in threads:
             thread.join(20)
     told = dict(answers)

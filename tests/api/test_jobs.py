@@ -9,8 +9,9 @@ import pytest
 
 import engine
 import models
-from services import queue, workers
+from services import attempts, queue, workers
 from services.artifacts import NewFile
+from services.claims import Answer, Result
 from services.storage import open_store
 
 SIMPLIFY = {"passes": [{"type": "simplify"}]}
@@ -86,14 +87,13 @@ def finish(service, job_id):
         written[name] = store.writer("alpha", limit=1 << 20)
         written[name].write(content)
         written[name].finish()
-    result = queue.RunResult(
-        report,
-        engine.Inspection.model_validate(service.inspection),
+    result = Result(
+        Answer(report, "network", engine.Inspection.model_validate(service.inspection)),
         (NewFile("model.onnx", written["model.onnx"]),),
         tuple(NewFile(name, written[name]) for name in reports),
     )
     with service.database.transaction() as session:
-        assert queue.finish_run(session, claim.unit_id, claim.token, result)
+        assert attempts.finish(session, store, claim.unit_id, claim.token, result)
 
 
 def test_a_job_is_accepted_and_tells_where_to_look(client, body, dataset):

@@ -4,8 +4,10 @@ import threading
 
 import pytest
 
+import engine
 import models
-from services import queue
+from services import attempts, queue
+from services.claims import Answer, Result
 from services.storage import open_store
 from settings import Settings
 
@@ -45,9 +47,10 @@ def work(service, model, *, result=None, problem=None):
     store = open_store(service.settings)
     with service.database.transaction() as session:
         if problem is not None:
-            assert queue.fail(session, store, claim.unit_id, claim.token, problem)
+            assert attempts.fail(session, store, claim.unit_id, claim.token, problem)
         else:
-            assert queue.finish_analysis(session, claim.unit_id, claim.token, result)
+            answer = Answer(engine.Prunability.model_validate(result))
+            assert attempts.finish(session, store, claim.unit_id, claim.token, Result(answer))
 
 
 def test_it_is_202_until_it_is_there(service, client, model):

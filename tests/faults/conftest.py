@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import engine
 from models import JobStatus, is_final
-from services import artifacts, db, jobs, keys
+from services import artifacts, db, jobs, keys, uploads
 from services.publisher import BrokerPublisher
 from services.storage import Store, open_store
 from settings import Settings
@@ -138,8 +138,8 @@ class System:
 
     def inputs(self, samples=64):
         """A ready network and a ready dataset."""
-        model = self.upload(artifacts.register_model, network())
-        data = self.upload(artifacts.register_dataset, dataset(samples))
+        model = self.upload(uploads.register_model, network())
+        data = self.upload(uploads.register_dataset, dataset(samples))
         model = self.until(lambda session: _unless_checking(artifacts.get_model(session, TENANT, model.id)))
         data = self.until(lambda session: _unless_checking(artifacts.get_dataset(session, TENANT, data.id)))
         assert (model.state, data.state) == ("ready", "ready"), (model.problem, data.problem)
@@ -147,7 +147,7 @@ class System:
 
     def upload_network(self, seed=0):
         """An upload that waits for its inspection, the smallest unit of work."""
-        return self.upload(artifacts.register_model, network(seed))
+        return self.upload(uploads.register_model, network(seed))
 
     def inspected(self, model):
         return self.until(lambda session: _unless_checking(artifacts.get_model(session, TENANT, model.id)))

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select
 
 from models import Event, Unit
-from services import db, jobs
+from services import db, jobs, uploads
 
 from .conftest import STACKS, TENANT
 
@@ -100,7 +100,7 @@ def test_an_upload_that_is_no_network_is_rejected_and_leaves_no_bytes(system):
     from services import artifacts
 
     system.start_worker("inspect")
-    model = system.upload(artifacts.register_model, b"This is not a network.")
+    model = system.upload(uploads.register_model, b"This is not a network.")
     found = system.until(
         lambda session: (row := artifacts.get_model(session, TENANT, model.id)).state != "checking" and row
     )

@@ -145,6 +145,9 @@ def test_live_rows_of_the_second_revision_go_on(empty):
         assert {name: unit.waits_for for name, unit in units.items()} == {
             "u1": None, "j2m": "children", "j2a": None, "j2b": None, "j3m": "children", "j3a": "job", "j3b": "job",
         }  # fmt: skip
+        assert {name: (unit.kind, unit.position) for name, unit in units.items() if unit.parent_id} == {
+            "j2a": ("part", 0), "j2b": ("part", 1), "j3a": ("part", 0), "j3b": ("part", 1),
+        }  # fmt: skip
         assert (units["j2a"].payload, units["j2a"].result) == ({"targets": [0]}, {"report": {"summary": "fast"}})
         assert (units["j2b"].payload, units["j2b"].result) == ({"targets": [1]}, None)
         outputs = {

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import pytest
 
 import engine
-from services import artifacts, db, jobs, keys, queue
+from services import artifacts, attempts, db, jobs, keys, queue, uploads
+from services.claims import Answer, Result
 from services.storage import Store, open_store
 from settings import Settings
 
@@ -105,7 +106,7 @@ class Service:
     settings: Settings
     messages: Messages
 
-    def upload(self, register=artifacts.register_model, content=None, tenant=TENANT, **fields):
+    def upload(self, register=uploads.register_model, content=None, tenant=TENANT, **fields):
         content = content if content is not None else f"content {next(_contents)}".encode()
         with self.store.writer(tenant, limit=1 << 20) as writer:
             writer.write(content)
@@ -124,13 +125,12 @@ class Service:
         return row
 
     def ready_dataset(self, **fields):
-        return self._inspected(self.upload(artifacts.register_dataset, **fields), DATA)
+        return self._inspected(self.upload(uploads.register_dataset, **fields), DATA)
 
     def _inspected(self, row, inspection):
         claim = self.claim(self.messages.sent.pop()[1])
         with self.database.transaction() as session:
-            found = inspection.model_dump(mode="json")
-            assert queue.finish_inspection(session, self.store, claim.unit_id, claim.token, found)
+            assert attempts.finish(session, self.store, claim.unit_id, claim.token, Result(Answer(inspection)))
         return self.read(lambda session: session.get_one(type(row), row.id))
 
     def request(self, model=None, dataset=None, *, passes=({"type": "simplify"},), labels=None, **fields):
@@ -152,11 +152,13 @@ class Service:
                 writers[name].write(content)
                 writers[name].finish()
             files = {name: artifacts.NewFile(name, writer) for name, writer in writers.items()}
-            result = queue.RunResult(
-                REPORT, INSPECTION, (files["model.onnx"],), (files["report.json"], files["report.md"])
+            result = Result(
+                Answer(REPORT, "network", INSPECTION),
+                (files["model.onnx"],),
+                (files["report.json"], files["report.md"]),
             )
             with self.database.transaction() as session:
-                return queue.finish_run(session, claim.unit_id, claim.token, result)
+                return attempts.finish(session, self.store, claim.unit_id, claim.token, result)
         finally:
             for writer in writers.values():
                 writer.abort()

@@ -7,7 +7,8 @@ import pytest
 
 import engine
 from models import Prunability, Unit, UnitStatus
-from services import analyses, catalog, queue, reconcile
+from services import analyses, attempts, catalog, queue, reconcile
+from services.claims import Answer, Result
 from services.errors import ConflictError, NotFoundError, QuotaError, RejectedError
 from services.problems import MEMORY_LIMIT, PENDING_LIMIT, WORKER_LOST
 from settings import Settings
@@ -26,6 +27,7 @@ RESULT = engine.Prunability(
 ).model_dump(mode="json")
 
 INVALID = {"code": "model_invalid", "class": "user", "retryable": False, "message": "It is no network."}
+ANSWER = Result(Answer(engine.Prunability.model_validate(RESULT)))
 
 
 def find(service, model, tenant=TENANT):
@@ -38,11 +40,11 @@ def start(service, model, tenant=TENANT, settings=None):
 
 
 def fail(service, claim, problem):
-    return service.write(lambda session: queue.fail(session, service.store, claim.unit_id, claim.token, problem))
+    return service.write(lambda session: attempts.fail(session, service.store, claim.unit_id, claim.token, problem))
 
 
 def finish(service, claim):
-    return service.write(lambda session: queue.finish_analysis(session, claim.unit_id, claim.token, RESULT))
+    return service.write(lambda session: attempts.finish(session, service.store, claim.unit_id, claim.token, ANSWER))
 
 
 def test_it_is_found_out_once_for_the_same_bytes(service):
@@ -77,7 +79,7 @@ def test_a_lost_attempt_keeps_nothing(service):
     model = service.ready_model()
     start(service, model)
     claim = service.claim()
-    assert not service.write(lambda session: queue.finish_analysis(session, claim.unit_id, "other", RESULT))
+    assert not service.write(lambda session: attempts.finish(session, service.store, claim.unit_id, "other", ANSWER))
     assert find(service, model).result is None
 
 
@@ -163,10 +165,10 @@ def test_processor_time_is_measured_and_has_a_quota(service):
     start(service, other, settings=settings)
     # Another attempt goes on counting.
     give_back = {"settings": settings, "counted": False}
-    service.write(lambda session: queue.give_back(session, service.store, claim.unit_id, claim.token, **give_back))
+    service.write(lambda session: attempts.give_back(session, service.store, claim.unit_id, claim.token, **give_back))
     again = service.claim(claim.unit_id)
     assert again.cpu_s == 60.0
-    assert service.write(lambda session: queue.spent(session, claim.unit_id, again.token, cpu_s=150.0))
+    assert service.write(lambda session: attempts.spent(session, claim.unit_id, again.token, cpu_s=150.0))
     assert finish(service, again)
     job = service.request(service.ready_model())
     for ask in (
@@ -188,7 +190,7 @@ def test_the_quota_tells_when_enough_has_left_the_window(service):
         unit_id = start(service, service.ready_model()).unit_id
         claim = service.claim()
         service.write(
-            lambda session, claim=claim, cpu_s=cpu_s: queue.spent(session, claim.unit_id, claim.token, cpu_s=cpu_s)
+            lambda session, claim=claim, cpu_s=cpu_s: attempts.spent(session, claim.unit_id, claim.token, cpu_s=cpu_s)
         )
         finish(service, claim)
         service.write(lambda session, unit_id=unit_id, age=age: _age(session, unit_id, age))

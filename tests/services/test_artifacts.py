@@ -2,8 +2,10 @@
 
 import pytest
 
+import engine
 from models import DatasetState, ModelState, UnitStatus
-from services import artifacts, queue
+from services import artifacts, attempts, uploads
+from services.claims import Answer, Result
 from services.errors import NotFoundError
 
 from .conftest import DATA, INSPECTION, TENANT
@@ -13,7 +15,12 @@ PROBLEM = {"code": "model_invalid", "class": "user", "retryable": False, "messag
 
 def reject(service):
     claim = service.claim()
-    return service.write(lambda session: queue.fail(session, service.store, claim.unit_id, claim.token, PROBLEM))
+    return service.write(lambda session: attempts.fail(session, service.store, claim.unit_id, claim.token, PROBLEM))
+
+
+def finish(service, claim, inspection):
+    result = Result(Answer(inspection))
+    return service.write(lambda session: attempts.finish(session, service.store, claim.unit_id, claim.token, result))
 
 
 def model_of(service, row):
@@ -27,16 +34,14 @@ def test_an_upload_is_checked_then_ready(service):
     assert claim.kind == "inspect_model"
     assert [(item.path, item.size) for item in claim.inputs] == [("model/model.onnx", 5)]
     found = INSPECTION.model_dump(mode="json")
-    assert service.write(
-        lambda session: queue.finish_inspection(session, service.store, claim.unit_id, claim.token, found)
-    )
+    assert finish(service, claim, INSPECTION)
     ready = model_of(service, model)
     assert ready.state == ModelState.READY
     assert ready.inspection == found
 
 
 def test_a_dataset_keeps_its_declared_metric(service):
-    service.upload(artifacts.register_dataset, declaration={"metric": "mse"})
+    service.upload(uploads.register_dataset, declaration={"metric": "mse"})
     claim = service.claim()
     assert claim.declarations == {"data": {"metric": "mse"}}
     assert [item.path for item in claim.inputs] == ["data/data.npz"]
@@ -44,12 +49,10 @@ def test_a_dataset_keeps_its_declared_metric(service):
 
 def test_data_that_do_not_fit_their_network_are_rejected(service):
     model = service.ready_model()
-    dataset = service.upload(artifacts.register_dataset, fits=model.id)
+    dataset = service.upload(uploads.register_dataset, fits=model.id)
     claim = service.claim()
     other = {**DATA.model_dump(mode="json"), "arrays": [{"name": "sound", "dtype": "uint8", "shape": [40, 3]}]}
-    assert service.write(
-        lambda session: queue.finish_inspection(session, service.store, claim.unit_id, claim.token, other)
-    )
+    assert finish(service, claim, engine.DatasetInspection.model_validate(other))
     found = service.read(lambda session: artifacts.get_dataset(session, TENANT, dataset.id))
     assert found.state == DatasetState.REJECTED
     assert found.problem["code"] == "dataset_invalid"
@@ -92,7 +95,7 @@ def test_a_rollback_makes_nothing_visible(service):
         with service.store.writer(TENANT, limit=10) as writer:
             writer.write(b"x")
             writer.finish()
-            artifacts.register_model(session, TENANT, writer, name="x")
+            uploads.register_model(session, TENANT, writer, name="x")
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -102,7 +105,7 @@ def test_a_rollback_makes_nothing_visible(service):
 
 
 def test_other_tenants_see_nothing(service):
-    model, dataset = service.upload(), service.upload(artifacts.register_dataset)
+    model, dataset = service.upload(), service.upload(uploads.register_dataset)
     for get, row in ((artifacts.get_model, model), (artifacts.get_dataset, dataset)):
         with pytest.raises(NotFoundError):
             service.read(lambda session, get=get, row=row: get(session, "other", row.id))
@@ -125,7 +128,7 @@ def test_an_inspection_that_crashes_each_time_rejects(service):
         claim = service.claim()
         assert claim.attempt == attempt
         assert service.write(
-            lambda session, claim=claim: queue.crashed(
+            lambda session, claim=claim: attempts.crashed(
                 session, service.store, claim.unit_id, claim.token, service.settings
             )
         )

@@ -3,7 +3,7 @@
 import pytest
 
 from models import Artifact, Blob
-from services import artifacts, catalog, jobs
+from services import artifacts, catalog, jobs, uploads
 from services.catalog import Changes
 from services.errors import ConflictError, InvalidError, NotFoundError
 
@@ -147,7 +147,7 @@ def test_known_bytes_become_a_model_without_an_upload(service):
 
     def again(session, tenant=TENANT):
         known = artifacts.known_blob(session, service.store, tenant, sha256)
-        return artifacts.register_model(session, tenant, known, name="again")
+        return uploads.register_model(session, tenant, known, name="again")
 
     made = service.write(again)
     assert made.artifact_digest == get(service, model).artifact_digest

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from models import Unit
-from services import artifacts, cache, jobs, queue, quotas, workers
+from services import artifacts, attempts, cache, jobs, queue, quotas, workers
 from services.errors import ConflictError, QuotaError, RejectedError
 from settings import Settings
 
@@ -55,7 +55,7 @@ def test_what_waits_for_a_job_that_ends_without_a_result_fails(service, end):
     else:
         claim = service.claim()
         problem = {"code": "baseline_failed", "class": "user", "retryable": False, "message": "It does not run."}
-        assert service.write(lambda session: queue.fail(session, service.store, claim.unit_id, claim.token, problem))
+        assert service.write(lambda session: attempts.fail(session, service.store, claim.unit_id, claim.token, problem))
     for job in (second, third):
         ended = service.job(job.id)
         assert (ended.status, ended.problem["code"]) == ("failed", "dependency_failed")

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from models import Dataset, Job, JobStatus, Model, ModelState, Unit
-from services import artifacts, catalog, jobs, queue
+from services import artifacts, attempts, catalog, jobs, queue, uploads
 from services.errors import ConflictError, InvalidError, NotFoundError, RejectedError
 
 from .conftest import DATA, TENANT
@@ -76,7 +76,7 @@ def test_rejected_inputs_carry_their_problem(service):
     model = service.upload()
     claim = service.claim()
     problem = {"code": "model_invalid", "class": "user", "retryable": False, "message": "Broken."}
-    service.write(lambda session: queue.fail(session, service.store, claim.unit_id, claim.token, problem))
+    service.write(lambda session: attempts.fail(session, service.store, claim.unit_id, claim.token, problem))
     with pytest.raises(RejectedError) as caught:
         service.submit(service.request(model))
     assert (caught.value.exact_code, caught.value.problem) == ("model_rejected", problem)
@@ -111,7 +111,7 @@ def test_a_running_job_is_cancelling_until_its_process_is_dead(service):
     claim = service.claim()
     assert cancel(service, job).status == JobStatus.CANCELLING
     assert service.read(lambda session: queue.look(session, claim.unit_id, claim.token)) == "cancel"
-    assert service.write(lambda session: queue.cancelled(session, claim.unit_id, claim.token))
+    assert service.write(lambda session: attempts.cancelled(session, claim.unit_id, claim.token))
     assert service.job(job.id).status == JobStatus.CANCELLED
     assert service.job(job.id).problem["code"] == "cancelled"
 
@@ -219,12 +219,12 @@ def test_a_second_dataset_to_judge_on_is_named_checked_and_placed(service):
 
 def test_a_judge_that_does_not_exist_or_fit_is_refused(service):
     model, request = service.ready_model(), service.request()
-    other = service.upload(artifacts.register_dataset, tenant="other")
+    other = service.upload(uploads.register_dataset, tenant="other")
     for judge_id in ("dst_0", other.id):
         with pytest.raises(InvalidError) as refused:
             service.submit(replace(request, judge_id=judge_id))
         assert [error.pointer for error in refused.value.errors] == ["/judge"]
-    checking = service.upload(artifacts.register_dataset)
+    checking = service.upload(uploads.register_dataset)
     with pytest.raises(ConflictError, match=r"The judge is checking"):
         service.submit(replace(request, judge_id=checking.id))
     misfit = service.ready_dataset()

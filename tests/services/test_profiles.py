@@ -7,7 +7,8 @@ from sqlalchemy import select, update
 
 import engine
 from models import Unit
-from services import artifacts, catalog, jobs, queue, reconcile
+from services import artifacts, attempts, catalog, jobs, queue, reconcile
+from services.claims import Answer, Result
 from services.errors import ConflictError, InvalidError
 from services.problems import RUNTIME_LIMIT
 
@@ -65,9 +66,9 @@ def finish(service, claim, told):
         for name, writer in writers.items():
             writer.write(f"{name} {claim.unit_id}".encode())
             writer.finish()
-        result = queue.RunResult(told, None, (), tuple(artifacts.NewFile(name, writers[name]) for name in names))
+        result = Result(Answer(told, "reports"), (), tuple(artifacts.NewFile(name, writers[name]) for name in names))
         with service.database.transaction() as session:
-            return queue.finish_run(session, claim.unit_id, claim.token, result)
+            return attempts.finish(session, service.store, claim.unit_id, claim.token, result)
     finally:
         for writer in writers.values():
             writer.abort()
@@ -103,7 +104,7 @@ def test_one_provider_is_one_unit_and_makes_no_network(service, ask):
     assert units(service, job) == {("run", "run.cpu"): "queued"}
     assert (job.output_model_id, job.cache_key) == (None, None)
     claim = service.claim()
-    assert (claim.kind, claim.targets, claim.spec["kind"]) == ("run", (), "profile")
+    assert (claim.kind, claim.order.payload["targets"], claim.order.payload["spec"]["kind"]) == ("run", [], "profile")
     assert finish(service, claim, report([0, 1], [{"provider": "cpu"}] * 2))
     done = service.job(job.id)
     assert (done.status, done.verdict) == ("succeeded", "none")
@@ -115,13 +116,13 @@ def test_one_provider_is_one_unit_and_makes_no_network(service, ask):
 def test_each_provider_is_a_unit_in_its_queue_and_the_last_to_end_has_the_results_put_together(service, ask):
     job = ask()
     assert units(service, job) == {
-        ("run", "run.cpu"): "queued",
-        ("run", "run.openvino"): "queued",
+        ("part", "run.cpu"): "queued",
+        ("part", "run.openvino"): "queued",
         ("merge", "inspect"): "waiting",
     }
     sent = messages(service)
     cpu, openvino = service.claim(sent["run.cpu"]), service.claim(sent["run.openvino"])
-    assert (cpu.targets, openvino.targets) == ((0, 2), (1,))
+    assert (cpu.order.payload["targets"], openvino.order.payload["targets"]) == ([0, 2], [1])
     assert finish(service, openvino, report([1]))
     half = service.job(job.id)
     assert (half.status, [step["status"] for step in half.steps]) == ("running", ["waiting", "measured", "waiting"])
@@ -130,26 +131,28 @@ def test_each_provider_is_a_unit_in_its_queue_and_the_last_to_end_has_the_result
     # Nothing of it runs until somebody takes the last unit.
     assert service.job(job.id).status == "queued"
     merge = service.claim(messages(service)["inspect"])
-    assert (merge.kind, merge.inputs, merge.failures) == ("merge", (), ())
-    assert [[target["index"] for target in one["targets"]] for one in merge.reports] == [[0, 2], [1]]
+    assert (merge.kind, merge.inputs, merge.order.payload["failures"]) == ("merge", (), [])
+    assert [[target["index"] for target in one["targets"]] for one in merge.order.payload["reports"]] == [[0, 2], [1]]
     assert finish(service, merge, report([0, 1, 2]))
     done = service.job(job.id)
     assert (done.status, len(done.summary["targets"])) == ("succeeded", 3)
     assert service.events(job.id).count("succeeded") == 1
     with service.database.reading() as session:
-        assert not [unit for unit in session.scalars(select(Unit)) if "report" in unit.payload]
+        assert not [unit for unit in session.scalars(select(Unit)) if unit.result is not None]
 
 
 def test_a_target_that_fails_is_told_and_the_others_count(service, ask):
     job = ask()
     sent = messages(service)
     openvino = service.claim(sent["run.openvino"])
-    service.write(lambda session: queue.fail(session, service.store, openvino.unit_id, openvino.token, RUNTIME_LIMIT))
+    service.write(
+        lambda session: attempts.fail(session, service.store, openvino.unit_id, openvino.token, RUNTIME_LIMIT)
+    )
     assert service.job(job.id).problem is None
     assert finish(service, service.claim(sent["run.cpu"]), report([0, 2]))
     merge = service.claim(messages(service)["inspect"])
-    assert len(merge.reports) == 1
-    assert [(one["code"], one["targets"]) for one in merge.failures] == [("runtime_limit", (1,))]
+    assert len(merge.order.payload["reports"]) == 1
+    assert [(one["code"], one["targets"]) for one in merge.order.payload["failures"]] == [("runtime_limit", [1])]
     steps = service.job(job.id).steps
     assert [step["status"] for step in steps] == ["measured", "failed", "measured"]
     assert steps[1]["reason"] == RUNTIME_LIMIT["message"]
@@ -165,7 +168,7 @@ def test_a_target_that_no_worker_has_any_more_fails_alone(service, ask):
         session.execute(update(Unit).where(Unit.queue == "run.openvino").values(pending_until=Unit.created_at))
     reconcile.once(service.database, service.store, service.settings, service.messages.waiting)
     merge = service.claim(messages(service)["inspect"])
-    assert "`openvino`" in merge.failures[0]["message"]
+    assert "`openvino`" in merge.order.payload["failures"][0]["message"]
     assert service.job(job.id).status == "running"
 
 
@@ -173,7 +176,7 @@ def test_a_profile_without_any_result_fails_with_the_first_reason(service, ask):
     job = ask()
     for name in ("run.openvino", "run.cpu"):
         claim = service.claim(messages(service).get(name) or unit_in(service, name))
-        service.write(lambda session, claim=claim: queue.fail(
+        service.write(lambda session, claim=claim: attempts.fail(
             session, service.store, claim.unit_id, claim.token, {**RUNTIME_LIMIT, "message": claim.unit_id}
         ))  # fmt: skip
     done = service.job(job.id)
@@ -192,7 +195,9 @@ def test_a_lost_part_leaves_the_job_running_while_another_runs(service, ask):
     sent = messages(service)
     cpu, openvino = service.claim(sent["run.cpu"]), service.claim(sent["run.openvino"])
     service.write(
-        lambda session: queue.give_back(session, service.store, cpu.unit_id, cpu.token, service.settings, counted=False)
+        lambda session: attempts.give_back(
+            session, service.store, cpu.unit_id, cpu.token, service.settings, counted=False
+        )
     )
     assert service.job(job.id).status == "running"
     assert finish(service, openvino, report([1]))
@@ -209,7 +214,7 @@ def test_a_cancelled_profile_ends_with_the_last_of_its_processes(service, ask):
     for claim in (cpu, openvino):
         assert service.read(lambda session, c=claim: queue.look(session, c.unit_id, c.token)) == "cancel"
         assert service.job(job.id).status == "cancelling"
-        assert service.write(lambda session, c=claim: queue.cancelled(session, c.unit_id, c.token))
+        assert service.write(lambda session, c=claim: attempts.cancelled(session, c.unit_id, c.token))
     assert service.job(job.id).status == "cancelled"
     assert set(units(service, job).values()) == {"cancelled"}
     assert service.events(job.id).count("cancelled") == 1
@@ -222,7 +227,7 @@ def test_ends_and_cancels_at_once_wait_for_each_other_in_one_order(service, ask)
         claims = [service.claim(sent[name]) for name in ("run.cpu", "run.openvino")]
 
         def end(claim):
-            told = report(claim.targets)
+            told = report(claim.order.payload["targets"])
             assert finish(service, claim, told)
 
         steps = [lambda: service.write(lambda session: jobs.cancel(session, TENANT, job.id))]  # noqa: B023

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select, update
 
 from models import JobStatus, Unit, UnitStatus
-from services import jobs, queue
+from services import attempts, jobs, queue
 from services.problems import RUNTIME_LIMIT
 
 from .conftest import TENANT
@@ -18,13 +18,13 @@ def step(service, function, claim, *args, **kwargs):
 
 def crash(service, claim):
     return service.write(
-        lambda session: queue.crashed(session, service.store, claim.unit_id, claim.token, service.settings)
+        lambda session: attempts.crashed(session, service.store, claim.unit_id, claim.token, service.settings)
     )
 
 
 def give_back(service, claim, *, counted):
     return service.write(
-        lambda session: queue.give_back(
+        lambda session: attempts.give_back(
             session, service.store, claim.unit_id, claim.token, service.settings, counted=counted
         )
     )
@@ -33,7 +33,7 @@ def give_back(service, claim, *, counted):
 def expire(service, claim):
     with service.database.transaction() as session:
         unit = session.scalars(select(Unit).where(Unit.id == claim.unit_id)).one()
-        queue.expire_lease(session, service.store, unit, service.settings)
+        attempts.expire_lease(session, service.store, unit, service.settings)
 
 
 def unit_of(service, claim):
@@ -57,7 +57,7 @@ def test_a_claim_has_all_that_the_worker_needs(service):
     assert claim.declarations == {"data": {"metric": "top1"}}
     assert {item.path: item.size for item in claim.inputs} == {"model/model.onnx": 3, "data/data.npz": 5}
     assert (claim.runtime_s, claim.memory_mb) == (100, 512)
-    assert claim.spec == job.spec
+    assert claim.order.payload["spec"] == job.spec
     assert service.job(job.id).status == JobStatus.RUNNING
 
 
@@ -81,11 +81,11 @@ def test_a_superseded_attempt_changes_nothing(service):
     assert not service.finish(first)
     assert not step(service, queue.renew, first, lease_s=30, cpu_s=9.0)
     assert not step(service, queue.progress, first, [{"type": "started"}])
-    assert not step(service, queue.cancelled, first)
+    assert not step(service, attempts.cancelled, first)
     assert not crash(service, first)
     assert not give_back(service, first, counted=True)
     assert not service.write(
-        lambda session: queue.fail(session, service.store, first.unit_id, first.token, RUNTIME_LIMIT)
+        lambda session: attempts.fail(session, service.store, first.unit_id, first.token, RUNTIME_LIMIT)
     )
     assert service.stored() == before
     assert service.job(job.id).version == version
@@ -114,7 +114,7 @@ def test_a_crash_inside_a_step_leaves_it_out_next_time(service):
     assert crash(service, claim)
     assert service.job(job.id).status == JobStatus.QUEUED
     again = service.claim()
-    assert again.crashed_steps == {1}
+    assert again.order.payload["crashed_steps"] == [1]
     assert again.attempt == 2
 
 

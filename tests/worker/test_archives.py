@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from models import Artifact
-from services import artifacts
+from services import uploads
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def state(database, row):
 
 
 def test_a_network_with_external_data_becomes_its_files(attempts, database, store, upload, archive):
-    model = upload(artifacts.register_model, archive)
+    model = upload(uploads.register_model, archive)
     attempts.run(database.publisher.sent[0])
     found = state(database, model)
     assert found.state == "ready", found.problem
@@ -48,7 +48,7 @@ def test_a_hostile_archive_is_rejected_and_leaves_nothing(attempts, database, up
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as made:
         made.writestr("../net.onnx", b"x")
-    model = upload(artifacts.register_model, stream.getvalue())
+    model = upload(uploads.register_model, stream.getvalue())
     attempts.run(database.publisher.sent[0])
     found = state(database, model)
     assert (found.state, found.problem["code"]) == ("rejected", "model_invalid")
@@ -62,7 +62,7 @@ def test_samples_of_varying_size_become_ready(attempts, database, upload):
             inner = io.BytesIO()
             np.savez(inner, x=np.ones(size, np.float32))
             made.writestr(f"{size}.npz", inner.getvalue())
-    dataset = upload(artifacts.register_dataset, stream.getvalue())
+    dataset = upload(uploads.register_dataset, stream.getvalue())
     attempts.run(database.publisher.sent[0])
     found = state(database, dataset)
     assert found.state == "ready", found.problem

@@ -10,7 +10,8 @@ import pytest
 
 import engine
 from models import Unit
-from services import analyses, artifacts, jobs, queue
+from services import analyses, jobs, uploads
+from services.attempts import expire_lease
 
 PATIENCE_S = 60.0
 
@@ -53,8 +54,8 @@ def when_it_works(settings, action):
 
 
 def test_uploads_become_ready(attempts, database, upload, network, data, row, store):
-    model = upload(artifacts.register_model, network)
-    dataset = upload(artifacts.register_dataset, data)
+    model = upload(uploads.register_model, network)
+    dataset = upload(uploads.register_dataset, data)
     for unit_id in database.publisher.sent:
         attempts.run(unit_id)
     model, dataset = row(type(model), model.id), row(type(dataset), dataset.id)
@@ -64,7 +65,7 @@ def test_uploads_become_ready(attempts, database, upload, network, data, row, st
 
 
 def test_what_is_no_network_is_rejected(attempts, database, upload, row, settings):
-    model = upload(artifacts.register_model, b"text")
+    model = upload(uploads.register_model, b"text")
     attempts.run(database.publisher.sent[0])
     found = row(type(model), model.id)
     assert (found.state, found.problem["code"]) == ("rejected", "model_invalid")
@@ -73,7 +74,7 @@ def test_what_is_no_network_is_rejected(attempts, database, upload, row, setting
 
 
 def test_a_damaged_input_is_never_worked_on(attempts, database, upload, network, row, store):
-    model = upload(artifacts.register_model, network)
+    model = upload(uploads.register_model, network)
     [path] = [path for path in (store._root / "blobs").rglob("*") if path.is_file()]
     path.write_bytes(network[:-1] + b"?")
     attempts.run(database.publisher.sent[0])
@@ -82,7 +83,7 @@ def test_a_damaged_input_is_never_worked_on(attempts, database, upload, network,
 
 
 def test_a_crash_is_tried_again(attempts, database, upload, network, row, settings):
-    model = upload(artifacts.register_model, network)
+    model = upload(uploads.register_model, network)
     thread = when_it_works(settings, lambda child: child.send_signal(signal.SIGSEGV))
     attempts.run(database.publisher.sent[0])
     thread.join()
@@ -93,13 +94,13 @@ def test_a_crash_is_tried_again(attempts, database, upload, network, row, settin
 
 
 def test_a_lost_lease_ends_the_child_and_commits_nothing(attempts, database, upload, network, row, settings):
-    model = upload(artifacts.register_model, network)
+    model = upload(uploads.register_model, network)
     unit_id = database.publisher.sent[0]
 
     def lose(child):
         child.suspend()
         with database.transaction() as session:
-            queue.expire_lease(session, attempts.store, session.get_one(Unit, unit_id), settings)
+            expire_lease(session, attempts.store, session.get_one(Unit, unit_id), settings)
 
     thread = when_it_works(settings, lose)
     attempts.run(unit_id)
@@ -111,7 +112,7 @@ def test_a_lost_lease_ends_the_child_and_commits_nothing(attempts, database, upl
 
 
 def test_the_lease_is_renewed_while_the_child_works(attempts, database, upload, network, row, settings):
-    upload(artifacts.register_model, network)
+    upload(uploads.register_model, network)
     unit_id = database.publisher.sent[0]
     leases = []
 
@@ -129,7 +130,7 @@ def test_the_lease_is_renewed_while_the_child_works(attempts, database, upload, 
 
 
 def test_a_cancelled_job_ends_its_child(attempts, database, upload, network, data, row, settings):
-    model, dataset = upload(artifacts.register_model, network), upload(artifacts.register_dataset, data)
+    model, dataset = upload(uploads.register_model, network), upload(uploads.register_dataset, data)
     for unit_id in list(database.publisher.sent):
         attempts.run(unit_id)
     spec = engine.read_spec({"recipe": {"passes": [{"type": "simplify"}]}})
@@ -154,7 +155,7 @@ def test_a_message_for_nothing_does_nothing(attempts):
 
 
 def test_an_analysis_is_kept_and_its_processor_time_counted(attempts, database, upload, network, row):
-    model = upload(artifacts.register_model, network)
+    model = upload(uploads.register_model, network)
     attempts.run(database.publisher.sent.pop())
     with database.transaction() as session:
         unit_id = analyses.start(session, "default", model.id, attempts.settings).unit_id
@@ -169,7 +170,7 @@ def test_an_analysis_is_kept_and_its_processor_time_counted(attempts, database, 
 
 
 def test_an_analysis_that_takes_too_much_says_so(attempts, database, upload, network):
-    model = upload(artifacts.register_model, network)
+    model = upload(uploads.register_model, network)
     attempts.run(database.publisher.sent.pop())
     with database.transaction() as session:
         unit_id = analyses.start(session, "default", model.id, attempts.settings).unit_id

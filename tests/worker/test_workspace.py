@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from services.queue import Claim, Input
+from services.claims import Claim, Input, Order
 from worker.workspace import OutputInvalidError, Workspace
 
 LIMIT = 1000
@@ -28,10 +28,9 @@ def prepare(tmp_path, store):
             token="t",
             attempt=attempt,
             job_id="job_1",
-            spec={},
+            order=Order("run"),
             declarations={"data": {"metric": "top1"}, "judge": {"outputs": {"logits": {"ignore": True}}}},
             inputs=tuple(inputs),
-            crashed_steps=frozenset(),
             runtime_s=1,
             memory_mb=1,
         )
@@ -86,7 +85,7 @@ def test_a_folder_that_became_a_link_is_not_followed(prepare, tmp_path):
 
 
 def test_outputs_are_stored_but_not_yet_visible(filled, store):
-    with filled.outputs(store, "default", LIMIT, beat) as outputs:
+    with filled.outputs(store, "default", "network", LIMIT, beat) as outputs:
         assert [file.path for file in outputs.model_files] == ["model.onnx"]
         assert [file.path for file in outputs.report_files] == REPORTS
         [digest] = [file.writer.finish().sha256 for file in outputs.model_files]
@@ -119,6 +118,6 @@ def test_odd_outputs_are_refused_and_leave_nothing(filled, store, tmp_path, harm
         case "out is a link":
             out.rename(tmp_path / "elsewhere")
             out.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OutputInvalidError), filled.outputs(store, "default", LIMIT, beat):
+    with pytest.raises(OutputInvalidError), filled.outputs(store, "default", "network", LIMIT, beat):
         pass
     assert list((store._root / "incoming").iterdir()) == []

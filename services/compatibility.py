@@ -1,0 +1,33 @@
+"""Whether networks, data and spec of a job fit together, asked of the engine in the services' words."""
+
+from sqlalchemy.orm import Session
+
+import engine
+from models import Dataset, Job, Model
+from services.errors import RejectedError
+
+
+def check(
+    model: Model, dataset: Dataset | None, judge: Dataset | None, spec: "engine.Spec", baseline: Model | None
+) -> list[str]:
+    """Give warnings about a job before it runs; raises RejectedError for what its parts cannot do together."""
+    data = engine.DatasetInspection.model_validate(dataset.inspection) if dataset else None
+    try:
+        if model.inspection is None:
+            engine.check_data(data, spec, has_baseline=baseline is not None)
+            return [f"The network is still to be made by the job {model.job_id}; it is checked then."]
+        network = engine.Inspection.model_validate(model.inspection)
+        if judge is not None:
+            engine.check_arrays(network, engine.DatasetInspection.model_validate(judge.inspection))
+        compared = engine.Inspection.model_validate(baseline.inspection) if baseline else None
+        return engine.check_fit(network, data, spec, compared)
+    except engine.EngineError as error:
+        raise RejectedError(error.message, code=error.code, hint=error.hint, problem=error.problem()) from None
+
+
+def check_job(session: Session, job: Job, model: Model) -> list[str]:
+    """Check an accepted job against its network, now that this has been made; raises as `check` does."""
+    dataset = session.get(Dataset, job.dataset_id) if job.dataset_id else None
+    judge = session.get(Dataset, job.judge_id) if job.judge_id else None
+    baseline = session.get(Model, job.baseline_id) if job.baseline_id else None
+    return check(model, dataset, judge, engine.read_spec(job.spec), baseline)
