@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,34 +63,37 @@ def paired_moments(
     rows: int = 4096,
     runs: int | None = None,
     progress: Callable[[float], None] = lambda _fraction: None,
+    working: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> dict[str, Sums]:
     """Sum X'^T X' and X'^T Y for each layer: X' is its input in `student`, Y = X W^T with X its input in `teacher`.
 
     Both networks run side by side on the same samples, cut down to what makes the wanted tensors, one sample at a time
     (or as many as the network's batch size fixes), so nothing depends on batching and no layout needs a batch axis first.
     Of each sample as many rows are used as make up about `rows`, or eight per input where that is more. `runs`: no more
-    samples than that are looked at, unless they give too few rows; all of them are by default.
+    samples than that are looked at, unless they give too few rows; all of them are by default. `working` is held for one
+    sample at a time.
     """
     names = sorted({tap.tensor for tap in taps.values()})
     size = fixed_batch(student, samples) or 1
     grams = {key: (_gram(tap), _gram(tap)) for key, tap in taps.items()}
     with tempfile.TemporaryDirectory(prefix="moments-") as folder:
-        opened = [
-            _open(model, names, Path(folder, f"{name}.onnx"), target)
-            for name, model in (("teacher", teacher), ("student", student))
-        ]
+        opened = []
+        for name, model in (("teacher", teacher), ("student", student)):
+            with working():
+                opened.append(_open(model, names, Path(folder, f"{name}.onnx"), target))
         wanted = {key: max(rows, 8 * tap.weights.shape[1]) for key, tap in taps.items()}
         total = len(samples) // size
         for run, feed in enumerate(samples.batches(size)):
             if run >= total:
                 break
-            was, now = ({**feed, **session.run(feed)} for session in opened)
-            if run == 0 and runs is not None:
-                fewest = max(-(-wanted[key] // _count(tap, now[tap.tensor])) for key, tap in taps.items())
-                total = min(total, max(runs, min(fewest, _MOST_RUNS)))
-            for key, tap in taps.items():
-                x, y = _rows(tap, was[tap.tensor], now[tap.tensor], run, -(-wanted[key] // total))
-                grams[key][run % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1].update(x, y)
+            with working():
+                was, now = ({**feed, **session.run(feed)} for session in opened)
+                if run == 0 and runs is not None:
+                    fewest = max(-(-wanted[key] // _count(tap, now[tap.tensor])) for key, tap in taps.items())
+                    total = min(total, max(runs, min(fewest, _MOST_RUNS)))
+                for key, tap in taps.items():
+                    x, y = _rows(tap, was[tap.tensor], now[tap.tensor], run, -(-wanted[key] // total))
+                    grams[key][run % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1].update(x, y)
             progress((run + 1) / total)
     return {key: _sums(taps[key], *pair) for key, pair in grams.items()}
 

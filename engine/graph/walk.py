@@ -1,6 +1,7 @@
 """Run a network piece by piece over all samples, so that each node runs once however many layers are looked at."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ DISK_BYTES = 3 << 30
 class Walk:
     """Where a run stands: the tensors that the rest of the network still reads, one array per batch.
 
-    `keep` names tensors that stay to the end. `optimise`: by ONNX Runtime, each piece on its own.
+    `keep` names tensors that stay to the end. `optimise`: by ONNX Runtime, each piece on its own. `working` is held for one
+    run of a piece at a time.
     """
 
     def __init__(
@@ -37,8 +39,10 @@ class Walk:
         *,
         keep: Iterable[str] = (),
         optimise: bool = True,
+        working: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._model, self._target, self._folder, self._optimise = model, target, folder, optimise
+        self._working = working
         self._nodes = list(model.graph)
         self._place = {node: number for number, node in enumerate(self._nodes)}
         self._at = 0
@@ -64,7 +68,8 @@ class Walk:
             session, needed = self._open(piece, wanted)
             fresh: dict[str, list[Array]] = {name: [] for name in wanted}
             for batch in range(self.batches):
-                found = session.run({name: self.live[name][batch] for name in needed})
+                with self._working():
+                    found = session.run({name: self.live[name][batch] for name in needed})
                 for name in wanted:
                     if not isinstance(found[name], np.ndarray):
                         raise ModelUnsupportedError(
@@ -81,7 +86,13 @@ class Walk:
         if tensor in self.live:
             return lambda batch: self.live[tensor][batch]
         session, needed = self._open(self._upstream(tensor), [tensor])
-        return lambda batch: session.run({name: self.live[name][batch] for name in needed})[tensor]
+
+        def run(batch: int) -> Array:
+            with self._working():
+                found: Array = session.run({name: self.live[name][batch] for name in needed})[tensor]
+                return found
+
+        return run
 
     def can_make(self, tensor: ir.Value, within: int = 8) -> bool:
         """Say whether a tensor is alive, or only a few nodes away from what is."""
@@ -153,7 +164,8 @@ class Walk:
         imports = [helper.make_opsetid(domain, version) for domain, version in self._model.opset_imports.items()]
         proto = helper.make_model(graph, opset_imports=imports, ir_version=self._model.ir_version)
         proto.functions.extend(ir.to_proto(function) for function in self._model.functions.values())
-        return sessions.session(proto.SerializeToString(), self._target, optimise=self._optimise), needed
+        with self._working():
+            return sessions.session(proto.SerializeToString(), self._target, optimise=self._optimise), needed
 
 
 def _embedded(tensor: ir.TensorProtocol, name: str) -> onnx.TensorProto:

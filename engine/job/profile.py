@@ -303,7 +303,12 @@ class _Measuring:
         if self._job.spec.tune is not None:
             self._job.measuring(self._index, "session options")
             tuning = find_options(
-                self._job.model, self._feeds, self._target, self._job.spec.tune, quiet=self._job.quiet
+                self._job.model,
+                self._feeds,
+                self._target,
+                max_seconds=self._job.spec.tune.max_seconds,
+                max_threads=self._job.spec.tune.max_threads,
+                quiet=self._job.quiet,
             )
         return TargetMeasurement(
             environment=environment(self._target),

@@ -8,7 +8,6 @@ from engine.runtime.host_lock import HostLock
 from engine.runtime.processor import cpu_profile
 from engine.runtime.providers import PROVIDERS
 from engine.runtime.sessions import Feed, ModelSource, default_options, session
-from engine.spec import Tune
 from engine.target import Target
 
 _MIN_RUNS, _MAX_RUNS = 20, 1000
@@ -19,14 +18,29 @@ _ROUNDS = 4
 
 
 def find_options(
-    model: ModelSource, feeds: Sequence[Feed], target: Target, tune: Tune, *, quiet: HostLock | None = None
+    model: ModelSource,
+    feeds: Sequence[Feed],
+    target: Target,
+    *,
+    max_seconds: float,
+    max_threads: int | None = None,
+    quiet: HostLock | None = None,
 ) -> Tuning:
     """Look for session options that run a network faster than the target's own.
 
     One option after the other, from the best so far: number of threads; execution mode and spinning; graph optimisation. What
     was best is then measured again, because the best of several is partly luck. Only options that reach the provider are tried.
+
+    Args:
+        model: the network.
+        feeds: what it is run on, in turn.
+        target: whose provider, and whose own options, the search begins with.
+        max_seconds: of measuring, all rounds together.
+        max_threads: most that are tried; None: as many as there are cores.
+        quiet: held alone while it measures.
     """
-    search = _Search(model, feeds, target, tune, quiet or HostLock(None))
+    cores = max_threads or cpu_profile().cores
+    search = _Search(model, feeds, target, quiet or HostLock(None), seconds=max_seconds / _ROUNDS, cores=cores)
     tunable = PROVIDERS[target.provider].tunable
     for tries in (_threads, _scheduling, _optimisation):
         search.round([each for each in tries(search.best, search.cores) if _differ(each, search.best) <= tunable])
@@ -34,10 +48,12 @@ def find_options(
 
 
 class _Search:
-    def __init__(self, model: ModelSource, feeds: Sequence[Feed], target: Target, tune: Tune, quiet: HostLock) -> None:
+    def __init__(
+        self, model: ModelSource, feeds: Sequence[Feed], target: Target, quiet: HostLock, *, seconds: float, cores: int
+    ) -> None:
         self._model, self._feeds, self._target, self._quiet = model, feeds, target, quiet
-        self._seconds = tune.max_seconds / _ROUNDS
-        self.cores = tune.max_threads or cpu_profile().cores
+        self._seconds = seconds
+        self.cores = cores
         self.default = default_options(target)
         self.best, self._best_ratio = self.default, 1.0
         self._trials: list[OptionTrial] = []
@@ -70,10 +86,10 @@ class _Search:
             return []
         with self._quiet.working():
             # The default twice: the first beside the second is the noise.
-            contestants = {"default": self.default, "default again": self.default}
-            contestants |= {str(number): options for number, options in enumerate(tries)}
+            candidates = {"default": self.default, "default again": self.default}
+            candidates |= {str(number): options for number, options in enumerate(tries)}
             sessions = {
-                name: session(self._model, self._target, options=options) for name, options in contestants.items()
+                name: session(self._model, self._target, options=options) for name, options in candidates.items()
             }
         with self._quiet.measuring():
             turns = take_turns(

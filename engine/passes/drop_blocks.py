@@ -1,6 +1,5 @@
 """The `drop_blocks` pass: its parameters and its documentation; the work is in engine.prune.blocks."""
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -12,14 +11,15 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from engine.inspection import Inspection
+    from engine.prune.blocks import BlockSettings
     from engine.report.values import Change, Refusal
 
 
 class DropBlocks(Pass):
     """Drop whole residual branches: Add(x, f(x)) becomes x.
 
-    Every branch is scored by itself: the network runs without it on calibration data, and what it says is compared with
-    what the original says (KL divergence where the outputs score classes, else the share of noise in them). Then the
+    Every branch is scored by itself: the network runs without it on the samples to choose by, and what it says is compared
+    with what the original says (KL divergence where the outputs score classes, else the share of noise in them). Then the
     branches of least damage go one after another, each judged beside those that are gone, until `count` or `share` is
     reached or the damage would pass the limit. No labels are needed. The scores of all branches are in the report.
     """
@@ -45,7 +45,7 @@ class DropBlocks(Pass):
         le=200,
         description="Least signal-to-noise ratio (dB) of the outputs where they do not; null: no limit.",
     )
-    samples: int = Field(128, ge=2, le=4096, description="Calibration samples that every candidate is scored on.")
+    samples: int = Field(128, ge=2, le=4096, description="At most so many samples score every candidate.")
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks without a sum."""
@@ -77,13 +77,15 @@ class DropBlocks(Pass):
         del observations
         from engine.prune.blocks import drop_blocks
 
-        return drop_blocks(model, self, context)
+        return drop_blocks(model, self._settings(), context)
 
-    def most(self, blocks: int) -> int:
-        """Give how many of so many branches may go."""
-        limits = [blocks]
-        if self.count is not None:
-            limits.append(self.count)
-        if self.share is not None:
-            limits.append(max(1, math.floor(self.share * blocks)))
-        return min(limits)
+    def _settings(self) -> "BlockSettings":
+        from engine.prune.blocks import BlockSettings
+
+        return BlockSettings(
+            count=self.count,
+            share=self.share,
+            max_kl=self.max_kl,
+            min_sqnr_db=self.min_sqnr_db,
+            samples=self.samples,
+        )

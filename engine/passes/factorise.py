@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from engine.inspection import Inspection
+    from engine.prune.low_rank import FactoriseSettings
     from engine.report.values import Change, Refusal
 
 
@@ -72,11 +73,24 @@ class Factorise(Pass):
         """Refuse a network of which no layer can be split; name the first and why."""
         from engine.prune.low_rank import check
 
-        return check(model, self)
+        return check(model, self._settings())
 
     def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
         """Split in place and say per layer at which ranks, at what held-out error, and what stayed whole."""
         del observations
         from engine.prune.low_rank import factorise
 
-        return factorise(model, self, context)
+        return factorise(model, self._settings(), context)
+
+    def _settings(self) -> "FactoriseSettings":
+        from engine.prune.low_rank import FactoriseSettings
+
+        return FactoriseSettings(
+            energy=self.energy,
+            ratio=self.ratio,
+            break_even=self.break_even,
+            race=self.race,
+            multiple=self.multiple,
+            operators=self.operators,
+            exclude=self.exclude,
+        )

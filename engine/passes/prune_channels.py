@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from engine.inspection import Inspection
+    from engine.prune.channels import ChannelSettings
     from engine.report.values import Change, Refusal
 
 Kind = Literal["channels", "ffn", "heads", "hidden", "head_width", "conv_groups", "blocks", "recurrent"]
@@ -97,4 +98,19 @@ class PruneChannels(Pass):
         from engine.prune.channels import prune
 
         del observations
-        return prune(model, self, context)
+        return prune(model, self._settings(), context)
+
+    def _settings(self) -> "ChannelSettings":
+        from engine.prune.channels import ChannelSettings
+        from engine.prune.schedule import Amount
+
+        return ChannelSettings(
+            amount=Amount(self.sparsity, self.max_drop, self.target_size_ratio, self.target_latency_ratio),
+            scope=self.scope,
+            importance=self.importance,
+            kinds=self.kinds,
+            round_to=self.round_to,
+            min_width=self.min_width,
+            reconstruct=self.reconstruct,
+            exclude=frozenset(self.exclude),
+        )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from engine.inspection import Inspection
+    from engine.prune.sparsity import SparsitySettings
     from engine.report.values import Change, Refusal
 
 
@@ -66,15 +67,6 @@ class PruneWeights(Pass):
             raise ValueError("the scope global needs the method magnitude and no pattern")
         return self
 
-    def zeros(self) -> float:
-        """Give the share of zeros that was asked for."""
-        return 0.5 if self.share is None else self.share
-
-    def runs(self) -> tuple[int, int]:
-        """Give the pattern as zeros per run of inputs, and the run's length."""
-        kept, run = (int(number) for number in (self.pattern or "2:4").split(":"))
-        return run - kept, run
-
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks without float weights of these operators."""
         from engine.report.values import Refusal
@@ -93,11 +85,25 @@ class PruneWeights(Pass):
         """Refuse a network without a layer that can get zeros, or where all have theirs."""
         from engine.prune.sparsity import check
 
-        return check(model, self)
+        return check(model, self._settings())
 
     def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
         """Thin out in place and say per layer how, at what held-out error, and what stayed."""
         del observations
         from engine.prune.sparsity import prune_weights
 
-        return prune_weights(model, self, context)
+        return prune_weights(model, self._settings(), context)
+
+    def _settings(self) -> "SparsitySettings":
+        from engine.prune.sparsity import SparsitySettings
+
+        return SparsitySettings(
+            method=self.method,
+            share=self.share,
+            threshold=self.threshold,
+            pattern=self.pattern,
+            scope=self.scope,
+            remove_channels=self.remove_channels,
+            operators=self.operators,
+            exclude=self.exclude,
+        )

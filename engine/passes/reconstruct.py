@@ -53,4 +53,4 @@ class Reconstruct(Pass):
         from engine.prune.reconstruct import reconstruct
 
         del observations
-        return reconstruct(model, self, context)
+        return reconstruct(model, frozenset(self.exclude), context)

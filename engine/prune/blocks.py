@@ -1,11 +1,13 @@
 """The work of the `drop_blocks` pass: residual branches Add(x, f(x)) that the network hardly misses."""
 
 import heapq
+import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Literal, Self
 
 import onnx_ir as ir
 
@@ -14,14 +16,34 @@ from engine.data.subsets import First
 from engine.errors import EngineError
 from engine.graph import io
 from engine.graph.sizes import infer
-from engine.measure.quality import Evaluator
+from engine.measure.quality import Evaluator, Port
+from engine.report.detail_parts import left_alone
+from engine.report.pruning_details import DropBlocksDetails, ResidualBranch
 from engine.report.values import Change, Refusal
 from engine.runtime import sessions
 
-if TYPE_CHECKING:
-    from engine.passes.drop_blocks import DropBlocks
-
 _SUM = frozenset({"Add"})
+
+
+@dataclass(frozen=True)
+class BlockSettings:
+    """How many branches may go, and how much they may be missed."""
+
+    count: int | None
+    share: float | None
+    # Limits of the damage of all together: where outputs score classes in nats, elsewhere as their signal-to-noise ratio.
+    max_kl: float | None
+    min_sqnr_db: float | None
+    samples: int
+
+    def most(self, blocks: int) -> int:
+        """Give how many of so many branches may go."""
+        limits = [blocks]
+        if self.count is not None:
+            limits.append(self.count)
+        if self.share is not None:
+            limits.append(max(1, math.floor(self.share * blocks)))
+        return min(limits)
 
 
 @dataclass(frozen=True)
@@ -85,9 +107,9 @@ def find_blocks(model: ir.Model) -> Blocks:
 
 def without(model: ir.Model, blocks: Mapping[str, int]) -> ir.Model:
     """Copy a network without these branches, given as {name of the sum's output: which input stays}."""
-    thinner = io.copy(model)
-    drop(thinner, blocks)
-    return thinner
+    candidate = io.copy(model)
+    drop(candidate, blocks)
+    return candidate
 
 
 def drop(model: ir.Model, blocks: Mapping[str, int]) -> None:
@@ -102,46 +124,47 @@ def drop(model: ir.Model, blocks: Mapping[str, int]) -> None:
         _remove_dead(model)
 
 
-def drop_blocks(model: ir.Model, step: "DropBlocks", context: Context) -> Change | Refusal:
-    """Score every branch on calibration data, then remove the cheapest ones in place."""
+def drop_blocks(model: ir.Model, settings: BlockSettings, context: Context) -> Change | Refusal:
+    """Score every branch on the samples to choose by, then remove the cheapest ones in place."""
     blocks = find_blocks(model)
-    most = step.most(len(blocks.found))
-    with tempfile.TemporaryDirectory(prefix="blocks-") as folder, _Judge(step, context, Path(folder)) as judge:
+    most = settings.most(len(blocks.found))
+    with tempfile.TemporaryDirectory(prefix="blocks-") as folder, _Damage(settings, context, Path(folder)) as damage:
         alone = {
-            block.output: judge.score(without(model, {block.output: block.skip}), block.name)
+            block.output: damage.score(without(model, {block.output: block.skip}), block.name)
             for block in _told(blocks.found, context)
         }
-        chosen, damage = _greedy(model, blocks.found, alone, judge, most)
-    told = [
-        {
-            "node": block.name,
-            "parameters": block.parameters,
-            judge.metric: _round(alone[block.output]),
-            "dropped": block.output in chosen,
-            **({"reason": judge.failed[block.name]} if block.name in judge.failed else {}),
-        }
+        chosen, together = _greedy(model, blocks.found, alone, damage, most)
+    told = tuple(
+        ResidualBranch(
+            node=block.name,
+            parameters=block.parameters,
+            damage=_round(alone[block.output]),
+            dropped=block.output in chosen,
+            reason=damage.failed.get(block.name),
+        )
         for block in blocks.found
-    ]
+    )
     if not chosen:
         best = min(blocks.found, key=lambda block: alone[block.output])
         return Refusal(
             code="too_lossy",
-            reason=f"Without the cheapest of {len(told)} residual branches, {judge.said(alone[best.output])};"
-            f" {judge.limit()} is allowed.",
+            reason=f"Without the cheapest of {len(told)} residual branches, {damage.said(alone[best.output])};"
+            f" {damage.limit()} is allowed.",
             node=best.name,
             hint="Allow more, or restore quality afterwards (reconstruct, distill).",
         )
     drop(model, {block.output: block.skip for block in blocks.found if block.output in chosen})
     return Change(
-        summary=f"{len(chosen)} of {len(told)} residual branches are gone; on calibration data {judge.said(damage)}.",
-        details={
-            "metric": judge.metric,
-            "after": _round(damage),
-            "samples": judge.samples,
-            "blocks": told,
-            "order": [block.name for output in chosen for block in blocks.found if block.output == output],
-            "not_considered": [{"node": node, "reason": reason} for node, reason in blocks.refused.items()],
-        },
+        summary=f"{len(chosen)} of {len(told)} residual branches are gone; on the samples that they were chosen by,"
+        f" {damage.said(together)}.",
+        details=DropBlocksDetails(
+            metric=damage.metric,
+            after=_round(together),
+            samples=damage.samples,
+            blocks=told,
+            order=tuple(block.name for output in chosen for block in blocks.found if block.output == output),
+            not_considered=left_alone(blocks.refused),
+        ),
     )
 
 
@@ -152,44 +175,60 @@ def _told(blocks: list[Block], context: Context) -> Iterator[Block]:
 
 
 def _greedy(
-    model: ir.Model, blocks: list[Block], alone: Mapping[str, float], judge: "_Judge", most: int
+    model: ir.Model, blocks: list[Block], alone: Mapping[str, float], damage: "_Damage", most: int
 ) -> tuple[dict[str, int], float]:
     """Take the branch of the least damage beside what is gone already, until the limit.
 
-    Damage hardly ever falls when more is gone, so a branch is only judged anew when its last score is the least.
+    Damage hardly ever falls when more is gone, so a branch is only scored anew when its last score is the least.
     """
     of = {block.output: block for block in blocks}
     waiting = [(score, 0, output) for output, score in alone.items()]
     heapq.heapify(waiting)
     gone: dict[str, int] = {}
-    damage = 0.0
+    together = 0.0
     while waiting and len(gone) < most:
         score, after, output = heapq.heappop(waiting)
-        if not judge.allows(score):
+        if not damage.allows(score):
             break
         if after == len(gone):
-            gone[output], damage = of[output].skip, score
+            gone[output], together = of[output].skip, score
             continue
-        fresh = judge.score(without(model, {**gone, output: of[output].skip}), of[output].name)
+        fresh = damage.score(without(model, {**gone, output: of[output].skip}), of[output].name)
         heapq.heappush(waiting, (fresh, len(gone), output))
-        judge.context.progress(0.5 + 0.2 * len(gone) / most, f"{len(gone)} of at most {most} branches dropped")
-    return gone, damage
+        damage.context.progress(0.5 + 0.2 * len(gone) / most, f"{len(gone)} of at most {most} branches dropped")
+    return gone, together
 
 
-class _Judge:
-    """Holds networks against the original on calibration data: by KL where it scores classes, else by noise."""
+@dataclass(frozen=True)
+class _HeldSession:
+    """A session that holds the host lock for one run at a time."""
 
-    def __init__(self, step: "DropBlocks", context: Context, folder: Path) -> None:
-        assert context.calibration is not None
+    session: sessions.Session
+    working: Callable[[], AbstractContextManager[None]]
+
+    @property
+    def inputs(self) -> Sequence[Port]:
+        return self.session.inputs
+
+    def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+        with self.working():
+            return self.session.run(feed)
+
+
+class _Damage:
+    """Holds candidates against the original on samples to choose by: by KL where it scores classes, else by noise."""
+
+    def __init__(self, settings: BlockSettings, context: Context, folder: Path) -> None:
+        assert context.select is not None
         self.context = context
-        self._step = step
+        self._settings = settings
         self.failed: dict[str, str] = {}
-        samples = First(context.calibration, step.samples)
+        samples = First(context.select, settings.samples)
         self.samples = len(samples)
         self._path = folder / "network.onnx"
         self._evaluator = Evaluator(self._session(context.original), samples, scratch=folder)
         own = self._scores(context.original)
-        self.metric = "kl" if "kl" in own else "noise_share"
+        self.metric: Literal["kl", "noise_share"] = "kl" if "kl" in own else "noise_share"
 
     def __enter__(self) -> Self:
         return self
@@ -223,16 +262,17 @@ class _Judge:
 
     def _limit(self) -> float | None:
         if self.metric == "kl":
-            return self._step.max_kl
-        least = self._step.min_sqnr_db
+            return self._settings.max_kl
+        least = self._settings.min_sqnr_db
         return None if least is None else float(10 ** (-least / 10))
 
     def _scores(self, model: ir.Model) -> dict[str, float]:
         return {each.metric: each.compressed for each in self._evaluator.evaluate(self._session(model))}
 
-    def _session(self, model: ir.Model) -> Any:
+    def _session(self, model: ir.Model) -> _HeldSession:
         io.save(model, self._path)
-        return sessions.session(self._path, self.context.target)
+        with self.context.working():
+            return _HeldSession(sessions.session(self._path, self.context.target), self.context.working)
 
 
 def _skip(node: ir.Node) -> int | None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +18,18 @@ from engine.graph.masking import mask
 from engine.graph.names import require_nodes
 from engine.graph.slicing import by_initializer, losses_by_axis, remove, removed
 from engine.prune import oracle, schedule
-from engine.prune.importance import Seen, observe, scores
-from engine.prune.reconstruct import Refit, repair
-from engine.prune.weighted import layers
+from engine.prune.importance import Importance, Seen, observe, scores
+from engine.prune.reconstruct import repair
+from engine.prune.refittable import refittable
+from engine.report.pruning_details import (
+    ChannelGroup,
+    FrozenChannels,
+    OracleAgreement,
+    PruneChannelsDetails,
+    RefittedLayer,
+)
 from engine.report.values import Change, Refusal
 from engine.runtime.processor import cpu_profile
-
-if TYPE_CHECKING:
-    from engine.passes.prune_channels import PruneChannels
 
 # So much goes in one round; what is left is repaired and ranked anew before the next.
 _ROUND = 0.2
@@ -37,13 +41,29 @@ Key = tuple[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class Pruned:
+class ChannelSettings:
+    """What may be cut, how much of it, and what decides which channels go."""
+
+    amount: schedule.Amount
+    # Ranked in each group alone, or all together.
+    scope: Literal["per_group", "global"]
+    importance: Importance
+    kinds: tuple[str, ...]
+    # Widths become multiples of this; "auto": of what the target's kernels fill.
+    round_to: int | Literal["auto"]
+    min_width: int
+    reconstruct: bool
+    exclude: frozenset[str]
+
+
+@dataclass(frozen=True)
+class PrunedCandidate:
     """A network that was cut to some widths, and what happened on the way."""
 
     model: ir.Model
     widths: Mapping[Key, int]
     agreement: oracle.Agreement
-    refits: Sequence[Refit]
+    refits: Sequence[RefittedLayer]
     rounds: int
 
 
@@ -53,13 +73,13 @@ def check(model: ir.Model, exclude: Sequence[str]) -> Refusal | None:
     return None
 
 
-def prune(model: ir.Model, step: "PruneChannels", context: Context) -> Change | Refusal:
+def prune(model: ir.Model, settings: ChannelSettings, context: Context) -> Change | Refusal:
     """Prune in place."""
     ir.external_data.load_to_model(model)
-    work = Pruning(model, step, context)
+    work = Pruning(model, settings, context)
     if not work.groups:
-        return _nothing_to_prune(work.coupling, step)
-    outcome = schedule.meet(work, step, context)
+        return _nothing_to_prune(work.coupling, settings)
+    outcome = schedule.meet(work, settings.amount, context)
     if isinstance(outcome, Refusal):
         return outcome
     pruned, tried = outcome
@@ -69,22 +89,15 @@ def prune(model: ir.Model, step: "PruneChannels", context: Context) -> Change | 
             reason="No group loses a channel: widths are rounded, and this share of them is less than one step.",
             hint="Ask for a higher sparsity or a smaller `round_to`.",
         )
-    before, after = macs.total(model), macs.total(pruned.model)
-    weights = io.weight_bytes(model), io.weight_bytes(pruned.model)
-    details = _details(work, pruned) | {
-        "macs_before": before,
-        "macs_after": after,
-        "weight_bytes_before": weights[0],
-        "weight_bytes_after": weights[1],
-        "tried": tried,
-    }
+    details = _details(work, pruned, tried)
     model.graph = pruned.model.graph
-    taken = sum(refit.taken for refit in pruned.refits)
+    taken = sum(layer.taken for layer in pruned.refits)
     repaired = f" {taken} layers were refitted to make up for it." if taken else ""
+    macs_left = details.macs_after / max(1, details.macs_before)
+    bytes_left = details.weight_bytes_after / max(1, details.weight_bytes_before)
     return Change(
         summary=(
-            f"{1 - after / max(1, before):.0%} of the multiply-accumulates and {1 - weights[1] / max(1, weights[0]):.0%}"
-            f" of the weights are gone.{repaired}"
+            f"{1 - macs_left:.0%} of the multiply-accumulates and {1 - bytes_left:.0%} of the weights are gone.{repaired}"
         ),
         details=details,
     )
@@ -93,20 +106,20 @@ def prune(model: ir.Model, step: "PruneChannels", context: Context) -> Change | 
 class Pruning:
     """One analysed network and what may be cut from it; makes pruned copies of any sparsity."""
 
-    def __init__(self, model: ir.Model, step: "PruneChannels", context: Context) -> None:
-        self.model, self.step, self.context = model, step, context
-        self.coupling = analyse(model)
-        self._excluded = frozenset(step.exclude)
+    def __init__(self, model: ir.Model, settings: ChannelSettings, context: Context) -> None:
+        self.model, self.settings, self.context = model, settings, context
+        with context.working():
+            self.coupling = analyse(model)
         self.groups = self._groups(self.coupling)
         self._fits = context.has_data and context.calibration is not None
-        self._made: dict[tuple[int, ...], Pruned] = {}
+        self._made: dict[tuple[int, ...], PrunedCandidate] = {}
 
-    def prune(self, sparsity: float) -> Pruned:
+    def prune(self, sparsity: float) -> PrunedCandidate:
         """Give a copy without this share of the channels, repaired; equal widths are made once."""
         widths = self._widths(sparsity)
         key = tuple(widths.values())
         if key not in self._made:
-            self._made[key] = self._in_rounds(widths, repaired=self.step.reconstruct)
+            self._made[key] = self._in_rounds(widths, repaired=self.settings.reconstruct)
         return self._made[key]
 
     def sketch(self, sparsity: float) -> ir.Model:
@@ -119,13 +132,15 @@ class Pruning:
         found: dict[Key, Group] = {}
         for group in coupling.groups:
             nodes = {*group.producers, *(part.node for part in group.slices)}
-            if group.kind in self.step.kinds and not nodes & self._excluded:
+            if group.kind in self.settings.kinds and not nodes & self.settings.exclude:
                 found[group.kind, group.producers] = group
         return found
 
     def _widths(self, sparsity: float) -> dict[Key, int]:
         """Say how many channels each group keeps."""
-        shares = self._global_shares(sparsity) if self.step.scope == "global" else dict.fromkeys(self.groups, sparsity)
+        shares = (
+            self._global_shares(sparsity) if self.settings.scope == "global" else dict.fromkeys(self.groups, sparsity)
+        )
         return {key: self._kept(group, shares[key]) for key, group in self.groups.items()}
 
     def _kept(self, group: Group, share: float) -> int:
@@ -133,12 +148,12 @@ class Pruning:
         step = self._favourite(group)
         exact = width * (1 - share)
         kept = step * math.floor(exact / step + 0.5) if width > step else math.floor(exact + 0.5)
-        return min(width, max(kept, self.step.min_width, 1))
+        return min(width, max(kept, self.settings.min_width, 1))
 
     def _favourite(self, group: Group) -> int:
         """Give the step of widths that the target's kernels fill."""
-        if self.step.round_to != "auto":
-            return self.step.round_to
+        if self.settings.round_to != "auto":
+            return self.settings.round_to
         if group.kind not in _ROUNDED:
             return 1
         wide = self.context.target.provider == "cpu" and "avx512f" in cpu_profile().flags
@@ -149,7 +164,9 @@ class Pruning:
         ranked: list[tuple[float, int, Key]] = []
         total = 0
         for key, group in self.groups.items():
-            found = scores(self.model, self.coupling, group, self._seen, self.step.importance)
+            seen = self._seen
+            with self.context.working():
+                found = scores(self.model, self.coupling, group, seen, self.settings.importance)
             worst = 0.0
             for unit in self.coupling.units(group, found):
                 cost = max(found[atom] for atom in unit.atoms)
@@ -173,37 +190,42 @@ class Pruning:
         return self._look(self.model, self.groups)
 
     def _look(self, model: ir.Model, groups: Mapping[Key, Group]) -> Mapping[str, Seen]:
-        if self.step.importance == "magnitude" or not self._fits or self.context.calibration is None:
+        if self.settings.importance == "magnitude" or not self._fits or self.context.calibration is None:
             return {}
         wanted = frozenset(part.initializer for group in groups.values() for part in group.slices if part.role == "in")
-        return observe(model, self.context.calibration, self.context.target, wanted)
+        return observe(model, self.context.calibration, self.context.target, wanted, working=self.context.working)
 
-    def _in_rounds(self, widths: Mapping[Key, int], *, repaired: bool) -> Pruned:
+    def _in_rounds(self, widths: Mapping[Key, int], *, repaired: bool) -> PrunedCandidate:
         repaired = repaired and self._fits
         largest = max(1 - kept / len(self.groups[key].atoms) for key, kept in widths.items())
         rounds = max(1, math.ceil(largest / _ROUND - 1e-9)) if repaired else 1
         student, kept = self.model, dict[str, npt.NDArray[np.intp]]()
         agreement = oracle.Agreement(0.0, oracle.TOLERANCE)
-        refits: Sequence[Refit] = ()
+        refits: Sequence[RefittedLayer] = ()
         for number in range(rounds):
-            coupling = self.coupling if number == 0 else analyse(student)
+            coupling = self.coupling if number == 0 else self._analysed(student)
             groups = self.groups if number == 0 else self._groups(coupling)
             atoms = self._choose(student, coupling, groups, widths, (number + 1) / rounds)
             if not atoms:
                 continue
-            pruned = remove(student, coupling, atoms)
+            with self.context.working():
+                pruned = remove(student, coupling, atoms)
             agreement = agreement.worse(self._check(student, pruned, coupling, atoms))
             follow(kept, student, coupling, atoms)
             student = pruned
             if repaired:
                 refits = self._repair(student, kept, number / rounds, rounds)
-        return Pruned(student, self._left(student), agreement, refits, rounds)
+        return PrunedCandidate(student, self._left(student), agreement, refits, rounds)
+
+    def _analysed(self, model: ir.Model) -> Coupling:
+        with self.context.working():
+            return analyse(model)
 
     def _left(self, student: ir.Model) -> dict[Key, int]:
         """Count what each group has left, in the same channels as `groups` counts."""
         if student is self.model:
             return {key: len(group.atoms) for key, group in self.groups.items()}
-        left = self._groups(analyse(student))
+        left = self._groups(self._analysed(student))
         # A group that has one channel left is none any more.
         return {key: len(left[key].atoms) if key in left else 1 for key in self.groups}
 
@@ -225,20 +247,22 @@ class Pruning:
             excess = len(group.atoms) - wanted
             if excess <= 0:
                 continue
-            found = scores(student, coupling, group, seen, self.step.importance)
-            count = _count(coupling.units(group, found), excess)
-            chosen = coupling.choose(group, count, found, beside=atoms)
+            with self.context.working():
+                found = scores(student, coupling, group, seen, self.settings.importance)
+                count = _count(coupling.units(group, found), excess)
+                chosen = coupling.choose(group, count, found, beside=atoms)
             atoms.update(atom for unit in chosen for atom in unit.atoms)
         return atoms
 
     def _check(self, student: ir.Model, pruned: ir.Model, coupling: Coupling, atoms: set[int]) -> oracle.Agreement:
         samples = self.context.calibration
         assert samples is not None
-        return oracle.compare(mask(student, coupling, atoms), pruned, samples, self.context.target)
+        with self.context.working():
+            return oracle.compare(mask(student, coupling, atoms), pruned, samples, self.context.target)
 
     def _repair(
         self, student: ir.Model, kept: Mapping[str, npt.NDArray[np.intp]], done: float, rounds: int
-    ) -> Sequence[Refit]:
+    ) -> Sequence[RefittedLayer]:
         assert self.context.calibration is not None
         return repair(
             student,
@@ -246,8 +270,9 @@ class Pruning:
             kept,
             self.context.calibration,
             self.context.target,
-            exclude=self._excluded,
+            exclude=self.settings.exclude,
             progress=lambda share: self.context.progress(0.75 * (done + share / rounds), "refitting layers"),
+            working=self.context.working,
         )
 
 
@@ -255,14 +280,14 @@ def follow(kept: dict[str, npt.NDArray[np.intp]], model: ir.Model, coupling: Cou
     """Update which outputs of the original's layers are left after these atoms go."""
     gone = removed(coupling, atoms)
     members = by_initializer(coupling, gone)
-    for layer in layers(model)[0]:
+    for layer in refittable(model)[0]:
         labels = [member.labels for member in members.get(str(layer.weight.name), ())]
-        loss = losses_by_axis(labels, gone).get(layer.out_axis)
+        loss = losses_by_axis(labels, gone).get(layer.axis)
         if loss is None:
             continue
         before = kept.get(layer.name, np.arange(layer.outputs))
         # Outputs that differ from line to line have no place in the original: the layer is left alone.
-        whole = loss.size == loss.shape[layer.out_axis] == len(before)
+        whole = loss.size == loss.shape[layer.axis] == len(before)
         kept[layer.name] = before[~loss.reshape(-1)] if whole else before[:0]
 
 
@@ -276,12 +301,12 @@ def _count(units: Sequence[Unit], excess: int) -> int:
     return len(units)
 
 
-def _nothing_to_prune(coupling: Coupling, step: "PruneChannels") -> Refusal:
-    others = sorted({group.kind for group in coupling.groups} - set(step.kinds))
+def _nothing_to_prune(coupling: Coupling, settings: ChannelSettings) -> Refusal:
+    others = sorted({group.kind for group in coupling.groups} - set(settings.kinds))
     if others:
         return Refusal(
             code="not_applicable",
-            reason=f"The network has no channels of the kinds {', '.join(step.kinds)} that the recipe does not exclude.",
+            reason=f"The network has no channels of the kinds {', '.join(settings.kinds)} that the recipe does not exclude.",
             hint=f"It has {', '.join(others)}: name them in `kinds`.",
         )
     first = max(coupling.frozen, key=lambda item: item.channels, default=None)
@@ -289,32 +314,37 @@ def _nothing_to_prune(coupling: Coupling, step: "PruneChannels") -> Refusal:
         return Refusal(code="not_applicable", reason="The network has no layers with channels that could go.")
     return Refusal(
         code="not_applicable",
-        reason=f"No channel can go; most are kept by {first.op_type} `{first.node}`: it {first.reason}.",
+        reason=f"No channel can go; most are kept by {first.op_type} `{first.node}`: {first.reason}.",
         node=first.node,
     )
 
 
-def _details(work: Pruning, pruned: Pruned) -> dict[str, Any]:
+def _details(work: Pruning, pruned: PrunedCandidate, tried: schedule.Tried) -> PruneChannelsDetails:
     coupling = work.coupling
-    return {
-        "groups": [
-            {
-                "name": group.name,
-                "kind": group.kind,
-                "producers": list(group.producers[:8]),
-                "channels": len(group.atoms),
-                "kept": pruned.widths[key],
-                "lossy": group.lossy,
-            }
+    return PruneChannelsDetails(
+        groups=tuple(
+            ChannelGroup(
+                name=group.name,
+                kind=group.kind,
+                producers=group.producers[:8],
+                channels=len(group.atoms),
+                kept=pruned.widths[key],
+                lossy=group.lossy,
+            )
             for key, group in work.groups.items()
-        ],
-        "prunable_parameters": round(coupling.prunable_parameters, 4),
-        "prunable_macs": round(coupling.prunable_macs, 4),
-        "frozen": [
-            {"node": item.node, "op": item.op_type, "reason": item.reason, "channels": item.channels}
+        ),
+        prunable_parameters=round(coupling.prunable_parameters, 4),
+        prunable_macs=round(coupling.prunable_macs, 4),
+        frozen=tuple(
+            FrozenChannels(node=item.node, op=item.op_type, reason=item.reason, channels=item.channels)
             for item in sorted(coupling.frozen, key=lambda item: -item.channels)[:_MOST_LISTED]
-        ],
-        "oracle": {"difference": pruned.agreement.difference, "tolerance": pruned.agreement.tolerance},
-        "rounds": pruned.rounds,
-        "layers": [refit.facts() for refit in pruned.refits],
-    }
+        ),
+        oracle=OracleAgreement(difference=pruned.agreement.difference, tolerance=pruned.agreement.tolerance),
+        rounds=pruned.rounds,
+        layers=tuple(pruned.refits),
+        macs_before=macs.total(work.model),
+        macs_after=macs.total(pruned.model),
+        weight_bytes_before=io.weight_bytes(work.model),
+        weight_bytes_after=io.weight_bytes(pruned.model),
+        tried=tuple(tried),
+    )

@@ -13,11 +13,13 @@ import onnx_ir as ir
 from engine.calibrate.observe import fixed_batch
 from engine.contract import Context
 from engine.data.batches import padded
-from engine.errors import EngineError
-from engine.graph import io, verify
+from engine.errors import ModelUnsupportedError, SpecInvalidError
+from engine.graph import io, linear, verify
 from engine.graph.coupling import Coupling, analyse
+from engine.graph.linear import LinearLayer
+from engine.graph.sizes import integer, number
 from engine.graph.slicing import remove
-from engine.prune.matrices import integer, store
+from engine.report.pruning_details import RemovedChannels
 
 Array = npt.NDArray[Any]
 
@@ -33,8 +35,25 @@ class _Channels:
     values: Array
 
 
-def remove_silent(model: ir.Model, context: Context) -> dict[str, int] | str:
+@dataclass(frozen=True)
+class _Candidate:
+    """A network without so many channels."""
+
+    model: ir.Model
+    channels: int
+
+
+def remove_silent(model: ir.Model, context: Context) -> RemovedChannels:
     """Remove silent channels in place and say what went, or why nothing did."""
+    found = _without_silent(model, context)
+    if isinstance(found, str):
+        return RemovedChannels(channels=0, reason=found)
+    before = _parameters(model)
+    model.graph = found.model.graph
+    return RemovedChannels(channels=found.channels, parameters=before - _parameters(model))
+
+
+def _without_silent(model: ir.Model, context: Context) -> _Candidate | str:
     candidate = io.copy(model)
     _deafen(candidate)
     if not _has_zero_lines(candidate):
@@ -45,14 +64,12 @@ def remove_silent(model: ir.Model, context: Context) -> dict[str, int] | str:
         if not atoms:
             return "the zero rows and channels are tied to others that are not zero"
         pruned = remove(candidate, coupling, atoms)
-        if not _agree(model, pruned, context):
-            return "without its zero channels the network gave other results"
-    except EngineError as error:
+    except (ModelUnsupportedError, SpecInvalidError) as error:
         # The zeros themselves are worth having; a network that cannot be cut keeps its shape.
         return f"the network cannot be cut: {error.message}"
-    before = _parameters(model)
-    model.graph = pruned.graph
-    return {"channels": len(atoms), "parameters": before - _parameters(model)}
+    if not _agree(model, pruned, context):
+        return "without its zero channels the network gave other results"
+    return _Candidate(pruned, len(atoms))
 
 
 def _parameters(model: ir.Model) -> int:
@@ -97,8 +114,11 @@ def _silent(model: ir.Model, coupling: Coupling) -> list[int]:
 
 def _has_zero_lines(model: ir.Model) -> bool:
     for node in model.graph:
-        weight = _weights(node)
-        if weight is not None and any(
+        layer = linear.read(node)
+        if not isinstance(layer, LinearLayer):
+            continue
+        weight = layer.tensor.numpy()
+        if any(
             not np.any(weight, axis=tuple(other for other in range(weight.ndim) if other != axis)).all()
             for axis in (0, 1)
         ):
@@ -110,10 +130,9 @@ def _deafen(model: ir.Model) -> None:
     """Set to zero what reads channels that are always zero."""
     known: dict[ir.Value, _Channels] = {}
     for node in model.graph:
-        source = known.get(node.inputs[0]) if node.inputs and node.inputs[0] is not None else None
-        weight = _weights(node)
-        if weight is not None and source is not None:
-            weight = _ignoring(node, weight, source)
+        layer = linear.read(node)
+        if isinstance(layer, LinearLayer) and layer.input in known:
+            _ignore_zeros(layer, known[layer.input])
         rule = _RULES.get(node.op_type)
         if rule is None or node.domain not in {"", "ai.onnx"}:
             continue
@@ -122,33 +141,20 @@ def _deafen(model: ir.Model) -> None:
             known[node.outputs[0]] = found
 
 
-def _ignoring(node: ir.Node, weight: Array, source: _Channels) -> Array:
-    zero = source.values == 0
-    if node.op_type == "Conv":
-        own = integer(node, "group", 1) == 1 and source.axis == 1 - weight.ndim and weight.shape[1] == len(zero)
-        axis = 1
-    else:
-        axis = 1 if node.op_type == "Gemm" and integer(node, "transB", 0) else 0
-        own = source.axis == -1 and weight.shape[axis] == len(zero)
-    if not own or not zero.any():
-        return weight
-    quiet = np.array(weight)
-    np.moveaxis(quiet, axis, 0)[zero] = 0
-    value = node.inputs[1]
-    assert value is not None
-    if len(value.uses()) == 1:
-        store(value, quiet)
-    return quiet
+def _ignore_zeros(layer: LinearLayer, source: _Channels) -> None:
+    zero = np.flatnonzero(source.values == 0)
+    channels = layer.shape[1 if layer.node.op_type == "Conv" else 0] if layer.is_convolution else layer.inputs
+    read = layer.groups == 1 and not layer.on_left and not layer.reads_transposed
+    if not read or source.axis != _channel_axis(layer) or channels != len(source.values) or not len(zero):
+        return
+    if not layer.shared:
+        matrix = np.array(layer.matrix())
+        matrix[:, layer.columns(zero)] = 0
+        layer.write(matrix)
 
 
-def _weights(node: ir.Node) -> Array | None:
-    """Give a layer's float32 matrix or kernel."""
-    if node.op_type not in {"Conv", "MatMul", "Gemm"} or node.domain not in {"", "ai.onnx"}:
-        return None
-    tensor = _constant(node.inputs[1])
-    if tensor is None or tensor.dtype != np.float32 or tensor.ndim < 2 + (node.op_type == "Conv"):
-        return None
-    return None if node.op_type != "Conv" and tensor.ndim != 2 else tensor
+def _channel_axis(layer: LinearLayer) -> int:
+    return 1 - len(layer.shape) if layer.is_convolution else -1
 
 
 def _constant(value: ir.Value | None) -> Array | None:
@@ -162,26 +168,20 @@ Known = Mapping[ir.Value, _Channels]
 
 
 def _layer(node: ir.Node, known: Known) -> _Channels | None:
-    weight = _weights(node)
-    if weight is None or (node.op_type == "Gemm" and integer(node, "transA", 0)):
+    layer = linear.read(node)
+    if not isinstance(layer, LinearLayer) or layer.on_left or layer.reads_transposed:
         return None
-    if node.op_type == "Conv":
-        axis = 1 - weight.ndim
-        dead = np.asarray(~weight.reshape(len(weight), -1).any(axis=1))
-        source = known.get(node.inputs[0]) if node.inputs[0] is not None else None
-        if source is not None and integer(node, "group", 1) == len(weight) == len(source.values):
-            dead |= source.values == 0
-    else:
-        axis = -1
-        dead = np.asarray(~weight.any(axis=1 if node.op_type == "Gemm" and integer(node, "transB", 0) else 0))
+    dead = np.asarray(~layer.matrix().any(axis=1))
+    source = known.get(layer.input)
+    if layer.is_convolution and source is not None and layer.groups == len(dead) == len(source.values):
+        dead |= source.values == 0
     bias: Array = np.zeros(1)
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        given = _constant(node.inputs[2])
+    if layer.bias is not None:
+        given = _constant(layer.bias)
         if given is None or given.size not in {1, len(dead)}:
             return None
-        beta = node.attributes["beta"].as_float() if "beta" in node.attributes else 1.0
-        bias = given.reshape(-1) * beta
-    return _Channels(axis, np.where(dead, bias, np.nan))
+        bias = given.reshape(-1) * layer.beta
+    return _Channels(_channel_axis(layer), np.where(dead, bias, np.nan))
 
 
 def _of_input(change: Callable[[ir.Node, Array], Array]) -> Callable[[ir.Node, Known], _Channels | None]:
@@ -197,8 +197,7 @@ def _zero_stays(_: ir.Node, values: Array) -> Array:
 
 
 def _leaky(node: ir.Node, values: Array) -> Array:
-    slope = node.attributes["alpha"].as_float() if "alpha" in node.attributes else 0.01
-    return np.where(values < 0, slope * values, values)
+    return np.where(values < 0, number(node, "alpha", 0.01) * values, values)
 
 
 def _clip(node: ir.Node, values: Array) -> Array:
@@ -215,8 +214,7 @@ def _normalise(node: ir.Node, values: Array) -> Array:
     if any(vector is None for vector in vectors) or len(node.outputs) > 1:
         return np.full_like(values, np.nan)
     scale, shift, mean, variance = (np.asarray(vector, np.float64) for vector in vectors)
-    epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
-    return (values - mean) / np.sqrt(variance + epsilon) * scale + shift
+    return (values - mean) / np.sqrt(variance + number(node, "epsilon", 1e-5)) * scale + shift
 
 
 def _pair(node: ir.Node, known: Known) -> _Channels | None:
@@ -253,7 +251,7 @@ def _flatten(node: ir.Node, known: Known) -> _Channels | None:
 
 
 _RULES: dict[str, Callable[[ir.Node, Known], _Channels | None]] = {
-    **dict.fromkeys(("Conv", "MatMul", "Gemm"), _layer),
+    **dict.fromkeys(linear.OPERATORS, _layer),
     **dict.fromkeys(("Identity", "MaxPool", "GlobalAveragePool", "GlobalMaxPool"), _of_input(lambda _, values: values)),
     **dict.fromkeys(("AveragePool", "Gelu", "HardSwish", "Erf", "Abs", "Elu", "Selu", "Mish"), _of_input(_zero_stays)),
     "Relu": _of_input(lambda _, values: np.maximum(values, 0)),

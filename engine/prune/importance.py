@@ -1,7 +1,8 @@
 """How much the network would miss each channel, by its weights alone or by what the layers that read it see."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +16,13 @@ from engine.graph.coupling import Coupling
 from engine.graph.groups import Group, Slice
 from engine.graph.walk import Walk
 from engine.prune.reconstruct import batches, spare
-from engine.prune.weighted import Layer, layers
+from engine.prune.refittable import Rows, refittable
 from engine.solve import Gram, Moments
 from engine.target import Target
 
 Array = npt.NDArray[Any]
 Importance = Literal["magnitude", "activation", "reconstruction"]
+Working = Callable[[], AbstractContextManager[None]]
 
 _ROWS_PER_COLUMN = 8
 _LEAST_ROWS = 4096
@@ -38,37 +40,42 @@ _STEPS = 64
 class Seen:
     """What a layer reads over the calibration samples: per group of a convolution the sums over its rows."""
 
-    layer: Layer
+    layer: Rows
     sums: Sequence[Moments]
 
 
-def observe(model: ir.Model, samples: Samples, target: Target, wanted: frozenset[str]) -> dict[str, Seen]:
-    """Sum what the layers with these weights read; by the weights' name."""
+def observe(
+    model: ir.Model, samples: Samples, target: Target, wanted: frozenset[str], *, working: Working = nullcontext
+) -> dict[str, Seen]:
+    """Sum what the layers with these weights read; by the weights' name. `working` is held for one batch at a time."""
     found: dict[str, Seen] = {}
     taken = 0
     with tempfile.TemporaryDirectory(prefix="importance-") as folder:
-        walk = Walk(model, batches(model, samples), target, Path(folder))
-        for layer in layers(model)[0]:
+        walk = Walk(model, batches(model, samples), target, Path(folder), working=working)
+        for layer in refittable(model)[0]:
             name = str(layer.weight.name)
-            size = layer.groups * layer.inputs**2 * np.dtype(np.float64).itemsize
-            if name not in wanted or layer.kind == "norm" or layer.inputs > _MOST_COLUMNS or taken + size > _MOST_BYTES:
+            if name not in wanted or not isinstance(layer, Rows):
+                continue
+            size = layer.linear.groups * layer.linear.inputs**2 * np.dtype(np.float64).itemsize
+            if layer.linear.inputs > _MOST_COLUMNS or taken + size > _MOST_BYTES:
                 continue
             taken += size
             walk.advance(walk.place(layer.node))
             spare([walk])
-            found[name] = Seen(layer, _sums(walk, layer))
+            found[name] = Seen(layer, _sums(walk, layer, working))
     return found
 
 
-def _sums(walk: Walk, layer: Layer) -> Sequence[Moments]:
+def _sums(walk: Walk, layer: Rows, working: Working) -> Sequence[Moments]:
     source = walk.look(layer.source)
     per_sample = max(1, len(source(0)))
-    rows = max(_LEAST_ROWS, _ROWS_PER_COLUMN * layer.inputs)
+    rows = max(_LEAST_ROWS, _ROWS_PER_COLUMN * layer.linear.inputs)
     keep = max(1, -(-rows // (walk.batches * per_sample)))
-    gram = Gram(layer.inputs, groups=layer.groups, block=256)
+    gram = Gram(layer.linear.inputs, groups=layer.linear.groups, block=256)
     for batch in range(walk.batches):
-        gram.update(layer.rows(source(batch), batch * per_sample, keep))
-    return [gram.moments(group) for group in range(layer.groups)]
+        with working():
+            gram.update(layer.rows(source(batch), batch * per_sample, keep))
+    return [gram.moments(group) for group in range(layer.linear.groups)]
 
 
 def scores(
@@ -166,13 +173,13 @@ class _Problem:
 def _problems(part: Slice, seen: Mapping[str, Seen], *, invert: bool = True) -> list[_Problem]:
     """Give the problems that a slice of a layer's input axis stands for: one, or one for each group of a convolution."""
     entry = seen.get(part.initializer)
-    if entry is None or part.role != "in" or part.axis == entry.layer.out_axis:
+    if entry is None or part.role != "in" or part.axis == entry.layer.axis:
         return []
-    layer = entry.layer
+    layer = entry.layer.linear
     lines = part.atoms.reshape(1, -1) if part.atoms.ndim == 1 else part.atoms
     if len(lines) % layer.groups and len(lines) != 1:
         return []
-    weights = layer.matrix().reshape(layer.groups, -1, layer.inputs)
+    weights = entry.layer.matrix().reshape(layer.groups, -1, layer.inputs)
     found = []
     for group, moments in enumerate(entry.sums):
         line = lines[group * len(lines) // layer.groups] if len(lines) > 1 else lines[0]

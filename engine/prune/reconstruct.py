@@ -2,9 +2,9 @@
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,18 +13,16 @@ import onnx_ir as ir
 from engine.calibrate.observe import fixed_batch
 from engine.contract import Context, Samples
 from engine.data.batches import sample_count
-from engine.graph import io
+from engine.graph import io, linear
 from engine.graph.walk import DISK_BYTES, Walk
+from engine.prune.refittable import Normalisation, Refittable, Rows, refittable, residual
 from engine.prune.schedule import quality_drop
-from engine.prune.weighted import Layer, layers, normalised, residual
+from engine.report.pruning_details import ReconstructDetails, RefittedLayer
 from engine.report.values import Change, Refusal
 from engine.solve import Gram, Moments
 from engine.solve import reconstruct as solve
 from engine.solve.ridge import affine
 from engine.target import Target
-
-if TYPE_CHECKING:
-    from engine.passes.reconstruct import Reconstruct
 
 Array = npt.NDArray[Any]
 # For each layer by name, which outputs of the original's layer it still has; not listed: all.
@@ -42,25 +40,6 @@ _ROWS_PER_COLUMN = 8
 _LEAST_CORRELATION = 0.7
 
 
-@dataclass(frozen=True)
-class Refit:
-    """What became of one layer. Errors are mean squares on held-out samples, as a share of the target's variance."""
-
-    node: str
-    op_type: str
-    before: float | None = None
-    after: float | None = None
-    taken: bool = False
-    reason: str | None = None
-
-    def facts(self) -> dict[str, Any]:
-        """Give it as JSON."""
-        found: dict[str, Any] = {"node": self.node, "op": self.op_type, "taken": self.taken}
-        if self.before is not None and self.after is not None:
-            found |= {"error_before": round(self.before, 6), "error_after": round(self.after, 6)}
-        return found | ({"reason": self.reason} if self.reason else {})
-
-
 def repair(
     student: ir.Model,
     teacher: ir.Model,
@@ -70,20 +49,21 @@ def repair(
     *,
     exclude: frozenset[str] = frozenset(),
     progress: Callable[[float], None] = lambda _fraction: None,
-) -> list[Refit]:
+    working: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> list[RefittedLayer]:
     """Refit the student's layers in place, in topological order, each on what it reads now; say what that gained.
 
     The target is the teacher's output of the same node; where that enters a residual sum, the teacher's sum less what the
     student adds to it, so that the layer also makes up for what was lost on the other way. Weights are solved for in closed
-    form and taken only where the error on held-out samples drops.
+    form and taken only where the error on held-out samples drops. `working` is held for one batch at a time.
     """
-    found, refused = layers(student)
+    found, refused = refittable(student)
     made = {value.name: (node, value) for node in teacher.graph for value in node.outputs}
-    reports = [Refit(name, _op(student, name), reason=reason) for name, reason in refused.items()]
+    reports = [_left(name, _op(student, name), reason) for name, reason in refused.items()]
     with tempfile.TemporaryDirectory(prefix="repair-") as folder:
         feeds = batches(student, samples)
         teaching, learning = (
-            Walk(model, feeds, target, Path(folder, name))
+            Walk(model, feeds, target, Path(folder, name), working=working)
             for name, model in (("teacher", teacher), ("student", student))
         )
         # The teacher may have its nodes in another order: it does not go past what a later layer asks for.
@@ -96,15 +76,30 @@ def repair(
                 teaching.advance(min(places[number:]))
                 learning.advance(learning.place(layer.node))
                 spare([teaching, learning])
-                fitting = _Fitting(student, layer, made[layer.out.name][1], kept.get(layer.name), (teaching, learning))
-                reports.append(fitting.fit())
+                fitting = _Fitting(layer, made[layer.out.name][1], kept.get(layer.name), (teaching, learning), working)
+                reports.append(fitting.fit(student))
             else:
-                reports.append(Refit(layer.name, layer.node.op_type, reason=reason))
+                reports.append(_left(layer.name, layer.node.op_type, reason))
             progress((number + 1) / len(found))
     return reports
 
 
-def _objection(layer: Layer, known: bool, feeds: int, exclude: frozenset[str]) -> str | None:
+def _left(node: str, op_type: str, reason: str) -> RefittedLayer:
+    return RefittedLayer(node=node, op=op_type, taken=False, reason=reason)
+
+
+def _refitted(layer: Refittable, before: float, after: float, *, taken: bool) -> RefittedLayer:
+    """Errors are mean squares on held-out samples, as a share of the target's variance."""
+    return RefittedLayer(
+        node=layer.name,
+        op=layer.node.op_type,
+        taken=taken,
+        error_before=round(before, 6),
+        error_after=round(after, 6),
+    )
+
+
+def _objection(layer: Refittable, known: bool, feeds: int, exclude: frozenset[str]) -> str | None:
     if layer.name in exclude:
         return "the recipe excludes it"
     if not known:
@@ -115,7 +110,7 @@ def _objection(layer: Layer, known: bool, feeds: int, exclude: frozenset[str]) -
 
 
 def _op(model: ir.Model, name: str) -> str:
-    return next((node.op_type for node in model.graph if node.name == name), "")
+    return next((node.op_type for node in model.graph if linear.node_name(node) == name), "")
 
 
 def batches(model: ir.Model, samples: Samples) -> list[Mapping[str, Array]]:
@@ -147,15 +142,15 @@ class _Fitting:
 
     def __init__(
         self,
-        model: ir.Model,
-        layer: Layer,
+        layer: Refittable,
         original: ir.Value,
         kept: npt.NDArray[np.intp] | None,
         walks: tuple[Walk, Walk],
+        working: Callable[[], AbstractContextManager[None]],
     ) -> None:
         teacher, student = walks
-        self._model, self._layer = model, layer
-        self._axis = 1 if layer.kind == "conv" else -1
+        self._layer, self._working = layer, working
+        self._axis = layer.channel_axis
         self._source = student.look(layer.source)
         self._batches = student.batches
         self._skip: Callable[[int], Array] | None = None
@@ -183,12 +178,13 @@ class _Fitting:
         every = min(_HELD_OUT_EVERY, self._batches)
         return batch % every == every - 1
 
-    def fit(self) -> Refit:
+    def fit(self, model: ir.Model) -> RefittedLayer:
         """Sum over the samples, solve, and store what is better."""
-        if self._kept is None or len(self._kept) != self._layer.outputs:
+        layer = self._layer
+        if self._kept is None or len(self._kept) != layer.outputs:
             reason = "it is not known which of the original's channels it has"
-            return Refit(self._layer.name, self._layer.node.op_type, reason=reason)
-        return self._affine() if self._layer.kind == "norm" else self._linear()
+            return _left(layer.name, layer.node.op_type, reason)
+        return self._affine(model, layer) if isinstance(layer, Normalisation) else self._linear(model, layer)
 
     def _wanted(self, batch: int) -> Array:
         """Give what the layer should have put out, in the student's channels."""
@@ -196,52 +192,59 @@ class _Fitting:
         target = np.take(self._target(batch), self._kept, axis=self._axis)
         return target if self._skip is None else target - self._skip(batch)
 
-    def _linear(self) -> Refit:
-        layer = self._layer
-        first = self._source(0)
-        per_sample = max(1, len(first))
-        rows = max(_ROWS, _ROWS_PER_COLUMN * layer.inputs // layer.groups)
-        keep = max(1, -(-rows // (self._batches * per_sample)))
-        columns, outputs = layer.inputs, layer.outputs // layer.groups
-        fitted, judged = (Gram(columns, outputs, groups=layer.groups, block=256) for _ in range(2))
-        for batch in range(self._batches):
-            source, target = self._source(batch), self._wanted(batch)
-            x = layer.rows(source, batch * per_sample, keep)
-            y = layer.targets(target, source, batch * per_sample, keep)
-            (judged if self._held(batch) else fitted).update(x, y)
-        weights = layer.matrix().reshape(layer.groups, outputs, columns)
+    def _linear(self, model: ir.Model, layer: Rows) -> RefittedLayer:
+        groups, columns = layer.linear.groups, layer.linear.inputs
+        outputs = layer.outputs // groups
+        fitted, judged = self._moments(layer)
+        weights = layer.matrix().reshape(groups, outputs, columns)
         offset = layer.offset()
-        offsets = None if offset is None else offset.reshape(layer.groups, outputs)
+        offsets = None if offset is None else offset.reshape(groups, outputs)
         before = after = variance = 0.0
         biases: list[Array] = []
         new = weights.copy()
-        for group in range(layer.groups):
+        for group in range(groups):
             fit, judge = fitted.moments(group), judged.moments(group) if judged.rows else None
             bias = None if offsets is None else offsets[group]
-            solved = solve(fit, weights[group], bias, held_out=judge, fit_bias=layer.bias_at is not None)
+            with self._working():
+                solved = solve(fit, weights[group], bias, held_out=judge, fit_bias=layer.bias is not None)
             new[group] = solved.weights
             biases.append(np.zeros(outputs) if solved.bias is None else solved.bias)
             before, after = before + solved.before, after + solved.after
             variance += _variance(judge or fit)
         taken = after < before
         if taken:
-            layer.store(self._model, new.reshape(layer.outputs, columns), np.concatenate(biases))
+            layer.store(model, new.reshape(layer.outputs, columns), np.concatenate(biases))
         scale = max(variance, 1e-30)
-        return Refit(layer.name, layer.node.op_type, before / scale, after / scale, taken)
+        return _refitted(layer, before / scale, after / scale, taken=taken)
 
-    def _affine(self) -> Refit:
+    def _moments(self, layer: Rows) -> tuple[Gram, Gram]:
+        """Sum over what the layer reads and should give: what is fitted to, and what decides whether the fit is taken."""
+        first = self._source(0)
+        per_sample = max(1, len(first))
+        groups, columns = layer.linear.groups, layer.linear.inputs
+        rows = max(_ROWS, _ROWS_PER_COLUMN * columns // groups)
+        keep = max(1, -(-rows // (self._batches * per_sample)))
+        fitted, judged = (Gram(columns, layer.outputs // groups, groups=groups, block=256) for _ in range(2))
+        for batch in range(self._batches):
+            with self._working():
+                source, target = self._source(batch), self._wanted(batch)
+                x = layer.rows(source, batch * per_sample, keep)
+                y = layer.targets(target, source, batch * per_sample, keep)
+                (judged if self._held(batch) else fitted).update(x, y)
+        return fitted, judged
+
+    def _affine(self, model: ir.Model, layer: Normalisation) -> RefittedLayer:
         """Refit gain and shift of a layer normalisation, channel by channel."""
-        layer = self._layer
-        gain, shift = layer.matrix()[:, 0], layer.offset()
-        assert shift is not None
+        gain, shift = layer.gain(), layer.shift()
         sums = {held: np.zeros((5, layer.outputs)) for held in (False, True)}
         rows = {False: 0, True: 0}
         for batch in range(self._batches):
-            x = normalised(self._source(batch), layer.epsilon).reshape(-1, layer.outputs).astype(np.float64)
-            y = self._wanted(batch).reshape(-1, layer.outputs).astype(np.float64)
-            held = self._held(batch)
-            sums[held] += np.stack([part.sum(0) for part in (x, y, x * x, x * y, y * y)])
-            rows[held] += len(x)
+            with self._working():
+                x = layer.normalised(self._source(batch)).reshape(-1, layer.outputs).astype(np.float64)
+                y = self._wanted(batch).reshape(-1, layer.outputs).astype(np.float64)
+                held = self._held(batch)
+                sums[held] += np.stack([part.sum(0) for part in (x, y, x * x, x * y, y * y)])
+                rows[held] += len(x)
         x_sum, y_sum, xx, xy, _ = sums[False]
         new = affine(rows=rows[False], x_sum=x_sum, y_sum=y_sum, xx=xx, xy=xy, gain=gain)
         judge = bool(rows[True])
@@ -251,11 +254,9 @@ class _Fitting:
         _, y_sum, _, _, yy = sums[judge]
         variance = max(float((yy / rows[judge] - np.square(y_sum / rows[judge])).mean()), 1e-30)
         if better.any():
-            layer.store(self._model, np.where(better, new[0], gain)[:, None], np.where(better, new[1], shift))
+            layer.store(model, np.where(better, new[0], gain), np.where(better, new[1], shift))
         final = float(np.minimum(before, after).mean())
-        return Refit(
-            layer.name, layer.node.op_type, float(before.mean()) / variance, final / variance, bool(better.any())
-        )
+        return _refitted(layer, float(before.mean()) / variance, final / variance, taken=bool(better.any()))
 
 
 def _sum(value: ir.Value) -> ir.Value | None:
@@ -309,7 +310,7 @@ def _variance(moments: Moments) -> float:
 # --- as a pass of its own --------------------------------------------------------------------------------------------
 
 
-def reconstruct(model: ir.Model, step: "Reconstruct", context: Context) -> Change | Refusal:
+def reconstruct(model: ir.Model, exclude: frozenset[str], context: Context) -> Change | Refusal:
     """Refit a network towards the original in place; refuse if the outputs do not come closer to it."""
     assert context.calibration is not None
     ir.external_data.load_to_model(model)
@@ -320,8 +321,9 @@ def reconstruct(model: ir.Model, step: "Reconstruct", context: Context) -> Chang
         {},
         context.calibration,
         context.target,
-        exclude=frozenset(step.exclude),
+        exclude=exclude,
         progress=lambda share: context.progress(0.75 * share, "refitting layers"),
+        working=context.working,
     )
     taken = [refit for refit in refits if refit.taken]
     if not taken:
@@ -339,6 +341,6 @@ def reconstruct(model: ir.Model, step: "Reconstruct", context: Context) -> Chang
         )
     return Change(
         summary=f"{len(taken)} of {len(refits)} layers were refitted towards the original's.",
-        details={"layers": [refit.facts() for refit in refits], "drop_before": before, "drop_after": after},
+        details=ReconstructDetails(layers=tuple(refits), drop_before=before, drop_after=after),
         repair=True,
     )

@@ -2,18 +2,16 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import onnx_ir as ir
 
 from engine.contract import Context
 from engine.gate import LOWER_IS_BETTER, TASK_METRICS
 from engine.graph import io
+from engine.report.pruning_details import TriedSparsity
 from engine.report.values import Quality, Refusal
-
-if TYPE_CHECKING:
-    from engine.passes.prune_channels import PruneChannels
-    from engine.prune.channels import Pruned
 
 DEFAULT_SPARSITY = 0.25
 LARGEST_SPARSITY = 0.9
@@ -21,12 +19,34 @@ LARGEST_SPARSITY = 0.9
 _STEPS = 5
 
 
-class Source(Protocol):
+@dataclass(frozen=True)
+class Amount:
+    """How much is asked for: a share, or what it must come to, and then `sparsity` is the most that is tried."""
+
+    sparsity: float | None = None
+    max_drop: float | None = None
+    size_ratio: float | None = None
+    latency_ratio: float | None = None
+
+
+class Candidate(Protocol):
+    """A pruned network and whatever its maker knows of it."""
+
+    @property
+    def model(self) -> ir.Model:
+        """The network."""
+        ...
+
+
+Made_co = TypeVar("Made_co", bound=Candidate, covariant=True)
+
+
+class Source(Protocol[Made_co]):
     """Makes pruned copies of a network."""
 
     model: ir.Model
 
-    def prune(self, sparsity: float) -> "Pruned":
+    def prune(self, sparsity: float) -> Made_co:
         """Give a repaired copy."""
         ...
 
@@ -35,31 +55,31 @@ class Source(Protocol):
         ...
 
 
-Tried = list[dict[str, Any]]
+Tried = list[TriedSparsity]
 
 
-def meet(source: Source, step: "PruneChannels", context: Context) -> "tuple[Pruned, Tried] | Refusal":
-    """Give the network that meets what the pass asks for, and what was tried on the way."""
+def meet(source: Source[Made_co], amount: Amount, context: Context) -> tuple[Made_co, Tried] | Refusal:
+    """Give the candidate that meets what is asked for, and what was tried on the way."""
     tried: Tried = []
-    if step.max_drop is None and step.target_size_ratio is None and step.target_latency_ratio is None:
-        return source.prune(DEFAULT_SPARSITY if step.sparsity is None else step.sparsity), tried
-    most = LARGEST_SPARSITY if step.sparsity is None else step.sparsity
-    wanted = _for_costs(source, step, context, most, tried)
+    if amount.max_drop is None and amount.size_ratio is None and amount.latency_ratio is None:
+        return source.prune(DEFAULT_SPARSITY if amount.sparsity is None else amount.sparsity), tried
+    most = LARGEST_SPARSITY if amount.sparsity is None else amount.sparsity
+    wanted = _for_costs(source, amount, context, most, tried)
     if isinstance(wanted, Refusal):
         return wanted
-    if step.max_drop is None:
+    if amount.max_drop is None:
         return source.prune(wanted), tried
-    return _for_quality(source, context, step.max_drop, (wanted, most), tried)
+    return _for_quality(source, context, amount.max_drop, (wanted, most), tried)
 
 
 def _for_quality(
-    source: Source, context: Context, limit: float, between: tuple[float, float], tried: Tried
-) -> "tuple[Pruned, Tried] | Refusal":
+    source: Source[Made_co], context: Context, limit: float, between: tuple[float, float], tried: Tried
+) -> tuple[Made_co, Tried] | Refusal:
     """Prune as much as quality allows or, where size or speed want a certain share, that one if quality allows it."""
 
     def allowed(sparsity: float) -> bool:
         drop = quality_drop(context.evaluate(source.prune(sparsity).model))
-        tried.append({"sparsity": round(sparsity, 4), "drop": None if drop is None else round(drop, 5)})
+        tried.append(TriedSparsity(sparsity=round(sparsity, 4), drop=None if drop is None else round(drop, 5)))
         context.progress(min(0.75, 0.1 * len(tried)), f"tried {sparsity:.0%}")
         return drop is not None and drop <= limit
 
@@ -77,13 +97,15 @@ def _for_quality(
     return source.prune(found), tried
 
 
-def _for_costs(source: Source, step: "PruneChannels", context: Context, most: float, tried: Tried) -> float | Refusal:
+def _for_costs(
+    source: Source[Candidate], amount: Amount, context: Context, most: float, tried: Tried
+) -> float | Refusal:
     """Give the least sparsity that meets the limits on size and latency; 0 without such limits."""
     least = 0.0
     weights = io.weight_bytes(source.model)
     for limit, name, cost in (
-        (step.target_size_ratio, "size", lambda model: io.weight_bytes(model) / max(1, weights)),
-        (step.target_latency_ratio, "latency", lambda model: context.race([source.model, model])[1]),
+        (amount.size_ratio, "size", lambda model: io.weight_bytes(model) / max(1, weights)),
+        (amount.latency_ratio, "latency", lambda model: context.race([source.model, model])[1]),
     ):
         if limit is None:
             continue
@@ -99,11 +121,18 @@ def _for_costs(source: Source, step: "PruneChannels", context: Context, most: fl
 
 
 def _within(
-    source: Source, cost: Callable[[ir.Model], float], limit: float, name: str, tried: Tried
+    source: Source[Candidate], cost: Callable[[ir.Model], float], limit: float, name: str, tried: Tried
 ) -> Callable[[float], bool]:
     def holds(sparsity: float) -> bool:
         ratio = cost(source.sketch(sparsity))
-        tried.append({"sparsity": round(sparsity, 4), name: round(ratio, 4)})
+        found = round(ratio, 4)
+        tried.append(
+            TriedSparsity(
+                sparsity=round(sparsity, 4),
+                size=found if name == "size" else None,
+                latency=found if name == "latency" else None,
+            )
+        )
         return ratio <= limit
 
     return holds

@@ -398,6 +398,7 @@ class _Maker:
                     self.failed.append({"what": str(type(step).model_fields["type"].default), "reason": outcome.reason})
                     return None
                 continue
+            assert isinstance(outcome.details, dict)
             for key, value in outcome.details.items():
                 details[key] = [*details[key], *value] if key == "layers" and key in details else value
         return copy, details

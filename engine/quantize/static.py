@@ -172,7 +172,10 @@ def _quantize_tables(model: ir.Model, step: "QuantizeStatic", context: Context) 
     if not step.embeddings or not dynamic.make_plan(model, rows).layers:
         return []
     outcome = dynamic.quantize(model, rows, context)
-    tables: list[dict[str, Any]] = outcome.details["layers"] if isinstance(outcome, Change) else []
+    if not isinstance(outcome, Change):
+        return []
+    assert isinstance(outcome.details, dict)
+    tables: list[dict[str, Any]] = outcome.details["layers"]
     return tables
 
 

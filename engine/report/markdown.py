@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from engine.report.detail_parts import Detail
 from engine.report.profile_markdown import profile_lines
+from engine.report.pruning_markdown import pruning_lines
 from engine.report.values import AnyReport, LatencyComparison, ProfileReport, Quality, Report, Size, StepReport
 from engine.report.wording import MARKS, difference, metric_value, table
 from engine.report.wording import size as size_text
@@ -120,7 +122,7 @@ def _step(step: StepReport) -> tuple[str, ...]:
 def _front(step: StepReport) -> Iterator[str]:
     """Show the networks that a pass chose from; those that no other one beats on all counts are marked."""
     held = step.change.details if step.change is not None else step.refusal.details if step.refusal is not None else {}
-    networks = held.get("front")
+    networks = None if isinstance(held, Detail) else held.get("front")
     if not networks:
         return
     yield from ("", f"### What step {step.index} chose from", "")
@@ -152,6 +154,9 @@ def _nearness(metrics: Mapping[str, float]) -> str:
 
 def _layers(step: StepReport) -> Iterator[str]:
     details = step.change.details if step.change is not None else {}
+    if isinstance(details, Detail):
+        yield from pruning_lines(details, step.index)
+        return
     layers = details.get("layers")
     if layers:
         yield from ("", f"### Layers of step {step.index}", "")

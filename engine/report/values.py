@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from engine.gate import Gate, ProfileGate
+from engine.report.details import AnyDetails
 from engine.target import Target
 
 Outcome = Literal["pass", "fail", "inconclusive", "none"]
@@ -132,14 +133,22 @@ class Refusal(_Value):
     reason: str
     node: str | None = None
     hint: str | None = None
-    details: dict[str, Any] = Field(default_factory=dict, description="What was tried, JSON values only.")
+    details: AnyDetails | dict[str, Any] = Field(
+        default_factory=dict,
+        union_mode="left_to_right",
+        description="What was tried, by the pass (`of`); without `of` where an older worker wrote it.",
+    )
 
 
 class Change(_Value):
     """What a pass did."""
 
     summary: str = Field(description="One plain sentence.")
-    details: dict[str, Any] = Field(default_factory=dict, description="Pass-specific facts, JSON values only.")
+    details: AnyDetails | dict[str, Any] = Field(
+        default_factory=dict,
+        union_mode="left_to_right",
+        description="What the pass says of its work, by the pass (`of`); without `of` where an older worker wrote it.",
+    )
     lossless: bool = Field(default=False, description="True: outputs must agree within float rounding.")
     repair: bool = Field(
         default=False,

@@ -6,11 +6,10 @@ import pytest
 from engine.measure import tune as tune_module
 from engine.measure.latency import Turns
 from engine.measure.tune import find_options
-from engine.spec import Tune
 from engine.target import Target
 
 FEED = {"x": np.ones((1, 16, 16, 16), np.float32)}
-TUNE = Tune(max_seconds=1, max_threads=4)
+LIMITS = {"max_seconds": 1, "max_threads": 4}
 
 
 @pytest.fixture
@@ -45,7 +44,7 @@ def test_options_add_up_and_the_winner_runs_again(convolutions, clock):
     rounds = clock(
         lambda options, _round: 8 / options.threads + (options.spinning + (options.graph_optimization != "basic")) / 4
     )
-    found = find_options(convolutions(1), [FEED], Target(), TUNE)
+    found = find_options(convolutions(1), [FEED], Target(), **LIMITS)
     assert (found.chosen.threads, found.chosen.spinning, found.chosen.graph_optimization) == (4, False, "basic")
     assert found.gain.value == pytest.approx(2 / 8.5, rel=0.01)
     assert [options.options.threads for options in found.trials[:2]] == [2, 4]
@@ -57,7 +56,7 @@ def test_options_add_up_and_the_winner_runs_again(convolutions, clock):
 
 def test_nothing_is_chosen_where_nothing_is_faster(convolutions, clock):
     rounds = clock(lambda options, _round: 2.0 + 0.1 * (options.threads > 1))
-    found = find_options(convolutions(1), [FEED], Target(), TUNE)
+    found = find_options(convolutions(1), [FEED], Target(), **LIMITS)
     assert (found.chosen, found.gain) == (None, None)
     assert "beyond noise" in found.reason
     # Nothing to confirm.
@@ -66,20 +65,20 @@ def test_nothing_is_chosen_where_nothing_is_faster(convolutions, clock):
 
 def test_a_gain_within_the_noise_or_too_small_to_matter_is_none(convolutions, clock):
     clock(lambda options, _round: 2.0 if options.threads == 1 else 1.97)
-    assert find_options(convolutions(1), [FEED], Target(), TUNE).chosen is None
+    assert find_options(convolutions(1), [FEED], Target(), **LIMITS).chosen is None
     clock(lambda options, _round: 2.0 if options.threads == 1 else 1.94, noise=-0.045)
-    assert find_options(convolutions(1), [FEED], Target(), TUNE).chosen is None
+    assert find_options(convolutions(1), [FEED], Target(), **LIMITS).chosen is None
 
 
 def test_luck_is_not_repeated(convolutions, clock):
     clock(lambda options, turn: 1.0 if options.threads == 4 and turn < 4 else 2.0)
-    found = find_options(convolutions(1), [FEED], Target(), TUNE)
+    found = find_options(convolutions(1), [FEED], Target(), **LIMITS)
     assert found.chosen is None
     assert "not faster when they were measured again" in found.reason
 
 
 def test_the_tries_are_real_sessions(convolutions):
-    found = find_options(convolutions(1), [FEED], Target(threads=2), Tune(max_seconds=1, max_threads=2))
+    found = find_options(convolutions(1), [FEED], Target(threads=2), max_seconds=1, max_threads=2)
     tried = [trial.options for trial in found.trials]
     assert tried[0].threads == 1
     assert "parallel" in {options.execution_mode for options in tried}

@@ -1,6 +1,5 @@
 """Layers that are thin in the activation's metric are split, others stay with a reason; what is computed stays the same."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 
 from engine.graph import io
 from engine.passes.factorise import Factorise
+from engine.report.detail_parts import LeftAlone
 from engine.report.values import Change, Refusal
 
 
@@ -93,12 +93,12 @@ def test_matrices_of_low_rank_are_split_without_loss(tools):
     reference = tools.run(model, {"x": held_out})["y"]
     change = apply(tools, model, tools.Feeds(x=vectors()), energy=0.9999)
     assert isinstance(change, Change)
-    json.dumps(change.details)
-    ranks = [(layer["node"], layer["ranks"]) for layer in change.details["layers"]]
-    assert ranks == [("first", [8]), ("second", [8]), ("third", [8])]
-    assert change.details["left_alone"] == [{"node": "last", "reason": "it has fewer than 4096 weights"}]
-    for layer in change.details["layers"]:
-        assert layer["held_out_error"][layer["method"]] < 1e-3
+    assert Change.model_validate_json(change.model_dump_json()) == change
+    ranks = [(layer.node, layer.ranks) for layer in change.details.layers]
+    assert ranks == [("first", (8,)), ("second", (8,)), ("third", (8,))]
+    assert change.details.left_alone == (LeftAlone(node="last", reason="it has fewer than 4096 weights"),)
+    for layer in change.details.layers:
+        assert layer.held_out_error[layer.method] < 1e-3
     sizes = {name: tuple(value.const_value.shape.numpy()) for name, value in model.graph.initializers.items()}
     assert sizes["w1_down"] == (64, 8)
     assert sizes["w1_up"] == (8, 96)
@@ -115,14 +115,14 @@ def test_convolutions_of_low_rank_are_split_without_loss(tools):
     held_out = images(3, seed=9)
     reference = tools.run(model, {"x": held_out})["y"]
     change = apply(tools, model, tools.Feeds(x=images()), energy=0.9999)
-    assert {layer["node"]: layer["ranks"] for layer in change.details["layers"]} == {
-        "point": [8],
-        "wide": [8, 8],
-        "strided": [8, 8],
+    assert {layer.node: layer.ranks for layer in change.details.layers} == {
+        "point": (8,),
+        "wide": (8, 8),
+        "strided": (8, 8),
     }
-    assert change.details["left_alone"] == [
-        {"node": "grouped", "reason": "its channels are in groups, which is thin already"}
-    ]
+    assert change.details.left_alone == (
+        LeftAlone(node="grouped", reason="its channels are in groups, which is thin already"),
+    )
     assert sum(node.op_type == "Conv" for node in model.graph) == 2 + 3 + 3 + 1
     for optimise in (False, True):
         assert tools.sqnr(reference, tools.run(model, {"x": held_out}, optimise=optimise)["y"]) > 40
@@ -140,7 +140,7 @@ def test_ranks_follow_the_inputs_and_not_the_weights(tools):
     x = (rng.standard_normal((400, 12)) @ rng.standard_normal((12, 128))).astype(np.float32)
     reference = tools.run(model, {"x": x[300:]})["y"]
     change = apply(tools, model, tools.Feeds(x=x[:300]), energy=0.999)
-    assert change.details["layers"][0]["ranks"] == [16]
+    assert change.details.layers[0].ranks == (16,)
     assert tools.sqnr(reference, tools.run(model, {"x": x[300:]})["y"]) > 25
 
 
@@ -148,9 +148,9 @@ def test_ratio_bounds_the_multiplications(tools):
     for build, samples in ((perceptron, tools.Feeds(x=vectors())), (convolutions, tools.Feeds(x=images(8)))):
         model = build(tools)
         change = apply(tools, model, samples, ratio=0.5, multiple=1)
-        assert len(change.details["layers"]) == 3
-        for layer in change.details["layers"]:
-            assert 0.35 < layer["multiplications"] <= 0.5
+        assert len(change.details.layers) == 3
+        for layer in change.details.layers:
+            assert 0.35 < layer.multiplications <= 0.5
 
 
 def test_layers_of_full_rank_stay_whole(tools):
@@ -173,9 +173,9 @@ def test_what_loses_the_race_stays_whole(tools):
 
     change = apply(tools, model, tools.Feeds(x=vectors()), race, energy=0.9999)
     assert len(raced) == 4  # three kinds of layers, and the network as it is
-    assert len(change.details["layers"]) == 2
-    (left,) = [left for left in change.details["left_alone"] if left["node"] != "last"]
-    assert "it is not faster on this target at rank 8" in left["reason"]
+    assert len(change.details.layers) == 2
+    (left,) = [left for left in change.details.left_alone if left.node != "last"]
+    assert "it is not faster on this target at rank 8" in left.reason
     for each in raced[1:]:
         assert tools.run(each, {"x": vectors(2)})["y"].shape == (2, 5)
 
@@ -186,7 +186,7 @@ def test_without_a_race_multiplications_decide(tools):
 
     context = replace(tools.context(perceptron(tools), tools.Feeds(x=vectors())), race=race)
     change = Factorise(race=False, energy=0.9999).apply(perceptron(tools), {}, context)
-    assert [layer["time_of_network"] for layer in change.details["layers"]] == [None] * 3
+    assert [layer.time_of_network for layer in change.details.layers] == [None] * 3
 
 
 @pytest.mark.parametrize("build", [perceptron, convolutions])
@@ -237,7 +237,7 @@ def test_shared_and_excluded_layers_stay_with_a_reason(tools):
     assert (refusal.code, refusal.node) == ("not_applicable", "one")
     assert "`w` is shared with another operator" in refusal.reason
     change = apply(tools, model, tools.Feeds(x=x))
-    assert [layer["node"] for layer in change.details["layers"]] == ["three"]
+    assert [layer.node for layer in change.details.layers] == ["three"]
 
 
 def test_it_runs_as_a_job(workspace, tools):

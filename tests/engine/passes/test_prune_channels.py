@@ -1,7 +1,5 @@
 """prune_channels: what it removes, what it promises, what it refuses, and how it meets a requirement."""
 
-import json
-
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -45,12 +43,12 @@ def test_half_of_the_channels_goes(model, samples, context, importance):
     assert isinstance(change, Change)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     assert macs.total(model) < 0.4 * before
-    json.dumps(change.details)
-    assert all(group["kept"] == group["channels"] // 2 for group in change.details["groups"])
-    assert change.details["oracle"]["difference"] <= change.details["oracle"]["tolerance"]
-    assert change.details["macs_before"] == before > change.details["macs_after"] == macs.total(model)
-    assert change.details["rounds"] == 3
-    assert any(item["reason"].startswith("gives the network's output") for item in change.details["frozen"])
+    assert Change.model_validate_json(change.model_dump_json()) == change
+    assert all(group.kept == group.channels // 2 for group in change.details.groups)
+    assert change.details.oracle.difference <= change.details.oracle.tolerance
+    assert change.details.macs_before == before > change.details.macs_after == macs.total(model)
+    assert change.details.rounds == 3
+    assert any(item.reason.startswith("gives the network's output") for item in change.details.frozen)
 
 
 def test_repair_pays(model, samples, context, images):
@@ -72,7 +70,7 @@ def test_widths_are_rounded_and_have_a_minimum(model, samples, context):
     def widths(**options):
         step = PruneChannels(reconstruct=False, importance="magnitude", **options)
         change = step.apply(model.clone(), {}, context(model, samples))
-        return {group["kept"] for group in change.details["groups"]}
+        return {group.kept for group in change.details.groups}
 
     assert widths(sparsity=0.6, round_to=4) == {8, 12}
     assert widths(sparsity=0.9, round_to=1, min_width=6) == {6}
@@ -81,15 +79,15 @@ def test_widths_are_rounded_and_have_a_minimum(model, samples, context):
 
 def test_global_scope_spreads_by_importance(model, samples, context):
     change = PruneChannels(sparsity=0.4, scope="global", round_to=1).apply(model, {}, context(model.clone(), samples))
-    shares = {round(1 - group["kept"] / group["channels"], 2) for group in change.details["groups"]}
+    shares = {round(1 - group.kept / group.channels, 2) for group in change.details.groups}
     assert len(shares) > 1
-    total = sum(group["channels"] for group in change.details["groups"])
-    assert abs(sum(group["kept"] for group in change.details["groups"]) / total - 0.6) < 0.06
+    total = sum(group.channels for group in change.details.groups)
+    assert abs(sum(group.kept for group in change.details.groups) / total - 0.6) < 0.06
 
 
 def test_excluded_nodes_keep_their_channels(model, samples, context):
     change = PruneChannels(sparsity=0.5, exclude=("a1",)).apply(model, {}, context(model.clone(), samples))
-    assert not any("a1" in group["producers"] for group in change.details["groups"])
+    assert not any("a1" in group.producers for group in change.details.groups)
     assert model.graph.initializers["a1.w"].shape[0] == 16
     with pytest.raises(SpecInvalidError, match="nosuch"):
         PruneChannels(exclude=("nosuch",)).check(model)
@@ -129,7 +127,7 @@ def test_the_largest_share_within_the_allowed_drop(model, samples, context):
     step = PruneChannels(max_drop=0.05, round_to=1, reconstruct=False, importance="magnitude")
     change = step.apply(model, {}, asked)
     assert 0.4 <= io.weight_bytes(model) / total - 0.1 <= 0.55
-    assert len(change.details["tried"]) == 6
+    assert len(change.details.tried) == 6
 
 
 def test_size_and_latency_are_met(model, samples, context):
@@ -158,8 +156,8 @@ def test_without_data_nothing_is_refitted(model, samples, context):
     from dataclasses import replace
 
     change = PruneChannels(sparsity=0.5).apply(model, {}, replace(context(model.clone(), samples), has_data=False))
-    assert change.details["layers"] == []
-    assert change.details["rounds"] == 1
+    assert change.details.layers == ()
+    assert change.details.rounds == 1
 
 
 def test_a_whole_job(residual_cnn, images, workspace):
@@ -176,4 +174,4 @@ def test_a_whole_job(residual_cnn, images, workspace):
     report = engine.run(spec, folder, lambda _event: None)
     assert [step.status for step in report.steps] == ["applied", "applied"], report.steps[-1].refusal
     assert report.size.compressed < 0.7 * report.size.original
-    assert report.steps[1].change.details["layers"]
+    assert report.steps[1].change.details.layers

@@ -1,7 +1,5 @@
 """Zeros where they were asked for, repaired where there are data, judged by the download, removed where whole."""
 
-import json
-
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -10,6 +8,7 @@ from pydantic import ValidationError
 
 from engine.graph import io
 from engine.passes.prune_weights import PruneWeights
+from engine.report.detail_parts import LeftAlone
 from engine.report.values import Change, Refusal
 
 
@@ -71,15 +70,15 @@ def test_magnitude_sets_the_smallest_to_zero_and_leaves_the_rest(tools):
     original, model = perceptron(tools), perceptron(tools)
     change = apply(tools, model, tools.Feeds(x=correlated(8, 64)), method="magnitude", share=0.3)
     assert change.download
-    json.dumps(change.details)
+    assert Change.model_validate_json(change.model_dump_json()) == change
     for name in ("w1", "w2"):
         before, after = weights(original, name), weights(model, name)
         gone = after == 0
         assert gone.mean() == pytest.approx(0.3, abs=1e-3)
         assert np.abs(before[gone]).max() <= np.abs(before[~gone]).min()
         np.testing.assert_array_equal(after[~gone], before[~gone])
-    assert [layer["zeros"] for layer in change.details["layers"]] == [0.3, 0.3]
-    assert change.details["left_alone"] == [{"node": "last", "reason": "it has fewer than 1024 weights"}]
+    assert [layer.zeros for layer in change.details.layers] == [0.3, 0.3]
+    assert change.details.left_alone == (LeftAlone(node="last", reason="it has fewer than 1024 weights"),)
     assert "no latency gain is expected on this target" in change.summary
 
 
@@ -96,10 +95,10 @@ def test_global_magnitude_takes_more_from_layers_of_small_weights(tools):
     value = model.graph.initializers["w1"]
     value.const_value = ir.tensor(value.const_value.numpy() * np.float32(0.3), name="w1")
     change = apply(tools, model, tools.Feeds(x=correlated(8, 64)), scope="global", share=0.5)
-    first, second = (layer["zeros"] for layer in change.details["layers"])
+    first, second = (layer.zeros for layer in change.details.layers)
     assert first > 0.7
     assert second < 0.4
-    assert change.details["zeros"] == pytest.approx(0.5, abs=1e-3)
+    assert change.details.zeros == pytest.approx(0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt", "auto"])
@@ -133,10 +132,10 @@ def test_what_stays_makes_up_for_what_goes(tools):
         model = perceptron(tools)
         change = apply(tools, model, samples, method=method, share=0.6)
         noise[method] = tools.sqnr(reference, tools.run(model, {"x": held_out})["y"])
-        for layer in change.details["layers"]:
-            assert layer["zeros"] == pytest.approx(0.6, abs=0.01)
+        for layer in change.details.layers:
+            assert layer.zeros == pytest.approx(0.6, abs=0.01)
             if method != "magnitude":
-                assert layer["held_out_error"][layer["method"]] == min(layer["held_out_error"].values())
+                assert layer.held_out_error[layer.method] == min(layer.held_out_error.values())
     assert noise["sparsegpt"] > noise["magnitude"] + 3
     assert noise["auto"] > noise["magnitude"] + 3
 
@@ -186,7 +185,7 @@ def test_whole_rows_of_zeros_make_the_network_smaller(tools):
     model = io.copy(original)
     x = correlated(16, 64)
     change = apply(tools, model, tools.Feeds(x=x), threshold=0.005)
-    assert change.details["removed_channels"]["channels"] == 2
+    assert change.details.removed_channels.channels == 2
     assert "2 channels that were zero as a whole are gone" in change.summary
     assert weights(model, "w1").shape == (64, 94)
     assert weights(model, "w2").shape == (80, 94)
@@ -204,7 +203,7 @@ def test_refusals_name_the_reason(tools):
     assert "the recipe excludes it" in refusal.reason
     model = convolutions(tools, groups=16)
     change = apply(tools, model, tools.Feeds(x=np.zeros((4, 4, 12, 12), np.float32)), pattern="2:4", method="magnitude")
-    assert {left["node"]: left["reason"] for left in change.details["left_alone"]} == {
+    assert {left.node: left.reason for left in change.details.left_alone} == {
         "grouped": "it has fewer than 1024 weights"
     }
 

@@ -54,7 +54,7 @@ def test_it_repairs_a_network_whose_channels_went(model, asked):
     assert isinstance(change, Change)
     assert change.repair
     assert asked.evaluate(cut)[0].compressed > before + 3
-    assert change.details["drop_after"] < change.details["drop_before"]
+    assert change.details.drop_after < change.details.drop_before
 
 
 def test_it_repairs_changed_weights(model, asked):

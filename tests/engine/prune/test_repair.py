@@ -8,7 +8,7 @@ from engine.graph.coupling import analyse
 from engine.graph.slicing import remove
 from engine.prune.channels import follow
 from engine.prune.reconstruct import aligned, repair
-from engine.prune.weighted import layers
+from engine.prune.refittable import refittable
 from engine.runtime import sessions
 from engine.target import Target
 
@@ -50,7 +50,7 @@ def test_repair_brings_outputs_back(network, images, feeds_of, samples):
     refits = repair(cut, network, kept, feeds_of({"image": images(samples)}), Target())
     assert error(cut, network, unseen) < 0.5 * before
     assert sum(refit.taken for refit in refits) >= 4
-    assert all(refit.after <= refit.before for refit in refits if refit.before is not None)
+    assert all(refit.error_after <= refit.error_before for refit in refits if refit.error_before is not None)
 
 
 def test_nothing_changes_where_nothing_was_lost(network, images, feeds_of):
@@ -62,9 +62,9 @@ def test_nothing_changes_where_nothing_was_lost(network, images, feeds_of):
 
 def test_layers_that_are_excluded_keep_their_weights(network, images, feeds_of):
     cut, kept = halved(network)
-    weights = {layer.name: layer.matrix() for layer in layers(cut)[0]}
+    weights = {layer.name: layer.matrix() for layer in refittable(cut)[0]}
     refits = repair(cut, network, kept, feeds_of({"image": images(64)}), Target(), exclude=frozenset({"b2", "head"}))
-    after = {layer.name: layer.matrix() for layer in layers(cut)[0]}
+    after = {layer.name: layer.matrix() for layer in refittable(cut)[0]}
     assert {refit.node for refit in refits if refit.reason} == {"b2", "head"}
     assert (weights["b2"] == after["b2"]).all()
     assert not (weights["b1"] == after["b1"]).all()

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engine.prune.reconstruct import repair
-from engine.prune.weighted import layers
+from engine.prune.refittable import refittable
 from engine.runtime import sessions
 from engine.target import Target
 
@@ -48,7 +48,7 @@ def test_a_transposed_convolution_is_rows_times_a_matrix(attributes):
     model = transposed(attributes)
     x = np.random.default_rng(5).normal(size=(2, 4, 5, 6)).astype(np.float32)
     expected = run(model, x)
-    (layer,), refused = layers(model)
+    (layer,), refused = refittable(model)
     assert not refused
     rows, wanted = layer.rows(x, 0, None)[0], layer.targets(expected, x, 0, None)[0]
     np.testing.assert_allclose(rows @ layer.matrix().T + layer.offset(), wanted, rtol=1e-4, atol=1e-4)
@@ -67,7 +67,7 @@ def test_a_transposed_convolution_is_rows_times_a_matrix(attributes):
     ],
 )
 def test_a_transposed_convolution_that_is_not_refitted_says_why(attributes, groups, reason):
-    found, refused = layers(transposed(attributes, groups=groups))
+    found, refused = refittable(transposed(attributes, groups=groups))
     assert not found
     assert reason in refused["up"]
 
@@ -75,10 +75,10 @@ def test_a_transposed_convolution_that_is_not_refitted_says_why(attributes, grou
 def test_a_transposed_convolution_is_refitted(feeds_of):
     original = transposed({"strides": [2, 2]}, kernel=(2, 2), bias=False)
     damaged = original.clone()
-    (layer,), _ = layers(damaged)
+    (layer,), _ = refittable(damaged)
     layer.store(damaged, 0.5 * layer.matrix(), None)
     x = np.random.default_rng(6).normal(size=(64, 4, 5, 6)).astype(np.float32)
     (refit,) = repair(damaged, original, {}, feeds_of({"x": x}), Target())
     assert refit.taken
-    assert refit.after < 1e-4 < refit.before
+    assert refit.error_after < 1e-4 < refit.error_before
     np.testing.assert_allclose(run(damaged, x[:4]), run(original, x[:4]), atol=0.02)
