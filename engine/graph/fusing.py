@@ -11,6 +11,8 @@ import onnx_ir as ir
 
 from engine.graph import io
 from engine.graph.opset import upgrade
+from engine.report.detail_parts import CountChange
+from engine.report.graph_details import FuseDetails
 from engine.report.values import Change, Refusal
 
 # Of HardSwish; networks below are converted where the converter can.
@@ -41,7 +43,7 @@ def fuse(model: ir.Model) -> Change | Refusal:
         summary=f"{before} operators became {after}: "
         + ", ".join(f"{n} {what}" for what, n in sorted(done.items()))
         + ".",
-        details={"nodes": {"before": before, "after": after}, "fused": dict(sorted(done.items()))},
+        details=FuseDetails(nodes=CountChange(before=before, after=after), fused=dict(sorted(done.items()))),
         lossless=True,
     )
 

@@ -23,7 +23,7 @@ OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 STANDARD = frozenset({"", "ai.onnx"})
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 # Why a node of these operators is no linear layer.
-BOTH_ACTIVATIONS = "both of its operands are activations"
+BOTH_ACTIVATIONS = "both operands are activations"
 NOT_CONSTANT = "its weights are not constant"
 CONSTANT_INPUT = "its input is a constant"
 NO_SPATIAL_AXIS = "its weights have no spatial axis"

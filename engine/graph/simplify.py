@@ -19,6 +19,8 @@ from engine.contract import Context
 from engine.errors import EngineError
 from engine.graph import io, verify
 from engine.graph.spatial_mean import use_global_average_pool
+from engine.report.detail_parts import CountChange
+from engine.report.graph_details import DroppedStage, SimplifyDetails
 from engine.report.values import Change, Refusal
 
 # What onnxscript and onnxslim raise on networks that they cannot handle: a stage of theirs is then dropped and named in the
@@ -40,13 +42,13 @@ def simplify(model: ir.Model, context: Context) -> Change | Refusal:
     feeds = verify.model_feeds(model, context.calibration) if context.calibration is not None else []
     reference = io.to_bytes(model)
     helped: list[str] = []
-    dropped: list[dict[str, str]] = []
+    dropped: list[DroppedStage] = []
     stages = list(_stages(model))
     for position, (name, stage) in enumerate(stages):
         context.progress(position / len(stages), name)
         attempt, reason = _attempt(model, stage, reference, feeds, context)
         if attempt is None:
-            dropped.append({"stage": name, "reason": reason})
+            dropped.append(DroppedStage(stage=name, reason=reason))
         elif _counts(attempt) != _counts(model) or name == "constant weights":
             _replace(model, attempt)
             helped.append(name)
@@ -54,16 +56,16 @@ def simplify(model: ir.Model, context: Context) -> Change | Refusal:
     after = _counts(model)
     return Change(
         summary=_summary(before, after),
-        details={
-            "nodes": {"before": sum(before.values()), "after": sum(after.values())},
-            "ops": {
-                kind: {"before": before.get(kind, 0), "after": after.get(kind, 0)}
+        details=SimplifyDetails(
+            nodes=CountChange(before=sum(before.values()), after=sum(after.values())),
+            ops={
+                kind: CountChange(before=before.get(kind, 0), after=after.get(kind, 0))
                 for kind in sorted(before.keys() | after.keys())
                 if before.get(kind, 0) != after.get(kind, 0)
             },
-            "stages": helped,
-            "dropped_stages": dropped,
-        },
+            stages=tuple(helped),
+            dropped_stages=tuple(dropped),
+        ),
         lossless=True,
     )
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from engine.inspection import Inspection
+    from engine.quantize.float16 import Float16Settings
     from engine.report.values import Change, Refusal
 
 
@@ -42,6 +43,18 @@ class Float16(Pass):
         (), max_length=4096, description="Names of nodes that stay in float32.", strict=False
     )
 
+    def settings(self) -> "Float16Settings":
+        """Give the parameters as the method takes them."""
+        from engine.quantize.float16 import Float16Settings
+
+        return Float16Settings(
+            dtype=self.dtype,
+            compute=self.compute,
+            keep_io=self.keep_io,
+            margin=self.margin,
+            exclude=self.exclude,
+        )
+
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks whose weights are 16-bit floats already, or integers alone."""
         from engine.report.values import Refusal
@@ -60,16 +73,16 @@ class Float16(Pass):
         """Refuse a network without float32 weights, or with operators whose types are not known."""
         from engine.quantize.float16 import check
 
-        return check(model, self)
+        return check(model, self.settings())
 
     def observes(self, model: "ir.Model") -> Sequence[Observe]:
         """Ask for the range of every float32 activation: none may overflow."""
         from engine.quantize.float16 import observes
 
-        return observes(model, self)
+        return observes(model, self.settings())
 
     def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
         """Convert in place and say which nodes stay in float32 and why."""
         from engine.quantize.float16 import convert
 
-        return convert(model, self, observations, context)
+        return convert(model, self.settings(), observations, context)

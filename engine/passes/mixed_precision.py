@@ -1,4 +1,4 @@
-"""The `mixed_precision` pass: its parameters and its documentation; the work is in engine.quantize.mixed."""
+"""The `mixed_precision` pass: its parameters and its documentation; the work is in engine.quantize.mixed_precision."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from engine.inspection import Inspection
+    from engine.quantize.mixed_precision import MixedSettings
     from engine.report.values import Change, Refusal
 
 Candidate = Literal["static", "regions", "dynamic", "weights8", "weights4", "float16"]
@@ -51,6 +52,17 @@ class MixedPrecision(Pass):
         (), max_length=4096, description="Names of nodes that stay in float.", strict=False
     )
 
+    def settings(self) -> "MixedSettings":
+        """Give the parameters as the method takes them."""
+        from engine.quantize.mixed_precision import MixedSettings
+
+        return MixedSettings(
+            max_drop=self.max_drop,
+            minimise=self.minimise,
+            candidates=self.candidates,
+            exclude=self.exclude,
+        )
+
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks that are quantized already."""
         from engine.report.values import Refusal
@@ -65,24 +77,24 @@ class MixedPrecision(Pass):
 
     def prepare(self, model: "ir.Model") -> None:
         """Un-share weights, convert old operator sets, and give every operator a name."""
-        from engine.quantize.mixed import prepare
+        from engine.quantize.mixed_precision import prepare
 
         prepare(model)
 
     def check(self, model: "ir.Model") -> "Refusal | None":
         """Refuse with the graph in hand: quantized already, too large to hold several of, or nothing to quantize."""
-        from engine.quantize.mixed import check
+        from engine.quantize.mixed_precision import check
 
-        return check(model, self)
+        return check(model, self.settings())
 
     def observes(self, model: "ir.Model") -> Sequence[Observe]:
         """Ask for what `quantize_static` asks for, and the plain range of every tensor in question."""
-        from engine.quantize.mixed import observes
+        from engine.quantize.mixed_precision import observes
 
-        return observes(model, self)
+        return observes(model, self.settings())
 
     def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
         """Put the best network in the model's place and show the front that it was chosen from."""
-        from engine.quantize.mixed import mix
+        from engine.quantize.mixed_precision import mix
 
-        return mix(model, self, observations, context)
+        return mix(model, self.settings(), observations, context)

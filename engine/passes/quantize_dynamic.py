@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from engine.inspection import Inspection
+    from engine.quantize.dynamic_plan import DynamicSettings
     from engine.report.values import Change, Refusal
 
 
@@ -46,6 +47,18 @@ class QuantizeDynamic(Pass):
         (), max_length=4096, description="Names of nodes that stay in float.", strict=False
     )
 
+    def settings(self) -> "DynamicSettings":
+        """Give the parameters as the method takes them."""
+        from engine.quantize.dynamic_plan import DynamicSettings
+
+        return DynamicSettings(
+            per_channel=self.per_channel,
+            weights=self.weights,
+            operators=self.operators,
+            smallest=self.smallest,
+            exclude=self.exclude,
+        )
+
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks that are quantized already or hold none of the operators."""
         from engine.report.values import Refusal
@@ -66,26 +79,22 @@ class QuantizeDynamic(Pass):
 
     def prepare(self, model: "ir.Model") -> None:
         """Look for weights in Constant nodes too; convert networks older than the operators that are needed."""
-        from engine.graph.opset import upgrade
-        from engine.graph.weights import lift_weights
-        from engine.quantize.dynamic import OLDEST_OPSET
+        from engine.quantize.dynamic import prepare
 
-        # Where it cannot be converted, `check` refuses.
-        upgrade(model, OLDEST_OPSET)
-        lift_weights(model)
+        prepare(model)
 
     def check(self, model: "ir.Model") -> "Refusal | None":
         """Refuse a network of which no layer can be quantized; name the first and why."""
         from engine.quantize.dynamic import check
 
-        return check(model, self)
+        return check(model, self.settings())
 
     def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
         """Quantize in place and say per layer which weights and why, and what stayed in float."""
         del observations
         from engine.quantize.dynamic import quantize
 
-        return quantize(model, self, context)
+        return quantize(model, self.settings(), context)
 
     def ensures(self, model: "ir.Model") -> None:
         """Check that the weights of every integer product are integers."""

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from engine.inspection import Inspection
+    from engine.quantize.static import StaticSettings
     from engine.report.values import Change, Refusal
 
 
@@ -53,6 +54,21 @@ class QuantizeStatic(Pass):
         (), max_length=4096, description="Names of nodes that stay in float.", strict=False
     )
 
+    def settings(self) -> "StaticSettings":
+        """Give the parameters as the method takes them."""
+        from engine.quantize.static import StaticSettings
+
+        return StaticSettings(
+            per_channel=self.per_channel,
+            activations=self.activations,
+            weights=self.weights,
+            ranges=self.ranges,
+            improve=self.improve,
+            embeddings=self.embeddings,
+            measure_layers=self.measure_layers,
+            exclude=self.exclude,
+        )
+
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks that are quantized already or hold nothing to quantize."""
         from engine.report.values import Refusal
@@ -75,19 +91,19 @@ class QuantizeStatic(Pass):
         """Refuse with the graph in hand: quantized already, or no layer that can be quantized."""
         from engine.quantize.static import check
 
-        return check(model, self)
+        return check(model, self.settings())
 
     def observes(self, model: "ir.Model") -> Sequence[Observe]:
         """Ask for the range of every tensor that will be quantized."""
         from engine.quantize.static import observes
 
-        return observes(model, self)
+        return observes(model, self.settings())
 
     def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
         """Insert quantization in place and say per layer which types were chosen and why."""
         from engine.quantize.static import quantize
 
-        return quantize(model, self, observations, context)
+        return quantize(model, self.settings(), observations, context)
 
     def ensures(self, model: "ir.Model") -> None:
         """Check that every scale is positive and finite and every quantized layer reads quantized weights."""

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from engine.inspection import Inspection
+    from engine.quantize.weights_plan import WeightsSettings
     from engine.report.values import Change, Refusal
 
 
@@ -66,6 +67,23 @@ class QuantizeWeights(Pass):
         (), max_length=4096, description="Names of nodes that stay in float.", strict=False
     )
 
+    def settings(self) -> "WeightsSettings":
+        """Give the parameters as the method takes them."""
+        from engine.quantize.weights_plan import WeightsSettings
+
+        return WeightsSettings(
+            bits=self.bits,
+            group=self.group,
+            method=self.method,
+            symmetric=self.symmetric,
+            range_search=self.range_search,
+            activation_order=self.activation_order,
+            format=self.format,
+            accuracy=self.accuracy,
+            operators=self.operators,
+            exclude=self.exclude,
+        )
+
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks that are quantized already or hold none of the operators."""
         from engine.report.values import Refusal
@@ -82,33 +100,22 @@ class QuantizeWeights(Pass):
 
     def prepare(self, model: "ir.Model") -> None:
         """Look for weights in Constant nodes too; convert networks older than the standard operators that are asked for."""
-        from engine.graph.opset import upgrade
-        from engine.graph.weights import lift_weights
-        from engine.quantize.weights import AXIS_OPSET, BLOCKS_OPSET
+        from engine.quantize.weights import prepare
 
-        # Where it cannot be converted, each layer says what it needs, or is stored in 8 bits.
-        if self.format == "qdq":
-            upgrade(model, BLOCKS_OPSET if self.bits == 4 else AXIS_OPSET)
-        elif (
-            self.bits == 4
-            and "Conv" in self.operators
-            and any(node.op_type == "Conv" for node in model.graph.all_nodes())
-        ):
-            upgrade(model, BLOCKS_OPSET)
-        lift_weights(model)
+        prepare(model, self.settings())
 
     def check(self, model: "ir.Model") -> "Refusal | None":
         """Refuse a network of which no layer can be quantized; name the first and why."""
         from engine.quantize.weights import check
 
-        return check(model, self)
+        return check(model, self.settings())
 
     def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
         """Quantize in place and say per layer how, at what held-out error, and what stayed in float."""
         del observations
         from engine.quantize.weights import quantize
 
-        return quantize(model, self, context)
+        return quantize(model, self.settings(), context)
 
     def ensures(self, model: "ir.Model") -> None:
         """Check that packed weights have the sizes that their operators state, and scales are finite."""

@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from engine.quantize.plan import Layer, Plan, final_output
+from engine.graph.linear import LinearLayer
+from engine.graph.sizes import integer, integers, text
+from engine.quantize.static_plan import StaticPlan, final_output
 
 # Kernels work on this many input channels at a time.
 AT_A_TIME = 4
@@ -34,13 +36,12 @@ class Fold:
     pads: tuple[int, int, int, int]  # top, left, bottom, right
 
     @classmethod
-    def of(cls, layer: Layer, plan: Plan) -> "Fold | None":
+    def of(cls, layer: LinearLayer, plan: StaticPlan) -> "Fold | None":
         """Give the fold of a convolution; None where it cannot be, or where it has channels enough."""
-        weight = layer.weight.const_value
         node = layer.node
-        if node.op_type != "Conv" or weight is None or len(weight.shape) != 4 or not _is_plain(node):
+        if node.op_type != "Conv" or len(layer.shape) != 4 or not _is_plain(node):
             return None
-        channels, height, width = (int(size) for size in weight.shape.numpy()[1:])
+        channels, height, width = layer.shape[1:]
         shape = layer.input.shape
         wide = shape[3] if shape is not None and len(shape) == 4 else None
         output = final_output(node)[0]
@@ -48,8 +49,8 @@ class Fold:
             return None
         if len(layer.input.uses()) != 1 or plan.tensors.get(output) is not True or output in plan.same_as:
             return None
-        stride = _integers(node, "strides", (1, 1))
-        pads = _integers(node, "pads", (0, 0, 0, 0))
+        stride = integers(node, "strides") or [1, 1]
+        pads = integers(node, "pads") or [0, 0, 0, 0]
         columns = 2 if channels == 2 else AT_A_TIME
         made_width = (wide + pads[1] + pads[3] - width) // stride[1] + 1
         if columns % stride[1] or wide % columns or made_width <= 0:
@@ -121,15 +122,8 @@ class Fold:
 
 
 def _is_plain(node: ir.Node) -> bool:
-    padding = node.attributes.get("auto_pad")
-    group = node.attributes.get("group")
     return (
-        (padding is None or padding.as_string() == "NOTSET")
-        and (group is None or group.as_int() == 1)
-        and all(step == 1 for step in _integers(node, "dilations", (1, 1)))
+        text(node, "auto_pad", "NOTSET") == "NOTSET"
+        and integer(node, "group", 1) == 1
+        and all(step == 1 for step in integers(node, "dilations") or ())
     )
-
-
-def _integers(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else tuple(attribute.as_ints())

@@ -16,7 +16,8 @@ import onnx_ir as ir
 from engine.calibrate import ChannelRange
 from engine.contract import Observe
 from engine.graph import io
-from engine.quantize.plan import Layer, Plan
+from engine.graph.linear import LinearLayer, is_constant
+from engine.quantize.static_plan import StaticPlan
 
 # A channel is scaled by at most this, and by a power of two's worth more nowhere: weights must stay far from overflow.
 _MOST = 64.0
@@ -31,7 +32,7 @@ class Site:
 
     value: ir.Value
     producer: ir.Node
-    consumers: tuple[Layer, ...]
+    consumers: tuple[LinearLayer, ...]
 
     @property
     def axis(self) -> int:
@@ -49,9 +50,9 @@ class Site:
         return "SmoothQuant" if self.producer.op_type == "LayerNormalization" else "cross-layer equalisation"
 
 
-def sites(plan: Plan) -> list[Site]:
+def sites(plan: StaticPlan) -> list[Site]:
     """Find the tensors whose channels can be scaled."""
-    by_input: dict[ir.Value, list[Layer]] = {}
+    by_input: dict[ir.Value, list[LinearLayer]] = {}
     for layer in plan.layers:
         by_input.setdefault(layer.input, []).append(layer)
     quantized = {layer.node: layer for layer in plan.layers}
@@ -78,7 +79,7 @@ def apply(model: ir.Model, found: Sequence[Site], statistics: Mapping[Observe, C
     return changed
 
 
-def _site(value: ir.Value, readers: Sequence[Layer], quantized: Mapping[ir.Node, Layer]) -> Iterator[Site]:
+def _site(value: ir.Value, readers: Sequence[LinearLayer], quantized: Mapping[ir.Node, LinearLayer]) -> Iterator[Site]:
     if value.is_graph_output() or {use.node for use in value.uses()} != {layer.node for layer in readers}:
         return
     producer = value.producer()
@@ -93,7 +94,7 @@ def _site(value: ir.Value, readers: Sequence[Layer], quantized: Mapping[ir.Node,
         yield Site(value, producer, tuple(readers))
 
 
-def _can_produce(node: ir.Node, quantized: Mapping[ir.Node, Layer]) -> bool:
+def _can_produce(node: ir.Node, quantized: Mapping[ir.Node, LinearLayer]) -> bool:
     if node.op_type in {"Conv", "Gemm"}:
         return node in quantized
     axis = node.attributes.get("axis")
@@ -105,23 +106,20 @@ def _can_produce(node: ir.Node, quantized: Mapping[ir.Node, Layer]) -> bool:
     )
 
 
-def _can_consume(layer: Layer, producer: ir.Node) -> bool:
+def _can_consume(layer: LinearLayer, producer: ir.Node) -> bool:
     if not _is_private_constant(layer.weight):
         return False
-    if (layer.node.op_type == "Conv") != (producer.op_type == "Conv"):
+    if (layer.is_convolution) != (producer.op_type == "Conv"):
         return False
-    group = layer.node.attributes.get("group")
-    return group is None or group.as_int() == 1 or _is_depthwise(layer)
+    return layer.groups == 1 or _is_depthwise(layer)
 
 
-def _is_depthwise(layer: Layer) -> bool:
-    group = layer.node.attributes.get("group")
-    shape = layer.weight.shape
-    return group is not None and shape is not None and group.as_int() == shape[0] and shape[1] == 1
+def _is_depthwise(layer: LinearLayer) -> bool:
+    return layer.is_convolution and layer.groups == layer.outputs and layer.shape[1] == 1
 
 
 def _is_private_constant(value: ir.Value | None) -> bool:
-    return value is not None and value.is_initializer() and not value.is_graph_input() and value.const_value is not None
+    return value is not None and is_constant(value)
 
 
 def _factors(site: Site, observed: ChannelRange, alpha: float) -> Floats:
@@ -138,19 +136,18 @@ def _factors(site: Site, observed: ChannelRange, alpha: float) -> Floats:
     return clipped
 
 
-def _largest_by_input(layer: Layer) -> Floats:
-    assert layer.weight.const_value is not None
-    weight = np.abs(layer.weight.const_value.numpy())
+def _largest_by_input(layer: LinearLayer) -> Floats:
+    weight = np.abs(layer.tensor.numpy())
     if _is_depthwise(layer):
         return np.asarray(weight.reshape(len(weight), -1).max(1))
-    inputs = 1 - layer.axis if layer.node.op_type != "Conv" else 1
+    inputs = 1 - layer.axis if not layer.is_convolution else 1
     return np.asarray(weight.max(axis=tuple(axis for axis in range(weight.ndim) if axis != inputs)))
 
 
-def _by_input(weight: Floats, factors: Floats, layer: Layer) -> Floats:
+def _by_input(weight: Floats, factors: Floats, layer: LinearLayer) -> Floats:
     if _is_depthwise(layer):
         return weight * factors.reshape(-1, *(1 for _ in weight.shape[1:]))
-    if layer.node.op_type == "Conv":
+    if layer.is_convolution:
         return weight * factors.reshape(1, -1, *(1 for _ in weight.shape[2:]))
     return weight * (factors[:, None] if layer.axis == 1 else factors[None, :])
 

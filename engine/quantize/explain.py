@@ -10,9 +10,11 @@ import onnx
 import onnx_ir as ir
 
 from engine.graph import io
+from engine.graph.linear import LinearLayer
 from engine.graph.quantized import CONVERSIONS, computes_in_integers
 from engine.measure import latency
-from engine.quantize.plan import Layer, final_output
+from engine.quantize.static_plan import final_output
+from engine.report.quantization_details import ConversionsLeft
 from engine.runtime import sessions, tracing
 from engine.target import Target
 
@@ -25,7 +27,7 @@ Feed = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Key:
+class ProfileKey:
     """Names by which a layer may be found in a profile, and the tensor that it hands on."""
 
     node: str
@@ -33,11 +35,11 @@ class Key:
     output: str
 
     @classmethod
-    def of(cls, layer: Layer) -> "Key":
+    def of(cls, layer: LinearLayer) -> "ProfileKey":
         """Take the names before the network is changed."""
         output, clamp = final_output(layer.node)
         names = {layer.node.name, layer.node.outputs[0].name, output.name, clamp.name if clamp is not None else None}
-        return cls(layer.node.name or layer.node.op_type, frozenset(name for name in names if name), str(output.name))
+        return cls(layer.name, frozenset(name for name in names if name), str(output.name))
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Times:
     total: float
 
 
-def times(model: ir.Model, keys: Iterable[Key], feeds: Sequence[Feed], target: Target) -> Times:
+def times(model: ir.Model, keys: Iterable[ProfileKey], feeds: Sequence[Feed], target: Target) -> Times:
     """Profile a network; layers that the optimizer made unrecognisable are missing."""
     profile = latency.per_op(io.to_bytes(model), feeds, target, runs=_RUNS)
     by_name: dict[str, float] = {}
@@ -72,7 +74,7 @@ class Compared:
     after: ir.Model
     target: Target
 
-    def output_sqnr(self, outputs: Mapping[str, tuple[Key, str]], feeds: Sequence[Feed]) -> dict[str, float]:
+    def output_sqnr(self, outputs: Mapping[str, tuple[ProfileKey, str]], feeds: Sequence[Feed]) -> dict[str, float]:
         """Give per layer the signal to noise of its output in dB; `outputs` has its names in both networks."""
         pairs = {node: (key.output, new) for node, (key, new) in outputs.items()}
         opened = [
@@ -88,7 +90,7 @@ class Compared:
                 noise[node] += float(np.square(found[new] - reference).sum())
         return {node: _decibel(signal[node], noise[node]) for node in pairs}
 
-    def shares(self, keys: Sequence[Key], feeds: Sequence[Feed]) -> dict[str, dict[str, float]]:
+    def shares(self, keys: Sequence[ProfileKey], feeds: Sequence[Feed]) -> dict[str, dict[str, float]]:
         """Give per layer its share of the time of all nodes, before and after, as far as the profile names it."""
         found: dict[str, dict[str, float]] = {key.node: {} for key in keys}
         for name, model in (("time_share_before", self.before), ("time_share_after", self.after)):
@@ -107,10 +109,10 @@ def layout_changes(model: ir.Model, target: Target) -> int:
     )
 
 
-def conversions_left(model: ir.Model, target: Target) -> dict[str, Any]:
+def conversions_left(model: ir.Model, target: Target) -> ConversionsLeft | None:
     """Say what conversions ONNX Runtime leaves in the graph that it really runs, and how many integer kernels are in it."""
     if target.provider != "cpu" or io.weight_bytes(model) > io.SINGLE_FILE_BYTES:
-        return {}
+        return None
     optimised = onnx.load_model_from_string(tracing.optimised_graph(io.to_bytes(model), target))
     kinds = [node.op_type for node in optimised.graph.node]
     readers: dict[str, list[str]] = {}
@@ -124,11 +126,11 @@ def conversions_left(model: ir.Model, target: Target) -> dict[str, Any]:
         for node in conversions
         if node.op_type == "QuantizeLinear" and set(readers.get(node.output[0], ())) == {"DequantizeLinear"}
     ]
-    return {
-        "conversions_left": len(conversions),
-        "lonely_pairs": lonely,
-        "integer_kernels": sum(computes_in_integers(kind) for kind in kinds),
-    }
+    return ConversionsLeft(
+        count=len(conversions),
+        lonely_pairs=tuple(lonely),
+        integer_kernels=sum(computes_in_integers(kind) for kind in kinds),
+    )
 
 
 def _giving(model: ir.Model, tensors: set[str]) -> ir.Model:

@@ -1,7 +1,8 @@
-"""The work of the `float16` pass."""
+"""16-bit floats: only as stored weights, or for whatever operators compute in them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import ml_dtypes
 import numpy as np
@@ -13,12 +14,12 @@ from engine.contract import Context, Observe
 from engine.errors import VerificationFailedError
 from engine.graph import dtypes, io
 from engine.graph.derived import Derivation, Form, is_stored
+from engine.graph.linear import node_name
 from engine.graph.names import require_nodes
 from engine.graph.quantized import first_quantized, is_quantized
+from engine.report.detail_parts import LeftAlone, left_alone
+from engine.report.quantization_details import Float16Details
 from engine.report.values import Change, Refusal
-
-if TYPE_CHECKING:
-    from engine.passes.float16 import Float16
 
 _KIND = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 _HALVES = frozenset(_KIND.values())
@@ -42,9 +43,23 @@ _STAYS_LIKE = ("Random", "Sequence", "Optional", "ConcatFromSequence", "SplitToS
 _AFTER_EPSILON = frozenset({"Sqrt", "Pow", "Reciprocal", "Div", "Log"})
 
 
-def check(model: ir.Model, step: "Float16") -> Refusal | None:
+@dataclass(frozen=True)
+class Float16Settings:
+    """How to use 16-bit floats."""
+
+    dtype: Literal["float16", "bfloat16"]
+    compute: Literal["auto", "half", "float32"]
+    # Whether inputs and outputs of the network stay float32.
+    keep_io: bool
+    # Values so many times larger than any that was seen must still fit.
+    margin: float
+    # Names of nodes that stay in float32.
+    exclude: tuple[str, ...]
+
+
+def check(model: ir.Model, settings: Float16Settings) -> Refusal | None:
     """Refuse a network that has nothing to convert, or whose types are not known."""
-    require_nodes(model, step.exclude)
+    require_nodes(model, settings.exclude)
     sizes = dict.fromkeys((ir.DataType.FLOAT, *_HALVES), 0)
     for _, value in io.initializers(model):
         if value.const_value is not None and value.const_value.dtype in sizes:
@@ -57,9 +72,9 @@ def check(model: ir.Model, step: "Float16") -> Refusal | None:
     return None
 
 
-def observes(model: ir.Model, step: "Float16") -> Sequence[Observe]:
+def observes(model: ir.Model, settings: Float16Settings) -> Sequence[Observe]:
     """Ask for the range of every float32 activation of the main graph, where 16 bits may be computed in."""
-    if step.compute == "float32" or step.dtype == "bfloat16":
+    if settings.compute == "float32" or settings.dtype == "bfloat16":
         return ()
     types, _ = dtypes.infer(model)
     return [
@@ -71,12 +86,14 @@ def observes(model: ir.Model, step: "Float16") -> Sequence[Observe]:
 
 
 def convert(
-    model: ir.Model, step: "Float16", observations: Mapping[Observe, Any], context: Context
+    model: ir.Model, settings: Float16Settings, observations: Mapping[Observe, Any], context: Context
 ) -> Change | Refusal:
     """Convert in place."""
-    half = step.compute == "half" or (step.compute == "auto" and context.target.provider not in {"cpu", "openvino"})
+    half = settings.compute == "half" or (
+        settings.compute == "auto" and context.target.provider not in {"cpu", "openvino"}
+    )
     if not half:
-        return _store(model, step)
+        return _store(model, settings)
     types, unknown = dtypes.infer(model)
     if unknown is not None:
         return Refusal(
@@ -94,7 +111,7 @@ def convert(
             hint="Run float16 alone, or ask for compute float32.",
         )
     ranges = {request.tensor: cast("Range", result) for request, result in observations.items()}
-    return _Converter(model, step, types, ranges).run()
+    return _Converter(model, settings, types, ranges).run()
 
 
 def to_half(array: npt.NDArray[Any], kind: ir.DataType, name: str) -> npt.NDArray[Any]:
@@ -112,23 +129,23 @@ def to_half(array: npt.NDArray[Any], kind: ir.DataType, name: str) -> npt.NDArra
     return rounded
 
 
-def _store(model: ir.Model, step: "Float16") -> Change | Refusal:
+def _store(model: ir.Model, settings: Float16Settings) -> Change | Refusal:
     """Store large weights in 16 bits and widen them where they are used."""
-    kind, derivation, taken = _KIND[step.dtype], Derivation(), io.value_names(model)
-    before = after = 0
+    kind, derivation, taken = _KIND[settings.dtype], Derivation(), io.value_names(model)
+    before = after = casts = 0
     stays: dict[str, str] = {}
     done = 0
     for graph, value in list(io.initializers(model)):
         tensor = value.const_value
         if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < _STORED_WEIGHTS or not value.uses():
             continue
-        reason = next(_storage_objections(value, step), None)
+        reason = next(_storage_objections(value, settings), None)
         if reason is not None:
             stays[str(value.name)] = reason
             continue
-        stored = _narrowed(value, kind, derivation, io.unused_name(taken, f"{value.name}_{step.dtype}_"))
+        stored = _narrowed(value, kind, derivation, io.unused_name(taken, f"{value.name}_{settings.dtype}_"))
         graph.register_initializer(stored)
-        _widen(graph, value, stored, taken)
+        casts += _widen(graph, value, stored, taken)
         graph.initializers.pop(str(value.name))
         before += tensor.nbytes
         after += tensor.nbytes // 2
@@ -139,27 +156,29 @@ def _store(model: ir.Model, step: "Float16") -> Change | Refusal:
             reason="No weights can be stored in 16 bits" + (f": {next(iter(stays.values()))}." if stays else "."),
         )
     return Change(
-        summary=f"{done} weights are stored as {step.dtype} and widened to float32 when the network is loaded.",
-        details={
-            "dtype": step.dtype,
-            "compute": "float32",
-            "weight_bytes_before": before,
-            "weight_bytes_after": after,
-            "in_float32": [{"weights": name, "reason": reason} for name, reason in stays.items()],
-        },
+        summary=f"{done} weights are stored as {settings.dtype} and widened to float32 when the network is loaded.",
+        details=Float16Details(
+            dtype=settings.dtype,
+            compute="float32",
+            overflow_checked=True,
+            casts=casts,
+            weight_bytes_before=before,
+            weight_bytes_after=after,
+            in_float32=left_alone(stays),
+        ),
     )
 
 
-def _storage_objections(value: ir.Value, step: "Float16") -> Iterator[str]:
+def _storage_objections(value: ir.Value, settings: Float16Settings) -> Iterator[str]:
     if value.is_graph_input() or value.is_graph_output():
         yield "it is an input or output of the network"
     for use in value.uses():
         if is_quantized(use.node.op_type):
             yield f"{use.node.op_type} reads it as scales"
-        if use.node.name in step.exclude:
+        if use.node.name in settings.exclude:
             yield "the recipe excludes its node"
     tensor = cast("ir.TensorProtocol", value.const_value)
-    if step.dtype == "float16" and not is_stored(tensor):
+    if settings.dtype == "float16" and not is_stored(tensor):
         array = tensor.numpy()
         if (np.abs(array[np.isfinite(array)]) > _LARGEST).any():
             yield "it holds numbers beyond the range of float16"
@@ -172,8 +191,9 @@ def _narrowed(value: ir.Value, kind: ir.DataType, derivation: Derivation, name: 
     return ir.Value(name=name, type=ir.TensorType(kind), shape=ir.Shape(shape), const_value=made)
 
 
-def _widen(graph: ir.Graph, value: ir.Value, stored: ir.Value, taken: set[str]) -> None:
-    """Let every reader get float32: rows of a table after they were picked, all others before."""
+def _widen(graph: ir.Graph, value: ir.Value, stored: ir.Value, taken: set[str]) -> int:
+    """Let every reader get float32: rows of a table after they were picked, all others before; count the casts."""
+    casts = 0
     for node, index in tuple(value.uses()):
         if node.op_type == "Gather" and index == 0 and node.domain in {"", "ai.onnx"} and stored is not node.inputs[1]:
             output = node.outputs[0]
@@ -183,6 +203,7 @@ def _widen(graph: ir.Graph, value: ir.Value, stored: ir.Value, taken: set[str]) 
             ir.convenience.replace_nodes_and_values(
                 cast("ir.Graph", node.graph), node, [node], [picked, wide], [output], wide.outputs
             )
+            casts += 1
     uses = tuple(value.uses())
     if uses:
         wide = _cast(stored, ir.DataType.FLOAT, taken)
@@ -190,6 +211,7 @@ def _widen(graph: ir.Graph, value: ir.Value, stored: ir.Value, taken: set[str]) 
         graph.insert_before(graph[0], [wide])
         for node, index in uses:
             node.replace_input_with(index, wide.outputs[0])
+    return casts + bool(uses)
 
 
 def _cast(value: ir.Value, kind: ir.DataType, taken: set[str]) -> ir.Node:
@@ -204,11 +226,15 @@ class _Converter:
     """Lets a network compute in 16 bits. Nodes are chosen first; then casts go wherever two neighbours disagree."""
 
     def __init__(
-        self, model: ir.Model, step: "Float16", types: dict[ir.Value, ir.DataType], ranges: Mapping[str, Range]
+        self,
+        model: ir.Model,
+        settings: Float16Settings,
+        types: dict[ir.Value, ir.DataType],
+        ranges: Mapping[str, Range],
     ) -> None:
-        self._model, self._step, self._types, self._ranges = model, step, types, ranges
-        self._kind = _KIND[step.dtype]
-        self._half_name = f"tensor({step.dtype})"
+        self._model, self._settings, self._types, self._ranges = model, settings, types, ranges
+        self._kind = _KIND[settings.dtype]
+        self._half_name = f"tensor({settings.dtype})"
         self._opset = io.opset(model)
         self._taken = io.value_names(model)
         self._derivation = Derivation()
@@ -228,27 +254,29 @@ class _Converter:
             if reason is not None:
                 self._stay(node, reason)
             self._protect_sizes(node)
-        self._graph(self._model.graph, keep=self._step.keep_io)
+        self._graph(self._model.graph, keep=self._settings.keep_io)
         for value in self._narrow:
             if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
                 self._owner[value].initializers.pop(str(value.name))
         if not self._halves:
             node, reason = next(iter(self._stays.items()))
             return Refusal(
-                code="not_applicable", reason=f"No node can compute in {self._step.dtype}: {reason}.", node=node.name
+                code="not_applicable",
+                reason=f"No node can compute in {self._settings.dtype}: {reason}.",
+                node=node.name,
             )
         floats = [(node, reason) for node, reason in self._stays.items() if not dtypes.bodies(node)]
         return Change(
-            summary=f"{self._halves} nodes compute in {self._step.dtype}; {len(floats)} stay in float32 for a reason of their own.",
-            details={
-                "dtype": self._step.dtype,
-                "compute": "half",
-                "overflow_checked": bool(self._ranges) or self._step.dtype == "bfloat16",
-                "casts": len(self._casts),
-                "weight_bytes_before": before,
-                "weight_bytes_after": io.weight_bytes(self._model),
-                "in_float32": [{"node": node.name or node.op_type, "reason": reason} for node, reason in floats],
-            },
+            summary=f"{self._halves} nodes compute in {self._settings.dtype}; {len(floats)} stay in float32 for a reason of their own.",
+            details=Float16Details(
+                dtype=self._settings.dtype,
+                compute="half",
+                overflow_checked=bool(self._ranges) or self._settings.dtype == "bfloat16",
+                casts=len(self._casts),
+                weight_bytes_before=before,
+                weight_bytes_after=io.weight_bytes(self._model),
+                in_float32=tuple(LeftAlone(node=node_name(node), reason=reason) for node, reason in floats),
+            ),
         )
 
     # Which nodes
@@ -295,14 +323,14 @@ class _Converter:
         outputs = [value for value in node.outputs if self._types.get(value) == ir.DataType.FLOAT]
         if not inputs and not outputs:
             return
-        if node.name in self._step.exclude:
+        if node.name in self._settings.exclude:
             yield "the recipe excludes it"
         if dtypes.bodies(node):
             yield "what goes into and out of the body of If, Loop or Scan stays float32; the body is converted"
         if node.op_type in _STAYS or node.op_type.startswith(_STAYS_LIKE):
             yield f"the type of {node.op_type} is stated elsewhere"
         if not self._knows_half(node):
-            yield f"{node.op_type} of operator set {self._opset} knows no {self._step.dtype}"
+            yield f"{node.op_type} of operator set {self._opset} knows no {self._settings.dtype}"
         if self._kind == ir.DataType.FLOAT16:
             yield from self._overflows(inputs, outputs)
             yield from self._underflows(node, inputs)
@@ -330,7 +358,7 @@ class _Converter:
     def _overflows(self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> Iterator[str]:
         for value in (*inputs, *outputs):
             seen = self._ranges.get(str(value.name))
-            if seen is not None and max(-seen.low, seen.high) * self._step.margin > _LARGEST:
+            if seen is not None and max(-seen.low, seen.high) * self._settings.margin > _LARGEST:
                 largest = max(-seen.low, seen.high)
                 yield f"`{value.name}` reached {largest:.4g} on the calibration data, and float16 ends at {_LARGEST:.0f}"
         for value in inputs:
@@ -428,7 +456,10 @@ class _Converter:
     def _narrowed(self, value: ir.Value) -> ir.Value:
         if value not in self._narrow:
             made = _narrowed(
-                value, self._kind, self._derivation, io.unused_name(self._taken, f"{value.name}_{self._step.dtype}_")
+                value,
+                self._kind,
+                self._derivation,
+                io.unused_name(self._taken, f"{value.name}_{self._settings.dtype}_"),
             )
             self._owner[value].register_initializer(made)
             self._narrow[value] = made

@@ -14,11 +14,12 @@ from engine.contract import Context, Samples
 from engine.data.batches import sample_count
 from engine.data.subsets import First
 from engine.graph import io
-from engine.quantize import types
-from engine.quantize.plan import Layer, Plan
-from engine.quantize.rewrite import Treatment, kernel_matrix
+from engine.graph.linear import LinearLayer
+from engine.quantize import integer_types
+from engine.quantize.kernel_order import kernel_matrix, kernel_order
 from engine.quantize.rounding import round_with
-from engine.quantize.weights import window
+from engine.quantize.static_plan import StaticPlan
+from engine.quantize.static_writer import Overrides
 from engine.runtime import sessions
 from engine.solve.gram import Gram, Moments, patches, positions
 from engine.target import Target
@@ -36,10 +37,10 @@ Floats = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
-class Found:
+class Solution:
     """Rounded weights, and the shift of biases that each rounding needs; by the name of the layer's output."""
 
-    weights: dict[str, types.QuantizedWeight]
+    weights: dict[str, integer_types.QuantizedWeight]
     shifts_nearest: dict[str, npt.NDArray[np.float32]]
     shifts_rounded: dict[str, npt.NDArray[np.float32]]
 
@@ -54,20 +55,20 @@ class Prefix:
 
 def solve(
     model: ir.Model,
-    plan: Plan,
-    choice: types.Choice,
+    plan: StaticPlan,
+    types: integer_types.IntegerTypes,
     context: Context,
-    treatment: Treatment,
+    overrides: Overrides,
     *,
     per_channel: bool,
     prefix: Prefix | None = None,
-) -> Found:
+) -> Solution:
     """Look at the inputs of all layers once, and solve for weights and biases.
 
     `prefix`: the network that inputs are taken from, quantized as far as is known; by default the float one.
     """
     prefix = prefix or Prefix(model, {})
-    found = Found({}, {}, {})
+    found = Solution({}, {}, {})
     assert context.calibration is not None
     samples = First(
         Part(context.calibration, held_out=False, run=fixed_batch(model, context.calibration) or 1), _SAMPLES
@@ -76,24 +77,26 @@ def solve(
         sums = _moments(prefix, stage, samples, context.target)
         for layer in stage:
             name = _name(layer)
-            nearest = treatment.weights.get(name) or types.quantize_weight(
-                _matrix(layer), choice.rule, per_channel=per_channel
+            nearest = overrides.weights.get(name) or integer_types.quantize_weight(
+                _matrix(layer), types.rule, per_channel=per_channel
             )
-            rounded = _rounded(layer, sums[name], nearest, choice.rule)
+            rounded = _rounded(layer, sums[name], nearest, types.rule)
             found.weights[name] = rounded
             found.shifts_nearest[name] = _shift(layer, sums[name], nearest)
             found.shifts_rounded[name] = _shift(layer, sums[name], rounded)
     return found
 
 
-def _moments(prefix: Prefix, layers: Sequence[Layer], samples: Samples, target: Target) -> dict[str, list[Moments]]:
+def _moments(
+    prefix: Prefix, layers: Sequence[LinearLayer], samples: Samples, target: Target
+) -> dict[str, list[Moments]]:
     """Sum X^T X of the layers' inputs, per group, over some rows of each sample."""
     model = prefix.model
     inputs = {layer.node: prefix.names.get(str(layer.input.name), str(layer.input.name)) for layer in layers}
     names = sorted(set(inputs.values()) - {value.name for value in model.graph.inputs})
     session = sessions.session(io.to_bytes(cut(model, names)), target) if names else None
-    groups = {_name(layer): _groups(layer) for layer in layers}
-    grams = {_name(layer): Gram(_matrix(layer).shape[1], groups=groups[_name(layer)], block=256) for layer in layers}
+    groups = {_name(layer): layer.groups for layer in layers}
+    grams = {_name(layer): Gram(layer.inputs, groups=groups[_name(layer)], block=256) for layer in layers}
     first = 0
     fixed = fixed_batch(model, samples)
     for feed in samples.batches(fixed or _BATCH):
@@ -103,16 +106,16 @@ def _moments(prefix: Prefix, layers: Sequence[Layer], samples: Samples, target: 
         given = {**feed, **(session.run(feed) if session is not None else {})}
         for layer in layers:
             gram = grams[_name(layer)]
-            rows = max(_ROWS, _ROWS_PER_INPUT * _matrix(layer).shape[1]) // len(samples) + 1
+            rows = max(_ROWS, _ROWS_PER_INPUT * layer.inputs) // len(samples) + 1
             gram.update(_rows(layer, given[inputs[layer.node]], first, length, rows))
         first += length
     return {name: [grams[name].moments(group) for group in range(count)] for name, count in groups.items()}
 
 
-def _rows(layer: Layer, x: Floats, first: int, count: int, keep: int) -> Floats:
+def _rows(layer: LinearLayer, x: Floats, first: int, count: int, keep: int) -> Floats:
     """Give some rows that a layer multiplies with its weights, the same ones whatever batch a sample comes in."""
-    if layer.node.op_type == "Conv":
-        geometry = window(layer.node, _weight(layer).shape)
+    geometry = layer.window()
+    if geometry is not None:
         places = int(np.prod(geometry.outputs(x.shape[2:])))
         return patches(x, geometry, positions(first, len(x), places, keep))
     rows = x.reshape(-1, x.shape[-1])
@@ -123,19 +126,14 @@ def _rows(layer: Layer, x: Floats, first: int, count: int, keep: int) -> Floats:
     return samples[np.arange(count)[:, None], chosen].reshape(-1, rows.shape[1])
 
 
-def _groups(layer: Layer) -> int:
-    group = layer.node.attributes.get("group")
-    return group.as_int() if group is not None else 1
-
-
-def _stages(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
-    stage: list[Layer] = []
+def _stages(layers: Sequence[LinearLayer]) -> Iterator[list[LinearLayer]]:
+    stage: list[LinearLayer] = []
     size = 0
     for layer in layers:
-        inputs = _matrix(layer).shape[1]
+        inputs = layer.inputs
         if inputs > _MOST_INPUTS:
             continue
-        need = 8 * _groups(layer) * inputs * inputs
+        need = 8 * layer.groups * inputs * inputs
         if stage and size + need > _STAGE_BYTES:
             yield stage
             stage, size = [], 0
@@ -146,9 +144,12 @@ def _stages(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
 
 
 def _rounded(
-    layer: Layer, moments: Sequence[Moments], nearest: types.QuantizedWeight, rule: types.WeightRule
-) -> types.QuantizedWeight:
-    matrix, order = _matrix(layer), _kernel_order(layer)
+    layer: LinearLayer,
+    moments: Sequence[Moments],
+    nearest: integer_types.QuantizedWeight,
+    rule: integer_types.WeightRule,
+) -> integer_types.QuantizedWeight:
+    matrix, order = _matrix(layer), kernel_order(layer)
     size = len(matrix) // len(moments)
     values = [
         round_with(
@@ -159,35 +160,23 @@ def _rounded(
         )
         for at, part in enumerate(moments)
     ]
-    return types.measured(np.concatenate(values), nearest)
+    return integer_types.measured(np.concatenate(values), nearest)
 
 
-def _shift(layer: Layer, moments: Sequence[Moments], rounded: types.QuantizedWeight) -> npt.NDArray[np.float32]:
+def _shift(
+    layer: LinearLayer, moments: Sequence[Moments], rounded: integer_types.QuantizedWeight
+) -> npt.NDArray[np.float32]:
     """Give what rounding takes off the layer's mean output."""
     error = _matrix(layer).astype(np.float64) - rounded.values * rounded.scale[:, None].astype(np.float64)
-    order = _kernel_order(layer)
+    order = kernel_order(layer)
     parts = np.split(error, len(moments))
     shifts = [part @ (each.x_sum / max(each.rows, 1))[order] for part, each in zip(parts, moments, strict=True)]
     return np.concatenate(shifts).astype(np.float32)
 
 
-def _kernel_order(layer: Layer) -> npt.NDArray[np.intp]:
-    """Give for each place in the kernel's order the place in the weights' own order."""
-    weight = _weight(layer)
-    if layer.node.op_type != "Conv":
-        return np.arange(weight.shape[1 - layer.axis])
-    own = np.arange(weight[0].size).reshape(weight.shape[1:])
-    return np.moveaxis(own, 0, -1).reshape(-1)
+def _matrix(layer: LinearLayer) -> Floats:
+    return kernel_matrix(layer).astype(np.float32)
 
 
-def _matrix(layer: Layer) -> Floats:
-    return kernel_matrix(layer, _weight(layer)).astype(np.float32)
-
-
-def _weight(layer: Layer) -> Floats:
-    assert layer.weight.const_value is not None
-    return np.asarray(layer.weight.const_value.numpy())
-
-
-def _name(layer: Layer) -> str:
+def _name(layer: LinearLayer) -> str:
     return str(layer.node.outputs[0].name)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +11,12 @@ import onnx_ir as ir
 from engine.calibrate import Histogram, Range
 from engine.contract import Context, Observe
 from engine.graph import io
-from engine.quantize import equalise, gptq_and_bias, types
-from engine.quantize.judge import Judge
-from engine.quantize.plan import make_plan
+from engine.quantize import equalise, gptq_and_bias, integer_types
+from engine.quantize.output_fidelity import OutputFidelity
 from engine.quantize.ranges import METHODS, Method, search
-from engine.quantize.rewrite import Rewriter, Treatment
-
-if TYPE_CHECKING:
-    from engine.passes.quantize_static import QuantizeStatic
+from engine.quantize.static_plan import make_plan
+from engine.quantize.static_writer import Overrides, StaticWriter
+from engine.report.quantization_details import RefinementCandidate
 
 # Less is noise.
 _LEAST_GAIN_DB = 0.1
@@ -31,7 +29,7 @@ class Design:
 
     exclude: frozenset[str]
     ranges: Mapping[str, Range]
-    treatment: Treatment = field(default_factory=Treatment)
+    overrides: Overrides = field(default_factory=Overrides)
     products: bool = False
 
     def but(self, **changes: Any) -> "Design":
@@ -39,37 +37,20 @@ class Design:
         return replace(self, **changes)
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One candidate and what came of it."""
-
-    name: str
-    before_db: float
-    after_db: float
-    kept: bool
-
-    def facts(self) -> dict[str, Any]:
-        """Give JSON values."""
-        return {
-            "candidate": self.name,
-            "sqnr_db": round(self.after_db, 2),
-            "gain_db": round(self.after_db - self.before_db, 2),
-            "kept": self.kept,
-        }
-
-
-def build(model: ir.Model, design: Design, choice: types.Choice, *, per_channel: bool) -> ir.Model:
+def build(model: ir.Model, design: Design, types: integer_types.IntegerTypes, *, per_channel: bool) -> ir.Model:
     """Give a quantized copy."""
-    return build_prefix(model, design, choice, per_channel=per_channel).model
+    return build_prefix(model, design, types, per_channel=per_channel).model
 
 
-def build_prefix(model: ir.Model, design: Design, choice: types.Choice, *, per_channel: bool) -> gptq_and_bias.Prefix:
+def build_prefix(
+    model: ir.Model, design: Design, types: integer_types.IntegerTypes, *, per_channel: bool
+) -> gptq_and_bias.Prefix:
     """Give a quantized copy with the names that the quantized tensors have in it once they are restored."""
-    variant = io.copy(model)
-    plan = make_plan(variant, design.exclude, products=design.products)
-    rewriter = Rewriter(variant, plan, design.ranges, choice, per_channel=per_channel, treatment=design.treatment)
-    rewriter.run()
-    return gptq_and_bias.Prefix(variant, rewriter.restored_names())
+    candidate = io.copy(model)
+    plan = make_plan(candidate, design.exclude, products=design.products)
+    writer = StaticWriter(candidate, plan, design.ranges, types, per_channel=per_channel, overrides=design.overrides)
+    writer.run()
+    return gptq_and_bias.Prefix(candidate, writer.restored_names())
 
 
 def ranges_by(sources: Mapping[str, Range | Histogram], method: Method) -> dict[str, Range]:
@@ -84,52 +65,56 @@ def statistics(model: ir.Model, exclude: frozenset[str]) -> list[Observe]:
     return [site.request for site in equalise.sites(make_plan(model, exclude))]
 
 
-class Improver:
+class Refinement:
     """Tries one candidate after another on top of those that were kept."""
 
     def __init__(
         self,
         model: ir.Model,
-        step: "QuantizeStatic",
         observations: Mapping[Observe, Any],
-        choice: types.Choice,
+        types: integer_types.IntegerTypes,
         context: Context,
+        *,
+        per_channel: bool,
+        search_ranges: bool,
     ) -> None:
         self._model = model
-        self._step = step
-        self._choice = choice
+        self._per_channel = per_channel
+        self._search_ranges = search_ranges
+        self._types = types
         self._context = context
         self._observations = observations
         self._sources = sources(observations)
         self._method: Method = "min_max"
-        self.judge = Judge.of(model, context)
-        self.trials: list[Trial] = []
+        self.fidelity = OutputFidelity.of(model, context)
+        self.candidates: list[RefinementCandidate] = []
         self._best = -np.inf
 
     def run(self, design: Design) -> Design:
         """Give the best design; the model's weights are equalised in place where that gained."""
-        if not self.judge.ready:
+        if not self.fidelity.ready:
             return design
         self._best = self._score(self._model, design)
         for number, attempt in enumerate((self._ranges, self._equalise, self._round)):
             self._context.progress(
-                0.65 + 0.04 * number, f"trying {len(self.trials) + 1}: {attempt.__name__.strip('_')}"
+                0.65 + 0.04 * number, f"trying {len(self.candidates) + 1}: {attempt.__name__.strip('_')}"
             )
             design = attempt(design)
         return design
 
     def _score(self, model: ir.Model, design: Design) -> float:
-        return self.judge.decibels(build(model, design, self._choice, per_channel=self._step.per_channel))
+        return self.fidelity.decibels(build(model, design, self._types, per_channel=self._per_channel))
 
     def _keep(self, name: str, found: float) -> bool:
         kept = found > self._best + _LEAST_GAIN_DB
-        self.trials.append(Trial(name, self._best, found, kept))
+        gain = round(found - self._best, 2)
+        self.candidates.append(RefinementCandidate(candidate=name, sqnr_db=round(found, 2), gain_db=gain, kept=kept))
         if kept:
             self._best = found
         return kept
 
     def _ranges(self, design: Design) -> Design:
-        if self._step.ranges != "auto":
+        if not self._search_ranges:
             return design
         for method in METHODS[1:]:
             tried = design.but(ranges=ranges_by(self._sources, method))
@@ -142,9 +127,9 @@ class Improver:
     def _equalise(self, design: Design) -> Design:
         for kind, alphas in _ALPHAS.items():
             best: tuple[float, ir.Model, Design] | None = None
-            for alpha, variant, tried in self._equalised(kind, alphas, design):
-                if self._keep(f"{kind}, alpha {alpha:g}", self._score(variant, tried)):
-                    best = alpha, variant, tried
+            for alpha, candidate, tried in self._equalised(kind, alphas, design):
+                if self._keep(f"{kind}, alpha {alpha:g}", self._score(candidate, tried)):
+                    best = alpha, candidate, tried
             if best is not None:
                 # The same again on the model itself, whose nodes the caller knows.
                 self._scale(self._model, kind, best[0], design)
@@ -155,13 +140,13 @@ class Improver:
         self, kind: str, alphas: tuple[float, ...], design: Design
     ) -> Iterator[tuple[float, ir.Model, Design]]:
         for alpha in alphas:
-            variant = io.copy(self._model)
-            names = self._scale(variant, kind, alpha, design)
+            candidate = io.copy(self._model)
+            names = self._scale(candidate, kind, alpha, design)
             if not names:
                 return
             requests = [Observe(name, "histogram", part="fit") for name in names]
-            seen = sources(self._context.observe(variant, requests))
-            yield alpha, variant, design.but(ranges={**design.ranges, **ranges_by(seen, self._method)})
+            seen = sources(self._context.observe(candidate, requests))
+            yield alpha, candidate, design.but(ranges={**design.ranges, **ranges_by(seen, self._method)})
 
     def _scale(self, model: ir.Model, kind: str, alpha: float, design: Design) -> list[str]:
         """Equalise in place; give the tensors whose ranges changed."""
@@ -180,20 +165,20 @@ class Improver:
             found = gptq_and_bias.solve(
                 self._model,
                 plan,
-                self._choice,
+                self._types,
                 self._context,
-                start.treatment,
-                per_channel=self._step.per_channel,
+                start.overrides,
+                per_channel=self._per_channel,
                 # What is kept so far is what the layers will read.
-                prefix=build_prefix(self._model, design, self._choice, per_channel=self._step.per_channel)
+                prefix=build_prefix(self._model, design, self._types, per_channel=self._per_channel)
                 if quantized
                 else None,
             )
             shifts = shifts or found.shifts_nearest
-            tried = start.but(treatment=start.treatment.but(weights=found.weights))
+            tried = start.but(overrides=start.overrides.but(weights=found.weights))
             if self._keep(name, self._score(self._model, tried)):
                 design, shifts = tried, found.shifts_rounded
-        tried = design.but(treatment=design.treatment.but(shifts=shifts))
+        tried = design.but(overrides=design.overrides.but(shifts=shifts))
         if self._keep("bias correction", self._score(self._model, tried)):
             design = tried
         return design

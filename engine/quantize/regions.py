@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from engine.graph import io
 from engine.graph.quantized import CONVERSIONS
 from engine.measure.latency import per_op
-from engine.quantize.plan import Plan, final_output
+from engine.quantize.static_plan import StaticPlan, final_output
 from engine.report.values import OpCost
 from engine.runtime import sessions
 from engine.runtime.kernel_times import OpProfile
@@ -45,7 +45,7 @@ class Times:
 
 
 def measure(
-    networks: Sequence[ir.Model], plan: Plan, sizes: Mapping[str, int], feeds: Sequence[Feed], target: Target
+    networks: Sequence[ir.Model], plan: StaticPlan, sizes: Mapping[str, int], feeds: Sequence[Feed], target: Target
 ) -> Times:
     """Profile a network and its quantized form on the target; operators that the runtime fused into others count nothing."""
     profiles = [per_op(io.to_bytes(model), feeds, target, runs=_RUNS) for model in networks]
@@ -56,7 +56,7 @@ def measure(
     return Times(found[0], _with_activations(found[1], profiles, plan, sizes), moved / max(borders, 1))
 
 
-def choose(plan: Plan, times: Times, sizes: Mapping[str, int], *, border: float = 1.0) -> frozenset[str]:
+def choose(plan: StaticPlan, times: Times, sizes: Mapping[str, int], *, border: float = 1.0) -> frozenset[str]:
     """Give the names of the plan's operators that had better stay in float.
 
     Args:
@@ -92,7 +92,7 @@ def choose(plan: Plan, times: Times, sizes: Mapping[str, int], *, border: float 
     return _float_side(members, flow, source, sink)
 
 
-def tensor_sizes(model: ir.Model, plan: Plan, feed: Feed, target: Target) -> dict[str, int]:
+def tensor_sizes(model: ir.Model, plan: StaticPlan, feed: Feed, target: Target) -> dict[str, int]:
     """Run once and give how many numbers each tensor of the plan has."""
     shown = io.copy(model)
     present = {value.name for value in (*shown.graph.outputs, *shown.graph.inputs)}
@@ -106,12 +106,12 @@ def tensor_sizes(model: ir.Model, plan: Plan, feed: Feed, target: Target) -> dic
 
 
 def _with_activations(
-    times: Mapping[str, float], profiles: Sequence[OpProfile], plan: Plan, sizes: Mapping[str, int]
+    times: Mapping[str, float], profiles: Sequence[OpProfile], plan: StaticPlan, sizes: Mapping[str, int]
 ) -> dict[str, float]:
     """Charge integer layers with the activations that float kernels take along: they then run on their own."""
     apart = [sum(cost.ms for cost in profile.by_type if cost.op_type in _ACTIVATIONS) for profile in profiles]
     numbers = {
-        str(layer.node.name): sizes.get(str(layer.node.outputs[0].name), 0)
+        layer.name: sizes.get(str(layer.node.outputs[0].name), 0)
         for layer in plan.layers
         if (user := _only_user(layer.node)) is not None
         and user.op_type in _FUSED_IN_FLOAT
@@ -154,7 +154,7 @@ def _float_side(
     return frozenset(str(node.name) for index, node in enumerate(members) if index not in integers)
 
 
-def _borders(plan: Plan) -> Iterator[ir.Value]:
+def _borders(plan: StaticPlan) -> Iterator[ir.Value]:
     """Yield the tensors that are converted where the whole plan runs in integers."""
     members = {layer.node for layer in plan.layers} | set(plan.followers)
     for value, produced in plan.tensors.items():

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from engine.quantize.types import INT8_MAX, PAIR_LIMIT, WeightRule
+from engine.quantize.integer_types import INT8_MAX, PAIR_LIMIT, WeightRule
 from engine.solve.gptq import damped, inverse_factor
 
 _BLOCK = 128

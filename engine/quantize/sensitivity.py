@@ -10,9 +10,10 @@ import onnx_ir as ir
 
 from engine.calibrate import Range
 from engine.graph import io
-from engine.quantize import types
-from engine.quantize.plan import Layer, make_plan
-from engine.quantize.rewrite import kernel_matrix, restore_layout
+from engine.graph.linear import LinearLayer
+from engine.quantize import integer_types
+from engine.quantize.kernel_order import kernel_matrix, stored_weights
+from engine.quantize.static_plan import make_plan
 from engine.runtime import sessions
 from engine.target import Target
 
@@ -24,7 +25,7 @@ _SECONDS = 40.0
 def sensitivities(
     model: ir.Model,
     ranges: Mapping[str, Range],
-    choice: types.Choice,
+    types: integer_types.IntegerTypes,
     feeds: Sequence[Feed],
     target: Target,
     *,
@@ -41,7 +42,7 @@ def sensitivities(
     switch = ir.Value(name=io.unused_name(io.value_names(switched), "switch"))
     switch.type, switch.shape = ir.TensorType(ir.DataType.BOOL), ir.Shape([len(plan.layers)])
     switched.graph.inputs.append(switch)
-    builder = _Switches(switched, switch, ranges, choice)
+    builder = _Switches(switched, switch, ranges, types)
     for number, layer in enumerate(plan.layers):
         builder.add(number, layer)
     session = sessions.session(io.to_bytes(switched), target)
@@ -59,28 +60,26 @@ def sensitivities(
             noise[number] += _energy([left - right for left, right in zip(found, reference, strict=True)])
         if time.monotonic() > deadline:
             break
-    return {
-        str(layer.node.name): float(value) / max(energy, 1e-30) for layer, value in zip(plan.layers, noise, strict=True)
-    }
+    return {layer.name: float(value) / max(energy, 1e-30) for layer, value in zip(plan.layers, noise, strict=True)}
 
 
 class _Switches:
     """Puts rounding behind a switch before each layer."""
 
-    def __init__(self, model: ir.Model, switch: ir.Value, ranges: Mapping[str, Range], choice: types.Choice) -> None:
-        self._graph, self._switch, self._ranges, self._choice = model.graph, switch, ranges, choice
+    def __init__(
+        self, model: ir.Model, switch: ir.Value, ranges: Mapping[str, Range], types: integer_types.IntegerTypes
+    ) -> None:
+        self._graph, self._switch, self._ranges, self._types = model.graph, switch, ranges, types
         self._taken = io.value_names(model)
 
-    def add(self, number: int, layer: Layer) -> None:
-        assert layer.weight.const_value is not None
-        weight = layer.weight.const_value.numpy()
-        quantized = types.quantize_weight(kernel_matrix(layer, weight), self._choice.rule, per_channel=True)
-        values = restore_layout(layer, quantized.values, weight.shape).astype(np.float32)
-        along = [1] * weight.ndim
+    def add(self, number: int, layer: LinearLayer) -> None:
+        quantized = integer_types.quantize_weight(kernel_matrix(layer), self._types.rule, per_channel=True)
+        values = stored_weights(layer, quantized.values).astype(np.float32)
+        along = [1] * values.ndim
         along[layer.axis] = -1
         observed = self._ranges[str(layer.input.name)]
-        affine = types.affine(observed.low, observed.high, self._choice.activation)
-        kind = np.uint8 if self._choice.activation == "uint8" else np.int8
+        affine = integer_types.affine(observed.low, observed.high, self._types.activation)
+        kind = np.uint8 if self._types.activation == "uint8" else np.int8
         grid = [self._constant(np.float32(affine.scale)), self._constant(kind(affine.zero_point))]
         chosen = self._node("Gather", [self._switch, self._constant(np.int64(number))])
         rounded = self._node("QuantizeLinear", [layer.input, *grid])

@@ -1,7 +1,8 @@
-"""The work of the `quantize_static` pass."""
+"""Static quantization: ranges of activations are fixed from calibration data, and layers compute in integers."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -10,28 +11,51 @@ from engine.calibrate import Histogram
 from engine.contract import Context, Observe
 from engine.errors import VerificationFailedError
 from engine.graph import io
+from engine.graph.linear import node_name
 from engine.graph.names import require_nodes
 from engine.graph.opset import upgrade
 from engine.graph.quantized import CONVERSIONS, first_quantized
 from engine.graph.unshare import unshare
-from engine.quantize import types
-from engine.quantize.explain import Compared, Feed, Key, conversions_left
-from engine.quantize.plan import Plan, make_plan, subgraph_layers
+from engine.quantize import dynamic, integer_types
+from engine.quantize.dynamic_plan import DynamicSettings
+from engine.quantize.dynamic_plan import make_plan as make_dynamic_plan
+from engine.quantize.explain import Compared, Feed, ProfileKey, conversions_left
 from engine.quantize.ranges import Method
-from engine.quantize.refinement import Design, Improver, ranges_by, sources, statistics
-from engine.quantize.rewrite import Rewriter
+from engine.quantize.refinement import Design, Refinement, ranges_by, sources, statistics
 from engine.quantize.sensitivity import sensitivities
+from engine.quantize.static_plan import StaticPlan, make_plan, subgraph_layers
+from engine.quantize.static_writer import StaticWriter, WrittenLayer
 from engine.quantize.structure import Structure, choose_structure, latency_feeds
+from engine.report.detail_parts import left_alone
+from engine.report.quantization_details import DynamicDetails, DynamicLayer, QuantizedLayer, StaticDetails
 from engine.report.values import Change, Refusal
 from engine.runtime import processor
-
-if TYPE_CHECKING:
-    from engine.passes.quantize_static import QuantizeStatic
 
 # Per-channel scales came with this version of the standard operators.
 OLDEST_OPSET = 13
 _EXPLAIN_FEEDS = 2
 _SENSITIVITY_SECONDS = 10.0
+# Smaller tables of embeddings stay in float: they cost more.
+_SMALLEST_TABLE = 4096
+_IN_A_BODY = "it is inside the body of If, Loop or Scan"
+
+
+@dataclass(frozen=True)
+class StaticSettings:
+    """How to quantize with fixed ranges."""
+
+    per_channel: bool
+    activations: Literal["auto", "uint8", "int8"]
+    weights: integer_types.AskedWeights
+    ranges: Literal["auto", "min_max", "moving_average", "percentile", "entropy", "mse"]
+    # Whether to try what may make the network more faithful.
+    improve: bool
+    # Whether to store tables of embeddings in integers.
+    embeddings: bool
+    # Whether to leave kinds of layers in float that are measured to run faster so.
+    measure_layers: bool
+    # Names of nodes that stay in float.
+    exclude: tuple[str, ...]
 
 
 def prepare(model: ir.Model) -> None:
@@ -45,7 +69,7 @@ def prepare(model: ir.Model) -> None:
     unshare(model)
 
 
-def check(model: ir.Model, step: "QuantizeStatic") -> Refusal | None:
+def check(model: ir.Model, settings: StaticSettings) -> Refusal | None:
     """Refuse a network that is quantized already, or has no layer that can be."""
     quantized = first_quantized(model)
     if quantized is not None:
@@ -55,8 +79,8 @@ def check(model: ir.Model, step: "QuantizeStatic") -> Refusal | None:
             node=quantized.name,
             hint="Upload the floating-point network that it was made from.",
         )
-    require_nodes(model, step.exclude)
-    plan = make_plan(model, frozenset(step.exclude))
+    require_nodes(model, settings.exclude)
+    plan = make_plan(model, frozenset(settings.exclude))
     if plan.layers or plan.left:
         return None
     if plan.refused:
@@ -71,25 +95,26 @@ def check(model: ir.Model, step: "QuantizeStatic") -> Refusal | None:
     return Refusal(code="not_applicable", reason=f"The network has no Conv, Gemm or MatMul with weights{where}.")
 
 
-def observes(model: ir.Model, step: "QuantizeStatic") -> Sequence[Observe]:
-    """Ask for the range of every tensor that gets a scale of its own in any of the variants that may be tried.
+def observes(model: ir.Model, settings: StaticSettings) -> Sequence[Observe]:
+    """Ask for the range of every tensor that gets a scale of its own in any of the networks that may be tried.
 
     Where fewer layers are quantized, a tensor that shared its scale may need its own; it is always one of these.
     """
-    exclude = frozenset(step.exclude)
-    plan = make_plan(model, exclude, products=step.measure_layers)
-    kind: Literal["moving_average", "histogram"] = "moving_average" if step.ranges == "moving_average" else "histogram"
+    exclude = frozenset(settings.exclude)
+    plan = make_plan(model, exclude, products=settings.measure_layers)
+    moving = settings.ranges == "moving_average"
+    kind: Literal["moving_average", "histogram"] = "moving_average" if moving else "histogram"
     found = [Observe(str(value.name), kind, part="fit") for value in plan.tensors]
-    return found + (statistics(model, exclude) if step.improve else [])
+    return found + (statistics(model, exclude) if settings.improve else [])
 
 
 def quantize(
-    model: ir.Model, step: "QuantizeStatic", observations: Mapping[Observe, Any], context: Context
+    model: ir.Model, settings: StaticSettings, observations: Mapping[Observe, Any], context: Context
 ) -> Change | Refusal:
     """Quantize in place; layers that the target runs faster in float stay so.
 
-    `observations` holds the range or the histogram of each tensor in `observes`. Candidates are tried (`step.improve`) only
-    where there are histograms; that also takes `context.calibration` and `context.observe`.
+    `observations` holds the range or the histogram of each tensor in `observes`. Candidates are tried (`settings.improve`)
+    only where there are histograms; that also takes `context.calibration` and `context.observe`.
     """
     if not any(source.high > source.low for source in sources(observations).values()):
         return Refusal(
@@ -97,103 +122,118 @@ def quantize(
             reason="No calibration sample gave an activation that varies, so no range can be set.",
             hint="Add samples like those that the network will see.",
         )
-    choice = types.choose(processor.cpu_profile(), activations=step.activations, weights=step.weights)
-    method: Method = "min_max" if step.ranges in {"auto", "moving_average"} else cast("Method", step.ranges)
-    design = Design(frozenset(step.exclude), ranges_by(sources(observations), method))
+    profile = processor.cpu_profile()
+    types = integer_types.choose(profile, activations=settings.activations, weights=settings.weights)
+    method: Method = "min_max" if settings.ranges in {"auto", "moving_average"} else cast("Method", settings.ranges)
+    structure = Structure(Design(frozenset(settings.exclude), ranges_by(sources(observations), method)))
     context.progress(0.6, "choosing layers")
-    structure = choose_structure(model, step, design, choice, context) if step.measure_layers else Structure(design)
+    if settings.measure_layers:
+        structure = choose_structure(model, structure.design, types, context, per_channel=settings.per_channel)
     design = structure.design
-    # Whoever gives only ranges has decided how they are cut.
-    improve = step.improve and any(isinstance(value, Histogram) for value in observations.values())
-    improver = Improver(model, step, observations, choice, context) if improve else None
-    if improver is not None:
-        design = improver.run(design)
+    refinement = _refinement(model, settings, observations, types, context)
+    if refinement is not None:
+        design = refinement.run(design)
     before = io.copy(model)
     plan = make_plan(model, design.exclude, products=design.products)
-    keys = [Key.of(layer) for layer in plan.layers]
-    rewriter = Rewriter(model, plan, design.ranges, choice, per_channel=step.per_channel, treatment=design.treatment)
-    layers = rewriter.run()
-    refused = {**plan.refused, **structure.in_float}
-    tables = _quantize_tables(model, step, context)
-    inner = [node.name or node.op_type for node in subgraph_layers(model)]
-    refused.update(dict.fromkeys(inner, "it is inside the body of If, Loop or Scan"))
-    facts = [layer.facts() for layer in layers]
-    if improver is not None and improver.judge.ready:
+    keys = [ProfileKey.of(layer) for layer in plan.layers]
+    writer = StaticWriter(
+        model, plan, design.ranges, types, per_channel=settings.per_channel, overrides=design.overrides
+    )
+    written = writer.run()
+    told = [layer.told for layer in written]
+    tables = _quantize_tables(model, settings, context)
+    if refinement is not None and refinement.fidelity.ready:
         context.progress(0.77, "explaining")
-        feeds = improver.judge.feeds[:_EXPLAIN_FEEDS], latency_feeds(before, context)
-        # Products with weights on the left come last and are not among the keys.
-        _explain(
-            facts[: len(keys)],
-            keys,
-            [layer.output for layer in layers[: len(keys)]],
-            Compared(before, model, context.target),
-            feeds,
-        )
+        feeds = refinement.fidelity.feeds[:_EXPLAIN_FEEDS]
+        compared = Compared(before, model, context.target)
+        told = _with_measurements(told, keys, written, compared, (feeds, latency_feeds(before, context)))
         noise = sensitivities(
             before,
             design.ranges,
-            choice,
-            feeds[0][:1],
+            types,
+            feeds[:1],
             context.target,
             exclude=design.exclude,
             seconds=_SENSITIVITY_SECONDS,
         )
-        for fact in facts:
-            if fact["node"] in noise:
-                fact["sensitivity"] = float(f"{noise[fact['node']]:.3g}")
+        told = [_with_sensitivity(layer, noise) for layer in told]
+    inner = dict.fromkeys((node_name(node) for node in subgraph_layers(model)), _IN_A_BODY)
+    in_float = {**plan.refused, **structure.in_float, **inner}
     return Change(
-        summary=_summary(plan, choice, len(refused)),
-        details={
-            "activations": choice.activation,
-            "weights": "uint8" if choice.rule == "uint8" else "int8",
-            "why": choice.why,
-            "per_channel": step.per_channel,
-            "processor": processor.cpu_profile().dot,
-            "integer_operators": len(plan.layers) + len(plan.left) + len(plan.followers) + len(plan.products),
-            "clamps_absorbed": len(plan.absorbed),
-            "channels_with_wider_scale": sum(layer.limited_channels for layer in layers),
-            "layers": facts,
-            "tables": tables,
-            "in_float": [{"node": node, "reason": reason} for node, reason in refused.items()],
-            "races": structure.races,
-            "candidates": [trial.facts() for trial in improver.trials] if improver is not None else [],
-            **conversions_left(model, context.target),
-        },
+        summary=_summary(plan, types, len(in_float)),
+        details=StaticDetails(
+            activations=types.activation,
+            weights=types.weight,
+            why=types.why,
+            per_channel=settings.per_channel,
+            processor=profile.dot,
+            integer_operators=len(plan.layers) + len(plan.left) + len(plan.followers) + len(plan.products),
+            clamps_absorbed=len(plan.absorbed),
+            channels_with_wider_scale=sum(layer.limited_channels for layer in told),
+            layers=tuple(told),
+            tables=tables,
+            in_float=left_alone(in_float),
+            races=structure.races,
+            candidates=tuple(refinement.candidates) if refinement is not None else (),
+            conversions_left=conversions_left(model, context.target),
+        ),
     )
 
 
-def _quantize_tables(model: ir.Model, step: "QuantizeStatic", context: Context) -> list[dict[str, Any]]:
+def _refinement(
+    model: ir.Model,
+    settings: StaticSettings,
+    observations: Mapping[Observe, Any],
+    types: integer_types.IntegerTypes,
+    context: Context,
+) -> Refinement | None:
+    # Whoever gives only ranges has decided how they are cut.
+    if not settings.improve or not any(isinstance(value, Histogram) for value in observations.values()):
+        return None
+    return Refinement(
+        model,
+        observations,
+        types,
+        context,
+        per_channel=settings.per_channel,
+        search_ranges=settings.ranges == "auto",
+    )
+
+
+def _quantize_tables(model: ir.Model, settings: StaticSettings, context: Context) -> tuple[DynamicLayer, ...]:
     """Store tables of embeddings as int8 rows with a scale each, as `quantize_dynamic` does; they need no activations."""
-    # Both of these modules import this one.
-    from engine.passes.quantize_dynamic import QuantizeDynamic  # noqa: PLC0415
-    from engine.quantize import dynamic  # noqa: PLC0415
-
-    rows = QuantizeDynamic(operators=("Gather",), exclude=step.exclude)
-    if not step.embeddings or not dynamic.make_plan(model, rows).layers:
-        return []
+    rows = DynamicSettings(
+        per_channel=True, weights="auto", operators=("Gather",), smallest=_SMALLEST_TABLE, exclude=settings.exclude
+    )
+    if not settings.embeddings or not make_dynamic_plan(model, rows).layers:
+        return ()
     outcome = dynamic.quantize(model, rows, context)
-    if not isinstance(outcome, Change):
-        return []
-    assert isinstance(outcome.details, dict)
-    tables: list[dict[str, Any]] = outcome.details["layers"]
-    return tables
+    details = outcome.details
+    return details.layers if isinstance(details, DynamicDetails) else ()
 
 
-def _explain(
-    facts: Sequence[dict[str, Any]],
-    keys: Sequence[Key],
-    outputs: Sequence[str],
+def _with_measurements(
+    told: Sequence[QuantizedLayer],
+    keys: Sequence[ProfileKey],
+    written: Sequence[WrittenLayer],
     compared: Compared,
     feeds: tuple[Sequence[Feed], Sequence[Feed]],
-) -> None:
-    """Add to the facts of every layer what only runs of both networks tell."""
-    judged, timed = feeds
-    sqnr = compared.output_sqnr(
-        dict(zip((key.node for key in keys), zip(keys, outputs, strict=True), strict=True)), judged
-    )
-    shares = compared.shares(keys, timed)
-    for key, fact in zip(keys, facts, strict=True):
-        fact.update(output_sqnr_db=round(sqnr[key.node], 2), **shares[key.node])
+) -> list[QuantizedLayer]:
+    """Add what only runs of both networks tell; products with weights on the left come last and have no key."""
+    outputs = {key.node: (key, layer.output) for key, layer in zip(keys, written, strict=False)}
+    sqnr = compared.output_sqnr(outputs, feeds[0])
+    shares = compared.shares(keys, feeds[1])
+    found = [
+        layer.model_copy(update={"output_sqnr_db": round(sqnr[key.node], 2), **shares[key.node]})
+        for key, layer in zip(keys, told, strict=False)
+    ]
+    return [*found, *told[len(keys) :]]
+
+
+def _with_sensitivity(layer: QuantizedLayer, noise: Mapping[str, float]) -> QuantizedLayer:
+    if layer.node not in noise:
+        return layer
+    return layer.model_copy(update={"sensitivity": float(f"{noise[layer.node]:.3g}")})
 
 
 def ensures(model: ir.Model) -> None:
@@ -210,7 +250,7 @@ def ensures(model: ir.Model) -> None:
             raise VerificationFailedError("A quantization scale is not positive.", node=node.name)
 
 
-def _summary(plan: Plan, choice: types.Choice, in_float: int) -> str:
-    kinds = f"{choice.activation} activations, {'uint8' if choice.rule == 'uint8' else 'int8'} weights"
+def _summary(plan: StaticPlan, types: integer_types.IntegerTypes, in_float: int) -> str:
+    kinds = f"{types.activation} activations, {types.weight} weights"
     rest = f"; {in_float} layers stay in float" if in_float else ""
     return f"{len(plan.layers) + len(plan.left)} layers and {len(plan.followers)} operators between them run in integers ({kinds}){rest}."

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,15 +12,14 @@ from onnx_ir.passes import common as common_passes
 from engine.calibrate.observe import fixed_batch
 from engine.contract import Context
 from engine.graph import io
-from engine.quantize import types
+from engine.graph.linear import LinearLayer
+from engine.quantize import integer_types
 from engine.quantize.column_folding import AT_A_TIME, Fold
-from engine.quantize.explain import Key, layout_changes, times
-from engine.quantize.plan import Layer, Plan, make_plan
+from engine.quantize.explain import ProfileKey, layout_changes, times
 from engine.quantize.refinement import Design, build
-from engine.quantize.rewrite import spatial_shape
-
-if TYPE_CHECKING:
-    from engine.passes.quantize_static import QuantizeStatic
+from engine.quantize.static_plan import StaticPlan, make_plan
+from engine.quantize.static_writer import spatial_shape
+from engine.report.quantization_details import Race
 
 # A layer goes back to float only for a gain that a short measurement can tell from noise.
 _WORTHWHILE_GAIN = 0.01
@@ -35,11 +34,11 @@ class Structure:
 
     design: Design
     in_float: Mapping[str, str] = field(default_factory=dict)
-    races: list[dict[str, Any]] = field(default_factory=list)
+    races: tuple[Race, ...] = ()
 
 
 @dataclass(frozen=True)
-class _Variant:
+class _Candidate:
     name: str
     design: Design
     least_gain: float
@@ -47,10 +46,10 @@ class _Variant:
 
 
 def choose_structure(
-    model: ir.Model, step: "QuantizeStatic", design: Design, choice: types.Choice, context: Context
+    model: ir.Model, design: Design, types: integer_types.IntegerTypes, context: Context, *, per_channel: bool
 ) -> Structure:
-    """Race the variants beside quantizing everything, and give the fastest that gains enough."""
-    return _Chooser(model, design, choice, context, per_channel=step.per_channel).run()
+    """Race the candidates beside quantizing everything, and give the fastest that gains enough."""
+    return _Chooser(model, design, types, context, per_channel=per_channel).run()
 
 
 def latency_feeds(model: ir.Model, context: Context) -> list[Mapping[str, Any]]:
@@ -64,7 +63,7 @@ def latency_feeds(model: ir.Model, context: Context) -> list[Mapping[str, Any]]:
 class _Chooser:
     model: ir.Model
     design: Design
-    choice: types.Choice
+    types: integer_types.IntegerTypes
     context: Context
     per_channel: bool
 
@@ -74,42 +73,42 @@ class _Chooser:
         return replace(structure, design=self._laid_out(structure.design))
 
     def _raced(self) -> Structure:
-        variants = list(self._variants(make_plan(self.model, self.design.exclude)))
-        if not variants:
+        candidates = list(self._candidates(make_plan(self.model, self.design.exclude)))
+        if not candidates:
             return Structure(self.design)
-        ratios = self.context.race([self._built(self.design), *(self._built(each.design) for each in variants)])[1:]
-        races = [
-            {"variant": each.name, "time": round(float(ratio), 4)}
-            for each, ratio in zip(variants, ratios, strict=False)
-        ]
+        ratios = self.context.race([self._built(self.design), *(self._built(each.design) for each in candidates)])[1:]
+        races = tuple(
+            Race(candidate=each.name, time=round(float(ratio), 4))
+            for each, ratio in zip(candidates, ratios, strict=False)
+        )
         gains = [
-            1 - ratio if 1 - ratio >= each.least_gain else 0.0 for each, ratio in zip(variants, ratios, strict=False)
+            1 - ratio if 1 - ratio >= each.least_gain else 0.0 for each, ratio in zip(candidates, ratios, strict=False)
         ]
         best = int(np.argmax(gains))
         if gains[best] <= 0:
             return Structure(self.design, {}, races)
-        won = variants[best]
+        won = candidates[best]
         reason = f"measured: the network takes {gains[best]:.1%} less time with it in float"
         return Structure(won.design, dict.fromkeys(sorted(won.in_float), reason), races)
 
     def _built(self, design: Design) -> ir.Model:
-        return build(self.model, design, self.choice, per_channel=self.per_channel)
+        return build(self.model, design, self.types, per_channel=self.per_channel)
 
-    def _variants(self, plan: Plan) -> Iterator[_Variant]:
+    def _candidates(self, plan: StaticPlan) -> Iterator[_Candidate]:
         design = self.design
         for name, family in self._families(plan).items():
             smaller = design.but(exclude=design.exclude | family)
-            yield _Variant(f"{name} in float", smaller, _WORTHWHILE_GAIN, family)
+            yield _Candidate(f"{name} in float", smaller, _WORTHWHILE_GAIN, family)
         folded = frozenset(str(layer.node.outputs[0].name) for layer in plan.layers if Fold.of(layer, plan))
         if folded and self.context.target.provider == "cpu":
-            wide = design.but(treatment=design.treatment.but(folded=folded))
-            yield _Variant("layers of few channels over several columns at a time", wide, _WORTHWHILE_GAIN)
-        left = frozenset(str(node.name) for node in plan.left if node.name)
+            wide = design.but(overrides=design.overrides.but(folded=folded))
+            yield _Candidate("layers of few channels over several columns at a time", wide, _WORTHWHILE_GAIN)
+        left = frozenset(layer.node.name for layer in plan.left if layer.node.name)
         if left and plan.layers:
             smaller = design.but(exclude=design.exclude | left)
-            yield _Variant("products with weights on the left in float", smaller, _WORTHWHILE_GAIN, left)
+            yield _Candidate("products with weights on the left in float", smaller, _WORTHWHILE_GAIN, left)
         if make_plan(self.model, design.exclude, products=True).products:
-            yield _Variant("products of activations too", design.but(products=True), _PRODUCTS_GAIN)
+            yield _Candidate("products of activations too", design.but(products=True), _PRODUCTS_GAIN)
 
     def _laid_out(self, design: Design) -> Design:
         """Write layouts out where ONNX Runtime then changes layouts less often: one can count that."""
@@ -118,12 +117,12 @@ class _Chooser:
         plan = make_plan(self.model, design.exclude, products=design.products)
         for change in ({"channels_last": shared_across_layouts(plan)}, {"left_last": flattened(plan)}):
             if any(change.values()):
-                tried = design.but(treatment=design.treatment.but(**change))
+                tried = design.but(overrides=design.overrides.but(**change))
                 before, after = (layout_changes(self._built(each), self.context.target) for each in (design, tried))
                 design = tried if after < before else design
         return design
 
-    def _families(self, plan: Plan) -> dict[str, frozenset[str]]:
+    def _families(self, plan: StaticPlan) -> dict[str, frozenset[str]]:
         """Name sets of layers that may be faster in float; never all of them."""
         found = {name: family for name, family in _doubtful(plan) if family}
         if not found:
@@ -135,11 +134,11 @@ class _Chooser:
             found["layers that are slower by profile"] = slower
         return {name: family for name, family in found.items() if len(family) < len(plan.layers)}
 
-    def _slower_by_profile(self, plan: Plan) -> frozenset[str]:
+    def _slower_by_profile(self, plan: StaticPlan) -> frozenset[str]:
         """Give the layers whose integer kernel takes longer than their float kernel."""
         if self.context.calibration is None or len(self.context.calibration) == 0:
             return frozenset()
-        keys = [Key.of(layer) for layer in plan.layers if layer.node.name]
+        keys = [ProfileKey.of(layer) for layer in plan.layers if layer.node.name]
         feeds = latency_feeds(self.model, self.context)
         was, now = (
             times(network, keys, feeds, self.context.target).layers
@@ -154,7 +153,7 @@ def _infer_shapes(model: ir.Model) -> None:
         common_passes.ShapeInferencePass()(model)
 
 
-def shared_across_layouts(plan: Plan) -> frozenset[str]:
+def shared_across_layouts(plan: StaticPlan) -> frozenset[str]:
     """Name the images that come from a float operator and are read by a convolution and by another integer operator."""
     layers = {layer.node for layer in plan.layers if layer.node.op_type == "Conv"}
     followers = {node for node in plan.followers if node.op_type in {"Add", "Mul", "Concat"}}
@@ -166,7 +165,7 @@ def shared_across_layouts(plan: Plan) -> frozenset[str]:
     return frozenset(found)
 
 
-def flattened(plan: Plan) -> frozenset[str]:
+def flattened(plan: StaticPlan) -> frozenset[str]:
     """Name the means of whole images that are only flattened: their one pixel reads the same in every layout."""
     found = set()
     for node in plan.followers:
@@ -187,23 +186,17 @@ def _flattens(node: ir.Node) -> bool:
     return shape is not None and shape.size == 2 and int(shape.numpy()[1]) != 0
 
 
-def _doubtful(plan: Plan) -> Iterator[tuple[str, frozenset[str]]]:
+def _doubtful(plan: StaticPlan) -> Iterator[tuple[str, frozenset[str]]]:
     """Give the families of layers whose integer kernels are often the slower ones: few input channels, depthwise."""
     narrow = {
         layer.node.name
         for layer in plan.layers
-        if layer.node.op_type == "Conv" and not _is_depthwise(layer) and _input_channels(layer) < AT_A_TIME
+        if layer.node.op_type == "Conv" and not _is_depthwise(layer) and layer.shape[1] < AT_A_TIME
     }
     depthwise = {layer.node.name for layer in plan.layers if _is_depthwise(layer)}
     for title, names in (("layers of few channels", narrow), ("depthwise layers", depthwise)):
         yield title, frozenset(name for name in names if name)
 
 
-def _is_depthwise(layer: Layer) -> bool:
-    group = layer.node.attributes.get("group")
-    return layer.node.op_type == "Conv" and group is not None and group.as_int() > 1 and _input_channels(layer) == 1
-
-
-def _input_channels(layer: Layer) -> int:
-    assert layer.weight.const_value is not None
-    return int(layer.weight.const_value.shape.numpy()[1])
+def _is_depthwise(layer: LinearLayer) -> bool:
+    return layer.groups > 1 and layer.shape[1] == 1

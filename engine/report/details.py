@@ -4,15 +4,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from engine.report.pruning_details import (
-    DropBlocksDetails,
-    FactoriseDetails,
-    PruneChannelsDetails,
-    PruneWeightsDetails,
-    ReconstructDetails,
+from engine.report.graph_details import FuseDetails, SimplifyDetails
+from engine.report.quantization_details import (
+    DynamicDetails,
+    Float16Details,
+    MixedDetails,
+    StaticDetails,
+    WeightsDetails,
 )
 
 AnyDetails = Annotated[
-    PruneChannelsDetails | PruneWeightsDetails | ReconstructDetails | FactoriseDetails | DropBlocksDetails,
+    SimplifyDetails | FuseDetails | StaticDetails | DynamicDetails | WeightsDetails | Float16Details | MixedDetails,
     Field(discriminator="of"),
 ]

@@ -1,11 +1,11 @@
 """A report for people: the summary sentences, and the whole as Markdown."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from engine.report.detail_parts import Detail
 from engine.report.profile_markdown import profile_lines
 from engine.report.pruning_markdown import pruning_lines
+from engine.report.quantization_markdown import quantization_lines
 from engine.report.values import AnyReport, LatencyComparison, ProfileReport, Quality, Report, Size, StepReport
 from engine.report.wording import MARKS, difference, metric_value, table
 from engine.report.wording import size as size_text
@@ -70,8 +70,9 @@ def _lines(report: Report) -> Iterator[str]:
     yield from ("", "## Steps", "")
     yield from table(("step", "status", "what happened", "seconds"), (_step(step) for step in report.steps))
     for step in report.steps:
-        yield from _front(step)
-        yield from _layers(step)
+        yield from quantization_lines(step)
+        if step.change is not None and isinstance(step.change.details, Detail):
+            yield from pruning_lines(step.change.details, step.index)
     for warning in report.warnings:
         yield from ("", f"> {warning}")
     yield from ("", *_conditions(report))
@@ -117,91 +118,6 @@ def _step(step: StepReport) -> tuple[str, ...]:
         told = f"{step.refusal.reason} {step.refusal.hint or ''}".strip()
         return f"{step.index}: {step.type}", f"refused ({step.refusal.code})", told, f"{step.seconds:.1f}"
     return f"{step.index}: {step.type}", "applied", step.change.summary if step.change else "", f"{step.seconds:.1f}"
-
-
-def _front(step: StepReport) -> Iterator[str]:
-    """Show the networks that a pass chose from; those that no other one beats on all counts are marked."""
-    held = step.change.details if step.change is not None else step.refusal.details if step.refusal is not None else {}
-    networks = None if isinstance(held, Detail) else held.get("front")
-    if not networks:
-        return
-    yield from ("", f"### What step {step.index} chose from", "")
-    yield from table(
-        ("network", "time", "size", "on calibration samples", "on held-out samples", ""),
-        (
-            (
-                f"**{each['name']}**" if each["chosen"] else each["name"],
-                f"{each['relative_time']:.2f}",
-                size_text(each["size_bytes"]),
-                _nearness(each["calibration"]),
-                ", ".join(
-                    f"{metric} {metric_value(metric, found['compressed'])}"
-                    for metric, found in list(each["held_out"].items())[:2]
-                ),
-                "chosen"
-                if each["chosen"]
-                else (each["why_not"] or "") + (" (on the front)" if each["on_front"] else ""),
-            )
-            for each in networks
-        ),
-    )
-
-
-def _nearness(metrics: Mapping[str, float]) -> str:
-    told = [name for name in ("top1_agreement", "sqnr_db") if name in metrics]
-    return ", ".join(f"{name} {metric_value(name, metrics[name])}" for name in told)
-
-
-def _layers(step: StepReport) -> Iterator[str]:
-    details = step.change.details if step.change is not None else {}
-    if isinstance(details, Detail):
-        yield from pruning_lines(details, step.index)
-        return
-    layers = details.get("layers")
-    if layers:
-        yield from ("", f"### Layers of step {step.index}", "")
-        if details.get("why"):
-            yield from (f"{details['why']}.", "")
-        told = [
-            (title, key, form) for title, key, form in _COLUMNS if any(layer.get(key) is not None for layer in layers)
-        ]
-        yield from table(
-            [title for title, _, _ in told],
-            (tuple("" if layer.get(key) is None else form(layer[key]) for _, key, form in told) for layer in layers),
-        )
-    for trial in details.get("candidates", ()):
-        kept = "kept" if trial["kept"] else "not kept"
-        yield from ("", f"Tried {trial['candidate']}: {trial['gain_db']:+.2f} dB on samples held out for that, {kept}.")
-    for left in details.get("in_float", ()):
-        yield from ("", f"`{left['node']}` stays in float: {left['reason']}.")
-    for left in details.get("left_alone", ()):
-        yield from ("", f"`{left['node']}` stays as it is: {left['reason']}.")
-    for left in details.get("in_float32", ()):
-        yield from ("", f"`{left.get('node') or left.get('weights')}` stays in float32: {left['reason']}.")
-
-
-def _errors(by_method: Mapping[str, float]) -> str:
-    return ", ".join(f"{method} {error:.2g}" for method, error in by_method.items())
-
-
-# What passes tell of a layer; a column is shown where a layer has it.
-_COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
-    ("layer", "node", str),
-    ("operator", "op", str),
-    ("activation", "activation", str),
-    ("weight", "weight", str),
-    ("zeros", "zeros", "{:.1%}".format),
-    ("bits", "bits", str),
-    ("group", "group", str),
-    ("method", "method", str),
-    ("accumulator load", "accumulator_load", "{:.1%}".format),
-    ("weight SQNR", "weight_sqnr_db", "{:.1f} dB".format),
-    ("output SQNR", "output_sqnr_db", "{:.1f} dB".format),
-    ("noise it adds to the outputs", "sensitivity", "{:.1e}".format),
-    ("time before", "time_share_before", "{:.1%}".format),
-    ("time after", "time_share_after", "{:.1%}".format),
-    ("held-out error", "held_out_error", _errors),
-)
 
 
 def _conditions(report: Report) -> Iterator[str]:

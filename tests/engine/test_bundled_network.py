@@ -29,11 +29,11 @@ def test_static_int8_is_small_and_keeps_the_accuracy(bundled):
     assert top1.samples == 1000
     assert top1.difference >= -0.003
     details = report.steps[1].change.details
-    assert details["lonely_pairs"] == []
+    assert details.conversions_left.lonely_pairs == ()
     # Where a processor runs some layers faster in float, more conversions pay.
-    assert details["conversions_left"] == 1 or details["in_float"]
+    assert details.conversions_left.count == 1 or details.in_float
     if cpu_profile().saturates_u8s8:
-        assert all(layer["accumulator_load"] <= 1 for layer in details["layers"])
+        assert all(layer.accumulator_load <= 1 for layer in details.layers)
     fidelity = {each.metric: each.compressed for each in report.quality}
     assert fidelity["sqnr_db"] >= 25
     assert fidelity["top1_agreement"] >= 0.98

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 from engine.data.dataset import Samples
 from engine.graph import io, simplify, verify
 from engine.passes.simplify import Simplify
+from engine.report.detail_parts import CountChange
 from engine.runtime import sessions
 from engine.target import Target
 
@@ -44,7 +45,7 @@ def test_folds_batch_normalisation_into_convolutions(simplified, network):
     x = net.norm(plain, 5, name="bn2")
     after, change = simplified(net.build(net.op("Flatten", net.op("GlobalAveragePool", x))))
     assert "BatchNormalization" not in _ops(after)
-    assert change.details["ops"]["BatchNormalization"] == {"before": 2, "after": 0}
+    assert change.details.ops["BatchNormalization"] == CountChange(before=2, after=0)
 
 
 def test_the_own_folding_alone_is_exact(network, images):
@@ -93,7 +94,7 @@ def test_constant_conditions_are_resolved(simplified, network):
     after, change = simplified(net.build(x, out_shape=("n", 5, 12, 12)))
     assert "If" not in _ops(after)
     assert "Relu" in _ops(after)
-    assert "control flow" in change.details["stages"]
+    assert "control flow" in change.details.stages
 
 
 def test_weights_among_the_inputs_become_constant(simplified, residual_cnn):
@@ -101,7 +102,7 @@ def test_weights_among_the_inputs_become_constant(simplified, residual_cnn):
     assert len(model.graph.input) > 1
     after, change = simplified(model.SerializeToString())
     assert len(onnx.load_model_from_string(after).graph.input) == 1
-    assert "constant weights" in change.details["stages"]
+    assert "constant weights" in change.details.stages
 
 
 def test_twice_is_harmless(simplified, residual_cnn):
@@ -120,9 +121,9 @@ def test_a_stage_that_breaks_the_outputs_is_dropped_and_named(simplified, residu
 
     monkeypatch.setattr(simplify, "_onnxslim", negate)
     _, change = simplified(residual_cnn())
-    (dropped,) = change.details["dropped_stages"]
-    assert dropped["stage"] == "constant folding and fusion"
-    assert dropped["reason"].startswith("it moved the outputs by")
+    (dropped,) = change.details.dropped_stages
+    assert dropped.stage == "constant folding and fusion"
+    assert dropped.reason.startswith("it moved the outputs by")
 
 
 def test_a_library_that_stumbles_over_a_network_costs_its_stage_alone(simplified, network, monkeypatch):
@@ -133,10 +134,10 @@ def test_a_library_that_stumbles_over_a_network_costs_its_stage_alone(simplified
     net = network()
     x = net.norm(net.conv("image", 3, 5, name="a"), 5, name="bn")
     _, change = simplified(net.build(net.op("Flatten", net.op("GlobalAveragePool", x))))
-    (dropped,) = change.details["dropped_stages"]
-    assert dropped["stage"] == "constant folding and fusion"
-    assert dropped["reason"] == "the library that does it failed (IndexError)"
-    assert "batch normalisation" in change.details["stages"]
+    (dropped,) = change.details.dropped_stages
+    assert dropped.stage == "constant folding and fusion"
+    assert dropped.reason == "the library that does it failed (IndexError)"
+    assert "batch normalisation" in change.details.stages
 
 
 @pytest.mark.parametrize("fault", [KeyError("ours"), AssertionError(), AttributeError("ours"), IndexError("ours")])
@@ -155,7 +156,7 @@ def test_no_stage_is_dropped_over_the_zoo(name, context):
     arrays = topologies.feed(proto)
     samples = Samples(arrays, {key: array.dtype for key, array in arrays.items()}, np.arange(2))
     change = Simplify().apply(topologies.load(proto), {}, context(topologies.load(proto), samples))
-    assert change.details["dropped_stages"] == []
+    assert change.details.dropped_stages == ()
 
 
 def test_strips_what_exporters_leave_behind(simplified, residual_cnn):

@@ -274,7 +274,7 @@ def test_an_old_operator_set_is_converted(workspace, residual_cnn, images, compr
     # What becomes of it does not matter here: four bits are too few for so small a network.
     report = compress(folder, [{"type": "quantize_weights", "format": "qdq"}])
     assert "bits per weight" in report.steps[0].change.summary
-    assert {layer["bits"] for layer in report.steps[0].change.details["layers"]} == {4}
+    assert {layer.bits for layer in report.steps[0].change.details.layers} == {4}
 
 
 def test_a_conversion_that_moves_the_outputs_is_refused(workspace, residual_cnn, images, compress, monkeypatch):

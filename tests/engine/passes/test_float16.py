@@ -90,7 +90,7 @@ def test_storage_halves_the_weights_and_leaves_the_operators_alone(tools, dtype,
     model = vision(tools)
     before, reference = bytes_of(model), tools.run(model, image())
     change = apply(tools, model, dtype=dtype)
-    assert change.details["compute"] == "float32"
+    assert change.details.compute == "float32"
     assert bytes_of(model) < 0.55 * before
     agree(tools, model, reference, image(), least)
     assert not verify_half(model)
@@ -111,7 +111,7 @@ def test_half_computes_and_sizes_stay_exact(tools, opset):
     model = vision(tools, opset=opset)
     reference = tools.run(model, image())
     change = apply(tools, model, image(), compute="half")
-    assert change.details["overflow_checked"]
+    assert change.details.overflow_checked
     found = tools.run(model, image())
     assert found["y"].shape == reference["y"].shape
     agree(tools, model, reference, image(), 50)
@@ -150,7 +150,7 @@ def test_values_beyond_the_range_stay_in_float32(tools):
     feed = {"x": noise((4, 32), 2)}
     reference = tools.run(model, feed)
     change = apply(tools, model, feed, compute="half")
-    left = {entry["node"]: entry["reason"] for entry in change.details["in_float32"]}
+    left = {entry.node: entry.reason for entry in change.details.in_float32}
     assert left.keys() == {"grow", "shrink"}
     assert "reached" in left["grow"]
     agree(tools, model, reference, feed, 50)
@@ -171,7 +171,7 @@ def test_epsilons_and_what_divides_by_them_stay_in_float32(tools):
     feed = {"x": np.concatenate([noise((3, 32), 1), np.zeros((1, 32), np.float32)])}
     reference = tools.run(model, feed)
     change = apply(tools, model, feed, compute="half")
-    assert {entry["node"] for entry in change.details["in_float32"]} == {"guard", "root", "divide"}
+    assert {entry.node for entry in change.details.in_float32} == {"guard", "root", "divide"}
     assert np.isfinite(tools.run(model, feed)["y"]).all()
     agree(tools, model, reference, feed, 45)
 
@@ -260,7 +260,7 @@ def test_operators_without_16_bits_get_casts(tools):
     model = tools.build(nodes, {"x": [1, 32], "scores": [1, 1, 10]}, {"kept": (TensorProto.INT64, ["k", 3])}, arrays)
     feed = {"x": noise((1, 32), 1), "scores": np.abs(noise((1, 1, 10), 2))}
     change = apply(tools, model, feed, compute="half")
-    assert [entry["node"] for entry in change.details["in_float32"]] == ["nms"]
+    assert [entry.node for entry in change.details.in_float32] == ["nms"]
     tools.run(model, feed)
 
 

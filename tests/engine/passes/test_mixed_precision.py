@@ -12,10 +12,11 @@ from engine.gate import Gate
 from engine.graph import io
 from engine.measure.quality import Evaluator
 from engine.passes.mixed_precision import MixedPrecision
-from engine.quantize import types
-from engine.quantize.plan import make_plan
+from engine.quantize import integer_types
 from engine.quantize.regions import Times, choose
 from engine.quantize.sensitivity import sensitivities
+from engine.quantize.static_plan import make_plan
+from engine.report.quantization_details import DynamicDetails, StaticDetails
 from engine.report.values import Change, Refusal
 from engine.runtime import sessions
 from engine.target import Target
@@ -90,11 +91,12 @@ def test_the_fastest_that_is_near_enough_wins(tools, tmp_path):
     assert isinstance(outcome, Change)
     found = tools.run(model, {"x": samples.arrays["x"][:8]})
     assert tools.sqnr(before["y"], found["y"]) > 25
-    front = outcome.details["front"]
-    assert [each["chosen"] for each in front].count(True) == 1
-    assert front[0]["name"] == "float32"
-    assert {"size_bytes", "relative_time", "calibration", "held_out", "why_not"} <= front[0].keys()
-    assert all(each["why_not"] for each in front[1:] if not each["chosen"])
+    front = outcome.details.front
+    assert [each.chosen for each in front].count(True) == 1
+    assert front[0].name == "float32"
+    assert {"top1_agreement", "sqnr_db"} & set(front[1].fidelity)
+    assert isinstance(outcome.details.steps[0], StaticDetails | DynamicDetails)
+    assert all(each.why_not for each in front[1:] if not each.chosen)
 
 
 def test_nothing_pays_is_one_plain_sentence(tools, tmp_path):
@@ -107,7 +109,7 @@ def test_nothing_pays_is_one_plain_sentence(tools, tmp_path):
     assert "INT8 does not pay on this target" in outcome.reason
     assert "1.70 times" in outcome.reason
     assert "keep float32" in outcome.reason
-    assert len(outcome.details["front"]) > 1
+    assert len(outcome.details.front) > 1
 
 
 def test_a_gate_on_held_out_samples_overrules_speed(tools, tmp_path):
@@ -150,11 +152,11 @@ def test_tables_of_embeddings_may_take_four_bits(tools, tmp_path):
     step = MixedPrecision(candidates=("static", "dynamic", "weights4"), max_drop=0.2)
     outcome = apply(model, step, given)
     assert isinstance(outcome, Change)
-    names = {each["name"]: each for each in outcome.details["front"]}
+    names = {each.name: each for each in outcome.details.front}
 
-    assert names["dynamic, tables in 4 bits"]["size_bytes"] < 0.85 * names["dynamic"]["size_bytes"]
+    assert names["dynamic, tables in 4 bits"].size_bytes < 0.85 * names["dynamic"].size_bytes
     assert "static, all layers, tables in 4 bits" in names
-    assert names["dynamic, tables in 4 bits"]["calibration"]["sqnr_db"] > 15
+    assert names["dynamic, tables in 4 bits"].fidelity["sqnr_db"] > 15
     assert tools.sqnr(before, tools.run(model, {"ids": samples.arrays["ids"][:8]})["y"]) > 15
 
 
@@ -162,7 +164,7 @@ def test_the_layer_with_outliers_is_the_most_sensitive(tools, tmp_path):
     model = convolutions(tools)
     given = context(tools, model, tools.Feeds(x=draw(16, 3, 8, 8)), tmp_path)
     feeds = [{"x": draw(8, 3, 8, 8)}]
-    found = sensitivities(model, ranges(model, given), types.choose(providers_profile()), feeds, Target())
+    found = sensitivities(model, ranges(model, given), integer_types.choose(providers_profile()), feeds, Target())
     assert max(found, key=found.get) == "c2"
     assert found["c2"] > 10 * found["c3"] > 0
 
@@ -178,13 +180,13 @@ def test_bisection_leaves_the_most_sensitive_layers_in_float(tools, tmp_path):
     samples = tools.Feeds(x=draw(200, 3, 8, 8))
     given = context(tools, model, samples, tmp_path, race=lambda models: [1.0, *[0.5] * (len(models) - 1)])
     outcome = apply(model, MixedPrecision(candidates=("static",), max_drop=0.01), given)
-    made = [each["name"] for each in (outcome.details["front"])]
+    made = [each.name for each in (outcome.details.front)]
     names = [name for name in made if not name.endswith("kinds of layers by measurement")]
     assert len(names) == len(made) - 1
     assert names[:2] == ["float32", "static, all layers"]
     if len(names) > 2:
         assert names[2].endswith("most sensitive layers not")
-        assert next(iter(outcome.details["sensitivity"])) == "c2"
+        assert next(iter(outcome.details.sensitivity)) == "c2"
 
 
 def test_regions_pay_for_their_borders(tools, tmp_path):

@@ -69,8 +69,8 @@ def test_encoder_agrees_with_and_without_optimisation(tools, per_channel, weight
     model = encoder(tools)
     reference = tools.run(model, {"ids": ids()})["y"]
     change = apply(tools, model, per_channel=per_channel, weights=weights)
-    assert [layer["node"] for layer in change.details["layers"]] == ["embed", "query", "key", "value", "wide", "narrow"]
-    left = {entry["node"]: entry["reason"] for entry in change.details["in_float"]}
+    assert [layer.node for layer in change.details.layers] == ["embed", "query", "key", "value", "wide", "narrow"]
+    left = {entry.node: entry.reason for entry in change.details.in_float}
     assert left.keys() == {"scores", "mix", "last"}
     assert "activations" in left["scores"]
     assert "fewer than 4096" in left["last"]
@@ -100,7 +100,7 @@ def test_the_runtime_fuses_what_is_written(tools):
 def test_no_pair_of_weights_can_overflow_where_the_processor_saturates(tools):
     model = encoder(tools)
     change = apply(tools, model)
-    assert all(layer["accumulator_load"] <= 1 for layer in change.details["layers"] if layer["op"] != "Gather")
+    assert all(layer.accumulator_load <= 1 for layer in change.details.layers if layer.op != "Gather")
     for node in model.graph:
         if node.op_type == "MatMulInteger":
             pairs = node.inputs[1].const_value.numpy().astype(int).reshape(-1, 2, node.inputs[1].shape[1])
@@ -131,7 +131,7 @@ def test_lstm_agrees(tools, direction, per_channel, weights):
     }
     reference = tools.run(model, feed)
     change = apply(tools, model, per_channel=per_channel, weights=weights)
-    assert change.details["layers"][0]["op"] == "LSTM"
+    assert change.details.layers[0].op == "LSTM"
     assert model.graph[-1].op_type == "DynamicQuantizeLSTM"
     for optimise in (True, False):
         found = tools.run(model, feed, optimise=optimise)
@@ -157,10 +157,10 @@ def test_gru_and_conv_stay_with_their_reasons(tools):
     ]
     model = tools.build(nodes, {"x": ["n", 4, 10]}, {"y": ["t", "n", 256]}, arrays)
     change = apply(tools, model)
-    left = {entry["node"]: entry["reason"] for entry in change.details["in_float"]}
+    left = {entry.node: entry.reason for entry in change.details.in_float}
     assert "slower" in left["conv"]
     assert "no integer kernel" in left["gru"]
-    assert [layer["node"] for layer in change.details["layers"]] == ["head"]
+    assert [layer.node for layer in change.details.layers] == ["head"]
     without = tools.build(
         nodes[:3], {"x": ["n", 4, 10]}, {"g": ["t", 1, "n", 32]}, {name: arrays[name] for name in "kwr"}
     )
@@ -236,11 +236,11 @@ def test_bodies_of_if_are_quantized(tools):
 
 
 def test_old_operator_sets_are_converted_or_refused(tools, monkeypatch):
-    assert apply(tools, encoder(tools, opset=11)).details["layers"]
+    assert apply(tools, encoder(tools, opset=11)).details.layers
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")]
     ports = ({"x": ["n", 64]}, {"y": ["n", 64]}, {"w": noise((64, 64), 0)})
     old = tools.build(nodes, *ports, opset=10)
-    assert apply(tools, old).details["layers"]
+    assert apply(tools, old).details.layers
     assert io.opset(old) == 11
 
     def fails(_model, _version):

@@ -7,6 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 from engine.errors import SpecInvalidError, VerificationFailedError
 from engine.graph import io
 from engine.passes.quantize_weights import QuantizeWeights
+from engine.report.detail_parts import LeftAlone
 from engine.report.values import Change, Refusal
 from engine.runtime import tracing
 from engine.target import Target
@@ -85,8 +86,8 @@ def test_every_form_runs_and_agrees_with_and_without_optimisation(tools, bits, l
     x = np.random.default_rng(2).standard_normal((9, 64)).astype(np.float32)
     reference = tools.run(model, {"x": x})["y"]
     change = apply(tools, model, bits=bits, symmetric=symmetric, format=form, group=group, accuracy="float32")
-    assert [layer["node"] for layer in change.details["layers"]] == ["first", "second", "third"]
-    assert change.details["in_float"] == [{"node": "last", "reason": "it has fewer than 1024 weights"}]
+    assert [layer.node for layer in change.details.layers] == ["first", "second", "third"]
+    assert change.details.in_float == (LeftAlone(node="last", reason="it has fewer than 1024 weights"),)
     plain, optimised = (tools.run(model, {"x": x}, optimise=optimise)["y"] for optimise in (False, True))
     assert tools.sqnr(reference, plain) > least
     # The runtime turns qdq into its own operator, which rounds activations to 8 bits.
@@ -110,8 +111,8 @@ def test_convolutions_restore_their_weights(tools, bits, opset, kinds, form, ope
     x = np.random.default_rng(3).standard_normal((2, 4, 12, 12)).astype(np.float32)
     reference = tools.run(model, {"x": x})["y"]
     change = apply(tools, model, bits=bits, format=form, symmetric=symmetric)
-    assert len(change.details["layers"]) == 3
-    eight = sum(layer["bits"] == 8 for layer in change.details["layers"])
+    assert len(change.details.layers) == 3
+    eight = sum(layer.bits == 8 for layer in change.details.layers)
     assert (f"; {eight} of them in 8 bits" in change.summary) == (bits == 4 and eight > 0)
     found = {node.inputs[0].dtype.name for node in model.graph if node.op_type == operator}
     # What cannot be cut into even blocks is stored in 8 bits.
@@ -145,10 +146,10 @@ def test_gptq_follows_the_quantized_prefix_and_beats_rounding(tools):
         reference, tools.run(rounded, {"x": held_out})["y"]
     )
     assert gain > 3
-    assert change.details["method"] == "gptq"
-    for layer in change.details["layers"]:
-        errors = layer["held_out_error"]
-        assert errors[layer["method"]] == min(errors.values())
+    assert change.details.method == "gptq"
+    for layer in change.details.layers:
+        errors = layer.held_out_error
+        assert errors[layer.method] == min(errors.values())
 
 
 @pytest.mark.parametrize(("bits", "opset"), [(4, 21), (8, 17)])
@@ -170,7 +171,7 @@ def test_gptq_without_data_is_refused_and_auto_rounds(tools):
     refusal = apply(tools, perceptron(tools), method="gptq")
     assert isinstance(refusal, Refusal)
     assert refusal.code == "needs_data"
-    assert apply(tools, perceptron(tools), tools.Feeds(x=np.zeros((0, 64), np.float32))).details["method"] == "rtn"
+    assert apply(tools, perceptron(tools), tools.Feeds(x=np.zeros((0, 64), np.float32))).details.method == "rtn"
 
 
 def test_constant_inputs_do_no_harm(tools):
@@ -264,7 +265,7 @@ def test_tables_are_stored_in_few_bits(tools, bits, form, symmetric, columns, gr
     reference = tools.run(model, IDS)["y"]
     step = {"bits": bits, "format": form, "symmetric": symmetric, "group": group, "operators": ("Gather",)}
     change = apply(tools, model, **step)
-    assert [layer["node"] for layer in change.details["layers"]] == ["words", "again", "places"]
+    assert [layer.node for layer in change.details.layers] == ["words", "again", "places"]
     kind, position = ("DequantizeLinear", 0) if form == "qdq" else ("GatherBlockQuantized", 0)
     assert len({node.inputs[position] for node in model.graph if node.op_type == kind}) == 2
     assert "table" not in model.graph.initializers
@@ -337,7 +338,7 @@ def test_nan_is_named(tools):
 def test_excluded_nodes_stay_and_unknown_ones_are_told(tools):
     model = perceptron(tools)
     change = apply(tools, model, exclude=("second",))
-    assert {"node": "second", "reason": "the recipe excludes it"} in change.details["in_float"]
+    assert LeftAlone(node="second", reason="the recipe excludes it") in change.details.in_float
     with pytest.raises(SpecInvalidError, match="does not have: nowhere"):
         apply(tools, perceptron(tools), exclude=("nowhere",))
 
@@ -397,6 +398,6 @@ def test_more_damping_wins_where_there_are_few_rows(tools):
     """As many rows as inputs say little about the directions between them."""
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")]
     model = tools.build(nodes, {"x": ["n", 96]}, {"y": ["n", 64]}, {"w": noise((96, 64), 4)})
-    layer = apply(tools, model, tools.Feeds(x=correlated(100, 96)), accuracy="float32").details["layers"][0]
-    assert layer["held_out_error"]["gptq, damped"] < layer["held_out_error"]["gptq"]
-    assert layer["held_out_error"][layer["method"]] == min(layer["held_out_error"].values())
+    layer = apply(tools, model, tools.Feeds(x=correlated(100, 96)), accuracy="float32").details.layers[0]
+    assert layer.held_out_error["gptq, damped"] < layer.held_out_error["gptq"]
+    assert layer.held_out_error[layer.method] == min(layer.held_out_error.values())

@@ -15,16 +15,16 @@ import pytest
 from engine.calibrate import Range
 from engine.graph import io
 from engine.passes.quantize_static import QuantizeStatic
-from engine.quantize import structure, types
+from engine.quantize import integer_types, structure
 from engine.quantize.column_folding import Fold
-from engine.quantize.plan import make_plan
 from engine.quantize.refinement import Design, build
-from engine.quantize.rewrite import Treatment
+from engine.quantize.static_plan import make_plan
+from engine.quantize.static_writer import Overrides
 from engine.report.values import Change
 from engine.runtime import sessions, tracing
 from engine.target import Target
 
-VNNI = types.Choice("uint8", "int8", "")
+VNNI = integer_types.IntegerTypes("uint8", "int8", "")
 
 
 def _picture_net(network, channels, kernel, stride, pad, *, size=24, outputs=8):
@@ -64,9 +64,9 @@ def test_the_integers_are_the_same(network, channels, kernel, stride, pad, rule)
     model, plan, design = _planned(_picture_net(network, channels, kernel, stride, pad))
     folded = _folded(plan)
     assert folded == {"first_out"}
-    wide = design.but(treatment=Treatment(folded=folded))
-    choice = types.Choice("uint8", rule, "")
-    before, after = (build(model, each, choice, per_channel=True) for each in (design, wide))
+    wide = design.but(overrides=Overrides(folded=folded))
+    types = integer_types.IntegerTypes("uint8", rule, "")
+    before, after = (build(model, each, types, per_channel=True) for each in (design, wide))
     onnx.checker.check_model(io.to_bytes(after), full_check=True)
     feed = {"image": np.random.default_rng(1).random((3, channels, 24, 24), np.float32)}
     np.testing.assert_array_equal(_answers(before, feed), _answers(after, feed))
@@ -88,7 +88,7 @@ def test_what_does_not_fit_is_left(network, channels, kernel, stride, pad, size)
 
 def test_a_height_that_is_not_fixed(network):
     model, plan, design = _planned(_resized(network))
-    after = build(model, design.but(treatment=Treatment(folded=_folded(plan))), VNNI, per_channel=True)
+    after = build(model, design.but(overrides=Overrides(folded=_folded(plan))), VNNI, per_channel=True)
     before = build(model, design, VNNI, per_channel=True)
     for height in (12, 24, 31):
         feed = {"image": np.random.default_rng(height).random((2, 1, height, 24), np.float32)}
@@ -103,8 +103,8 @@ def _resized(network):
 
 def test_onnxruntime_moves_no_byte_for_it(network):
     model, plan, design = _planned(_picture_net(network, 1, 3, 1, 1))
-    treatment = Treatment(folded=_folded(plan), left_last=structure.flattened(plan))
-    wide = build(model, design.but(treatment=treatment), VNNI, per_channel=True)
+    overrides = Overrides(folded=_folded(plan), left_last=structure.flattened(plan))
+    wide = build(model, design.but(overrides=overrides), VNNI, per_channel=True)
     graph = onnx.load_model_from_string(tracing.optimised_graph(io.to_bytes(wide), Target())).graph
     assert [node.op_type for node in graph.node] == [
         "QuantizeLinear", "Reshape", "QLinearConv", "Reshape", "QLinearConv", "QLinearGlobalAveragePool", "Flatten", "QGemm",
@@ -122,10 +122,10 @@ def test_it_is_kept_where_it_is_measured_to_be_faster(network, context, feeds_of
         step = QuantizeStatic(improve=columns is not None)
         change = step.apply(model, given.observe(model, step.observes(model)), given)
         assert isinstance(change, Change)
-        first = next(layer for layer in change.details["layers"] if layer["node"] == "first")
-        assert first.get("columns_at_a_time") == columns
-        names = [race["variant"] for race in change.details["races"]]
-        candidates = [each["candidate"] for each in change.details["candidates"]]
+        first = next(layer for layer in change.details.layers if layer.node == "first")
+        assert first.columns_at_a_time == (columns or 1)
+        names = [race.candidate for race in change.details.races]
+        candidates = [each.candidate for each in change.details.candidates]
         assert ("GPTQ rounding on quantized inputs" in candidates) == (columns is not None)
         assert names == ["layers of few channels in float", "layers of few channels over several columns at a time"]
         assert not [node for node in model.graph if node.op_type == "GlobalAveragePool" and not node.outputs[0].uses()]
@@ -173,7 +173,7 @@ def test_the_proof_holds_on_kernels_that_saturate(network, tmp_path):
         for folded in (frozenset(), _folded(plan)):
             for rule in ("int8", "pairs"):
                 made = build(
-                    model, Design(frozenset(), ranges, Treatment(folded=folded)), types.Choice("uint8", rule, ""), per_channel=True
+                    model, Design(frozenset(), ranges, Overrides(folded=folded)), integer_types.IntegerTypes("uint8", rule, ""), per_channel=True
                 )  # fmt: skip
                 name = f"{rule} {channels} {kernel} {'folded' if folded else 'plain'}"
                 (tmp_path / f"{name}.onnx").write_bytes(io.to_bytes(made))

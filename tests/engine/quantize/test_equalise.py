@@ -8,7 +8,7 @@ import pytest
 from engine.calibrate import observe
 from engine.graph import io
 from engine.quantize import equalise
-from engine.quantize.plan import make_plan
+from engine.quantize.static_plan import make_plan
 from engine.runtime import sessions
 from engine.target import Target
 

@@ -5,8 +5,8 @@ import pytest
 
 from engine.calibrate import Histogram, Range, statistic
 from engine.contract import Observe
+from engine.quantize.integer_types import affine
 from engine.quantize.ranges import METHODS, search
-from engine.quantize.types import affine
 
 
 def _histogram(array):

@@ -42,25 +42,22 @@ def _kinds(model):
 @pytest.mark.usefixtures("avx2")
 def test_every_candidate_is_reported_and_only_gains_are_kept(quantized, residual_cnn, images):
     _, change = quantized(residual_cnn(), {"image": images(40)})
-    names = [trial["candidate"] for trial in change.details["candidates"]]
+    names = [each.candidate for each in change.details.candidates]
     assert {"ranges by mse", "GPTQ rounding of weights", "GPTQ rounding on quantized inputs", "bias correction"} <= set(
         names
     )
     assert "cross-layer equalisation, alpha 0.5" in names
-    for trial in change.details["candidates"]:
-        assert trial["kept"] == (trial["gain_db"] > 0.1) or abs(trial["gain_db"] - 0.1) < 0.02
-    assert all(
-        {"output_sqnr_db", "weight_sqnr_db", "accumulator_load", "sensitivity", "reason"} <= set(each)
-        for each in change.details["layers"]
-    )
-    assert change.details["lonely_pairs"] == []
+    for tried in change.details.candidates:
+        assert tried.kept == (tried.gain_db > 0.1) or abs(tried.gain_db - 0.1) < 0.02
+    assert all(None not in (each.output_sqnr_db, each.sensitivity) and each.reason for each in change.details.layers)
+    assert change.details.conversions_left.lonely_pairs == ()
     # The rounding may use the limit of pairs, but never pass it.
-    assert all(each["accumulator_load"] <= 1 for each in change.details["layers"])
+    assert all(each.accumulator_load <= 1 for each in change.details.layers)
 
 
 def test_too_few_samples_to_judge_on_leave_the_plain_choice(quantized, residual_cnn, images):
     _, change = quantized(residual_cnn(), {"image": images(8)})
-    assert change.details["candidates"] == []
+    assert change.details.candidates == ()
 
 
 def test_without_a_sample_nothing_is_guessed(quantized, residual_cnn, images):
@@ -107,10 +104,10 @@ def test_attention_with_a_mask_of_sentinels(quantized, network):
     pictures = np.random.default_rng(1).integers(0, 255, (40, 3, 12, 12)).astype(np.uint8)
     model, change = quantized(before, {"image": pictures})
     assert isinstance(change, Change)
-    in_float = {each["node"]: each["reason"] for each in change.details["in_float"]}
+    in_float = {each.node: each.reason for each in change.details.in_float}
     assert in_float == {"qk": "both operands are activations", "pv": "both operands are activations"}
-    assert change.details["lonely_pairs"] == []
-    assert any(trial["candidate"].startswith("SmoothQuant") for trial in change.details["candidates"])
+    assert change.details.conversions_left.lonely_pairs == ()
+    assert any(tried.candidate.startswith("SmoothQuant") for tried in change.details.candidates)
     feed = {"image": pictures[:8].astype(np.float32)}
     wanted, found = (sessions.session(each, Target()).run(feed)["scores"] for each in (before, io.to_bytes(model)))
     assert 10 * np.log10(np.square(wanted).sum() / np.square(found - wanted).sum()) > 20
@@ -122,7 +119,7 @@ def test_layers_without_a_kernel_stay_in_float_with_the_reason(quantized, networ
     x = net.op("ConvTranspose", x, net.normal("up.w", 8, 4, 2, 2), name="up", strides=[2, 2])
     net = net.build(net.op("Flatten", net.op("GlobalAveragePool", x)), out_shape=("n", 4))
     model, change = quantized(net, {"image": images(16)})
-    reasons = {each["node"]: each["reason"] for each in change.details["in_float"]}
+    reasons = {each.node: each.reason for each in change.details.in_float}
     assert "no integer kernel" in reasons["up"]
     assert "ConvTranspose" in _kinds(model)
 
@@ -136,7 +133,7 @@ def test_tables_of_embeddings_are_stored_in_bytes(quantized, network):
     before = net.build(x, ("n", 3, 4, 4), ("n", 5))
     tokens = np.random.default_rng(2).integers(0, 255, (40, 3, 4, 4)).astype(np.uint8)
     model, change = quantized(before, {"image": tokens})
-    assert [table["node"] for table in change.details["tables"]] == ["embed"]
+    assert [table.node for table in change.details.tables] == ["embed"]
     assert len(io.to_bytes(model)) < 0.4 * len(before)
     model, change = quantized(before, {"image": tokens}, QuantizeStatic(embeddings=False))
-    assert change.details["tables"] == []
+    assert change.details.tables == ()

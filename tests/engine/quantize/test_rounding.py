@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.quantize import types
+from engine.quantize import integer_types
 from engine.quantize.rounding import round_with
 
 
@@ -18,7 +18,7 @@ def problem():
 @pytest.mark.parametrize("rule", ["int8", "int7", "uint8", "pairs"])
 def test_outputs_change_less_than_by_rounding_to_nearest(problem, rule):
     weights, inputs = problem
-    nearest = types.quantize_weight(weights, rule, per_channel=True)
+    nearest = integer_types.quantize_weight(weights, rule, per_channel=True)
     codes = round_with(weights, inputs.T @ inputs, nearest.scale, rule)
     before, after = (
         np.square(inputs @ (values * nearest.scale[:, None] - weights).T).sum() for values in (nearest.values, codes)
@@ -33,12 +33,12 @@ def test_no_pair_can_overflow_even_on_a_finer_grid(problem):
     codes = round_with(weights, inputs.T @ inputs, scale.astype(np.float32), "pairs").astype(int)
     pairs = codes.reshape(len(codes), -1, 2)
     same_sign = pairs[..., 0] * pairs[..., 1] > 0
-    assert np.abs(pairs.sum(-1))[same_sign].max() <= types.PAIR_LIMIT
+    assert np.abs(pairs.sum(-1))[same_sign].max() <= integer_types.PAIR_LIMIT
 
 
 def test_inputs_that_were_always_zero(problem):
     weights, inputs = problem
     inputs[:, 5] = 0
-    scale = types.quantize_weight(weights, "int8", per_channel=True).scale
+    scale = integer_types.quantize_weight(weights, "int8", per_channel=True).scale
     codes = round_with(weights, inputs.T @ inputs, scale, "int8")
     np.testing.assert_array_equal(codes[:, 5], np.rint(weights[:, 5] / scale))

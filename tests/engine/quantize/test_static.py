@@ -8,7 +8,8 @@ import pytest
 from engine.errors import SpecInvalidError
 from engine.graph import io, verify
 from engine.passes.quantize_static import QuantizeStatic
-from engine.quantize.plan import make_plan
+from engine.quantize.static_plan import make_plan
+from engine.report.detail_parts import LeftAlone
 from engine.report.values import Change
 from engine.runtime import sessions, tracing
 from engine.target import Target
@@ -63,10 +64,10 @@ def test_onnxruntime_runs_all_of_it_in_integers(quantized, residual_cnn):
     assert "QGemm" in kinds
     assert not {"Conv", "Gemm", "Add", "Relu", "DequantizeLinear"} & set(kinds)
     assert kinds.count("QuantizeLinear") == 1  # of the float input
-    assert change.details["conversions_left"] == 1
-    assert change.details["integer_kernels"] == 10
-    assert change.details["clamps_absorbed"] == 5
-    assert all(layer["accumulator_load"] <= 1 for layer in change.details["layers"])
+    assert change.details.conversions_left.count == 1
+    assert change.details.conversions_left.integer_kernels == 10
+    assert change.details.clamps_absorbed == 5
+    assert all(layer.accumulator_load <= 1 for layer in change.details.layers)
 
 
 def _mixing_tokens(network, size=36):
@@ -82,14 +83,14 @@ def test_weights_on_the_left_run_in_integers(quantized, network, images, feeds_o
     model, change = quantized(before)
     assert "QLinearMatMul" in _kinds(model)
     assert "MatMul" not in _kinds(model)
-    left = next(layer for layer in change.details["layers"] if layer["node"] == "left")
-    assert left["weight"] == "uint8"
-    assert left["weight_sqnr_db"] > 35
-    assert not change.details["in_float"]
+    left = next(layer for layer in change.details.layers if layer.node == "left")
+    assert left.weight == "uint8"
+    assert left.weight_sqnr_db > 35
+    assert not change.details.in_float
     assert _sqnr(before, model, feeds_of({"image": images(16, seed=9)})) > FAITHFUL_DB
     _, change = quantized(before, ratios=(1.0, 0.9, 1.0), step=QuantizeStatic())
-    assert [each["node"] for each in change.details["in_float"]] == ["left"]
-    assert "measured" in change.details["in_float"][0]["reason"]
+    assert [each.node for each in change.details.in_float] == ["left"]
+    assert "measured" in change.details.in_float[0].reason
 
 
 @pytest.mark.parametrize("after", ["ReduceMean", "Sigmoid"])
@@ -103,13 +104,13 @@ def test_products_before_float_operators_leave_no_lonely_pairs(quantized, networ
     kinds = _kinds(model)
     assert {"QLinearMatMul", "MatMulIntegerToFloat"} & set(kinds)
     assert "MatMul" not in kinds
-    assert change.details["lonely_pairs"] == []
+    assert change.details.conversions_left.lonely_pairs == ()
 
 
 def test_few_weights_on_the_left_stay_with_the_reason(quantized, network):
     _, change = quantized(_mixing_tokens(network, size=18))
-    assert {"node": "left", "reason": "the weights are on the left, and are no matrix of at least 1024 numbers"} in (
-        change.details["in_float"]
+    assert change.details.in_float == (
+        LeftAlone(node="left", reason="its weights are on the left, and fewer than 1024"),
     )
 
 
@@ -166,7 +167,7 @@ def test_names_the_layer_that_cannot_be_quantized_and_why(quantized, network):
 
 def test_excluded_layers_stay_in_float(quantized, residual_cnn):
     model, change = quantized(residual_cnn(), QuantizeStatic(exclude=("stem", "head")))
-    assert {entry["node"]: entry["reason"] for entry in change.details["in_float"]} == {
+    assert {entry.node: entry.reason for entry in change.details.in_float} == {
         "stem": "excluded by the recipe",
         "head": "excluded by the recipe",
     }
@@ -182,13 +183,12 @@ def test_unknown_names_to_exclude_are_an_error(quantized, residual_cnn):
 
 def test_layers_that_measure_faster_in_float_stay_there(quantized, residual_cnn):
     _, change = quantized(residual_cnn(), ratios=(1.0, 0.9))
-    assert change.details["in_float"] == [
-        {"node": "stem", "reason": "measured: the network takes 10.0% less time with it in float"}
-    ]
+    measured = "measured: the network takes 10.0% less time with it in float"
+    assert change.details.in_float == (LeftAlone(node="stem", reason=measured),)
     _, change = quantized(residual_cnn(), ratios=(1.0, 1.1))
-    assert change.details["in_float"] == []
+    assert change.details.in_float == ()
     _, change = quantized(residual_cnn(), QuantizeStatic(measure_layers=False), ratios=(1.0, 0.5))
-    assert change.details["in_float"] == []
+    assert change.details.in_float == ()
 
 
 @pytest.mark.parametrize("opset", [9, 11, 12])
@@ -235,7 +235,7 @@ def test_depthwise_and_clip(quantized, network, images, feeds_of):
     x = net.op("Clip", net.conv(x, 16, 16, name="dw", group=16), *bounds)
     before = net.build(net.op("Flatten", net.op("GlobalAveragePool", net.conv(x, 16, 5, 1, name="pw"))))
     model, change = quantized(before)
-    assert change.details["clamps_absorbed"] == 2
+    assert change.details.clamps_absorbed == 2
     assert "Clip" not in _kinds(model)
     assert _sqnr(before, model, feeds_of({"image": images(8)})) >= FAITHFUL_DB
 
@@ -277,8 +277,8 @@ def test_layers_inside_subgraphs_stay_in_float(quantized, network):
         branches[name] = helper.make_graph([node], name, [], [out])
     chosen = net.op("If", flag, **branches)
     model, change = quantized(net.build(chosen, out_shape=("n", 5, 12, 12)))
-    assert {entry["node"] for entry in change.details["in_float"]} == {"then_branch.conv", "else_branch.conv"}
-    assert len(change.details["layers"]) == 1
+    assert {entry.node for entry in change.details.in_float} == {"then_branch.conv", "else_branch.conv"}
+    assert len(change.details.layers) == 1
     sessions.session(io.to_bytes(model), Target())
 
 

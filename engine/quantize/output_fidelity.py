@@ -26,7 +26,7 @@ _CEILING_DB = 200.0
 Outputs = Mapping[str, npt.NDArray[Any]]
 
 
-class Judge:
+class OutputFidelity:
     """Holds the float network's outputs on the held-out samples and scores other networks against them."""
 
     def __init__(self, model: ir.Model, samples: Samples | None, target: Target) -> None:
@@ -52,13 +52,13 @@ class Judge:
                 break
 
     @classmethod
-    def of(cls, model: ir.Model, context: Context) -> "Judge":
-        """Give the judge for a pass's own network; one without samples where the job has no data."""
+    def of(cls, model: ir.Model, context: Context) -> "OutputFidelity":
+        """Give it for a pass's own network; without samples where the job has no data."""
         return cls(model, context.calibration if context.has_data else None, context.target)
 
     @property
     def ready(self) -> bool:
-        """Say whether there is anything to judge on."""
+        """Say whether there is anything to score on."""
         return any(self._wanted)
 
     @property

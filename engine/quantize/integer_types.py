@@ -23,16 +23,22 @@ _UINT8_MAX = 255
 _BIAS_LIMIT = float(1 << 30)
 
 WeightRule = Literal["int8", "pairs", "int7", "uint8"]
+AskedWeights = Literal["auto", "int8", "int7", "uint8"]
 Matrix = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Choice:
+class IntegerTypes:
     """Integer types for one target, and why."""
 
     activation: Literal["uint8", "int8"]
     rule: WeightRule
     why: str
+
+    @property
+    def weight(self) -> Literal["uint8", "int8"]:
+        """The type that weights are stored in."""
+        return "uint8" if self.rule == "uint8" else "int8"
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,8 @@ def choose(
     cpu: CpuProfile,
     *,
     activations: Literal["auto", "uint8", "int8"] = "auto",
-    weights: Literal["auto", "int8", "int7", "uint8"] = "auto",
-) -> Choice:
+    weights: AskedWeights = "auto",
+) -> IntegerTypes:
     """Pick the types for a processor; what the recipe fixes stays fixed."""
     arm = cpu.dot in {"neon_dot", "neon_i8mm"}
     activation = ("int8" if arm else "uint8") if activations == "auto" else activations
@@ -64,12 +70,14 @@ def choose(
             "There are no kernels for int8 activations with uint8 weights; ask for uint8 activations."
         )
     if weights != "auto":
-        return Choice(activation, weights, "fixed by the recipe")
+        return IntegerTypes(activation, weights, "fixed by the recipe")
     if activation == "int8":
-        return Choice(activation, "int8", "int8 x int8 kernels widen before they add, so nothing can saturate")
+        return IntegerTypes(activation, "int8", "int8 x int8 kernels widen before they add, so nothing can saturate")
     if not cpu.saturates_u8s8:
-        return Choice(activation, "int8", f"this processor ({cpu.dot}) adds up in 32 bits, so nothing can saturate")
-    return Choice(
+        return IntegerTypes(
+            activation, "int8", f"this processor ({cpu.dot}) adds up in 32 bits, so nothing can saturate"
+        )
+    return IntegerTypes(
         activation,
         "pairs",
         "uint8 x int8 is the fastest kernel on this processor, but it adds pairs of products in 16 bits:"

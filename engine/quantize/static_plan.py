@@ -5,11 +5,15 @@ be closed: every activation that enters an operator is quantized, and so is what
 stays in the graph, alone, and costs more than it saves.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
+
+from engine.graph.linear import BOTH_ACTIVATIONS, STANDARD, LinearLayer, is_constant, node_name, read
+from engine.graph.sizes import integer
 
 LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 # Operators with an integer kernel of their own: inputs and output have their own scales.
@@ -25,39 +29,21 @@ NO_KERNEL = {
     "GRU": "ONNX Runtime has no integer kernel for it",
     "RNN": "ONNX Runtime has no integer kernel for it",
 }
-PRODUCT = "both operands are activations"
-LEFT = "the weights are on the left"
 # A product with fewer weights on the left costs more in conversions than it saves.
 _SMALLEST_LEFT = 1024
 _VARIADIC = frozenset({"Add", "Mul", "Concat"})
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A node with weights that runs in integers."""
-
-    node: ir.Node
-    weight: ir.Value
-    # The weight's axis that counts output channels.
-    axis: int
-    bias: ir.Value | None
-
-    @property
-    def input(self) -> ir.Value:
-        """The activation it reads."""
-        return _present(self.node.inputs[0])
-
-
 @dataclass
-class Plan:
+class StaticPlan:
     """What will be quantized."""
 
-    layers: list[Layer] = field(default_factory=list)
+    layers: list[LinearLayer] = field(default_factory=list)
     followers: list[ir.Node] = field(default_factory=list)
     # Matrix products of two activations that run in integers too.
     products: list[ir.Node] = field(default_factory=list)
     # Matrix products whose weights are on the left: uint8 there, one scale, because ONNX Runtime has no other kernel for it.
-    left: list[ir.Node] = field(default_factory=list)
+    left: list[LinearLayer] = field(default_factory=list)
     # Every quantized tensor, in topological order; True where an integer operator produces it.
     tensors: dict[ir.Value, bool] = field(default_factory=dict)
     # Tensors that must share scale and zero point with an earlier one.
@@ -74,16 +60,16 @@ class Plan:
         return value
 
 
-def make_plan(model: ir.Model, exclude: frozenset[str] = frozenset(), *, products: bool = False) -> Plan:
+def make_plan(model: ir.Model, exclude: frozenset[str] = frozenset(), *, products: bool = False) -> StaticPlan:
     """Decide what to quantize in the network's main graph; nothing is changed.
 
     `products`: also products of two activations, as attention has them.
     """
-    plan = Plan()
+    plan = StaticPlan()
     layers = _choose_layers(model, plan, exclude, products=products)
     integers = _reachable(model.graph, layers, exclude)
     kept = _worthwhile(model.graph, layers, integers)
-    multiplied, turned = set(plan.products), set(plan.left)
+    multiplied, turned = set(plan.products), {layer.node: layer for layer in plan.left}
     for node in model.graph:
         if node in layers:
             plan.layers.append(layers[node])
@@ -93,7 +79,7 @@ def make_plan(model: ir.Model, exclude: frozenset[str] = frozenset(), *, product
             for value in node.inputs:
                 _add(plan, _present(value), produced=False)
         elif node in turned:
-            _add(plan, _present(node.inputs[1]), produced=False)
+            _add(plan, turned[node].input, produced=False)
             _add_output(plan, node, kept, layers)
         elif node in kept:
             plan.followers.append(node)
@@ -105,24 +91,27 @@ def make_plan(model: ir.Model, exclude: frozenset[str] = frozenset(), *, product
     return plan
 
 
-def _choose_layers(model: ir.Model, plan: Plan, exclude: frozenset[str], *, products: bool) -> dict[ir.Node, Layer]:
+def _choose_layers(
+    model: ir.Model, plan: StaticPlan, exclude: frozenset[str], *, products: bool
+) -> dict[ir.Node, LinearLayer]:
     """Give the layers; products and what is refused go into the plan."""
-    layers: dict[ir.Node, Layer] = {}
+    layers: dict[ir.Node, LinearLayer] = {}
     for node in model.graph:
-        if node.domain not in {"", "ai.onnx"}:
+        if node.domain not in STANDARD:
             continue
         if node.op_type in NO_KERNEL:
-            plan.refused[node.name or node.op_type] = NO_KERNEL[node.op_type]
+            plan.refused[node_name(node)] = NO_KERNEL[node.op_type]
         elif node.op_type in LAYERS:
             found = _layer(node, exclude)
-            if isinstance(found, Layer):
-                layers[node] = found
-            elif products and found == PRODUCT:
+            if isinstance(found, LinearLayer):
+                if found.on_left:
+                    plan.left.append(found)
+                else:
+                    layers[node] = found
+            elif products and found == BOTH_ACTIVATIONS:
                 plan.products.append(node)
-            elif (reason := _left_objection(node) if found == LEFT else found) is None:
-                plan.left.append(node)
             else:
-                plan.refused[node.name or node.op_type] = reason
+                plan.refused[node_name(node)] = found
     return layers
 
 
@@ -158,82 +147,42 @@ def clamp_bounds(node: ir.Node) -> tuple[float | None, float | None]:
     return bounds[0], bounds[1]
 
 
-def _layer(node: ir.Node, exclude: frozenset[str]) -> Layer | str:
+def _layer(node: ir.Node, exclude: frozenset[str]) -> LinearLayer | str:
     """Give the layer, or say why it stays in float."""
-    reason = next(_objections(node, exclude), None) or next(_matrix_objections(node), None)
-    if reason is not None:
-        return reason
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    by_row = node.op_type == "Conv" or (node.op_type == "Gemm" and _integer(node, "transB"))
-    return Layer(node, _present(node.inputs[1]), 0 if by_row else 1, bias)
-
-
-def _objections(node: ir.Node, exclude: frozenset[str]) -> Iterator[str]:
     if node.name in exclude:
-        yield "excluded by the recipe"
-    weight = node.inputs[1]
-    if node.op_type == "MatMul" and weight is not None and not weight.is_initializer():
-        left = node.inputs[0]
-        yield LEFT if left is not None and left.is_initializer() else PRODUCT
-    if weight is None or not weight.is_initializer() or weight.is_graph_input() or weight.const_value is None:
-        yield "the weights are not constant"
-        return
-    if weight.const_value.dtype != ir.DataType.FLOAT:
-        yield "the weights are not float32"
-        return
-    if node.inputs[0] is None or node.inputs[0].is_initializer():
-        yield "the input is a constant"
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias is not None and (not bias.is_initializer() or bias.is_graph_input() or bias.const_value is None):
-        yield "the bias is not constant"
-    if not np.isfinite(weight.const_value.numpy()).all():
-        yield "the weights hold NaN or infinity"
-    if node.op_type == "Conv" and len(weight.const_value.shape) < 3:
-        yield "the weights have no spatial axis"
+        return "excluded by the recipe"
+    layer = read(node)
+    if not isinstance(layer, LinearLayer):
+        return layer or f"{node.op_type} is no layer"
+    return next(_objections(layer), layer)
 
 
-def _left_objection(node: ir.Node) -> str | None:
-    """Object to a product whose weights are on the left; None where it can run in integers."""
-    weight = _present(node.inputs[0])
-    constant = weight.const_value
-    if constant is None or weight.is_graph_input():
-        return "the weights are not constant"
-    if constant.dtype != ir.DataType.FLOAT:
-        return "the weights are not float32"
-    if len(constant.shape) != 2 or constant.size < _SMALLEST_LEFT:
-        return f"{LEFT}, and are no matrix of at least {_SMALLEST_LEFT} numbers"
-    if not np.isfinite(constant.numpy()).all():
-        return "the weights hold NaN or infinity"
-    shape = _present(node.inputs[1]).shape
-    return "the input is a vector" if shape is not None and len(shape) < 2 else None
-
-
-def _matrix_objections(node: ir.Node) -> Iterator[str]:
-    """Object to a Gemm or MatMul that passed the objections above."""
-    if node.op_type == "Conv":
-        return
-    shape = _constant_shape(node.inputs[1])
-    if len(shape) != 2:
-        yield "the weights are not a matrix"
-        return
-    if _integer(node, "transA"):
-        yield "the input is transposed"
-    for name in ("alpha", "beta"):
-        attribute = node.attributes.get(name)
-        if attribute is not None and attribute.as_float() != 1.0:
+def _objections(layer: LinearLayer) -> Iterator[str]:
+    if layer.on_left and layer.tensor.size < _SMALLEST_LEFT:
+        yield f"its weights are on the left, and fewer than {_SMALLEST_LEFT}"
+    if layer.on_left and layer.reads_vector:
+        yield "its input is a vector"
+    if layer.reads_transposed:
+        yield "its input is transposed"
+    for name, factor in (("alpha", layer.alpha), ("beta", layer.beta)):
+        if factor != 1.0:
             yield f"{name} is not 1"
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    channels = shape[0 if _integer(node, "transB") else 1]
-    if bias is not None and (_constant_shape(bias)[-1:] != (channels,) or np.prod(_constant_shape(bias)) != channels):
-        yield "the bias is not one number per output"
+    if layer.bias is not None:
+        yield from _bias_objections(layer, layer.bias)
+    if not np.isfinite(layer.tensor.numpy()).all():
+        yield "its weights hold NaN or infinity"
 
 
-def _constant_shape(value: ir.Value | None) -> tuple[int, ...]:
-    tensor = None if value is None else value.const_value
-    return () if tensor is None else tuple(tensor.shape.numpy())
+def _bias_objections(layer: LinearLayer, bias: ir.Value) -> Iterator[str]:
+    if not is_constant(bias) or bias.const_value is None:
+        yield "its bias is not constant"
+        return
+    shape = tuple(bias.const_value.shape.numpy())
+    if not layer.is_convolution and (shape[-1:] != (layer.outputs,) or math.prod(shape) != layer.outputs):
+        yield "its bias is not one number per output"
 
 
-def _reachable(graph: ir.Graph, layers: Mapping[ir.Node, Layer], exclude: frozenset[str]) -> set[ir.Node]:
+def _reachable(graph: ir.Graph, layers: Mapping[ir.Node, LinearLayer], exclude: frozenset[str]) -> set[ir.Node]:
     """Find the operators between layers whose activations are all integers already."""
     integer: set[ir.Value] = {layer.input for layer in layers.values()}
     found: set[ir.Node] = set()
@@ -246,7 +195,7 @@ def _reachable(graph: ir.Graph, layers: Mapping[ir.Node, Layer], exclude: frozen
     return found
 
 
-def _worthwhile(graph: ir.Graph, layers: Mapping[ir.Node, Layer], candidates: set[ir.Node]) -> set[ir.Node]:
+def _worthwhile(graph: ir.Graph, layers: Mapping[ir.Node, LinearLayer], candidates: set[ir.Node]) -> set[ir.Node]:
     """Keep the operators that feed integer operators, or that save more than the pair of nodes at their end costs."""
     kept: set[ir.Node] = set()
     for node in reversed(list(graph)):
@@ -260,7 +209,7 @@ def _worthwhile(graph: ir.Graph, layers: Mapping[ir.Node, Layer], candidates: se
 
 
 def _can_follow(node: ir.Node, exclude: frozenset[str]) -> bool:
-    if node.domain not in {"", "ai.onnx"} or node.name in exclude:
+    if node.domain not in STANDARD or node.name in exclude:
         return False
     if node.op_type not in COMPUTES | MOVES or len(node.outputs) != 1:
         return False
@@ -269,7 +218,7 @@ def _can_follow(node: ir.Node, exclude: frozenset[str]) -> bool:
         return False
     if node.op_type in {"Add", "Mul"}:
         return len(set(activations)) == len(activations)
-    return not (node.op_type == "AveragePool" and _integer(node, "ceil_mode"))
+    return not (node.op_type == "AveragePool" and integer(node, "ceil_mode", 0))
 
 
 def _activations(node: ir.Node) -> list[ir.Value]:
@@ -278,7 +227,7 @@ def _activations(node: ir.Node) -> list[ir.Value]:
     return [value for value in node.inputs[:count] if value is not None]
 
 
-def _add_output(plan: Plan, node: ir.Node, kept: set[ir.Node], layers: Mapping[ir.Node, Layer]) -> None:
+def _add_output(plan: StaticPlan, node: ir.Node, kept: set[ir.Node], layers: Mapping[ir.Node, LinearLayer]) -> None:
     output, clamp = final_output(node)
     # The integer kernels of matrix products can give out float, which saves the pair of nodes where a float operator follows;
     # but ONNX Runtime does not take them where there is a Relu or Clip between.
@@ -290,13 +239,8 @@ def _add_output(plan: Plan, node: ir.Node, kept: set[ir.Node], layers: Mapping[i
         plan.absorbed[output] = clamp
 
 
-def _add(plan: Plan, value: ir.Value, *, produced: bool) -> None:
+def _add(plan: StaticPlan, value: ir.Value, *, produced: bool) -> None:
     plan.tensors.setdefault(value, produced)
-
-
-def _integer(node: ir.Node, name: str) -> int:
-    attribute = node.attributes.get(name)
-    return attribute.as_int() if attribute is not None else 0
 
 
 def _present(value: ir.Value | None) -> ir.Value:

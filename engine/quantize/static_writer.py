@@ -1,6 +1,6 @@
 """Writes a plan into the graph: QuantizeLinear and DequantizeLinear round activations, integer tensors for the weights."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,19 +10,22 @@ import onnx_ir as ir
 
 from engine.calibrate import Range
 from engine.graph import io
-from engine.quantize import types
+from engine.graph.linear import LinearLayer
+from engine.quantize import integer_types
 from engine.quantize.column_folding import Fold
-from engine.quantize.plan import Layer, Plan, clamp_bounds, final_output
+from engine.quantize.kernel_order import kernel_matrix, stored_weights
+from engine.quantize.static_plan import StaticPlan, clamp_bounds, final_output
+from engine.report.quantization_details import QuantizedLayer
 
 _DTYPE = {"uint8": np.uint8, "int8": np.int8}
 
 
 @dataclass(frozen=True)
-class Treatment:
+class Overrides:
     """What was found to be better than the plain choice. Layers go by the name of their output, tensors by theirs."""
 
     # Weights that were not rounded to nearest.
-    weights: Mapping[str, types.QuantizedWeight] = field(default_factory=dict)
+    weights: Mapping[str, integer_types.QuantizedWeight] = field(default_factory=dict)
     # What to add to biases so that a layer's mean output stays.
     shifts: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     # Tensors that are laid out channels-last once where they become integers, not by every operator that reads them.
@@ -32,46 +35,17 @@ class Treatment:
     # First convolutions that read several columns at a time.
     folded: frozenset[str] = frozenset()
 
-    def but(self, **changes: Any) -> "Treatment":
+    def but(self, **changes: Any) -> "Overrides":
         """Give it with some parts replaced."""
         return replace(self, **changes)
 
 
 @dataclass(frozen=True)
-class QuantizedLayer:
-    """What was done to one layer, for the report."""
+class WrittenLayer:
+    """What was done to one layer, and its output in the quantized network."""
 
-    name: str
-    op: str
-    activation: str
-    weight: str
-    reason: str
-    accumulator_load: float
-    limited_channels: int
-    channels: int
-    weight_sqnr_db: float
-    scale: float
-    # The layer's output in the quantized network.
+    told: QuantizedLayer
     output: str
-    # How many input columns its kernel reads as channels.
-    columns: int = 1
-
-    def facts(self) -> dict[str, Any]:
-        """Give JSON values."""
-        folded = {"columns_at_a_time": self.columns} if self.columns > 1 else {}
-        return {
-            "node": self.name,
-            "op": self.op,
-            "activation": self.activation,
-            "weight": self.weight,
-            "reason": self.reason,
-            "accumulator_load": round(self.accumulator_load, 3),
-            "limited_channels": self.limited_channels,
-            "channels": self.channels,
-            "weight_sqnr_db": round(self.weight_sqnr_db, 2),
-            "activation_scale": float(f"{self.scale:.6g}"),
-            **folded,
-        }
 
 
 @dataclass(frozen=True)
@@ -96,26 +70,26 @@ class _Layout:
             yield "Transpose", [], {"perm": [0, 3, 1, 2]}
 
 
-class Rewriter:
+class StaticWriter:
     """Applies a plan to the network that the plan was made of."""
 
     def __init__(
         self,
         model: ir.Model,
-        plan: Plan,
+        plan: StaticPlan,
         ranges: Mapping[str, Range],
-        choice: types.Choice,
+        types: integer_types.IntegerTypes,
         *,
         per_channel: bool,
-        treatment: Treatment | None = None,
+        overrides: Overrides | None = None,
     ) -> None:
         self._model = model
         self._graph = model.graph
         self._plan = plan
         self._ranges = ranges
-        self._choice = choice
+        self._types = types
         self._per_channel = per_channel
-        self._treatment = treatment or Treatment()
+        self._overrides = overrides or Overrides()
         self._names = {value: str(value.name) for value in plan.tensors}
         # What consumers read in place of each quantized tensor.
         self.restored: dict[ir.Value, ir.Value] = {}
@@ -128,19 +102,15 @@ class Rewriter:
             root: self._map_range(root) for root in dict.fromkeys(plan.root(value) for value in plan.tensors)
         }
 
-    def run(self) -> list[QuantizedLayer]:
+    def run(self) -> list[WrittenLayer]:
         """Insert all nodes and give what was done per layer."""
         inputs = {layer.node: self._affine[self._plan.root(layer.input)] for layer in self._plan.layers}
         outputs = {layer.node: final_output(layer.node)[0] for layer in self._plan.layers}
-        left = {
-            node: self._affine[self._plan.root(node.inputs[1])]
-            for node in self._plan.left
-            if node.inputs[1] is not None
-        }
+        left = [(layer, self._affine[self._plan.root(layer.input)]) for layer in self._plan.left]
         for value, produced in self._plan.tensors.items():
             self._quantize_tensor(value, produced=produced)
         done = [self._quantize_layer(layer, inputs[layer.node], outputs[layer.node]) for layer in self._plan.layers]
-        done += [self._quantize_left(node, activation) for node, activation in left.items()]
+        done += [self._quantize_left(layer, activation) for layer, activation in left]
         self._remove_unused()
         self._model.opset_imports.setdefault("", 13)
         return done
@@ -153,15 +123,15 @@ class Rewriter:
             if value not in self._relaid or not self._relaid[value].foreign
         }
 
-    def _fold(self, layer: Layer) -> Fold | None:
-        return Fold.of(layer, self._plan) if layer.node.outputs[0].name in self._treatment.folded else None
+    def _fold(self, layer: LinearLayer) -> Fold | None:
+        return Fold.of(layer, self._plan) if layer.node.outputs[0].name in self._overrides.folded else None
 
     def _layouts(self) -> Iterator[tuple[ir.Value, "_Layout"]]:
         for value in self._plan.tensors:
-            if value.name in self._treatment.left_last:
+            if value.name in self._overrides.left_last:
                 yield value, _Layout(None, back=False, foreign=True)
             shape = spatial_shape(value)
-            if shape is not None and value.name in self._treatment.channels_last:
+            if shape is not None and value.name in self._overrides.channels_last:
                 channels, height, width = shape
                 # A Reshape that changes nothing keeps both changes that are written out from cancelling.
                 yield value, _Layout((0, height, width, channels))
@@ -176,21 +146,20 @@ class Rewriter:
                     if fold.channels == 1
                     else _Layout((0, 0, *wide), foreign=True),
                 )
-                outputs = _channels(layer)
-                yield final_output(layer.node)[0], _Layout((0, 0, fold.made_width, outputs))
+                yield final_output(layer.node)[0], _Layout((0, 0, fold.made_width, layer.outputs))
 
-    def _map_range(self, root: ir.Value) -> types.Affine:
+    def _map_range(self, root: ir.Value) -> integer_types.Affine:
         observed = self._ranges[str(root.name)]
         low, high = observed.low, observed.high
         if root in self._plan.absorbed:
             bounds = clamp_bounds(self._plan.absorbed[root])
             low, high = max(low, bounds[0] or 0.0), min(high, np.inf if bounds[1] is None else bounds[1])
-        return types.affine(low, high, self._choice.activation)
+        return integer_types.affine(low, high, self._types.activation)
 
     def _quantize_tensor(self, value: ir.Value, *, produced: bool) -> None:
         affine = self._affine[self._plan.root(value)]
         scale = self._constant(np.float32(affine.scale), "s")
-        zero_point = self._constant(_DTYPE[self._choice.activation](affine.zero_point), "z")
+        zero_point = self._constant(_DTYPE[self._types.activation](affine.zero_point), "z")
         quantize = ir.node("QuantizeLinear", [value, scale, zero_point])
         dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero_point])
         quantize.outputs[0].name = io.unused_name(self._taken, "q")
@@ -231,7 +200,7 @@ class Rewriter:
     def _redirect(self, value: ir.Value, restored: ir.Value, quantize: ir.Node, *, produced: bool) -> None:
         """Let consumers read the restored tensor: all of them where integers are what the producer gives."""
         plan = self._plan
-        members = {layer.node for layer in plan.layers} | {*plan.followers, *plan.products, *plan.left}
+        members = {layer.node for layer in (*plan.layers, *plan.left)} | {*plan.followers, *plan.products}
         for node, index in tuple(value.uses()):
             if node is not quantize and (produced or node in members):
                 node.replace_input_with(index, restored)
@@ -243,98 +212,95 @@ class Rewriter:
                 if output is value:
                     outputs[position] = restored
 
-    def _saturates_like(self, clamp: ir.Node, affine: types.Affine) -> bool:
+    def _saturates_like(self, clamp: ir.Node, affine: integer_types.Affine) -> bool:
         """Say whether rounding to integers cuts off all that the clamp cuts off, to half a step."""
         low, high = clamp_bounds(clamp)
         half = affine.scale / 2
         return (low is None or affine.floor >= low - half) and (high is None or affine.ceiling <= high + half)
 
-    def _quantize_layer(self, layer: Layer, activation: types.Affine, output: ir.Value) -> QuantizedLayer:
-        assert layer.weight.const_value is not None
-        weight = layer.weight.const_value.numpy()
-        matrix = kernel_matrix(layer, weight)
+    def _quantize_layer(self, layer: LinearLayer, activation: integer_types.Affine, output: ir.Value) -> WrittenLayer:
+        matrix = kernel_matrix(layer)
         fold = self._folds[layer.node]
         quantized = self._quantized(layer, matrix)
         matrix = matrix if fold is None else fold.spread(matrix)
         values, scale = quantized.values, quantized.scale
         bias = self._bias(layer, len(scale))
         if bias is not None:
-            wider = types.raise_for_bias(scale, bias, activation.scale)
+            wider = integer_types.raise_for_bias(scale, bias, activation.scale)
             if not self._per_channel:
                 wider = np.full_like(wider, wider.max())
             if (wider > scale).any():
-                scale, values = wider, types.requantize(matrix, wider)
+                scale, values = wider, integer_types.requantize(matrix, wider)
             self._store_bias(layer, bias, scale, activation)
         error = matrix - values * scale[:, None]
         if fold is None:
-            self._store_weight(layer, restore_layout(layer, values, weight.shape), scale)
+            self._store_weight(layer, stored_weights(layer, values), scale)
         else:
             self._store_weight(layer, fold.weights(values), fold.per_output(scale))
             for key, found in fold.attributes().items():
                 layer.node.attributes[key] = ir.AttrInt64s(key, found)
             for value in (layer.node.outputs[0], output):
                 value.shape = None  # of the columns one by one
-        return QuantizedLayer(
-            name=layer.node.name or layer.node.op_type,
+        told = QuantizedLayer(
+            node=layer.name,
             op=layer.node.op_type,
-            activation=self._choice.activation,
-            weight="uint8" if self._choice.rule == "uint8" else "int8",
-            reason=self._choice.why,
-            accumulator_load=quantized.accumulator_load,
+            activation=self._types.activation,
+            weight=self._types.weight,
+            reason=self._types.why,
+            accumulator_load=round(quantized.accumulator_load, 3),
             limited_channels=quantized.limited_channels,
             channels=len(scale),
-            weight_sqnr_db=_decibel(matrix, error),
-            scale=activation.scale,
-            output=str(self.restored.get(output, layer.node.outputs[0]).name),
-            columns=1 if fold is None else fold.columns,
+            weight_sqnr_db=round(_decibel(matrix, error), 2),
+            activation_scale=float(f"{activation.scale:.6g}"),
+            columns_at_a_time=1 if fold is None else fold.columns,
         )
+        return WrittenLayer(told, str(self.restored.get(output, layer.node.outputs[0]).name))
 
-    def _quantized(self, layer: Layer, matrix: npt.NDArray[np.float32]) -> types.QuantizedWeight:
+    def _quantized(self, layer: LinearLayer, matrix: npt.NDArray[np.float32]) -> integer_types.QuantizedWeight:
         """Give the weights in integers, in the order in which the layer's kernel pairs them."""
-        rule, fold = self._choice.rule, self._folds[layer.node]
-        found = self._treatment.weights.get(str(layer.node.outputs[0].name))
+        rule, fold = self._types.rule, self._folds[layer.node]
+        found = self._overrides.weights.get(str(layer.node.outputs[0].name))
         if fold is None:
-            return found or types.quantize_weight(matrix, rule, per_channel=self._per_channel)
+            return found or integer_types.quantize_weight(matrix, rule, per_channel=self._per_channel)
         if found is not None:
-            spread = types.measured(fold.spread(found.values), found)
+            spread = integer_types.measured(fold.spread(found.values), found)
             # Other weights become neighbours.
-            if rule != "pairs" or spread.worst_pair <= types.PAIR_LIMIT:
+            if rule != "pairs" or spread.worst_pair <= integer_types.PAIR_LIMIT:
                 return spread
-        return types.quantize_weight(fold.spread(matrix), rule, per_channel=self._per_channel)
+        return integer_types.quantize_weight(fold.spread(matrix), rule, per_channel=self._per_channel)
 
-    def _quantize_left(self, node: ir.Node, activation: types.Affine) -> QuantizedLayer:
-        weight = node.inputs[0]
-        assert weight is not None
-        assert weight.const_value is not None
-        matrix = weight.const_value.numpy()
-        quantized = types.quantize_weight(matrix, "uint8", per_channel=False)
+    def _quantize_left(self, layer: LinearLayer, activation: integer_types.Affine) -> WrittenLayer:
+        node, matrix = layer.node, layer.matrix()
+        quantized = integer_types.quantize_weight(matrix, "uint8", per_channel=False)
         stored = (quantized.values.astype(np.int16) + 128).astype(np.uint8)
         scale, zero_point = quantized.scale[:1], np.array(128, np.uint8)
-        node.replace_input_with(0, self._dequantized(node, stored, scale, "w", axis=None, zero_point=zero_point))
-        return QuantizedLayer(
-            name=node.name or node.op_type,
+        node.replace_input_with(
+            layer.position, self._dequantized(node, stored, scale, "w", axis=None, zero_point=zero_point)
+        )
+        told = QuantizedLayer(
+            node=layer.name,
             op=node.op_type,
-            activation=self._choice.activation,
+            activation=self._types.activation,
             weight="uint8",
             reason="weights on the left have an integer kernel only as uint8 with one scale, whose sums are in 32 bits",
             accumulator_load=0.0,
             limited_channels=0,
             channels=1,
-            weight_sqnr_db=_decibel(matrix, matrix - quantized.values * scale),
-            scale=activation.scale,
-            output=str(node.outputs[0].name),
+            weight_sqnr_db=round(_decibel(matrix, matrix - quantized.values * scale), 2),
+            activation_scale=float(f"{activation.scale:.6g}"),
         )
+        return WrittenLayer(told, str(node.outputs[0].name))
 
-    def _bias(self, layer: Layer, channels: int) -> npt.NDArray[np.float32] | None:
+    def _bias(self, layer: LinearLayer, channels: int) -> npt.NDArray[np.float32] | None:
         """Give the bias with what corrects the mean output; a Conv or Gemm without one may get one."""
-        shift = self._treatment.shifts.get(str(layer.node.outputs[0].name))
+        shift = self._overrides.shifts.get(str(layer.node.outputs[0].name))
         if layer.bias is not None and layer.bias.const_value is not None:
             bias = layer.bias.const_value.numpy().astype(np.float32).reshape(-1)
             return bias if shift is None else bias + shift
         return None if shift is None or layer.node.op_type == "MatMul" else shift.reshape(channels)
 
-    def _store_weight(self, layer: Layer, values: npt.NDArray[np.int8], scale: npt.NDArray[np.float32]) -> None:
-        unsigned = self._choice.rule == "uint8"
+    def _store_weight(self, layer: LinearLayer, values: npt.NDArray[np.int8], scale: npt.NDArray[np.float32]) -> None:
+        unsigned = self._types.rule == "uint8"
         stored = (values.astype(np.int16) + 128).astype(np.uint8) if unsigned else values
         zero_point = None
         if unsigned or layer.node.op_type != "Conv":
@@ -348,10 +314,10 @@ class Rewriter:
 
     def _store_bias(
         self,
-        layer: Layer,
+        layer: LinearLayer,
         bias: npt.NDArray[np.float32],
         scale: npt.NDArray[np.float32],
-        activation: types.Affine,
+        activation: integer_types.Affine,
     ) -> None:
         combined = (scale.astype(np.float64) * activation.scale).astype(np.float32)
         stored = np.rint(bias.astype(np.float64) / combined).astype(np.int32)
@@ -414,30 +380,6 @@ def spatial_shape(value: ir.Value) -> tuple[int, int, int] | None:
     channels, height, width = shape[1], shape[2], shape[3]
     known = isinstance(channels, int) and isinstance(height, int) and isinstance(width, int)
     return (int(channels), int(height), int(width)) if known else None  # type: ignore[arg-type]  # all are integers here
-
-
-def _channels(layer: Layer) -> int:
-    assert layer.weight.const_value is not None
-    return int(layer.weight.const_value.shape.numpy()[layer.axis])
-
-
-def kernel_matrix(layer: Layer, weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Give the weights as [channels, contracted] in the order in which kernels pair them.
-
-    Convolutions contract kernel position first, then input channel (they run channels-last), also within a group. The
-    tests prove it against ONNX Runtime: weights that saturate in any other order do not in this one.
-    """
-    if layer.node.op_type == "Conv":
-        return np.moveaxis(weight, 1, -1).reshape(weight.shape[0], -1)
-    return weight if layer.axis == 0 else weight.T
-
-
-def restore_layout(layer: Layer, matrix: npt.NDArray[np.int8], shape: Iterable[int]) -> npt.NDArray[np.int8]:
-    """Undo kernel_matrix."""
-    shape = tuple(shape)
-    if layer.node.op_type == "Conv":
-        return np.ascontiguousarray(np.moveaxis(matrix.reshape(shape[0], *shape[2:], shape[1]), -1, 1))
-    return np.ascontiguousarray(matrix if layer.axis == 0 else matrix.T)
 
 
 def _decibel(signal: npt.NDArray[Any], error: npt.NDArray[Any]) -> float:

@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engine.errors import SpecInvalidError
-from engine.quantize import types
+from engine.quantize import integer_types
 from engine.runtime import sessions
 from engine.runtime.processor import cpu_profile
 from engine.target import Target
@@ -112,21 +112,21 @@ def test_the_same_weights_in_another_order_saturate():
 def test_pairs_never_exceed_the_limit_and_scales_are_as_fine_as_that_allows(per_channel, contracted):
     random = np.random.default_rng(contracted)
     weight = random.standard_normal((24, contracted)).astype(np.float32)
-    found = types.quantize_weight(weight, "pairs", per_channel=per_channel)
-    assert found.worst_pair <= types.PAIR_LIMIT
+    found = integer_types.quantize_weight(weight, "pairs", per_channel=per_channel)
+    assert found.worst_pair <= integer_types.PAIR_LIMIT
     assert found.accumulator_load <= 1
-    halved = types.quantize_weight(weight, "int7", per_channel=per_channel)
-    plain = types.quantize_weight(weight, "int8", per_channel=per_channel)
+    halved = integer_types.quantize_weight(weight, "int7", per_channel=per_channel)
+    plain = integer_types.quantize_weight(weight, "int8", per_channel=per_channel)
     assert (found.scale <= halved.scale * 1.001).all()
     assert (found.scale >= plain.scale).all()
     if per_channel and contracted > 2:
-        assert types.worst_pairs(found.values.astype(np.float32)).min() >= 126
+        assert integer_types.worst_pairs(found.values.astype(np.float32)).min() >= 126
 
 
 def test_weights_are_faithful_to_half_a_step():
     weight = np.random.default_rng(3).standard_normal((8, 64)).astype(np.float32)
     for rule in ("int8", "pairs", "int7"):
-        found = types.quantize_weight(weight, rule, per_channel=True)
+        found = integer_types.quantize_weight(weight, rule, per_channel=True)
         assert (np.abs(found.values * found.scale[:, None] - weight) <= found.scale[:, None] * 0.5001).all()
 
 
@@ -134,14 +134,14 @@ def test_zero_and_tiny_channels_have_usable_scales():
     weight = np.zeros((3, 4), np.float32)
     weight[1] = 1.0
     weight[2] = 1e-42
-    found = types.quantize_weight(weight, "pairs", per_channel=True)
+    found = integer_types.quantize_weight(weight, "pairs", per_channel=True)
     assert np.isfinite(found.scale).all()
     assert (found.scale > 0).all()
     assert not found.values[0].any()
 
 
 def test_a_bias_that_would_overflow_widens_the_scale():
-    scale = types.raise_for_bias(np.full(2, 1e-9, np.float32), np.array([0.1, 1e4], np.float32), 1e-6)
+    scale = integer_types.raise_for_bias(np.full(2, 1e-9, np.float32), np.array([0.1, 1e4], np.float32), 1e-6)
     assert scale[0] >= 1e-9
     assert abs(1e4 / (scale[1] * 1e-6)) <= 2**30 * 1.001
 
@@ -151,7 +151,7 @@ def test_a_bias_that_would_overflow_widens_the_scale():
 )
 @pytest.mark.parametrize("kind", ["uint8", "int8"])
 def test_zero_is_exact_and_the_range_is_covered(bounds, kind):
-    found = types.affine(*bounds, kind)
+    found = integer_types.affine(*bounds, kind)
     assert found.low <= found.zero_point <= found.high
     assert found.scale > 0
     assert found.floor <= min(bounds[0], 0) + found.scale
@@ -161,10 +161,10 @@ def test_zero_is_exact_and_the_range_is_covered(bounds, kind):
 
 
 def test_types_follow_the_processor():
-    avx2, vnni, arm = (types.choose(cpu_profile(text)) for text in (AVX2, VNNI, ARM))
+    avx2, vnni, arm = (integer_types.choose(cpu_profile(text)) for text in (AVX2, VNNI, ARM))
     assert (avx2.activation, avx2.rule) == ("uint8", "pairs")
     assert (vnni.activation, vnni.rule) == ("uint8", "int8")
     assert (arm.activation, arm.rule) == ("int8", "int8")
-    assert types.choose(cpu_profile(AVX2), weights="uint8").rule == "uint8"
+    assert integer_types.choose(cpu_profile(AVX2), weights="uint8").rule == "uint8"
     with pytest.raises(SpecInvalidError, match="no kernels"):
-        types.choose(cpu_profile(AVX2), activations="int8", weights="uint8")
+        integer_types.choose(cpu_profile(AVX2), activations="int8", weights="uint8")

@@ -1,0 +1,55 @@
+"""How near candidates are to the network that they were made of, on samples that nothing was fitted to."""
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from engine.calibrate.observe import fixed_batch
+from engine.contract import Samples
+from engine.data.subsets import First
+from engine.graph import io
+from engine.measure.quality import Evaluator
+from engine.runtime import sessions
+from engine.target import Target
+
+_MOST_SAMPLES = 256
+# On few samples a candidate may disagree more often than it may lose: most flips are between equals.
+_FLIPS_PER_DROP = 3.0
+_LEAST_SQNR_DB = 20.0
+
+
+class CandidateFidelity:
+    """Holds the outputs of the network that was given, and says how near others come.
+
+    `drop`: the loss of the dataset's metric that is allowed.
+    """
+
+    def __init__(self, model: ir.Model, samples: Samples, target: Target, *, drop: float) -> None:
+        self._target = target
+        self._samples = First(samples, _MOST_SAMPLES)
+        self._evaluator = Evaluator(sessions.session(io.to_bytes(model), target), self._samples)
+        self._run = fixed_batch(model, samples) or 1
+        self._drop = drop
+
+    def feeds(self, count: int) -> list[Mapping[str, Any]]:
+        """Give some samples, as batches of the size that latency is measured at."""
+        return list(islice(self._samples.batches(self._run), count))
+
+    def of(self, model: ir.Model) -> dict[str, float]:
+        """Give the fidelity metrics of a candidate."""
+        return {
+            each.metric: each.compressed
+            for each in self._evaluator.evaluate(sessions.session(io.to_bytes(model), self._target))
+        }
+
+    def accepts(self, fidelity: Mapping[str, float]) -> bool:
+        """Say whether a candidate is near enough to the original to be worth a look at the dataset's own metric."""
+        agreement = fidelity.get("top1_agreement")
+        if agreement is not None:
+            # One sample may always flip: fewer samples than 1 / drop could not tell otherwise.
+            allowed = max(_FLIPS_PER_DROP * self._drop, 1 / len(self._samples))
+            return 1 - agreement <= allowed + 1e-9
+        return fidelity.get("sqnr_db", np.inf) >= _LEAST_SQNR_DB
