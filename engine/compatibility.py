@@ -1,8 +1,10 @@
 """Whether a network, a dataset and a spec fit together, told from stored inspections alone: no file is opened."""
 
 from collections.abc import Iterator, Sequence
+from typing import assert_never
 
 from engine.data.batches import are_alone, batch_axes, sample_axes
+from engine.data.parts import PART, Sizes, part_sizes
 from engine.errors import DatasetInvalidError, SpecInvalidError
 from engine.gate import FIDELITY_METRICS, TASK_METRICS, Gate
 from engine.inspection import ArrayInfo, DatasetInspection, Inspection, TensorInfo
@@ -18,37 +20,90 @@ _UNSIGNED = ("uint8", "uint16", "uint32", "uint64")
 _SIGNED = ("int8", "int16", "int32", "int64")
 
 
-def check_fit(
-    inspection: Inspection, dataset: DatasetInspection | None, spec: Spec, baseline: Inspection | None = None
-) -> list[str]:
-    """Give warnings about a job before it runs. A baseline is what a profile compares with.
+# Below that many judged samples a change of one point of accuracy cannot be told from chance.
+_FEW_JUDGED = 300
 
-    Raises DatasetInvalidError where the data do not fit the network, SpecInvalidError where the spec asks for what this
-    network and data cannot give.
+
+def check_fit(
+    inspection: Inspection,
+    dataset: DatasetInspection | None,
+    spec: Spec,
+    baseline: Inspection | None = None,
+    judge: DatasetInspection | None = None,
+) -> list[str]:
+    """Give warnings about a job before it runs.
+
+    Args:
+        inspection: of the network.
+        dataset: what calibrates, is chosen on, and without a second dataset also judges.
+        spec: what the job asks for.
+        baseline: what a profile compares with.
+        judge: a second dataset, which alone judges.
+
+    Raises:
+        DatasetInvalidError: the data do not fit the network, or cannot be parted.
+        SpecInvalidError: the spec asks for what this network and data cannot give.
     """
-    if dataset is not None:
-        check_arrays(inspection, dataset)
-    check_data(dataset, spec, has_baseline=baseline is not None)
-    if isinstance(spec, Compress):
-        _check_passes(inspection, spec)
+    for data in (dataset, judge):
+        if data is not None:
+            check_arrays(inspection, data)
+    inputs = [tensor.name for tensor in inspection.inputs]
+    check_data(dataset, spec, has_baseline=baseline is not None, judge=judge, inputs=inputs)
+    match spec:
+        case Compress():
+            _check_passes(inspection, spec)
+        case Profile():
+            pass
+        case _:
+            assert_never(spec)
     if baseline is not None:
         _check_baseline(inspection, baseline)
     for target in targets_of(spec):
         _check_shapes(inspection, target)
-    return list(_warnings(inspection, dataset, spec))
+    return list(_warnings(inspection, dataset, spec, judge))
 
 
-def check_data(dataset: DatasetInspection | None, spec: Spec, *, has_baseline: bool = False) -> None:
-    """Check what can be checked while the network is not there yet; raises SpecInvalidError."""
-    if isinstance(spec, Profile):
-        _check_comparisons(spec, has_baseline=has_baseline)
-    else:
-        for index, step in enumerate(spec.recipe.passes):
-            if step.needs_data and dataset is None:
-                raise SpecInvalidError(
-                    f"Step {index} ({step.type}) needs calibration data, but the job names no dataset.", step=index
-                )
-    _check_gates(dataset, spec.gates)
+def check_data(
+    dataset: DatasetInspection | None,
+    spec: Spec,
+    *,
+    has_baseline: bool = False,
+    judge: DatasetInspection | None = None,
+    inputs: Sequence[str] = (),
+) -> None:
+    """Check what can be checked while the network is not there yet; `inputs` are its inputs' names once they are known.
+
+    Raises:
+        DatasetInvalidError: the data cannot be parted.
+        SpecInvalidError: the spec asks for what these data cannot give.
+    """
+    if judge is not None and dataset is None:
+        raise SpecInvalidError(
+            "The job names a dataset that judges, but none to calibrate and choose with.",
+            hint="Name it as `dataset`; where a job has one dataset, part of it judges.",
+        )
+    sizes = part_sizes(dataset, judge, inputs=inputs) if dataset is not None else None
+    match spec:
+        case Profile():
+            _check_comparisons(spec, has_baseline=has_baseline)
+        case Compress():
+            _check_steps(spec, sizes)
+        case _:
+            assert_never(spec)
+    _check_gates(judge or dataset, sizes, spec.gates)
+
+
+def _check_steps(spec: Compress, sizes: Sizes | None) -> None:
+    for index, step in enumerate(spec.recipe.passes):
+        if step.needs_data and sizes is None:
+            raise SpecInvalidError(
+                f"Step {index} ({step.type}) needs calibration data, but the job names no dataset.", step=index
+            )
+    few = None if sizes is None else next((name for name in ("select", "judge") if getattr(sizes, name) < 2), None)
+    if few is not None:
+        raise DatasetInvalidError(
+            f"The part of the data called {few} has fewer than two samples; it needs at least two."
+        )
 
 
 def check_arrays(inspection: Inspection, dataset: DatasetInspection) -> None:
@@ -56,7 +111,7 @@ def check_arrays(inspection: Inspection, dataset: DatasetInspection) -> None:
     arrays = {array.name: array for array in dataset.arrays}
     wanted = {tensor.name: tensor for tensor in inspection.inputs}
     missing = sorted(set(wanted) - set(arrays))
-    spare = sorted(set(arrays) - set(wanted))
+    spare = sorted(set(arrays) - set(wanted) - {PART})
     if missing or spare:
         raise DatasetInvalidError(
             "The dataset's arrays must be named as the network's inputs"
@@ -169,20 +224,21 @@ def _overlap(one: TensorInfo, other: TensorInfo) -> bool:
     )
 
 
-def _check_gates(dataset: DatasetInspection | None, gates: Sequence[Gate]) -> None:
+def _check_gates(judge: DatasetInspection | None, sizes: Sizes | None, gates: Sequence[Gate]) -> None:
+    """Check that what judges can answer the gates on quality."""
     for gate in gates:
         if gate.metric in TASK_METRICS:
-            if dataset is None or dataset.labelled == 0:
+            if judge is None or sizes is None or sizes.judge_labelled == 0:
                 raise SpecInvalidError(
-                    f"The gate on {gate.metric} needs labels, but the job's dataset has none.",
+                    f"The gate on {gate.metric} needs labels, but the job's data that judge have none.",
                     hint="Put an array `label` into the dataset, or gate a fidelity metric such as top1_agreement.",
                 )
-            if dataset.metric != gate.metric:
+            if judge.metric != gate.metric:
                 raise SpecInvalidError(
-                    f"The gate is on {gate.metric}, but the dataset's metric is {dataset.metric or 'not declared'}.",
+                    f"The gate is on {gate.metric}, but the dataset's metric is {judge.metric or 'not declared'}.",
                     hint="Declare the metric of the labels when the dataset is uploaded.",
                 )
-        elif gate.metric in FIDELITY_METRICS and dataset is None:
+        elif gate.metric in FIDELITY_METRICS and judge is None:
             raise SpecInvalidError(f"The gate on {gate.metric} needs data, but the job names no dataset.")
 
 
@@ -203,14 +259,15 @@ def _check_shapes(inspection: Inspection, target: Target) -> None:
             )
 
 
-def _warnings(inspection: Inspection, dataset: DatasetInspection | None, spec: Spec) -> Iterator[str]:
+def _warnings(
+    inspection: Inspection, dataset: DatasetInspection | None, spec: Spec, judge: DatasetInspection | None
+) -> Iterator[str]:
     yield from inspection.warnings
     if dataset is None:
         yield _WITHOUT_DATA[spec.kind]
-    elif dataset.labelled == 0:
-        yield "The dataset has no labels: quality is fidelity to the original, not accuracy."
-    elif dataset.labelled < 300:
-        yield f"{dataset.labelled} labelled samples are few: a change in accuracy below 1 point cannot be told from chance."
+    else:
+        sizes = part_sizes(dataset, judge, inputs=[tensor.name for tensor in inspection.inputs])
+        yield from _warnings_of_parts(sizes, spec)
     axes = _axes(inspection, dataset)
     if are_alone(axes):
         odd = ", ".join(name for name, axis in axes.items() if axis != 0)
@@ -225,6 +282,21 @@ def _warnings(inspection: Inspection, dataset: DatasetInspection | None, spec: S
     ]
     if fixed:
         yield f"Input {', '.join(fixed)} has a fixed batch size; latency is measured at that size."
+
+
+def _warnings_of_parts(sizes: Sizes, spec: Spec) -> Iterator[str]:
+    if sizes.judge_labelled == 0:
+        yield "The data that judge have no labels: quality is fidelity to the original, not accuracy."
+    elif sizes.judge_labelled < _FEW_JUDGED:
+        yield (
+            f"{sizes.judge_labelled} labelled samples to judge on are few: a change in accuracy below 1 point cannot be told"
+            " from chance."
+        )
+    if sizes.select_is_judge and spec.kind == "compress":
+        yield (
+            f"Steps are chosen and the result is judged on the same {sizes.judge} samples, so its figures may look better"
+            f" than they are: {sizes.reason}."
+        )
 
 
 def _shape(tensor: TensorInfo) -> str:

@@ -49,6 +49,17 @@ class ArrayInfo(_Value):
     shape: tuple[int | None, ...] = Field(description="null where the size varies from sample to sample.")
 
 
+class DeclaredParts(_Value):
+    """What a dataset's array `part` says: how many samples calibrate (0), select (1) and judge (2)."""
+
+    calibrate: int = 0
+    select: int = 0
+    judge: int = 0
+    select_labelled: int = 0
+    judge_labelled: int = 0
+    problem: str | None = Field(None, description="Why the array says nothing of the kind.")
+
+
 class DatasetInspection(_Value):
     """What a dataset is."""
 
@@ -57,6 +68,9 @@ class DatasetInspection(_Value):
     samples: int
     labelled: int
     unlabelled: int
+    declared: DeclaredParts | None = Field(
+        None, description="By an array `part`; it counts unless the network has an input of that name."
+    )
     metric: TaskMetric | None = Field(description="Declared with the data, or top1 where labels are class numbers.")
 
 

@@ -1,7 +1,7 @@
 """What a job asks for: the validated body, shared by the API, the CLI's recipe file and `python -m engine`."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, assert_never
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
@@ -89,11 +89,21 @@ def read_spec(body: Any) -> Spec:
 
 def targets_of(spec: Spec) -> tuple[Target, ...]:
     """Give every target that a job is to be done on."""
-    return spec.targets if isinstance(spec, Profile) else (spec.target,)
+    match spec:
+        case Profile():
+            return spec.targets
+        case Compress():
+            return (spec.target,)
+        case _:
+            assert_never(spec)
 
 
 def steps_of(spec: Spec) -> tuple[str, ...]:
     """Name the steps of a job in order: a recipe's passes, or the providers that a profile measures on."""
-    if isinstance(spec, Profile):
-        return tuple(target.provider for target in spec.targets)
-    return tuple(step.type for step in spec.recipe.passes)
+    match spec:
+        case Profile():
+            return tuple(target.provider for target in spec.targets)
+        case Compress():
+            return tuple(step.type for step in spec.recipe.passes)
+        case _:
+            assert_never(spec)

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +29,37 @@ _BATCH = 64
 _CHUNK_BYTES = 1 << 20
 
 
-def path(scratch: Path, network: Path, requests: Sequence[Observe], samples: Samples, target: Target) -> Path:
-    """Give the file of these statistics: its name is a digest of everything that they depend on."""
-    digest = hashlib.sha256()
-    digest.update(repr((library.runtime_version(), target, len(samples), *requests)).encode())
-    for file in (network, *io.external_files(network)):
-        with file.open("rb") as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
-                digest.update(chunk)
+def digest_of(samples: Samples) -> str:
+    """Give a digest of all samples. It reads them all: a job needs it once."""
     # One sample after another: the digest may not depend on how they are cut into batches.
     hashes: dict[str, Any] = {}
     for feed in samples.batches(_BATCH):
         for name, array in feed.items():
             for row in [array] if isinstance(feed, Alone) else array:
                 hashes.setdefault(name, hashlib.sha256()).update(repr((row.shape, row.dtype)).encode() + row.tobytes())
+    digest = hashlib.sha256(repr(len(samples)).encode())
     for name in sorted(hashes):
         digest.update(name.encode() + hashes[name].digest())
-    return scratch / f"observed-{digest.hexdigest()[:32]}.npz"
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class StoredStatistics:
+    """Statistics of some samples, in a folder that survives an attempt: each file is named by all that it depends on."""
+
+    folder: Path
+    # Of the samples.
+    digest: str
+
+    def file(self, network: Path, requests: Sequence[Observe], target: Target) -> Path:
+        """Give the file of what was requested of a network, be it there or not."""
+        digest = hashlib.sha256(self.digest.encode())
+        digest.update(repr((library.runtime_version(), target, *requests)).encode())
+        for file in (network, *io.external_files(network)):
+            with file.open("rb") as stream:
+                while chunk := stream.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+        return self.folder / f"observed-{digest.hexdigest()[:32]}.npz"
 
 
 def read(file: Path, requests: Sequence[Observe]) -> dict[Observe, Any] | None:

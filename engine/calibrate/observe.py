@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from engine.calibrate import cache
+from engine.calibrate.cache import StoredStatistics
 from engine.calibrate.statistics import Statistic, statistic
 from engine.contract import Observe, Samples
 from engine.data.batches import run_size, sample_count
@@ -29,6 +30,7 @@ def observe(
     target: Target,
     *,
     scratch: Path,
+    stored: StoredStatistics | None = None,
     batch: int | None = None,
     quiet: HostLock | None = None,
     progress: Callable[[float, str], None] = lambda _fraction, _message: None,
@@ -36,19 +38,20 @@ def observe(
     """Run the network once over the samples and give every requested statistic.
 
     Memory does not grow with the number of samples, and results do not depend on `batch`; by default the batch is as large
-    as a fixed memory budget allows. A fixed batch size of the network wins over both. Results stay in `scratch` under a
-    digest of the network, the samples and the requests: a job that starts again reads them from there.
+    as a fixed memory budget allows. A fixed batch size of the network wins over both. What is `stored` for
+    this network and these requests already is read from there, and what is not, is stored.
     """
     path = scratch / "observe.onnx"
     io.save(_augmented(model, list(dict.fromkeys(request.tensor for request in requests))), path)
     try:
-        known = cache.path(scratch, path, requests, samples, target)
-        found = cache.read(known, requests)
+        known = stored.file(path, requests, target) if stored is not None else None
+        found = cache.read(known, requests) if known is not None else None
         if found is None:
             fixed = fixed_batch(model, samples)
             runner = _Runner(path, samples, target, quiet or HostLock(None), progress)
             found = runner.run(requests, fixed or batch, fixed=fixed is not None)
-            cache.write(known, requests, found)
+            if known is not None:
+                cache.write(known, requests, found)
     finally:
         for file in (*io.external_files(path), path):
             file.unlink()

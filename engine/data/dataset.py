@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -10,13 +11,16 @@ import numpy.typing as npt
 
 from engine.data.batches import are_alone, batch_axes, sample_axes, whole
 from engine.data.containers import Container, Header, Varying, open_container
+from engine.data.containers.array import CHUNK_BYTES
+from engine.data.parts import CALIBRATE, JUDGE, PART, SELECT, Drawn, Sizes, draw
 from engine.errors import DatasetInvalidError
 from engine.gate import TaskMetric
-from engine.inspection import ArrayInfo, DatasetInspection, TensorInfo
+from engine.inspection import ArrayInfo, DatasetInspection, DeclaredParts, TensorInfo
 
 LABEL = "label"
 UNLABELLED = -1
-CALIBRATION_SAMPLES = 512
+# What a part of that size is copied to, so that nothing leads from it to the other samples.
+_HELD_BYTES = 64 << 20
 _SEED = 0
 
 Array = npt.NDArray[Any]
@@ -31,18 +35,21 @@ def inspect_dataset(path: Path, *, metric: str | None = None) -> DatasetInspecti
     with open_container(path) as container, tempfile.TemporaryDirectory(prefix="labels-") as scratch:
         headers = container.check()
         samples = _count(headers)
-        labelled = _count_labelled(container, headers, Path(scratch))
+        labelled = _find_labelled(container, headers, Path(scratch))
+        declared = _declared(container, headers, Path(scratch), labelled)
     found = {
         name: ArrayInfo(name=name, dtype=header.dtype.name, shape=header.shape) for name, header in headers.items()
     }
     label = found.pop(LABEL, None)
     classes = label is not None and len(label.shape) == 1 and np.dtype(label.dtype).kind in "iu"
+    count = 0 if labelled is None else int(labelled.sum())
     return DatasetInspection(
         arrays=tuple(found.values()),
         label=label,
         samples=samples,
-        labelled=labelled,
-        unlabelled=samples - labelled,
+        labelled=count,
+        unlabelled=samples - count,
+        declared=declared,
         metric=metric if label is not None and metric is not None else "top1" if classes else None,
     )
 
@@ -68,35 +75,39 @@ class Dataset:
         """Give the number of samples."""
         return len(next(iter(self.arrays.values())))
 
-    def split(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Give the indices of the samples that calibrate and of those held out to judge.
+    def parts(self, sizes: Sizes) -> Drawn:
+        """Give the indices of the samples that calibrate, that things are chosen on, and that judge."""
+        part = self.arrays.get(PART)
+        assert not isinstance(part, Varying)
+        classes = self.label is not None and self.label.ndim == 1 and self.label.dtype.kind in "iu"
+        return draw(
+            sizes,
+            len(self),
+            labels=self.label if classes else None,
+            labelled=None if self.label is None else is_labelled(self.label),
+            part=part,
+        )
 
-        Where some samples are unlabelled and some labelled, the unlabelled calibrate. Otherwise a seeded draw of at most
-        512 and at most half of the samples calibrates.
+    def only(self, indices: npt.NDArray[np.int64], inputs: tuple[TensorInfo, ...], scratch: Path) -> "Dataset":
+        """Copy the inputs of some samples, without labels; nothing leads from the copy to the other samples.
+
+        What is large goes to a file in `scratch`.
         """
-        if self.label is not None:
-            labelled = is_labelled(self.label)
-            if labelled.any() and not labelled.all():
-                return np.flatnonzero(~labelled), np.flatnonzero(labelled)
-        order = np.random.default_rng(_SEED).permutation(len(self))
-        count = min(CALIBRATION_SAMPLES, len(self) // 2)
-        if count == 0:
-            return order, order
-        return np.sort(order[:count]), np.sort(order[count:])
+        return Dataset({each.name: _copied(self.arrays[each.name], indices, scratch) for each in inputs}, None)
 
-    def samples(self, inputs: tuple[TensorInfo, ...], indices: npt.NDArray[np.int64]) -> "Samples":
-        """Give some of the samples as feeds for a network with these inputs."""
+    def samples(self, inputs: tuple[TensorInfo, ...], indices: npt.NDArray[np.int64] | None = None) -> "Samples":
+        """Give all or some of the samples as feeds for a network with these inputs."""
         wanted = {tensor.name: _dtype(tensor.dtype) for tensor in inputs}
         arrays = {name: self.arrays[name] for name in wanted}
         ranks = {name: _rank(array) for name, array in arrays.items()}
         axes = sample_axes({tensor.name: tensor.shape for tensor in inputs}, ranks)
-        return Samples(arrays, wanted, indices, axes)
+        return Samples(arrays, wanted, np.arange(len(self)) if indices is None else indices, axes)
 
-    def labels(self, indices: npt.NDArray[np.int64]) -> Array | None:
-        """Give the labels of some of the samples; None where they have none."""
+    def labels(self, indices: npt.NDArray[np.int64] | None = None) -> Array | None:
+        """Give the labels of all or some of the samples; None where not all of them have one."""
         if self.label is None:
             return None
-        chosen = np.asarray(self.label[indices])
+        chosen = np.asarray(self.label if indices is None else self.label[indices])
         return chosen if bool(is_labelled(chosen).all()) else None
 
 
@@ -221,9 +232,60 @@ def _count(headers: Mapping[str, Header]) -> int:
     return samples
 
 
-def _count_labelled(container: Container, headers: Mapping[str, Header], scratch: Path) -> int:
+def _find_labelled(container: Container, headers: Mapping[str, Header], scratch: Path) -> npt.NDArray[np.bool_] | None:
     if LABEL not in headers:
-        return 0
+        return None
     label = container.array(LABEL, scratch)
     assert not isinstance(label, Varying)
-    return int(is_labelled(label).sum())
+    return is_labelled(label)
+
+
+def _declared(
+    container: Container, headers: Mapping[str, Header], scratch: Path, labelled: npt.NDArray[np.bool_] | None
+) -> DeclaredParts | None:
+    if PART not in headers:
+        return None
+    shape, dtype = headers[PART].shape, headers[PART].dtype
+    if len(shape) != 1 or dtype.kind not in "iu":
+        return DeclaredParts(problem=f"The array `{PART}` is {dtype} {list(shape)}, not one whole number per sample.")
+    part = np.asarray(container.array(PART, scratch))
+    outside = np.flatnonzero((part < CALIBRATE) | (part > JUDGE))
+    if len(outside):
+        return DeclaredParts(
+            problem=f"The array `{PART}` holds {part[outside[0]]} for sample {outside[0]}; it may hold 0, 1 and 2."
+        )
+    known = np.zeros(len(part), np.bool_) if labelled is None else labelled
+    return DeclaredParts(
+        calibrate=int((part == CALIBRATE).sum()),
+        select=int((part == SELECT).sum()),
+        judge=int((part == JUDGE).sum()),
+        select_labelled=int(known[part == SELECT].sum()),
+        judge_labelled=int(known[part == JUDGE].sum()),
+    )
+
+
+def _copied(array: Array | Varying, indices: npt.NDArray[np.int64], scratch: Path) -> Array | Varying:
+    if isinstance(array, Varying):
+        shapes = [array.shapes[index] for index in indices]
+        ends = np.cumsum([0, *(int(np.prod(shape)) for shape in shapes)])
+        flat = _room((int(ends[-1]),), array.dtype, scratch)
+        for number, index in enumerate(indices):
+            flat[ends[number] : ends[number + 1]] = array[np.array([index])].reshape(-1)
+        return Varying(shapes, array.dtype, partial(_cut, flat, ends, shapes))
+    room = _room((len(indices), *array.shape[1:]), array.dtype, scratch)
+    step = max(1, CHUNK_BYTES // max(1, room[:1].nbytes))
+    for start in range(0, len(indices), step):
+        room[start : start + step] = array[indices[start : start + step]]
+    return room
+
+
+def _room(shape: tuple[int, ...], dtype: np.dtype[Any], scratch: Path) -> Array:
+    size = int(np.prod(shape)) * dtype.itemsize
+    if size <= _HELD_BYTES:
+        return np.empty(shape, dtype)
+    with tempfile.NamedTemporaryFile(dir=scratch, prefix="part-", delete=False) as file:
+        return np.memmap(file.name, dtype, "w+", 0, shape)
+
+
+def _cut(flat: Array, ends: Array, shapes: list[tuple[int, ...]], index: int) -> Array:
+    return flat[ends[index] : ends[index + 1]].reshape(shapes[index])

@@ -1,210 +1,170 @@
-"""The whole job: load, check, apply each pass, verify, measure, keep or roll back, and report. Resumes after a step."""
+"""A compression: load, check, apply each pass, verify, measure, keep or roll back, and report. Resumes after a step."""
 
-import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
-from engine.calibrate import observe
 from engine.compatibility import check_fit
-from engine.contract import Context, Observe, Pass, Samples
+from engine.contract import Pass
 from engine.data.batches import padded, run_size
-from engine.data.dataset import random_samples
-from engine.errors import (
-    BaselineFailedError,
-    EngineError,
-    ModelInvalidError,
-    ModelUnsupportedError,
-    VerificationFailedError,
-)
+from engine.errors import BaselineFailedError, ModelInvalidError, ModelUnsupportedError, VerificationFailedError
+from engine.gate import FIDELITY_METRICS, TASK_METRICS
 from engine.graph import io, verify
-from engine.graph.pieces import Pieces, memory_to_load
+from engine.graph.pieces import memory_to_load
 from engine.graph.validate import inspect_model
-from engine.job.workspace import open_dataset, write_atomically
-from engine.measure import memory
+from engine.job.data import JobData, Labelled
+from engine.job.frame import Blame, Frame
+from engine.job.workbench import Workbench, open_network
+from engine.job.workspace import copy_network, remove_network
 from engine.measure.acceptance import decide
-from engine.measure.gates import Costs, verdict
-from engine.measure.latency import compare, compare_many
+from engine.measure.gates import Costs, judge
+from engine.measure.latency import compare
 from engine.measure.quality import Evaluator
 from engine.measure.size import compare_size
-from engine.report.files import report_files
 from engine.report.markdown import summarise
 from engine.report.values import (
     Change,
+    GateResult,
     LatencyComparison,
-    Memory,
     MemoryComparison,
     Quality,
     Refusal,
     Report,
     StepReport,
+    Verdict,
 )
-from engine.runtime import sessions
 from engine.runtime.environment import environment
-from engine.runtime.host_lock import HostLock
 from engine.runtime.network_files import parameters
-from engine.runtime.sessions import Session
 from engine.spec import Compress
-from engine.target import Target
 
-Event = dict[str, Any]
-Probe = Callable[[Path, Target, Path], Memory]
-
-# Samples that are made where a job has no dataset.
-_RANDOM_SAMPLES = 32
 _FEEDS = 8
-_RACE_SECONDS = 5.0
 _STEP_SECONDS = 4.0
 _FINAL_SECONDS = 12.0
+_BLAME = Blame(
+    died="during this step",
+    hint="The network may trigger a fault in a library; report it with the network if you can.",
+    code="verification_failed",
+)
 
 
-def run(
-    spec: Compress,
-    workspace: Path,
-    on_event: Callable[[Event], None],
-    *,
-    quiet: Path | None = None,
-    crashed_steps: frozenset[int] = frozenset(),
-    probe: Probe | None = None,
-) -> Report:
+def run(spec: Compress, frame: Frame) -> Report:
     """Compress the network in a workspace; results are in its `out` folder when this returns.
 
-    Args:
-        spec: what to do.
-        workspace: holds `model/model.onnx`, and where there are data `data/data.npz` and `data/dataset.json`. `steps` in it
-            keeps what was done, so that a second call goes on after the last finished step.
-        on_event: told what happens, with JSON values only.
-        quiet: a file that all jobs of a host lock while they measure.
-        crashed_steps: steps during which an earlier attempt died; they are refused, not tried again.
-        probe: measures peak memory and load time in a fresh process.
+    The workspace holds `model/model.onnx`, and where there are data `data/data.npz` and `data/dataset.json`; a dataset that
+    alone judges lies in the same way in `judge`.
 
     Raises:
         EngineError: the job cannot be done; nothing is in `out`.
     """
-    return _Run(spec, workspace, on_event, HostLock(quiet), probe or memory.probe).run(crashed_steps)
+    with frame.lock.working():
+        return _Compression(spec, frame).run()
 
 
-class _Run:
-    def __init__(
-        self, spec: Compress, workspace: Path, on_event: Callable[[Event], None], quiet: HostLock, probe: Probe
-    ) -> None:
-        self._started = time.monotonic()
-        self._spec, self._target, self._quiet, self._probe = spec, spec.target, quiet, probe
-        self._tell = on_event
-        self._steps, self._out, self._scratch = (workspace / name for name in ("steps", "out", "scratch"))
-        self._original = workspace / "model" / "model.onnx"
-        self._current = self._original
-        for folder in (self._steps, self._scratch):
-            folder.mkdir(exist_ok=True)
-        self._inspection = inspect_model(self._original)
-        self._dataset, described = open_dataset(workspace / "data", self._scratch)
-        self._warnings = check_fit(self._inspection, described, spec)
-        self._metric = described.metric if described is not None else None
-        needed = memory_to_load(self._original)
+class _Compression:
+    def __init__(self, spec: Compress, frame: Frame) -> None:
+        self._spec, self._target, self._frame = spec, spec.target, frame
+        self._current = frame.model
+        self._inspection = inspect_model(frame.model)
+        data = JobData.open(frame.workspace, frame.scratch)
+        self._warnings = check_fit(self._inspection, data.described, spec, judge=data.judge_described)
+        needed = memory_to_load(frame.model)
         self._in_pieces = needed > spec.limits.max_memory_mb << 20
         if self._in_pieces:
             self._warnings.append(_too_large(needed, spec.limits.max_memory_mb))
+        self._parts = data.parted(self._inspection.inputs, frame.scratch, shapes=self._target.shapes)
+        self._feeds = self._latency_feeds()
 
-    def run(self, crashed: frozenset[int]) -> Report:
-        self._tell({"type": "started"})
-        self._split()
-        with self._baseline() as self._evaluator:
+    def run(self) -> Report:
+        self._frame.tell({"type": "started"})
+        with ExitStack() as stack:
+            select = stack.enter_context(self._baseline(self._parts.select))
+            # Nothing but the report's measurement may have it. It is made now so that data that do not fit end the job at once.
+            final = stack.enter_context(self._baseline(self._parts.judge)) if self._parts.apart else select
+            self._bench = self._workbench(select)
             reports = [
-                self._finished(index) or self._step(index, step, crashed=index in crashed)
-                for index, step in enumerate(self._spec.recipe.passes)
+                self._finished(index) or self._step(index, step) for index, step in enumerate(self._spec.recipe.passes)
             ]
-            report = self._measure(tuple(reports))
-        self._write(report)
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        self._tell({"type": "finished", "verdict": report.verdict.outcome})
+            report = self._measure(tuple(reports), final)
+        self._frame.finish(report)
         return report
 
     # What the job works with
 
-    def _split(self) -> None:
-        inputs = self._inspection.inputs
-        if self._dataset is None:
-            self._calibration = None
-            self._held_out: Samples = random_samples(inputs, _RANDOM_SAMPLES, self._target.shapes)
-            self._labels = None
-        else:
-            calibration, held_out = self._dataset.split()
-            self._calibration = self._dataset.samples(inputs, calibration)
-            self._held_out = self._dataset.samples(inputs, held_out)
-            self._labels = self._dataset.labels(held_out)
-        self._feeds = self._latency_feeds(self._calibration or self._held_out)
-
-    def _latency_feeds(self, samples: Samples) -> list[verify.Feed]:
-        size = run_size([tensor.shape for tensor in self._inspection.inputs], samples) or self._target.batch
-        return [padded(feed, size) for feed in islice(samples.batches(size), _FEEDS)]
-
-    def _baseline(self) -> Evaluator:
+    def _baseline(self, data: Labelled) -> Evaluator:
         """Run the original; a job on a network that does not run is over here."""
+        frame = self._frame
         try:
-            with self._quiet.working():
-                session = self._open(self._original)
-                session.run(self._feeds[0])
+            session = open_network(frame.model, self._target, in_pieces=self._in_pieces)
+            session.run(self._feeds[0])
             return Evaluator(
                 session,
-                self._held_out,
-                labels=self._labels,
-                metric=self._metric if self._labels is not None else None,
-                scratch=self._scratch,
-                quiet=self._quiet,
+                data.samples,
+                labels=data.labels,
+                metric=data.metric,
+                scratch=frame.scratch,
+                quiet=frame.lock,
             )
         except (ModelInvalidError, ModelUnsupportedError) as error:
             raise BaselineFailedError(
                 f"The original network does not run: {error.message}", node=error.node, hint=error.hint
             ) from error
 
-    def _open(self, path: Path) -> Session | Pieces:
-        return Pieces(path, self._target) if self._in_pieces else sessions.session(path, self._target)
+    def _workbench(self, evaluator: Evaluator) -> Workbench:
+        calibrate = self._parts.calibrate.samples if self._parts.calibrate is not None else None
+        return Workbench(
+            original=self._frame.model,
+            target=self._target,
+            scratch=self._frame.scratch,
+            lock=self._frame.lock,
+            calibrate=calibrate,
+            select=self._parts.select.samples,
+            has_data=calibrate is not None,
+            evaluator=evaluator,
+            feeds=self._feeds,
+            gates=self._spec.gates,
+            in_pieces=self._in_pieces,
+            deadline=self._frame.deadline,
+        )
+
+    def _latency_feeds(self) -> list[verify.Feed]:
+        samples = (self._parts.calibrate or self._parts.select).samples
+        size = run_size([tensor.shape for tensor in self._inspection.inputs], samples) or self._target.batch
+        return [padded(feed, size) for feed in islice(samples.batches(size), _FEEDS)]
 
     def _compare(self, original: Path, compressed: Path, seconds: float) -> LatencyComparison | None:
         """Measure two networks beside each other; None where they do not fit into memory."""
         if self._in_pieces:
             return None
-        return compare(original, compressed, self._feeds, self._target, quiet=self._quiet, seconds=seconds)
+        return compare(original, compressed, self._feeds, self._target, quiet=self._frame.lock, seconds=seconds)
 
     def _verify(self, candidate: Path, before: Path, *, lossless: bool) -> None:
-        verify.verify(candidate, before, self._held_out, self._target, lossless=lossless, in_pieces=self._in_pieces)
+        samples = self._parts.select.samples
+        verify.verify(candidate, before, samples, self._target, lossless=lossless, in_pieces=self._in_pieces)
 
     # Steps
 
     def _finished(self, index: int) -> StepReport | None:
         """Give the report of a step that an earlier attempt finished, and go on from its network."""
-        record, network = self._steps / f"{index:02}.json", self._steps / f"{index:02}.onnx"
-        if not record.exists():
-            return None
-        report = StepReport.model_validate_json(record.read_bytes())
-        if report.status == "applied":
-            self._current = network
+        report = self._frame.finished(index, StepReport)
+        if report is not None and report.status == "applied":
+            self._current = self._network(index)
         return report
 
-    def _step(self, index: int, step: Pass, *, crashed: bool) -> StepReport:
+    def _network(self, index: int) -> Path:
+        return self._frame.steps / f"{index:02}.onnx"
+
+    def _step(self, index: int, step: Pass) -> StepReport:
         started = time.monotonic()
-        self._tell({"type": "step_started", "step": index, "pass": _type(step)})
-        candidate = self._steps / f"{index:02}.candidate.onnx"
+        candidate = self._frame.steps / f"{index:02}.candidate.onnx"
         measured: dict[str, Any] = {}
-        if crashed:
-            outcome: Change | Refusal = Refusal(
-                code="crashed",
-                reason="The process died during this step in an earlier attempt, so it was left out.",
-                hint="The network may trigger a fault in a library; report it with the network if you can.",
-            )
-        else:
-            try:
-                outcome = self._attempt(index, step, candidate, measured)
-            except (VerificationFailedError, ModelInvalidError, ModelUnsupportedError) as error:
-                outcome = Refusal(code="verification_failed", reason=error.message, node=error.node, hint=error.hint)
-            except EngineError as error:
-                error.step = index
-                raise
+        outcome = self._frame.attempt(
+            index, _type(step), lambda: self._attempt(index, step, candidate, measured), _BLAME
+        )
         applied = isinstance(outcome, Change)
         report = StepReport(
             index=index,
@@ -217,20 +177,18 @@ class _Run:
             **{name: value for name, value in measured.items() if name != "change"},
         )
         if applied:
-            self._current = self._steps / f"{index:02}.onnx"
+            self._current = self._network(index)
             # External data keep their names: the network refers to them.
             candidate.rename(self._current)
         else:
-            _remove_network(candidate)
-        write_atomically(self._steps / f"{index:02}.json", report.model_dump_json().encode())
-        reason = report.refusal.reason if report.refusal else None
-        self._tell({"type": "step_finished", "step": index, "status": report.status, "reason": reason})
+            remove_network(candidate)
+        self._frame.keep(index, report, status=report.status, refusal=report.refusal)
         return report
 
     def _attempt(self, index: int, step: Pass, candidate: Path, measured: dict[str, Any]) -> Change | Refusal:
         """Apply a pass to a copy, verify and measure it, and say whether it is worth keeping."""
         if self._in_pieces and not step.streams:
-            return _needs_memory(memory_to_load(self._original), self._spec.limits.max_memory_mb)
+            return _needs_memory(memory_to_load(self._frame.model), self._spec.limits.max_memory_mb)
         model = io.load(self._current)
         before = io.opset(model)
         step.prepare(model)
@@ -239,9 +197,9 @@ class _Run:
         refusal = step.check(model)
         if refusal is not None:
             return refusal
-        if step.needs_data and self._calibration is None:
+        if step.needs_data and self._parts.calibrate is None:
             return Refusal(code="needs_data", reason="The pass needs calibration data, and the job has none.")
-        context = self._context(index)
+        context = self._bench.context(self._frame.checkpoint(index), _progress(self._frame, index))
         observations = context.observe(model, step.observes(model))
         outcome = step.apply(model, observations, context)
         if isinstance(outcome, Refusal):
@@ -251,16 +209,14 @@ class _Run:
         io.strip(model)
         io.save(model, candidate)
         context.progress(0.8, "verifying")
-        with self._quiet.working():
-            self._verify(candidate, self._current, lossless=outcome.lossless)
-            session = self._open(candidate)
-        measured["size"] = compare_size(self._original, candidate, download=outcome.download)
-        measured["quality"] = self._evaluator.evaluate(session)
+        self._verify(candidate, self._current, lossless=outcome.lossless)
+        measured["size"] = compare_size(self._frame.model, candidate, download=outcome.download)
+        measured["quality"] = self._bench.evaluator.evaluate(self._bench.open(candidate))
         faster: LatencyComparison | None = None
         if not outcome.lossless:
-            self._tell({"type": "measuring", "step": index, "what": "latency"})
+            self._frame.measuring("latency", index)
             faster = self._compare(self._current, candidate, _STEP_SECONDS)
-            measured["latency"] = faster
+            measured["latency"] = faster and without_runs(faster)
         size = compare_size(self._current, candidate, download=outcome.download)
         refused = decide(outcome, size, faster, measured["quality"], self._spec.gates)
         if refused is None:
@@ -269,10 +225,9 @@ class _Run:
 
     def _check_conversion(self, model: ir.Model, before: int) -> None:
         """See that converting to a later operator set, which some steps need, moved no output."""
-        path = self._scratch / "converted.onnx"
+        path = self._frame.scratch / "converted.onnx"
         io.save(model, path)
-        with self._quiet.working():
-            moved = verify.same_outputs(self._current, path, self._feeds, self._target).relative
+        moved = verify.same_outputs(self._current, path, self._feeds, self._target).relative
         if moved > verify.FLOAT_TOLERANCE:
             raise VerificationFailedError(
                 f"The step needs operator set {io.opset(model)}, the network uses {before}, and converting it moves the"
@@ -280,136 +235,94 @@ class _Run:
                 hint="Export the network again with a later opset.",
             )
 
-    def _context(self, index: int) -> Context:
-        def progress(fraction: float, message: str) -> None:
-            self._tell({"type": "progress", "step": index, "fraction": round(fraction, 3), "message": message})
-
-        def record(model: ir.Model, requests: Sequence[Observe]) -> Mapping[Observe, Any]:
-            if not requests or self._calibration is None:
-                return {}
-            if self._in_pieces:
-                raise ModelUnsupportedError(
-                    "The network is too large to record statistics of its tensors in this memory"
-                )
-            return observe(
-                model,
-                requests,
-                self._calibration,
-                self._target,
-                scratch=self._scratch,
-                quiet=self._quiet,
-                progress=lambda fraction, message: progress(0.5 * fraction, message),
-            )
-
-        checkpoint = self._steps / f"{index:02}.checkpoint"
-        checkpoint.mkdir(exist_ok=True)
-        return Context(
-            original=io.load(self._original),
-            target=self._target,
-            calibration=self._calibration or self._held_out,
-            select=self._held_out if self._dataset is not None else None,
-            evaluate=self._evaluate,
-            observe=record,
-            progress=progress,
-            race=self._race,
-            working=self._quiet.working,
-            checkpoint=checkpoint,
-            has_data=self._calibration is not None and not self._in_pieces,
-            gates=self._spec.gates,
-        )
-
-    def _evaluate(self, model: ir.Model) -> tuple[Quality, ...]:
-        path = self._scratch / "evaluate.onnx"
-        io.save(model, path)
-        with self._quiet.working():
-            session = self._open(path)
-        return self._evaluator.evaluate(session)
-
-    def _race(self, models: Sequence[ir.Model]) -> Sequence[float]:
-        """Give each network's time per run as a multiple of the first one's; by CPU time where one thread does all."""
-        if self._in_pieces:
-            raise ModelUnsupportedError("The network is too large to be timed in this memory")
-        paths = []
-        for number, model in enumerate(models):
-            paths.append(self._scratch / f"race{number}.onnx")
-            io.save(model, paths[-1])
-        compared = compare_many(
-            paths[0],
-            {str(number): path for number, path in enumerate(paths) if number},
-            self._feeds,
-            self._target,
-            quiet=self._quiet,
-            seconds=_RACE_SECONDS,
-            precision=0.005,
-        )
-        one_thread = self._target.threads == 1 and self._target.provider == "cpu"
-        ratios = [(each.cpu_ratio if one_thread else each.ratios["p50"]).value for each in compared.values()]
-        return [1.0, *ratios]
-
     # The result
 
-    def _measure(self, steps: tuple[StepReport, ...]) -> Report:
+    def _measure(self, steps: tuple[StepReport, ...], final: Evaluator) -> Report:
         """Store the final network, verify it as it is stored, and measure it beside the original."""
+        frame, unchanged = self._frame, self._current == self._frame.model
         result = self._store()
-        self._tell({"type": "measuring", "what": "quality"})
-        with self._quiet.working():
-            if self._current != self._original:
-                self._verify(result, self._original, lossless=False)
-            session = self._open(result)
-        quality = self._evaluator.evaluate(session)
-        self._tell({"type": "measuring", "what": "latency"})
-        latency = self._compare(self._original, result, _FINAL_SECONDS)
-        self._tell({"type": "measuring", "what": "memory"})
+        frame.measuring("quality")
+        if not unchanged:
+            self._verify(result, frame.model, lossless=False)
+        quality = final.evaluate(self._bench.open(result))
+        frame.measuring("latency")
+        latency = self._compare(frame.model, result, _FINAL_SECONDS)
+        frame.measuring("memory")
         used = self._memory(result)
         sparse = any(step.status == "applied" and step.change and step.change.download for step in steps)
-        size = compare_size(self._original, result, download=sparse)
-        costs = Costs(
-            size=size, latency=latency, memory=used, parameters=(parameters(self._original), parameters(result))
-        )
+        size = compare_size(frame.model, result, download=sparse)
+        costs = Costs(size=size, latency=latency, memory=used, parameters=(parameters(frame.model), parameters(result)))
         warnings = list(self._warnings)
         if latency is not None and not latency.stable:
             warnings.append(f"The latency measurement is not stable: {latency.unstable_because}.")
+        told = self._parts.told
         return Report(
-            summary=summarise(steps, size, latency, quality, unchanged=self._current == self._original),
-            unchanged=self._current == self._original,
+            summary=summarise(steps, size, latency, quality, unchanged=unchanged),
+            unchanged=unchanged,
             target=self._target,
-            original=io.facts(self._original),
+            original=io.facts(frame.model),
             compressed=io.facts(result),
             steps=steps,
             size=size,
             quality=quality,
+            selected_quality=_selected(steps) if self._parts.apart else (),
             latency=latency,
             memory=used,
-            verdict=verdict(self._spec.gates, quality, costs),
-            calibration_samples=len(self._calibration) if self._calibration is not None else 0,
-            held_out_samples=len(self._held_out) if self._dataset is not None else 0,
+            verdict=self._verdict(quality, costs),
+            parts=told,
+            calibration_samples=told.calibrate if told is not None else 0,
+            held_out_samples=told.judge if told is not None else 0,
             environment=environment(self._target),
-            seconds=round(time.monotonic() - self._started, 3),
+            seconds=frame.seconds,
             warnings=tuple(warnings),
         )
 
+    def _verdict(self, quality: Sequence[Quality], costs: Costs) -> Verdict:
+        """Judge the gates, and say so where the samples that judge are those that steps were chosen on."""
+        results = [judge(gate, quality, costs) for gate in self._spec.gates]
+        if self._parts.told is not None and self._parts.told.select_is_judge:
+            results = [_chosen_on(each) for each in results]
+        return Verdict.of(results)
+
     def _store(self) -> Path:
         """Put the network in the out folder: the last kept step's, or the original bytes where nothing helped."""
-        shutil.rmtree(self._out, ignore_errors=True)
-        self._out.mkdir()
-        result = self._out / "model.onnx"
-        _copy_network(self._current, result)
+        self._frame.clear_results()
+        result = self._frame.out / "model.onnx"
+        copy_network(self._current, result)
         return result
 
     def _memory(self, result: Path) -> MemoryComparison | None:
         if self._in_pieces:
             return None
-        feed = self._scratch / "feed.npz"
-        np.savez(feed, allow_pickle=False, **dict(self._feeds[0]))
-        with self._quiet.measuring():
-            return MemoryComparison(
-                original=self._probe(self._original, self._target, feed),
-                compressed=self._probe(result, self._target, feed),
-            )
+        original, compressed = (
+            self._frame.memory(each, self._target, self._feeds[0]) for each in (self._frame.model, result)
+        )
+        return MemoryComparison(original=original, compressed=compressed)
 
-    def _write(self, report: Report) -> None:
-        for name, content in report_files(report).items():
-            write_atomically(self._out / name, content)
+
+def without_runs(compared: LatencyComparison) -> LatencyComparison:
+    """Leave the raw samples out: those of steps say nothing that anybody plots."""
+    return compared.model_copy(
+        update={name: getattr(compared, name).model_copy(update={"runs_ms": ()}) for name in ("original", "compressed")}
+    )
+
+
+def _progress(frame: Frame, index: int) -> Callable[[float, str], None]:
+    def tell(fraction: float, message: str) -> None:
+        frame.tell({"type": "progress", "step": index, "fraction": round(fraction, 3), "message": message})
+
+    return tell
+
+
+def _selected(steps: Sequence[StepReport]) -> tuple[Quality, ...]:
+    """Give the final network's quality where it was chosen: that of the last step that was kept."""
+    return next((step.quality for step in reversed(steps) if step.status == "applied"), ())
+
+
+def _chosen_on(result: GateResult) -> GateResult:
+    if result.gate.metric not in (*TASK_METRICS, *FIDELITY_METRICS):
+        return result
+    return result.model_copy(update={"reason": f"{result.reason}; steps were chosen on the same samples"})
 
 
 def _too_large(needed: int, limit_mb: int) -> str:
@@ -434,16 +347,3 @@ def _mebibytes(size: int) -> int:
 
 def _type(step: Pass) -> str:
     return str(type(step).model_fields["type"].default)
-
-
-def _copy_network(source: Path, to: Path) -> None:
-    for file in io.external_files(source):
-        shutil.copyfile(file, to.with_name(file.name))
-    shutil.copyfile(source, to)
-
-
-def _remove_network(path: Path) -> None:
-    if path.exists():
-        for file in io.external_files(path):
-            file.unlink(missing_ok=True)
-        path.unlink()

@@ -1,33 +1,51 @@
 """A job of any kind, from its spec and workspace to its report."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import assert_never
 
 from engine.job import compress, profile
-from engine.job.compress import Probe
+from engine.job.frame import Event, Frame, Probe
+from engine.measure import memory
 from engine.report.values import AnyReport
-from engine.spec import Profile, Spec
+from engine.runtime.host_lock import HostLock
+from engine.spec import Compress, Profile, Spec
 
 
 def run(
     spec: Spec,
     workspace: Path,
-    on_event: Callable[[dict[str, Any]], None],
+    on_event: Callable[[Event], None],
     *,
     quiet: Path | None = None,
     crashed_steps: frozenset[int] = frozenset(),
     only: frozenset[int] | None = None,
     probe: Probe | None = None,
+    deadline: float | None = None,
 ) -> AnyReport:
     """Do what a spec asks for in a workspace; results are in its `out` folder when this returns.
 
-    `engine.job.compress.run` and `engine.job.profile.run` say what the workspace holds and what is told. `only` names the targets
-    of a profile (by index) that this process is to measure; `probe` measures peak memory and load time in a fresh process.
+    Args:
+        spec: what to do.
+        workspace: what `engine.job.compress.run` or `engine.job.profile.run` says.
+        on_event: told what happens, with JSON values only.
+        quiet: a file that all jobs of a host lock, together while they work and alone while they measure.
+        crashed_steps: steps during which an earlier attempt died; they are refused, not tried again.
+        only: the targets of a profile (by index) that this process is to measure; by default all.
+        probe: measures peak memory and load time in a fresh process.
+        deadline: seconds of `time.monotonic()` at which the job is ended from outside.
 
     Raises:
         EngineError: the job cannot be done; nothing is in `out`.
     """
-    if isinstance(spec, Profile):
-        return profile.run(spec, workspace, on_event, quiet=quiet, crashed_steps=crashed_steps, only=only, probe=probe)
-    return compress.run(spec, workspace, on_event, quiet=quiet, crashed_steps=crashed_steps, probe=probe)
+    loads = spec.kind == "profile"
+    probe = probe or partial(memory.probe, loads=loads)
+    frame = Frame(workspace, on_event, HostLock(quiet), probe, crashed_steps, deadline)
+    match spec:
+        case Compress():
+            return compress.run(spec, frame)
+        case Profile():
+            return profile.run(spec, frame, only=only)
+        case _:
+            assert_never(spec)

@@ -1,26 +1,24 @@
-"""A job's folder: its dataset as it lies there, and files that are whole or not there."""
+"""A job's folder: its datasets and networks as they lie there, and files that are whole or not there."""
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 from engine.data.containers import find
 from engine.data.dataset import Dataset, inspect_dataset
-from engine.errors import DatasetInvalidError
+from engine.graph import io
 from engine.inspection import DatasetInspection
 
 
 def open_dataset(folder: Path, scratch: Path) -> tuple[Dataset | None, DatasetInspection | None]:
-    """Give the job's dataset and what it is, None and None where there is none; raises DatasetInvalidError."""
+    """Give the dataset in a folder and what it is, None and None where there is none; raises DatasetInvalidError."""
     path = find(folder)
     if path is None:
         return None, None
     declared = folder / "dataset.json"
     metric = json.loads(declared.read_bytes()).get("metric") if declared.exists() else None
-    inspection = inspect_dataset(path, metric=metric)
-    if inspection.samples < 2:
-        raise DatasetInvalidError("At least two samples are needed: one to calibrate and more to judge.")
-    return Dataset.open(path, scratch), inspection
+    return Dataset.open(path, scratch), inspect_dataset(path, metric=metric)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -31,3 +29,18 @@ def write_atomically(path: Path, content: bytes) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     partial.rename(path)
+
+
+def copy_network(source: Path, to: Path) -> None:
+    """Copy a network; its external data keep their names, for it refers to them."""
+    for file in io.external_files(source):
+        shutil.copyfile(file, to.with_name(file.name))
+    shutil.copyfile(source, to)
+
+
+def remove_network(path: Path) -> None:
+    """Remove a network and its external data, if it is there."""
+    if path.exists():
+        for file in io.external_files(path):
+            file.unlink(missing_ok=True)
+        path.unlink()

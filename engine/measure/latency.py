@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.measure.intervals import Floats, block_weights
-from engine.report.values import Interval, Latency, LatencyComparison, Ratio
+from engine.report.values import MOST_RUNS, Interval, Latency, LatencyComparison, Ratio
 from engine.runtime.failures import explain_run
 from engine.runtime.host_lock import HostLock
 from engine.runtime.kernel_times import OpProfile, summarise
@@ -263,8 +263,15 @@ class _Resampled:
             samples=self.samples,
             dropped=int(turns.disturbed[row].sum()),
             max_ms=float(turns.wall_ms[row].max()),
+            runs_ms=_thinned(turns.wall_ms[row][_kept(turns, row)]),
             intervals={name: _interval(value[name], self.resampled[name]) for name in _STATISTICS},
         )
+
+
+def _thinned(times: Floats) -> tuple[float, ...]:
+    """Give at most as many as a report keeps, evenly from the first to the last, to the tenth of a microsecond."""
+    chosen = np.linspace(0, len(times) - 1, min(len(times), MOST_RUNS)).round().astype(np.int64)
+    return tuple(times[chosen].round(4).tolist())
 
 
 def _interval(value: float, spread: Floats) -> Interval:

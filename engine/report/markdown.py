@@ -7,7 +7,7 @@ from engine.report.profile_markdown import profile_lines
 from engine.report.pruning_markdown import pruning_lines
 from engine.report.quantization_markdown import quantization_lines
 from engine.report.values import AnyReport, LatencyComparison, ProfileReport, Quality, Report, Size, StepReport
-from engine.report.wording import MARKS, difference, metric_value, table
+from engine.report.wording import MARKS, difference, metric_value, parts_sentence, table
 from engine.report.wording import size as size_text
 
 
@@ -100,10 +100,13 @@ def _measures(report: Report) -> Iterator[tuple[str, ...]]:
                 f"{getattr(after, name + '_ms'):.3f} ms",
                 f"{1 / ratio.value:.2f}x as fast ({low:.2f} to {high:.2f})",
             )
+    selected = {each.metric: each for each in report.selected_quality}
     for each in report.quality:
         original = "" if each.original is None else metric_value(each.metric, each.original)
-        change = "" if each.difference is None else difference(each)
-        yield each.metric, original, metric_value(each.metric, each.compressed), change
+        change = [] if each.difference is None else [difference(each)]
+        if each.metric in selected:
+            change.append(f"chosen at {metric_value(each.metric, selected[each.metric].compressed)}")
+        yield each.metric, original, metric_value(each.metric, each.compressed), "; ".join(change)
     if report.memory is not None:
         left, right = report.memory.original, report.memory.compressed
         ratio_text = f"{right.peak_rss_bytes / left.peak_rss_bytes:.2f}x"
@@ -127,7 +130,7 @@ def _conditions(report: Report) -> Iterator[str]:
         f"Measured on {where.cpu} ({', '.join(where.cpu_flags)}), {target.provider}, {target.threads} thread(s), batch"
         f" {target.batch}, ONNX Runtime {where.onnxruntime}, Python {where.python}, {where.system}."
     )
-    yield f"Calibrated with {report.calibration_samples} samples, judged on {report.held_out_samples} others."
+    yield parts_sentence(report)
     if latency is not None:
         yield (
             f"Latency from {latency.compressed.samples} runs of each, in turn; {latency.compressed.dropped} disturbed runs"

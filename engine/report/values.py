@@ -25,7 +25,7 @@ class Interval(_Value):
 
 
 class Quality(_Value):
-    """One metric of the compressed network beside the original, on the same held-out samples.
+    """One metric of the compressed network beside the original, on the same samples.
 
     For task metrics `original` and `compressed` are the metric's values and `difference` is compressed - original, paired
     sample by sample. For fidelity metrics (they compare the two networks' outputs) `original` and `difference` are None.
@@ -44,6 +44,10 @@ class Quality(_Value):
     )
 
 
+# Raw samples of a network that a report keeps.
+MOST_RUNS = 1000
+
+
 class Latency(_Value):
     """Wall time of one run in milliseconds, from raw samples that no other process disturbed."""
 
@@ -58,6 +62,11 @@ class Latency(_Value):
         default_factory=dict, description="Of mean, p50, p90, p95 and p99 in ms, by bootstrap."
     )
     max_ms: float | None = Field(None, description="The slowest run of all, those included that were left out above.")
+    runs_ms: tuple[float, ...] = Field(
+        (),
+        description=f"Raw samples in the order of the runs, without those left out; of more than {MOST_RUNS} evenly"
+        " chosen ones.",
+    )
 
 
 class Ratio(_Value):
@@ -65,6 +74,16 @@ class Ratio(_Value):
 
     value: float
     interval: Interval
+
+
+class DataParts(_Value):
+    """How many samples did what. What is chosen on some samples looks better there than it is; those that judge never chose."""
+
+    calibrate: int = Field(description="For statistics, fits and training.")
+    select: int = Field(description="For whatever was chosen: candidates, and steps kept or rolled back.")
+    judge: int = Field(description="For the report's quality and the gates on quality, and for nothing else.")
+    select_is_judge: bool = Field(description="True: the same samples did both, so the figures may flatter the result.")
+    reason: str = Field(description="By which rule the samples were parted, in words.")
 
 
 class LatencyComparison(_Value):
@@ -168,7 +187,7 @@ class StepReport(_Value):
     status: Literal["applied", "refused"]
     refusal: Refusal | None = None
     change: Change | None = None
-    quality: tuple[Quality, ...] = ()
+    quality: tuple[Quality, ...] = Field((), description="On the samples that steps are chosen on.")
     size: Size | None = None
     latency: LatencyComparison | None = None
     seconds: float
@@ -239,12 +258,18 @@ class Report(_Value):
     compressed: ModelFacts
     steps: tuple[StepReport, ...]
     size: Size
-    quality: tuple[Quality, ...]
+    quality: tuple[Quality, ...] = Field(description="On samples that judge only.")
+    selected_quality: tuple[Quality, ...] = Field(
+        (), description="The same network on the samples that its steps were chosen on, where those are others."
+    )
     latency: LatencyComparison | None
     memory: MemoryComparison | None
     verdict: Verdict
+    parts: DataParts | None = Field(
+        None, description="How the data were parted. Null without data, and in reports of older workers."
+    )
     calibration_samples: int
-    held_out_samples: int
+    held_out_samples: int = Field(description="Those that `quality` is of.")
     environment: Environment
     seconds: float
     warnings: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from engine.report.values import Quality
+from engine.report.values import Quality, Report
 
 # Metrics that are shares of samples.
 SHARES = frozenset({"top1", "top5", "f1", "iou", "top1_agreement"})
@@ -43,3 +43,14 @@ def size(count: float) -> str:
             return f"{left:.0f} {unit}" if unit == "B" else f"{left:.1f} {unit}"
         left /= 1000
     return f"{left:.2f} GB"
+
+
+def parts_sentence(report: Report) -> str:
+    """Say how many samples did what."""
+    parts = report.parts
+    if parts is None:
+        return f"Calibrated with {report.calibration_samples} samples, judged on {report.held_out_samples} others."
+    calibrated = f"Calibrated with {parts.calibrate} samples"
+    if parts.select_is_judge:
+        return f"{calibrated}, chosen and judged on the same {parts.judge}: {parts.reason}."
+    return f"{calibrated}, chosen on {parts.select} and judged on {parts.judge} others. {parts.reason}."

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 
 class HostLock:
@@ -15,49 +16,79 @@ class HostLock:
     those at work, so new work queues behind it and a measurement always gets its turn. The kernel lets go of both locks when
     their process dies, however it dies.
 
-    A thread that is measuring may enter both again (the inner ones do nothing). To measure inside `working()` would wait for
-    itself, so that raises RuntimeError.
+    A thread may enter again what it holds. Long work is made of shorter pieces: on leaving an inner `working()`, and in
+    `give_way()`, a measurement that waits gets its turn. To measure, a thread lets go of its own work until it is done; while
+    it measures, its own work is part of the measurement.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._room = path
         self._turnstile = path.with_name(path.name + ".turnstile") if path else None
-        self._held = threading.local()
+        self._held = _Held()
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Hold the host's shared side: take it round each batch of heavy work, never for long."""
-        if self._mode:
-            yield
+        """Hold the host's shared side."""
+        if self._held.mode:
+            try:
+                yield
+            finally:
+                self.give_way()
             return
-        with _locked(self._turnstile, fcntl.LOCK_SH):
-            room = _lock(self._room, fcntl.LOCK_SH)
-        yield from self._hold(room, "working")
+        self._enter_work()
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def give_way(self) -> None:
+        """Let a measurement that waits for this thread's work have its turn; nothing where this thread is not at work."""
+        if self._held.mode == "working":
+            self._leave()
+            self._enter_work()
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """Hold the host alone."""
-        if self._mode == "working":
-            raise RuntimeError("measuring() inside working() would wait for itself")
-        if self._mode:
+        if self._held.mode == "measuring":
             yield
             return
+        was_working = self._held.mode == "working"
+        if was_working:
+            self._leave()
+        try:
+            with self._alone():
+                yield
+        finally:
+            if was_working:
+                self._enter_work()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
         with _locked(self._turnstile, fcntl.LOCK_EX):
-            room = _lock(self._room, fcntl.LOCK_EX)
-        yield from self._hold(room, "measuring")
-
-    @property
-    def _mode(self) -> str | None:
-        mode: str | None = getattr(self._held, "mode", None)
-        return mode
-
-    def _hold(self, room: int | None, mode: str) -> Iterator[None]:
-        self._held.mode = mode
+            self._held.room = _lock(self._room, fcntl.LOCK_EX)
+        self._held.mode = "measuring"
         try:
             yield
         finally:
-            self._held.mode = None
-            _unlock(room)
+            self._leave()
+
+    def _enter_work(self) -> None:
+        with _locked(self._turnstile, fcntl.LOCK_SH):
+            self._held.room = _lock(self._room, fcntl.LOCK_SH)
+        self._held.mode = "working"
+
+    def _leave(self) -> None:
+        self._held.mode = None
+        _unlock(self._held.room)
+        self._held.room = None
+
+
+class _Held(threading.local):
+    """What a thread holds."""
+
+    mode: Literal["working", "measuring"] | None = None
+    room: int | None = None
 
 
 def _lock(path: Path | None, operation: int) -> int | None:

@@ -17,7 +17,7 @@ def _network(**changes):
     return Inspection.model_validate(values | changes)
 
 
-def _data(name="image", dtype="uint8", shape=(600, 3, 8, 8), labelled=400, metric="top1"):
+def _data(name="image", dtype="uint8", shape=(700, 3, 8, 8), labelled=500, metric="top1", **more):
     return DatasetInspection.model_validate(
         {
             "arrays": [{"name": name, "dtype": dtype, "shape": shape}],
@@ -25,6 +25,7 @@ def _data(name="image", dtype="uint8", shape=(600, 3, 8, 8), labelled=400, metri
             "labelled": labelled,
             "unlabelled": shape[0] - labelled,
             "metric": metric,
+            **more,
         }
     )
 
@@ -98,8 +99,64 @@ def test_warns_of_what_weakens_a_result():
     assert any("random inputs" in text for text in check_fit(_network(), None, _spec("simplify")))
     assert any("no labels" in text for text in check_fit(_network(), _data(labelled=0, metric=None), _spec()))
     assert any("are few" in text for text in check_fit(_network(), _data(shape=(60, 3, 8, 8), labelled=50), _spec()))
+    # It is what judges that has to be many.
+    assert check_fit(_network(), _data(labelled=450), _spec()) == []
+    assert any(
+        "298 labelled samples to judge on" in text for text in check_fit(_network(), _data(labelled=447), _spec())
+    )
+    assert any("200 labelled" in text for text in check_fit(_network(), _data(), _spec(), judge=_judge(200)))
     fixed = _network(inputs=[{"name": "image", "dtype": "float32", "shape": [4, 3, 8, 8]}])
     assert any("fixed batch size" in text for text in check_fit(fixed, _data(), _spec()))
+
+
+def _judge(count, labelled=None, **more):
+    return _data(shape=(count, 3, 8, 8), labelled=count if labelled is None else labelled, **more)
+
+
+def test_says_where_steps_are_chosen_on_what_judges():
+    warnings = check_fit(_network(), _data(shape=(60, 3, 8, 8), labelled=50), _spec())
+    assert any("chosen and the result is judged on the same 50 samples" in text for text in warnings)
+    assert not any("same" in text for text in check_fit(_network(), _data(), _spec()))
+    assert not any("same" in text for text in check_fit(_network(), _data(labelled=50), _spec(), judge=_judge(300)))
+
+
+def test_gates_are_answered_by_what_judges():
+    gated = _spec(gates=[{"metric": "top1", "rule": "max_drop", "value": 0.01}])
+    with pytest.raises(SpecInvalidError, match="data that judge have none"):
+        check_fit(_network(), _data(), gated, judge=_judge(400, labelled=0, metric=None))
+    assert check_fit(_network(), _data(labelled=0, metric=None), gated, judge=_judge(400)) == []
+    # Its own array says that nothing labelled judges.
+    declared = {"calibrate": 100, "select": 500, "judge": 100, "select_labelled": 500, "judge_labelled": 0}
+    with pytest.raises(SpecInvalidError, match="data that judge have none"):
+        check_fit(_network(), _data(declared=declared), gated)
+
+
+def test_data_that_cannot_be_parted_are_refused():
+    wrong = {"problem": "The array `part` holds 7 for sample 2; it may hold 0, 1 and 2."}
+    with pytest.raises(DatasetInvalidError, match="holds 7") as caught:
+        check_fit(_network(), _data(declared=wrong), _spec())
+    assert "0 calibrates, 1 is for choosing, 2 judges" in caught.value.hint
+    with pytest.raises(DatasetInvalidError, match="called judge has fewer than two"):
+        check_fit(_network(), _data(declared={"calibrate": 500, "select": 199, "judge": 1}, labelled=0), _spec())
+    with pytest.raises(SpecInvalidError, match="none to calibrate and choose with"):
+        check_fit(_network(), None, _spec("simplify"), judge=_judge(400))
+    with pytest.raises(DatasetInvalidError, match="missing: image"):
+        check_fit(_network(), _data(), _spec(), judge=_data(name="picture"))
+
+
+def test_an_array_part_is_no_input_unless_the_network_has_one():
+    arrays = [
+        {"name": "image", "dtype": "uint8", "shape": (700, 3, 8, 8)},
+        {"name": "part", "dtype": "float32", "shape": (700, 2)},
+    ]
+    data = _data(arrays=arrays, declared={"problem": "The array `part` is float32 [700, 2]"})
+    inputs = [
+        {"name": "image", "dtype": "float32", "shape": ["n", 3, 8, 8]},
+        {"name": "part", "dtype": "float32", "shape": ["n", 2]},
+    ]
+    assert check_fit(_network(inputs=inputs), data, _spec()) == []
+    with pytest.raises(DatasetInvalidError, match=r"is float32 \[700, 2\]"):
+        check_fit(_network(), data, _spec())
 
 
 def _recurrent():

@@ -6,6 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from engine.calibrate import MinMax, Range, observe
+from engine.calibrate.cache import StoredStatistics, digest_of
 from engine.contract import Observe
 from engine.target import Target
 
@@ -50,9 +51,9 @@ def test_a_fixed_batch_size_wins_and_its_ragged_end_is_left_out(residual_cnn, im
     assert found[Observe("image")].high == pictures[:8].max()
 
 
-def test_only_the_results_are_left_in_the_scratch_folder(ranges, tmp_path):
+def test_nothing_is_left_in_the_scratch_folder(ranges, tmp_path):
     ranges()
-    assert [file.name.split("-")[0] for file in tmp_path.iterdir()] == ["observed"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_sentinels_and_numbers_that_are_none_do_not_poison_a_range():
@@ -71,17 +72,29 @@ def test_a_range_never_widens_towards_zero_that_was_not_seen():
     assert MinMax().result() == Range(0.0, 0.0)
 
 
-def test_a_second_job_reads_what_the_first_one_found(residual_cnn, images, feeds_of, tmp_path, monkeypatch):
+def test_a_second_attempt_reads_what_the_first_one_found(residual_cnn, images, feeds_of, tmp_path, monkeypatch):
     from engine.runtime import sessions
 
     model, samples = _load(residual_cnn()), feeds_of({"image": images(9)})
     kinds = ("min_max", "histogram", "channel_range", "channel_mean", "moving_average")
     requests = [Observe("stem_out", kind) for kind in kinds] + [Observe("scores", "second_moment")]
-    first = observe(model, requests, samples, Target(), scratch=tmp_path)
+    stored = StoredStatistics(tmp_path / "checkpoint", digest_of(samples))
+    stored.folder.mkdir()
+    first = observe(model, requests, samples, Target(), scratch=tmp_path, stored=stored)
     monkeypatch.setattr(sessions, "session", None)  # nothing may be run
-    again = observe(model, requests, samples, Target(), scratch=tmp_path)
+    # As the worker hands them on: in another folder.
+    kept = StoredStatistics(stored.folder.rename(tmp_path / "kept"), digest_of(feeds_of({"image": images(9)})))
+    again = observe(model, requests, samples, Target(), scratch=tmp_path, stored=kept)
     for request in requests:
         for name, value in vars(first[request]).items():
             np.testing.assert_array_equal(getattr(again[request], name), value)
-    with pytest.raises(TypeError):
-        observe(model, requests, feeds_of({"image": images(9, seed=2)}), Target(), scratch=tmp_path)
+    others = feeds_of({"image": images(9, seed=2)})
+    for changed in (
+        (model, requests, others, Target(), StoredStatistics(kept.folder, digest_of(others))),
+        (model, requests[1:], samples, Target(), kept),
+        (model, requests, samples, Target(threads=2), kept),
+        (_load(residual_cnn(opset=19)), requests, samples, Target(), kept),
+    ):
+        *arguments, place = changed
+        with pytest.raises(TypeError):
+            observe(*arguments, scratch=tmp_path, stored=place)

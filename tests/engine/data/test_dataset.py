@@ -130,25 +130,6 @@ def test_refuses_flipped_and_missing_bytes(write):
         inspect_dataset(path)
 
 
-def test_unlabelled_samples_calibrate_and_labelled_ones_judge(write, tmp_path):
-    label = np.array([-1, 3, -1, 0, 1], np.int64)
-    data = Dataset.open(write(x=np.arange(5.0), label=label), tmp_path)
-    calibration, held_out = data.split()
-    assert calibration.tolist() == [0, 2]
-    assert held_out.tolist() == [1, 3, 4]
-    assert data.labels(held_out).tolist() == [3, 0, 1]
-
-
-@pytest.mark.parametrize(("count", "calibrating"), [(2, 1), (100, 50), (3000, 512)])
-def test_otherwise_a_seeded_draw_calibrates_and_the_rest_judges(write, tmp_path, count, calibrating):
-    path = write(x=np.arange(float(count)), label=np.zeros(count, np.int64))
-    calibration, held_out = Dataset.open(path, tmp_path).split()
-    assert len(calibration) == calibrating
-    assert sorted([*calibration, *held_out]) == list(range(count))
-    again = Dataset.open(path, tmp_path).split()
-    assert np.array_equal(again[0], calibration)
-
-
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_batches_are_cast_by_value_and_complete(write, tmp_path, packed, order):

@@ -127,7 +127,7 @@ def test_a_second_time_removes_nothing_more_than_was_asked(tools, network, sampl
 
 
 def test_it_runs_as_a_job(workspace, network, images):
-    from engine.job.compress import run
+    from engine import run
     from engine.spec import Compress
 
     model = io.to_bytes(stack(network, [0.001, 1.0, 0.001]))

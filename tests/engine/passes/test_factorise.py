@@ -241,7 +241,7 @@ def test_shared_and_excluded_layers_stay_with_a_reason(tools):
 
 
 def test_it_runs_as_a_job(workspace, tools):
-    from engine.job.compress import run
+    from engine import run
     from engine.spec import Compress
 
     x = vectors(120)

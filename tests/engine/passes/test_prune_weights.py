@@ -223,7 +223,7 @@ def test_contradictions_are_refused_at_submit(parameters):
 
 
 def test_it_runs_as_a_job_and_is_judged_by_the_download(workspace, residual_cnn, images):
-    from engine.job.compress import run
+    from engine import run
     from engine.spec import Compress
 
     folder = workspace(residual_cnn(), image=images(60))

@@ -87,13 +87,44 @@ def test_a_dead_process_lets_go(tmp_path):
 
 
 def test_nesting(tmp_path):
-    quiet = HostLock(tmp_path / "quiet")
+    path = tmp_path / "quiet"
+    quiet = HostLock(path)
     with quiet.measuring(), quiet.measuring(), quiet.working():
-        pass
-    with quiet.working(), pytest.raises(RuntimeError, match="wait for itself"), quiet.measuring():
-        pass
+        other, entered = in_thread(path, "working", [], "other")
+        assert waits(entered)  # what works inside a measurement does not open it to others
+    other.join(20)
+    with quiet.working():
+        with quiet.measuring():
+            other, entered = in_thread(path, "working", [], "other")
+            assert waits(entered)  # it waits for others' work, not for its own
+        other.join(20)
+        measuring, entered = in_thread(path, "measuring", [], "m")
+        assert waits(entered)  # and is at work again
+    measuring.join(20)
     with quiet.measuring():
-        pass  # the refusal left nothing locked
+        pass
+
+
+def test_a_measurement_gets_its_turn_between_the_pieces_of_work(tmp_path):
+    path, order = tmp_path / "quiet", []
+    quiet = HostLock(path)
+    with quiet.working():
+        measuring, measured = in_thread(path, "measuring", order, "measurement")
+        assert waits(measured)
+        with quiet.working():
+            assert waits(measured)
+            order.append("first piece")
+        assert measured.is_set()
+        order.append("second piece")
+    measuring.join(20)
+    assert order == ["first piece", "measurement", "second piece"]
+
+
+def test_giving_way_where_nobody_is_at_work_locks_nothing(tmp_path):
+    quiet = HostLock(tmp_path / "quiet")
+    quiet.give_way()
+    with HostLock(tmp_path / "quiet").measuring():
+        pass
 
 
 def test_no_path_locks_nothing():

@@ -1,0 +1,139 @@
+"""What a pass works with: the original, samples to calibrate and to choose on, evaluation, statistics, races.
+
+A pass reaches all of this through its context, so nothing here leads to the samples that judge.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from engine.calibrate import observe
+from engine.calibrate.cache import StoredStatistics, digest_of
+from engine.contract import Context, Observe, Samples
+from engine.errors import ModelUnsupportedError
+from engine.gate import Gate
+from engine.graph import io
+from engine.graph.pieces import Pieces
+from engine.graph.verify import Feed
+from engine.measure.latency import compare_many
+from engine.measure.quality import Evaluator
+from engine.report.values import Quality
+from engine.runtime import sessions
+from engine.runtime.host_lock import HostLock
+from engine.runtime.sessions import Session
+from engine.target import Target
+
+_RACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """The tools of a job's steps. `in_pieces`: the network does not fit into the job's memory."""
+
+    original: Path
+    target: Target
+    scratch: Path
+    lock: HostLock
+    calibrate: Samples | None
+    select: Samples
+    # False: the samples are made up.
+    has_data: bool
+    # On `select`.
+    evaluator: Evaluator
+    feeds: Sequence[Feed]
+    gates: Sequence[Gate]
+    in_pieces: bool
+    deadline: float | None
+
+    def context(self, checkpoint: Path, tell: Callable[[float, str], None]) -> Context:
+        """Give what a pass may ask of the job in one step."""
+
+        def progress(fraction: float, message: str) -> None:
+            tell(fraction, message)
+            self.lock.give_way()
+
+        def record(model: ir.Model, requests: Sequence[Observe]) -> Mapping[Observe, Any]:
+            return self._observe(model, requests, checkpoint, lambda done, message: progress(0.5 * done, message))
+
+        return Context(
+            original=io.load(self.original),
+            target=self.target,
+            calibration=self.calibrate or self.select,
+            select=self.select if self.has_data else None,
+            evaluate=self.evaluate,
+            observe=record,
+            progress=progress,
+            race=self.race,
+            working=self.lock.working,
+            checkpoint=checkpoint,
+            deadline=self.deadline,
+            has_data=self.calibrate is not None and not self.in_pieces,
+            gates=self.gates,
+        )
+
+    def open(self, path: Path) -> Session | Pieces:
+        """Open a network to run it."""
+        return open_network(path, self.target, in_pieces=self.in_pieces)
+
+    def evaluate(self, model: ir.Model) -> tuple[Quality, ...]:
+        """Give a network's quality on the samples that things are chosen on."""
+        path = self.scratch / "evaluate.onnx"
+        io.save(model, path)
+        return self.evaluator.evaluate(self.open(path))
+
+    def race(self, models: Sequence[ir.Model]) -> Sequence[float]:
+        """Give each network's time per run as a multiple of the first one's; by CPU time where one thread does all."""
+        if self.in_pieces:
+            raise ModelUnsupportedError("The network is too large to be timed in this memory")
+        paths = []
+        for number, model in enumerate(models):
+            paths.append(self.scratch / f"race{number}.onnx")
+            io.save(model, paths[-1])
+        compared = compare_many(
+            paths[0],
+            {str(number): path for number, path in enumerate(paths) if number},
+            self.feeds,
+            self.target,
+            quiet=self.lock,
+            seconds=_RACE_SECONDS,
+            precision=0.005,
+        )
+        one_thread = self.target.threads == 1 and self.target.provider == "cpu"
+        ratios = [(each.cpu_ratio if one_thread else each.ratios["p50"]).value for each in compared.values()]
+        return [1.0, *ratios]
+
+    def _observe(
+        self,
+        model: ir.Model,
+        requests: Sequence[Observe],
+        checkpoint: Path,
+        progress: Callable[[float, str], None],
+    ) -> Mapping[Observe, Any]:
+        if not requests or self.calibrate is None:
+            return {}
+        if self.in_pieces:
+            raise ModelUnsupportedError("The network is too large to record statistics of its tensors in this memory")
+        return observe(
+            model,
+            requests,
+            self.calibrate,
+            self.target,
+            scratch=self.scratch,
+            stored=StoredStatistics(checkpoint, self._calibrate_digest),
+            quiet=self.lock,
+            progress=progress,
+        )
+
+    @cached_property
+    def _calibrate_digest(self) -> str:
+        assert self.calibrate is not None
+        return digest_of(self.calibrate)
+
+
+def open_network(path: Path, target: Target, *, in_pieces: bool) -> Session | Pieces:
+    """Open a network to run it, part by part where it is too large for memory."""
+    return Pieces(path, target) if in_pieces else sessions.session(path, target)
