@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from engine.report.unmeasured import unmeasured
     from engine.report.values import AnyReport, ProfileReport, Report, read_report
     from engine.runtime.discovery import targets
+    from engine.runtime.host_lock import HostLock
     from engine.spec import Compress, Profile, Spec, default_kind, read_spec, steps_of, targets_of
     from engine.target import PROVIDER_NAMES
 
@@ -32,6 +33,7 @@ __all__ = [
     "Compress",
     "DatasetInspection",
     "EngineError",
+    "HostLock",
     "Inspection",
     "Profile",
     "ProfileReport",
@@ -65,6 +67,7 @@ _HOME = {
     "Compress": "engine.spec",
     "DatasetInspection": "engine.inspection",
     "EngineError": "engine.errors",
+    "HostLock": "engine.runtime.host_lock",
     "Inspection": "engine.inspection",
     "Profile": "engine.spec",
     "ProfileReport": "engine.report.values",

@@ -36,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("model", type=Path, help=".onnx file; external data lie beside it")
     job.add_argument("spec", type=Path, help="JSON file: a whole job spec, or only its recipe")
     job.add_argument("--baseline", type=Path, help=".onnx file that a profile compares with")
-    job.add_argument("--data", type=Path, help=".npz: one array per input, optional `label`")
+    job.add_argument("--data", type=Path, help=".npz: one array per input, optional `label` and `part`")
+    job.add_argument("--judge", type=Path, help=".npz that alone judges; by default a part of --data does")
     job.add_argument("--metric", help="what the labels are for; class numbers are top1")
     job.add_argument("--out", type=Path, required=True, help="folder for report.json, report.md and a new model.onnx")
     look = verbs.add_parser("inspect", help="say what a network or dataset is, as JSON")
@@ -78,7 +79,9 @@ def _read_spec(path: Path) -> Spec:
         body = {"recipe": body}
     if isinstance(body, dict):
         # The service's job names what it stored; here the command line names files.
-        body = {key: value for key, value in body.items() if key not in {"model", "baseline", "dataset", "labels"}}
+        body = {
+            key: value for key, value in body.items() if key not in {"model", "baseline", "dataset", "judge", "labels"}
+        }
     return read_spec(body)
 
 
@@ -87,11 +90,13 @@ def _fill(workspace: Path, parsed: argparse.Namespace) -> None:
     _copy_network(parsed.model, workspace / "model")
     if parsed.baseline is not None:
         _copy_network(parsed.baseline, workspace / "baseline")
-    if parsed.data is not None:
-        (workspace / "data").mkdir()
-        shutil.copyfile(parsed.data, workspace / "data" / "data.npz")
-        declared = {} if parsed.metric is None else {"metric": parsed.metric}
-        (workspace / "data" / "dataset.json").write_text(json.dumps(declared))
+    for name in ("data", "judge"):
+        file = getattr(parsed, name)
+        if file is not None:
+            (workspace / name).mkdir()
+            shutil.copyfile(file, workspace / name / "data.npz")
+            declared = {} if parsed.metric is None else {"metric": parsed.metric}
+            (workspace / name / "dataset.json").write_text(json.dumps(declared))
 
 
 def _copy_network(model: Path, folder: Path) -> None:

@@ -69,7 +69,7 @@ def check_data(
     *,
     has_baseline: bool = False,
     judge: DatasetInspection | None = None,
-    inputs: Sequence[str] = (),
+    inputs: Sequence[str] | None = None,
 ) -> None:
     """Check what can be checked while the network is not there yet; `inputs` are its inputs' names once they are known.
 
@@ -82,7 +82,10 @@ def check_data(
             "The job names a dataset that judges, but none to calibrate and choose with.",
             hint="Name it as `dataset`; where a job has one dataset, part of it judges.",
         )
-    sizes = part_sizes(dataset, judge, inputs=inputs) if dataset is not None else None
+    if inputs is None and dataset is not None and dataset.declared is not None and dataset.declared.problem:
+        # What says nothing of parts may still be an input.
+        inputs = [PART]
+    sizes = part_sizes(dataset, judge, inputs=inputs or ()) if dataset is not None else None
     match spec:
         case Profile():
             _check_comparisons(spec, has_baseline=has_baseline)

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> int:
             out.write(json.dumps(event, allow_nan=False).encode() + b"\n")
 
         tell({"type": "confined", "level": confine.lockdown(workspace)})
-        result = _result(order["verb"], workspace, order["payload"], tell)
+        result = _result(order, workspace, tell)
         tell({"type": "result", **result})
         # Libraries' threads may hang or crash on the way out, and there is nothing left to say.
         sys.stdout.flush()
@@ -46,9 +47,9 @@ def main(argv: list[str]) -> int:
         os._exit(0)
 
 
-def _result(verb: str, workspace: Path, payload: dict[str, Any], tell: Tell) -> dict[str, Any]:
+def _result(order: dict[str, Any], workspace: Path, tell: Tell) -> dict[str, Any]:
     try:
-        return {"ok": True, "value": _VERBS[verb](workspace, payload, tell)}
+        return {"ok": True, "value": _work(order, workspace, tell)}
     except engine.EngineError as error:
         return {"ok": False, "problem": error.problem()}
     except MemoryError:
@@ -62,6 +63,20 @@ def _result(verb: str, workspace: Path, payload: dict[str, Any], tell: Tell) -> 
     except Exception:  # noqa: BLE001 - the process's outermost edge: the trace is logged, the text stays inside
         traceback.print_exc()
         return _failed("engine_failed", "service", "The engine failed unexpectedly.")
+
+
+def _work(order: dict[str, Any], workspace: Path, tell: Tell) -> dict[str, Any]:
+    """Do the order beside no measurement of another child: a job sees to that itself, and merging reports is no work."""
+    lock = Path(order["lock"]) if order["lock"] else None
+    if order["verb"] == "run":
+        return _run(workspace, order["payload"], tell, lock=lock, deadline=time.monotonic() + order["runtime_s"])
+    if order["verb"] == "merge":
+        return _merge(workspace, order["payload"], tell)
+    # The time that it waits for a measurement is not the network's.
+    tell({"type": "waiting"})
+    with engine.HostLock(lock).working():
+        tell({"type": "working"})
+        return _VERBS[order["verb"]](workspace, order["payload"], tell)
 
 
 def _failed(code: str, blame: str, message: str, *, retryable: bool = False) -> dict[str, Any]:
@@ -87,17 +102,19 @@ def _prunability(workspace: Path, _payload: dict[str, Any], _tell: Tell) -> dict
     return engine.prunability(workspace / "model" / "model.onnx").model_dump(mode="json")
 
 
-def _run(workspace: Path, payload: dict[str, Any], tell: Tell) -> dict[str, Any]:
+def _run(workspace: Path, payload: dict[str, Any], tell: Tell, *, lock: Path | None, deadline: float) -> dict[str, Any]:
     report = engine.run(
         engine.read_spec(payload["spec"]),
         workspace,
         tell,
-        quiet=Path(payload["quiet"]) if payload["quiet"] else None,
+        quiet=lock,
         crashed_steps=frozenset(payload["crashed_steps"]),
         only=frozenset(payload["targets"]) or None,
+        deadline=deadline,
     )
     network = workspace / "out" / "model.onnx"
-    inspection = engine.inspect_model(network).model_dump(mode="json") if network.exists() else None
+    with engine.HostLock(lock).working():
+        inspection = engine.inspect_model(network).model_dump(mode="json") if network.exists() else None
     return {"report": report.model_dump(mode="json"), "inspection": inspection}
 
 
@@ -123,8 +140,6 @@ _VERBS: dict[str, Callable[[Path, dict[str, Any], Tell], dict[str, Any]]] = {
     "inspect_archive": _inspect_archive,
     "inspect_dataset": _inspect_dataset,
     "prunability": _prunability,
-    "run": _run,
-    "merge": _merge,
     "targets": _targets,
 }
 

@@ -29,20 +29,28 @@ _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE
 
 @dataclass(frozen=True)
 class Order:
-    """What a child is to do, in which folder; the folder has a `tmp` folder in it."""
+    """What a child is to do, in which folder; the folder has a `tmp` folder in it.
+
+    `lock` is a file that all children of a host lock: together while they work, alone while they measure.
+    """
 
     verb: Verb
     workspace: Path
     payload: Mapping[str, Any] = field(default_factory=dict)
+    lock: Path | None = None
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a child may take; the wall clock and resident memory of it and all below it are enforced from outside."""
+    """What a child may take; the wall clock and resident memory of it and all below it are enforced from outside.
+
+    While it waits for another child's measurement the clock stands, but for no longer than `waiting_s` in all.
+    """
 
     runtime_s: float
     memory_bytes: int
     threads: int = 1
+    waiting_s: float = 0.0
     file_bytes: int = 8 << 30
     open_files: int = 512
 
@@ -68,6 +76,8 @@ class Child:
         self._control = control
         self._limits = limits
         self._end = time.monotonic() + limits.runtime_s
+        self._waiting_since: float | None = None
+        self._waiting_left = limits.waiting_s
         self._told: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._stop: Kind | None = None
         self._result: dict[str, Any] | None = None
@@ -163,12 +173,15 @@ class Child:
 
     def _enforce(self) -> None:
         self._count()
-        if self._stop is None and time.monotonic() > self._end:
+        if self._stop is None and time.monotonic() > self._end + min(self._waited(), self._waiting_left):
             self._stop = "runtime_limit"
         if self._stop is None and processes.resident_bytes(self.pid) > self._limits.memory_bytes:
             self._stop = "memory_limit"
         if self._stop is not None:
             processes.kill(self.pid)
+
+    def _waited(self) -> float:
+        return 0.0 if self._waiting_since is None else time.monotonic() - self._waiting_since
 
     def _take_log(self, part: bytes) -> None:
         self._log = (self._log + part)[-_LOG_LIMIT:]
@@ -190,6 +203,13 @@ class Child:
             self._stop = self._stop or "garbled"
         elif told.get("type") == "result":
             self._result = told
+        elif told.get("type") == "waiting":
+            self._waiting_since = self._waiting_since or time.monotonic()
+        elif told.get("type") == "working":
+            waited = min(self._waited(), self._waiting_left)
+            self._waiting_since = None
+            self._end += waited
+            self._waiting_left -= waited
         else:
             self._told.put(told)
             if self._told.qsize() > _UNREAD_LIMIT:
@@ -240,6 +260,8 @@ def _send(control: int, order: Order, limits: Limits) -> None:
         "verb": order.verb,
         "workspace": str(order.workspace),
         "payload": dict(order.payload),
+        "lock": str(order.lock) if order.lock is not None else None,
+        "runtime_s": limits.runtime_s,
         "limits": {
             "cpu_s": int(limits.runtime_s * limits.threads) + 1,
             "memory_bytes": limits.memory_bytes,

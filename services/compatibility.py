@@ -11,16 +11,16 @@ def check(
     model: Model, dataset: Dataset | None, judge: Dataset | None, spec: "engine.Spec", baseline: Model | None
 ) -> list[str]:
     """Give warnings about a job before it runs; raises RejectedError for what its parts cannot do together."""
-    data = engine.DatasetInspection.model_validate(dataset.inspection) if dataset else None
+    data, judging = (
+        engine.DatasetInspection.model_validate(each.inspection) if each else None for each in (dataset, judge)
+    )
     try:
         if model.inspection is None:
-            engine.check_data(data, spec, has_baseline=baseline is not None)
+            engine.check_data(data, spec, has_baseline=baseline is not None, judge=judging)
             return [f"The network is still to be made by the job {model.job_id}; it is checked then."]
         network = engine.Inspection.model_validate(model.inspection)
-        if judge is not None:
-            engine.check_arrays(network, engine.DatasetInspection.model_validate(judge.inspection))
         compared = engine.Inspection.model_validate(baseline.inspection) if baseline else None
-        return engine.check_fit(network, data, spec, compared)
+        return engine.check_fit(network, data, spec, compared, judging)
     except engine.EngineError as error:
         raise RejectedError(error.message, code=error.code, hint=error.hint, problem=error.problem()) from None
 

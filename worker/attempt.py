@@ -30,6 +30,8 @@ _WAIT_S = 0.25
 _DRAIN_S = 15.0
 # How long a result waits for a database that is away before the attempt counts as lost.
 _COMMIT_S = 60.0
+# The longest measurement that a profile may ask for, and some more.
+_WAITING_S = 900.0
 _MAX_EVENTS = 2000
 _TEXT_LIMIT = 2000
 _SMALL = 64 << 20
@@ -296,17 +298,17 @@ class _Attempt:
         )
 
     def _order(self, workspace: Workspace) -> sandbox.Order:
-        here = {
-            "quiet": str(self._settings.data_dir.resolve() / "quiet.lock"),
-            "limit": self._settings.max_model_bytes,
-        }
-        return sandbox.Order(self._claim.order.verb, workspace.path, {**self._claim.order.payload, **here})
+        order = self._claim.order
+        payload = {**order.payload, "limit": self._settings.max_model_bytes}
+        return sandbox.Order(order.verb, workspace.path, payload, self._settings.data_dir.resolve() / "quiet.lock")
 
     def _limits(self) -> sandbox.Limits:
         return sandbox.Limits(
             runtime_s=self._claim.runtime_s,
             memory_bytes=self._claim.memory_mb << 20,
             threads=os.cpu_count() or 1,
+            # A job's waiting counts; an upload's inspection is short, and does not fail for the length of a measurement.
+            waiting_s=0.0 if self._claim.order.verb == "run" else _WAITING_S,
             file_bytes=self._claim.largest_file * self._settings.max_model_bytes or _SMALL,
         )
 

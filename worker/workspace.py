@@ -23,6 +23,8 @@ _CHECKPOINT = re.compile(r"\d\d[\w.-]{0,60}")
 _OUTPUT = re.compile(r"\w[\w.:+=@,~-]{0,200}")
 _MAX_OUTPUTS = 64
 _MAX_UNPACKED = 2048
+# Files that a step keeps in a folder of its own.
+_MAX_KEPT = 256
 # By what a child leaves: the files that must be there, and how many may be.
 _EXPECTED: dict[Leaves, tuple[set[str], int]] = {
     "unpacked": ({_MODEL_FILE}, _MAX_UNPACKED),
@@ -141,7 +143,7 @@ class Workspace:
             # The description of a step comes last: without it the other files of the step count for nothing.
             for name in sorted(_names(steps), key=lambda name: (name.endswith(".json"), name)):
                 if _CHECKPOINT.fullmatch(name) is not None:
-                    _copy_plain(steps, name, self.path / "steps" / name, beat)
+                    _copy_checkpoint(steps, name, self.path / "steps" / name, beat)
         finally:
             os.close(steps)
 
@@ -157,6 +159,21 @@ def _open_folder(parent: Path, name: str) -> int:
 def _names(folder: int) -> list[str]:
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries)
+
+
+def _copy_checkpoint(steps: int, name: str, target: Path, beat: Beat) -> None:
+    """Copy a file, or a folder of files: what a step keeps for itself until it is finished."""
+    if not stat.S_ISDIR(os.stat(name, dir_fd=steps, follow_symlinks=False).st_mode):
+        _copy_plain(steps, name, target, beat)
+        return
+    folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=steps)
+    try:
+        target.mkdir(mode=0o700)
+        for inner in _names(folder)[:_MAX_KEPT]:
+            if _OUTPUT.fullmatch(inner) is not None:
+                _copy_plain(folder, inner, target / inner, beat)
+    finally:
+        os.close(folder)
 
 
 def _copy_plain(folder: int, name: str, target: Path, beat: Beat) -> None:

@@ -329,6 +329,7 @@ class Jobs:
         *,
         baseline: str | None = None,
         dataset: str | None = None,
+        judge: str | None = None,
         gates: Sequence[Mapping[str, Any]] = (),
         tune: bool = False,
         idempotency_key: str | None = None,
@@ -341,6 +342,7 @@ class Jobs:
         spec = {"kind": "profile", "model": model, "targets": [*targets], "gates": [*gates], **more}
         spec |= {"baseline": baseline} if baseline else {}
         spec |= {"dataset": dataset} if dataset else {}
+        spec |= {"judge": judge} if judge else {}
         spec |= {"tune": {}} if tune else {}
         return self.submit(spec, idempotency_key=idempotency_key)
 

@@ -71,8 +71,12 @@ def _rows(report: Json) -> Iterable[tuple[str, str, str, str]]:
     yield "size", formatting.size(before), formatting.size(after), _factor(after / before, "smaller", "larger")
     if report["latency"]:
         yield from _latency_rows(report["latency"])
+    selected = {each["metric"]: each["compressed"] for each in report.get("selected_quality", ())}
     for quality in report["quality"]:
-        yield _quality_row(quality)
+        *cells, change = _quality_row(quality)
+        name = quality["metric"]
+        chosen = f"; chosen at {_value(name, selected[name])}" if name in selected else ""
+        yield cells[0], cells[1], cells[2], change + chosen
     if report["memory"]:
         yield from _memory_rows(report["memory"])
 
@@ -121,8 +125,18 @@ def _memory_rows(memory: Json) -> Iterable[tuple[str, str, str, str]]:
 def _caption(report: Json) -> str:
     target, machine = report["target"], report["environment"]
     load = f"{target['provider']}, {target['threads']} thread{'s' * (target['threads'] > 1)}, batch {target['batch']}"
-    samples = f"{report['held_out_samples']} held-out samples, {report['calibration_samples']} for calibration"
-    return f"{load} on {machine['cpu']}, onnxruntime {machine['onnxruntime']}; {samples}"
+    return f"{load} on {machine['cpu']}, onnxruntime {machine['onnxruntime']}; {_samples(report)}"
+
+
+def _samples(report: Json) -> str:
+    """Say how many samples judged, and whether steps were chosen on others."""
+    parts = report.get("parts")
+    if parts is None:
+        return f"{report['held_out_samples']} held-out samples, {report['calibration_samples']} for calibration"
+    calibrated = f"{parts['calibrate']} for calibration"
+    if parts["select_is_judge"]:
+        return f"chosen and judged on the same {parts['judge']} samples, {calibrated}"
+    return f"judged on {parts['judge']} samples, chosen on {parts['select']} others, {calibrated}"
 
 
 def steps(reports: Sequence[Json]) -> Table:

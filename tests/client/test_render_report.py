@@ -17,6 +17,10 @@ def line(text, start):
     return " ".join(next(one for one in text.splitlines() if start in one).split())
 
 
+def flowing(text):
+    return " ".join(text.split())
+
+
 def test_the_numbers_stand_beside_the_original(report):
     text = shown(report)
     assert "net.onnx -> small.onnx" in text
@@ -92,3 +96,15 @@ def test_sizes(size, text):
 )
 def test_durations(seconds, text):
     assert formatting.duration(seconds) == text
+
+
+def test_how_it_did_where_it_was_chosen_stands_beside_how_it_is_judged(report):
+    assert "1000 held-out samples, 512 for calibration" in flowing(shown(report))  # of an older worker
+    parts = {"calibrate": 512, "select": 300, "judge": 700, "select_is_judge": False, "reason": "because"}
+    report |= {"parts": parts, "selected_quality": [{**report["quality"][0], "compressed": 0.925}]}
+    text = shown(report, width=200)
+    assert line(text, "│ top1 ").endswith("-0.10 points (95 %: -0.40 to +0.20); chosen at 92.50 % │")
+    assert "chosen at" not in line(text, "sqnr_db")
+    assert "judged on 700 samples, chosen on 300 others, 512 for calibration" in flowing(text)
+    report["parts"] |= {"select_is_judge": True, "select": 700}
+    assert "chosen and judged on the same 700 samples" in flowing(shown(report, width=200))

@@ -70,6 +70,19 @@ def test_compresses_and_says_so_with_its_exit_code(call, files):
     assert "fail: size_bytes" in out
 
 
+def test_a_second_file_judges(call, files, images):
+    np.savez(files / "judge.npz", image=images(7, seed=3))
+    (files / "recipe.json").write_text(json.dumps({"passes": [{"type": "simplify"}]}))
+    data = ("--data", "data.npz", "--judge", "judge.npz")
+    code, _, err = call("run", "net.onnx", "recipe.json", *data, "--out", "made")
+    assert code == 0, err
+    parts = json.loads((files / "made" / "report.json").read_text())["parts"]
+    assert (parts["calibrate"], parts["select"], parts["judge"], parts["select_is_judge"]) == (12, 12, 7, False)
+    code, _, err = call("run", "net.onnx", "recipe.json", "--judge", "judge.npz", "--out", "made")
+    assert code == 4
+    assert "none to calibrate and choose with" in err
+
+
 def test_bad_input_has_its_own_codes(call, files):
     (files / "bad.json").write_text(json.dumps({"passes": [{"type": "magic"}]}))
     assert call("run", "net.onnx", "bad.json", "--out", "made")[0] == 2

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
+import engine
 import sandbox
 from sandbox import processes
 
@@ -68,6 +69,40 @@ def test_targets_are_proven(workspace):
     outcome = sandbox.start(sandbox.Order("targets", workspace), limits=ROOMY).wait(PATIENCE_S)
     assert outcome.kind == "done", outcome
     assert "cpu" in {target["provider"] for target in outcome.value["targets"]}
+
+
+@pytest.mark.parametrize("verb", ["inspect_model", "inspect_archive", "inspect_dataset", "prunability", "targets"])
+def test_no_child_works_beside_a_measurement(workspace, verb):
+    """It waits, by its own account and not by its limit's; then it works, or is refused for what it was given."""
+    lock = workspace / "quiet.lock"
+    payload = {"metric": None, "file": "data.npz"} if verb == "inspect_dataset" else {"limit": 1 << 20}
+    payload = {} if verb == "targets" else payload
+    for name in ("model.onnx", "archive.zip"):
+        (workspace / "model" / name).write_text("no network")
+    limits = sandbox.Limits(runtime_s=10, waiting_s=50, memory_bytes=2 << 30)
+    with engine.HostLock(lock).measuring():
+        child = sandbox.start(sandbox.Order(verb, workspace, payload, lock), limits=limits)
+        end = time.monotonic() + PATIENCE_S
+        while child._waiting_since is None:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert child.wait(0.2) is None
+    outcome = child.wait(PATIENCE_S)
+    assert outcome.kind == ("done" if verb in {"inspect_dataset", "targets"} else "refused"), outcome
+    assert [event["type"] for event in child.events()] == ["confined"]
+
+
+def test_the_clock_stands_while_a_child_waits_but_not_for_ever(workspace):
+    lock = workspace / "quiet.lock"
+    limits = sandbox.Limits(runtime_s=2, waiting_s=3, memory_bytes=2 << 30)
+    with engine.HostLock(lock).measuring():
+        started = time.monotonic()
+        child = sandbox.start(
+            sandbox.Order("inspect_dataset", workspace, {"metric": None, "file": "data.npz"}, lock), limits=limits
+        )
+        outcome = child.wait(PATIENCE_S)
+    assert outcome.kind == "runtime_limit"
+    assert time.monotonic() - started >= 5
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])

@@ -70,8 +70,14 @@ def test_checkpoints_go_on_to_the_next_attempt(prepare, tmp_path):
     (first.path / "steps" / "odd").write_text("x")
     (tmp_path / "secret").write_text("secret")
     (first.path / "steps" / "01.onnx").symlink_to(tmp_path / "secret")
+    kept = first.path / "steps" / "01.checkpoint"
+    (kept / "folder").mkdir(parents=True)
+    (kept / "observed-1.npz").write_text("statistics")
+    (kept / "link").symlink_to(tmp_path / "secret")
     second = prepare(3)
-    assert sorted(path.name for path in (second.path / "steps").iterdir()) == ["00.json", "00.onnx"]
+    steps = second.path / "steps"
+    assert sorted(path.name for path in steps.iterdir()) == ["00.json", "00.onnx", "01.checkpoint"]
+    assert [path.name for path in (steps / "01.checkpoint").iterdir()] == ["observed-1.npz"]
     assert not first.path.exists()
 
 

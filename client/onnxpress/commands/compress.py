@@ -32,6 +32,12 @@ def compress(
         ),
     ],
     data: Annotated[str | None, typer.Option(metavar="FILE", help="NPZ file, or the id of a stored dataset.")] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="NPZ file or stored dataset that alone judges; by default a part of --data does."
+        ),
+    ] = None,
     metric: Annotated[
         str | None, typer.Option(metavar="NAME", help="What the labels are judged by, such as top1.")
     ] = None,
@@ -76,7 +82,7 @@ def compress(
         spec = _spec(recipe, gate or [], target, recipes.parse_labels(label or []))
         spec |= {} if priority is None else {"priority": priority}
         spec |= {} if cache else {"cache": "refuse"}
-        request, deadline = JobRequest(spec, model, data, metric), Deadline.after(timeout)
+        request, deadline = JobRequest(spec, model, data, metric, judge=judge), Deadline.after(timeout)
         if dry_run:
             dry_run_submission(client, request, deadline, as_json=as_json)
             return

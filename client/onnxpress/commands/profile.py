@@ -31,6 +31,12 @@ def profile(
         str | None, typer.Option(metavar="MODEL", help="ONNX file or stored model to compare with.")
     ] = None,
     data: Annotated[str | None, typer.Option(metavar="FILE", help="NPZ file, or the id of a stored dataset.")] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="NPZ file or stored dataset that alone judges; by default a part of --data does."
+        ),
+    ] = None,
     metric: Annotated[
         str | None, typer.Option(metavar="NAME", help="What the labels are judged by, such as top1.")
     ] = None,
@@ -82,7 +88,7 @@ def profile(
             asked["labels"] = {**asked.get("labels", {}), **marks}
         asked |= {} if priority is None else {"priority": priority}
         asked |= {} if seconds is None else {"measure_seconds": seconds}
-        request, deadline = JobRequest(asked, model, data, metric, baseline), Deadline.after(timeout)
+        request, deadline = JobRequest(asked, model, data, metric, baseline, judge), Deadline.after(timeout)
         if dry_run:
             dry_run_submission(client, request, deadline, as_json=as_json)
             return

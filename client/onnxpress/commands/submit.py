@@ -45,6 +45,8 @@ class JobRequest:
     data: str | None = None
     metric: str | None = None
     baseline: str | None = None
+    # A second dataset, which alone judges.
+    judge: str | None = None
 
 
 def submit(
@@ -96,12 +98,15 @@ def _prepare(client: Client, request: JobRequest, live: LiveProgress, deadline: 
         request.baseline if request.baseline is None or is_id(request.baseline, "mdl_") else digest(request.baseline)
     )
     data = request.data if request.data is None or is_id(request.data, "dst_") else digest(request.data)
+    judge = request.judge if request.judge is None or is_id(request.judge, "dst_") else digest(request.judge)
     spec = {**request.spec, "model": model if isinstance(model, str) else sender.model(model)}
     if baseline is not None:
         spec["baseline"] = baseline if isinstance(baseline, str) else sender.model(baseline)
     if data is not None:
         spec["dataset"] = data if isinstance(data, str) else sender.dataset(data, request.metric)
-    named = (model, data) if baseline is None else (model, baseline, data)
+    if judge is not None:
+        spec["judge"] = judge if isinstance(judge, str) else sender.dataset(judge, request.metric)
+    named = [model, *((baseline,) if baseline is not None else ()), data, *((judge,) if judge is not None else ())]
     content = [one.sha256 if isinstance(one, Digested) else one for one in named]
     return Submission(client, spec, idempotency_key("job", content, request.metric, request.spec, run=run))
 
