@@ -25,11 +25,12 @@ def workspace(tmp_path):
     for name in ("model", "data", "out", "steps", "tmp"):
         (tmp_path / name).mkdir()
     np.savez(tmp_path / "data" / "data.npz", image=np.zeros((4, 3), np.float32))
+    (tmp_path / "data" / "dataset.json").write_text("{}")
     return tmp_path
 
 
 def data_order(workspace):
-    return sandbox.Order("inspect_dataset", workspace, {"metric": None, "file": "data.npz"})
+    return sandbox.Order("inspect_dataset", workspace, {"file": "data.npz"})
 
 
 def stopped(child):
@@ -75,7 +76,7 @@ def test_targets_are_proven(workspace):
 def test_no_child_works_beside_a_measurement(workspace, verb):
     """It waits, by its own account and not by its limit's; then it works, or is refused for what it was given."""
     lock = workspace / "quiet.lock"
-    payload = {"metric": None, "file": "data.npz"} if verb == "inspect_dataset" else {"limit": 1 << 20}
+    payload = {"file": "data.npz"} if verb == "inspect_dataset" else {"limit": 1 << 20}
     payload = {} if verb == "targets" else payload
     for name in ("model.onnx", "archive.zip"):
         (workspace / "model" / name).write_text("no network")
@@ -97,9 +98,7 @@ def test_the_clock_stands_while_a_child_waits_but_not_for_ever(workspace):
     limits = sandbox.Limits(runtime_s=2, waiting_s=3, memory_bytes=2 << 30)
     with engine.HostLock(lock).measuring():
         started = time.monotonic()
-        child = sandbox.start(
-            sandbox.Order("inspect_dataset", workspace, {"metric": None, "file": "data.npz"}, lock), limits=limits
-        )
+        child = sandbox.start(sandbox.Order("inspect_dataset", workspace, {"file": "data.npz"}, lock), limits=limits)
         outcome = child.wait(PATIENCE_S)
     assert outcome.kind == "runtime_limit"
     assert time.monotonic() - started >= 5
