@@ -30,7 +30,7 @@ from engine.graph.grouping import Grouping, overlapping
 from engine.graph.groups import Group, Unit, balanced
 from engine.graph.labels import Array, Labels, UnfollowableError, Union
 from engine.graph.preparation import prepare
-from engine.graph.rules import RULES
+from engine.graph.rules.catalogue import RULES
 from engine.graph.sizes import Sizes
 
 
@@ -105,34 +105,6 @@ class Coupling:
     def _unit(self, atoms: Sequence[int]) -> Unit:
         costs = [self._cost.get(atom, (0.0, 0.0)) for atom in atoms]
         return Unit(tuple(atoms), sum(cost[0] for cost in costs), sum(cost[1] for cost in costs))
-
-    def group_of(self, atom: int) -> Group | None:
-        """Give the group that an atom belongs to."""
-        return next((group for group in self.groups if atom in group.atoms), None)
-
-    def summary(self) -> dict[str, object]:
-        """Give the result as JSON for people: shares, groups, and what froze which node."""
-        return {
-            "prunable_parameters": round(self.prunable_parameters, 4),
-            "prunable_macs": round(self.prunable_macs, 4),
-            "parameters": self.parameters,
-            "macs": sum(self.macs.values()),
-            "groups": [
-                {
-                    "name": group.name,
-                    "kind": group.kind,
-                    "channels": len(group.atoms),
-                    "lossy": group.lossy,
-                    "producers": list(group.producers),
-                    "slices": [{"initializer": part.initializer, "axis": part.axis} for part in group.slices],
-                }
-                for group in self.groups
-            ],
-            "frozen": [
-                {"node": item.node, "op": item.op_type, "reason": item.reason, "channels": item.channels}
-                for item in self.frozen
-            ],
-        }
 
 
 def analyse(model: ir.Model, dims: Mapping[str, int] | None = None) -> Coupling:

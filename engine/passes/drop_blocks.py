@@ -20,7 +20,7 @@ class DropBlocks(Pass):
 
     Every branch is scored by itself: the network runs without it on the samples to choose by, and what it says is compared
     with what the original says (KL divergence where the outputs score classes, else the share of noise in them). Then the
-    branches of least damage go one after another, each judged beside those that are gone, until `count` or `share` is
+    branches of least damage go one after another, each scored beside those that are gone, until `count` or `share` is
     reached or the damage would pass the limit. No labels are needed. The scores of all branches are in the report.
     """
 

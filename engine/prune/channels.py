@@ -199,45 +199,45 @@ class Pruning:
         repaired = repaired and self._fits
         largest = max(1 - kept / len(self.groups[key].atoms) for key, kept in widths.items())
         rounds = max(1, math.ceil(largest / _ROUND - 1e-9)) if repaired else 1
-        student, kept = self.model, dict[str, npt.NDArray[np.intp]]()
+        candidate, kept = self.model, dict[str, npt.NDArray[np.intp]]()
         agreement = oracle.Agreement(0.0, oracle.TOLERANCE)
         refits: Sequence[RefittedLayer] = ()
         for number in range(rounds):
-            coupling = self.coupling if number == 0 else self._analysed(student)
+            coupling = self.coupling if number == 0 else self._analysed(candidate)
             groups = self.groups if number == 0 else self._groups(coupling)
-            atoms = self._choose(student, coupling, groups, widths, (number + 1) / rounds)
+            atoms = self._choose(candidate, coupling, groups, widths, (number + 1) / rounds)
             if not atoms:
                 continue
             with self.context.working():
-                pruned = remove(student, coupling, atoms)
-            agreement = agreement.worse(self._check(student, pruned, coupling, atoms))
-            follow(kept, student, coupling, atoms)
-            student = pruned
+                pruned = remove(candidate, coupling, atoms)
+            agreement = agreement.worse(self._check(candidate, pruned, coupling, atoms))
+            follow(kept, candidate, coupling, atoms)
+            candidate = pruned
             if repaired:
-                refits = self._repair(student, kept, number / rounds, rounds)
-        return PrunedCandidate(student, self._left(student), agreement, refits, rounds)
+                refits = self._repair(candidate, kept, number / rounds, rounds)
+        return PrunedCandidate(candidate, self._left(candidate), agreement, refits, rounds)
 
     def _analysed(self, model: ir.Model) -> Coupling:
         with self.context.working():
             return analyse(model)
 
-    def _left(self, student: ir.Model) -> dict[Key, int]:
+    def _left(self, candidate: ir.Model) -> dict[Key, int]:
         """Count what each group has left, in the same channels as `groups` counts."""
-        if student is self.model:
+        if candidate is self.model:
             return {key: len(group.atoms) for key, group in self.groups.items()}
-        left = self._groups(self._analysed(student))
+        left = self._groups(self._analysed(candidate))
         # A group that has one channel left is none any more.
         return {key: len(left[key].atoms) if key in left else 1 for key in self.groups}
 
     def _choose(
         self,
-        student: ir.Model,
+        candidate: ir.Model,
         coupling: Coupling,
         groups: Mapping[Key, Group],
         widths: Mapping[Key, int],
         done: float,
     ) -> set[int]:
-        seen = self._seen if student is self.model else self._look(student, groups)
+        seen = self._seen if candidate is self.model else self._look(candidate, groups)
         atoms: set[int] = set()
         for key, group in groups.items():
             if key not in widths:
@@ -248,24 +248,24 @@ class Pruning:
             if excess <= 0:
                 continue
             with self.context.working():
-                found = scores(student, coupling, group, seen, self.settings.importance)
+                found = scores(candidate, coupling, group, seen, self.settings.importance)
                 count = _count(coupling.units(group, found), excess)
                 chosen = coupling.choose(group, count, found, beside=atoms)
             atoms.update(atom for unit in chosen for atom in unit.atoms)
         return atoms
 
-    def _check(self, student: ir.Model, pruned: ir.Model, coupling: Coupling, atoms: set[int]) -> oracle.Agreement:
+    def _check(self, candidate: ir.Model, pruned: ir.Model, coupling: Coupling, atoms: set[int]) -> oracle.Agreement:
         samples = self.context.calibration
         assert samples is not None
         with self.context.working():
-            return oracle.compare(mask(student, coupling, atoms), pruned, samples, self.context.target)
+            return oracle.compare(mask(candidate, coupling, atoms), pruned, samples, self.context.target)
 
     def _repair(
-        self, student: ir.Model, kept: Mapping[str, npt.NDArray[np.intp]], done: float, rounds: int
+        self, candidate: ir.Model, kept: Mapping[str, npt.NDArray[np.intp]], done: float, rounds: int
     ) -> Sequence[RefittedLayer]:
         assert self.context.calibration is not None
         return repair(
-            student,
+            candidate,
             self.model,
             kept,
             self.context.calibration,

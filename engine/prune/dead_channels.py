@@ -1,4 +1,4 @@
-"""Channels that say nothing: what makes them is zero, or what reads them; they can go without changing any result."""
+"""Dead channels: what makes them is zero, or all that reads them; they can go without changing any result."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ from engine.report.pruning_details import RemovedChannels
 
 Array = npt.NDArray[Any]
 
-# Removing what is silent reorders sums at most.
+# Removing what is dead reorders sums at most.
 _TOLERANCE = 1e-5
 
 
@@ -43,9 +43,9 @@ class _Candidate:
     channels: int
 
 
-def remove_silent(model: ir.Model, context: Context) -> RemovedChannels:
-    """Remove silent channels in place and say what went, or why nothing did."""
-    found = _without_silent(model, context)
+def remove_dead_channels(model: ir.Model, context: Context) -> RemovedChannels:
+    """Remove dead channels in place and say what went, or why nothing did."""
+    found = _without_dead_channels(model, context)
     if isinstance(found, str):
         return RemovedChannels(channels=0, reason=found)
     before = _parameters(model)
@@ -53,14 +53,14 @@ def remove_silent(model: ir.Model, context: Context) -> RemovedChannels:
     return RemovedChannels(channels=found.channels, parameters=before - _parameters(model))
 
 
-def _without_silent(model: ir.Model, context: Context) -> _Candidate | str:
+def _without_dead_channels(model: ir.Model, context: Context) -> _Candidate | str:
     candidate = io.copy(model)
-    _deafen(candidate)
+    _zero_what_reads_zeros(candidate)
     if not _has_zero_lines(candidate):
         return "no whole row or channel of weights is zero"
     try:
         coupling = analyse(candidate)
-        atoms = _silent(candidate, coupling)
+        atoms = _unread(candidate, coupling)
         if not atoms:
             return "the zero rows and channels are tied to others that are not zero"
         pruned = remove(candidate, coupling, atoms)
@@ -80,33 +80,33 @@ def _agree(model: ir.Model, pruned: ir.Model, context: Context) -> bool:
     assert context.calibration is not None
     size = fixed_batch(model, context.calibration) or 2
     feed = padded(next(iter(context.calibration.batches(size))), size)
-    with tempfile.TemporaryDirectory(prefix="silence-") as folder:
+    with tempfile.TemporaryDirectory(prefix="dead-channels-") as folder:
         paths = [Path(folder, "before.onnx"), Path(folder, "after.onnx")]
         for network, path in zip((model, pruned), paths, strict=True):
             io.save(network, path)
         return verify.same_outputs(paths[0], paths[1], [feed], context.target).relative <= _TOLERANCE
 
 
-def _silent(model: ir.Model, coupling: Coupling) -> list[int]:
-    """Choose the sets of channels that nobody hears: all weights that read them are zero."""
-    loud: set[int] = set()
+def _unread(model: ir.Model, coupling: Coupling) -> list[int]:
+    """Choose the sets of channels that nothing reads: all weights on them are zero."""
+    needed: set[int] = set()
     for member in coupling.members:
         tensor = model.graph.initializers[member.initializer].const_value
         if member.role == "in" and tensor is not None:
             array = tensor.numpy()
-            loud.update(np.unique(np.broadcast_to(member.labels.atoms, array.shape)[array != 0]).tolist())
+            needed.update(np.unique(np.broadcast_to(member.labels.atoms, array.shape)[array != 0]).tolist())
     for sink in coupling.sinks:
-        loud.update(np.unique(sink.labels.atoms).tolist())
+        needed.update(np.unique(sink.labels.atoms).tolist())
     read = {
         atom for member in coupling.members if member.role == "in" for atom in np.unique(member.labels.atoms).tolist()
     }
     gone: list[int] = []
     for group in coupling.groups:
-        quiet = [atom for atom in group.atoms if atom in read and atom not in loud]
-        if not quiet:
+        idle = [atom for atom in group.atoms if atom in read and atom not in needed]
+        if not idle:
             continue
-        scores = {atom: float(atom not in quiet) for atom in group.atoms}
-        for unit in coupling.choose(group, len(quiet), scores, gone):
+        scores = {atom: float(atom not in idle) for atom in group.atoms}
+        for unit in coupling.choose(group, len(idle), scores, gone):
             if all(scores[atom] == 0 for atom in unit.atoms):
                 gone.extend(unit.atoms)
     return gone
@@ -126,7 +126,7 @@ def _has_zero_lines(model: ir.Model) -> bool:
     return False
 
 
-def _deafen(model: ir.Model) -> None:
+def _zero_what_reads_zeros(model: ir.Model) -> None:
     """Set to zero what reads channels that are always zero."""
     known: dict[ir.Value, _Channels] = {}
     for node in model.graph:

@@ -105,7 +105,7 @@ def _objection(layer: Refittable, known: bool, feeds: int, exclude: frozenset[st
     if not known:
         return "the original has no tensor of the name of its output"
     if feeds < 2:
-        return "there are too few samples to fit to some and judge by others"
+        return "there are too few samples to fit to some and check on others"
     return None
 
 
@@ -195,7 +195,7 @@ class _Fitting:
     def _linear(self, model: ir.Model, layer: Rows) -> RefittedLayer:
         groups, columns = layer.linear.groups, layer.linear.inputs
         outputs = layer.outputs // groups
-        fitted, judged = self._moments(layer)
+        fitted, kept_back = self._moments(layer)
         weights = layer.matrix().reshape(groups, outputs, columns)
         offset = layer.offset()
         offsets = None if offset is None else offset.reshape(groups, outputs)
@@ -203,14 +203,14 @@ class _Fitting:
         biases: list[Array] = []
         new = weights.copy()
         for group in range(groups):
-            fit, judge = fitted.moments(group), judged.moments(group) if judged.rows else None
+            fit, held_out = fitted.moments(group), kept_back.moments(group) if kept_back.rows else None
             bias = None if offsets is None else offsets[group]
             with self._working():
-                solved = solve(fit, weights[group], bias, held_out=judge, fit_bias=layer.bias is not None)
+                solved = solve(fit, weights[group], bias, held_out=held_out, fit_bias=layer.bias is not None)
             new[group] = solved.weights
             biases.append(np.zeros(outputs) if solved.bias is None else solved.bias)
             before, after = before + solved.before, after + solved.after
-            variance += _variance(judge or fit)
+            variance += _variance(held_out or fit)
         taken = after < before
         if taken:
             layer.store(model, new.reshape(layer.outputs, columns), np.concatenate(biases))
@@ -224,14 +224,14 @@ class _Fitting:
         groups, columns = layer.linear.groups, layer.linear.inputs
         rows = max(_ROWS, _ROWS_PER_COLUMN * columns // groups)
         keep = max(1, -(-rows // (self._batches * per_sample)))
-        fitted, judged = (Gram(columns, layer.outputs // groups, groups=groups, block=256) for _ in range(2))
+        fitted, kept_back = (Gram(columns, layer.outputs // groups, groups=groups, block=256) for _ in range(2))
         for batch in range(self._batches):
             with self._working():
                 source, target = self._source(batch), self._wanted(batch)
                 x = layer.rows(source, batch * per_sample, keep)
                 y = layer.targets(target, source, batch * per_sample, keep)
-                (judged if self._held(batch) else fitted).update(x, y)
-        return fitted, judged
+                (kept_back if self._held(batch) else fitted).update(x, y)
+        return fitted, kept_back
 
     def _affine(self, model: ir.Model, layer: Normalisation) -> RefittedLayer:
         """Refit gain and shift of a layer normalisation, channel by channel."""
@@ -247,12 +247,12 @@ class _Fitting:
                 rows[held] += len(x)
         x_sum, y_sum, xx, xy, _ = sums[False]
         new = affine(rows=rows[False], x_sum=x_sum, y_sum=y_sum, xx=xx, xy=xy, gain=gain)
-        judge = bool(rows[True])
-        before, after = (_affine_error(sums[judge], rows[judge], *pair) for pair in ((gain, shift), new))
+        held = bool(rows[True])
+        before, after = (_affine_error(sums[held], rows[held], *pair) for pair in ((gain, shift), new))
         # Channel by channel: one that gets worse stays as it was.
         better = after < before
-        _, y_sum, _, _, yy = sums[judge]
-        variance = max(float((yy / rows[judge] - np.square(y_sum / rows[judge])).mean()), 1e-30)
+        _, y_sum, _, _, yy = sums[held]
+        variance = max(float((yy / rows[held] - np.square(y_sum / rows[held])).mean()), 1e-30)
         if better.any():
             layer.store(model, np.where(better, new[0], gain), np.where(better, new[1], shift))
         final = float(np.minimum(before, after).mean())

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from engine.calibrate.paired import Sums
 from engine.contract import Context
 from engine.graph.linear import LinearLayer
-from engine.prune.dead_channels import remove_silent
+from engine.prune.dead_channels import remove_dead_channels
 from engine.prune.layer_by_layer import Layers, find, relative, walk
 from engine.report.detail_parts import left_alone
 from engine.report.pruning_details import PruneWeightsDetails, RemovedChannels, SparseLayer
@@ -95,7 +95,7 @@ def prune_weights(model: ir.Model, settings: SparsitySettings, context: Context)
     removed = RemovedChannels(channels=0, reason="it was not asked for")
     if settings.remove_channels:
         with context.working():
-            removed = remove_silent(model, context)
+            removed = remove_dead_channels(model, context)
     return Change(
         summary=_summary(share, len(told), removed, settings, context),
         details=PruneWeightsDetails(
@@ -212,12 +212,12 @@ def _solve(layer: LinearLayer, sums: Sums, settings: SparsitySettings) -> Sparse
         for name, solve in _methods(layer, settings).items():
             candidates.setdefault(name, []).append(solve(part, fit, held_out))
     errors = {
-        name: sum(judge.error(part) for judge, part in zip(sums.held_out, found, strict=True))
+        name: sum(held_out.error(part) for held_out, part in zip(sums.held_out, found, strict=True))
         for name, found in candidates.items()
     }
     best = min(errors, key=lambda name: errors[name])
     layer.write(np.concatenate(candidates[best]))
-    energy = sum(float(judge.y_squares.sum()) / max(judge.rows, 1) / len(judge.y_squares) for judge in sums.held_out)
+    energy = sum(float(each.y_squares.sum()) / max(each.rows, 1) / len(each.y_squares) for each in sums.held_out)
     return _told(layer, best, {name: relative(error, energy) for name, error in errors.items()}, sums.fit[0].rows)
 
 

@@ -13,7 +13,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from engine.graph.coupling import analyse
-from engine.graph.rules import RULES
+from engine.graph.rules.catalogue import RULES
 
 
 @pytest.fixture(scope="module")

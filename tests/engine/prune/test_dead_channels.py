@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import SpecInvalidError
 from engine.graph import io
-from engine.prune.dead_channels import remove_silent
+from engine.prune.dead_channels import remove_dead_channels
 from engine.runtime import sessions
 from engine.target import Target
 
@@ -24,7 +24,7 @@ def remove(context, feeds_of, images):
         model = ir.from_proto(onnx.load_from_string(net.build(output, out_shape=shape)))
         feed = {"image": images(3).astype(np.float32) / 255}
         before = run(model, feed)
-        told = remove_silent(model, context(model, feeds_of(feed)))
+        told = remove_dead_channels(model, context(model, feeds_of(feed)))
         np.testing.assert_allclose(run(model, feed), before, rtol=0, atol=1e-5 * np.abs(before).max())
         sizes = {name: value.const_value.shape.numpy() for name, value in model.graph.initializers.items()}
         return told, sizes
@@ -61,6 +61,17 @@ def test_a_zero_row_goes_where_what_it_makes_is_zero(network, remove, bias, betw
     assert (told.channels == 1) == goes
     assert list(sizes["stem.w"]) == [5 if goes else 6, 3, 3, 3]
     assert list(sizes["second.w"]) == [4, 5 if goes else 6, 3, 3]
+
+
+def test_a_dead_output_of_a_transposed_convolution_goes(network, remove):
+    net = network()
+    x = net.op("ConvTranspose", net.conv("image", 3, 6, name="stem"), net.normal("up.w", 6, 5, 2, 2), name="up")
+    net.weights["up.w"][:, 1] = 0
+    y = net.relu(net.conv(net.relu(x), 5, 4, name="second"))
+    told, sizes = remove(net, net.op("Flatten", net.op("GlobalAveragePool", y)), ("n", 4))
+    assert told.channels == 1
+    assert list(sizes["up.w"]) == [6, 4, 2, 2]
+    assert list(sizes["second.w"]) == [4, 4, 3, 3]
 
 
 def test_a_channel_that_nobody_reads_goes(network, remove):
