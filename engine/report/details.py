@@ -5,6 +5,13 @@ from typing import Annotated
 from pydantic import Field
 
 from engine.report.graph_details import FuseDetails, SimplifyDetails
+from engine.report.pruning_details import (
+    DropBlocksDetails,
+    FactoriseDetails,
+    PruneChannelsDetails,
+    PruneWeightsDetails,
+    ReconstructDetails,
+)
 from engine.report.quantization_details import (
     DynamicDetails,
     Float16Details,
@@ -14,6 +21,17 @@ from engine.report.quantization_details import (
 )
 
 AnyDetails = Annotated[
-    SimplifyDetails | FuseDetails | StaticDetails | DynamicDetails | WeightsDetails | Float16Details | MixedDetails,
+    SimplifyDetails
+    | FuseDetails
+    | StaticDetails
+    | DynamicDetails
+    | WeightsDetails
+    | Float16Details
+    | MixedDetails
+    | PruneChannelsDetails
+    | PruneWeightsDetails
+    | ReconstructDetails
+    | FactoriseDetails
+    | DropBlocksDetails,
     Field(discriminator="of"),
 ]

@@ -1,9 +1,13 @@
 """What passes say of their work comes back from a stored report as the type that it was."""
 
+from typing import get_args
+
 import pytest
 from pydantic import ValidationError
 
+from engine.passes import AnyPass
 from engine.report.detail_parts import CountChange, LeftAlone
+from engine.report.details import AnyDetails
 from engine.report.graph_details import FuseDetails
 from engine.report.quantization_details import (
     DynamicDetails,
@@ -100,3 +104,9 @@ def test_markdown_of_a_choice_has_the_front_and_each_method_of_the_chosen_one():
 
 def test_markdown_says_nothing_of_what_has_no_type():
     assert _lines({"layers": [{"node": "conv"}]}) == ""
+
+
+def test_every_pass_has_details_of_its_own():
+    passes = {kind.model_fields["type"].default for kind in get_args(get_args(AnyPass)[0])}
+    details = [kind.model_fields["of"].default for kind in get_args(get_args(AnyDetails)[0])]
+    assert sorted(details) == sorted(passes)
