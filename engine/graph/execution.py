@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from engine.graph import labels as lab
+from engine.graph.attributes import integer, integers
 from engine.graph.labels import Array, Labels, Shape, UnfollowableError
-from engine.graph.sizes import Sizes, integer, integers
+from engine.graph.sizes import Sizes
 
 Role = Literal["in", "out", "pass"]
 SiteKind = Literal["reshape", "expand", "resize", "split", "slice", "gather", "attribute"]

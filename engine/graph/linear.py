@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from engine.graph import io
-from engine.graph.sizes import integer, integers, number, text
+from engine.graph.attributes import integer, integers, number, text
 from engine.solve.gram import AutoPad, Window
 
 Array = npt.NDArray[Any]

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 import onnx_ir as ir
 
 from engine.graph import sizes as concrete
-from engine.graph.sizes import Shape, Sizes, integer, text
+from engine.graph.attributes import integer, text
+from engine.graph.sizes import Shape, Sizes
 
 
 def count(model: ir.Model, dims: Mapping[str, int] | None = None) -> dict[str, int]:

@@ -14,11 +14,11 @@ import onnx_ir as ir
 
 from engine.errors import ModelUnsupportedError
 from engine.graph import io
+from engine.graph.attributes import integer, number
 from engine.graph.coupling import Coupling
 from engine.graph.execution import Member, Sink
 from engine.graph.labels import Array
-from engine.graph.sizes import integer, number
-from engine.graph.slicing import by_initializer, losses_by_axis, removed
+from engine.graph.losses import by_initializer, losses_by_axis, removed
 
 
 def mask(model: ir.Model, coupling: Coupling, atoms: Iterable[int]) -> ir.Model:

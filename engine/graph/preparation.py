@@ -7,7 +7,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from engine.graph import io
-from engine.graph.sizes import Sizes, evaluate, infer
+from engine.graph.shape_arithmetic import evaluate
+from engine.graph.sizes import Sizes, infer
 from engine.graph.unshare import bypass_identities
 
 # Larger weights that several nodes read stay shared: their axes are united instead, so that files do not grow.

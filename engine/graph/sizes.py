@@ -1,7 +1,6 @@
-"""Concrete sizes of every value at chosen input dimensions, and the small constants that shape arithmetic computes."""
+"""Concrete sizes of every value at chosen input dimensions, with the small constants that follow from them."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,13 +9,12 @@ import onnx_ir as ir
 from onnx import shape_inference
 
 from engine.errors import ModelUnsupportedError
+from engine.graph.attributes import integer, integers
+from engine.graph.shape_arithmetic import ELEMENTWISE, MOST_INTEGERS, evaluate, is_small, shape_output
 
 Shape = tuple[int, ...]
 Array = np.ndarray
 
-# Shape vectors, axes, scales and scalars are known by value; weights are not read.
-_MOST_INTEGERS = 4096
-_MOST_FLOATS = 16
 # Stand-ins for dynamic dimensions: images divide by every common stride, sequences stay short.
 BATCH = 1
 _IMAGE = 64
@@ -50,8 +48,7 @@ class Sizes:
             return
         self.shapes[value.name] = tuple(int(size) for size in tensor.shape.numpy())
         self.types[value.name] = int(tensor.dtype)
-        most = _MOST_FLOATS if tensor.dtype.is_floating_point() else _MOST_INTEGERS
-        if tensor.size <= most and tensor.dtype != ir.DataType.STRING:
+        if is_small(tensor):
             self.known[value.name] = tensor.numpy()
 
 
@@ -83,7 +80,7 @@ def _moving_axes(first: Sizes, second: Sizes, node: ir.Node) -> list[Array]:
     if other is None or len(other) != len(one):
         return [np.ones(first.known[str(node.outputs[0].name)].shape, bool)]
     moving = np.array(one) != np.array(other)
-    return [np.asarray(moving.any())] if node.op_type == "Size" else [_shape(node, tuple(moving)).astype(bool)]
+    return [np.asarray(moving.any())] if node.op_type == "Size" else [shape_output(node, tuple(moving)).astype(bool)]
 
 
 _MOVED = frozenset(
@@ -123,7 +120,7 @@ def _mixed(sizes: Sizes, node: ir.Node) -> list[Array]:
         outcome = evaluate(node, values)
         if outcome is not None:
             return [array.astype(bool) for array in outcome]
-    if node.op_type in _ELEMENTWISE or node.op_type in {"Div", "Mod", "Max", "Min", "Pow"}:
+    if node.op_type in ELEMENTWISE or node.op_type in {"Div", "Mod", "Max", "Min", "Pow"}:
         return [np.broadcast_to(np.any(np.broadcast_arrays(*marks.values()), axis=0), shapes[0])]
     return [np.ones(shape, bool) for shape in shapes]
 
@@ -166,7 +163,8 @@ def _concrete(value: ir.Value, chosen: dict[str, int], factors: tuple[int, int])
 
 
 def _walk(model: ir.Model, sizes: Sizes, node: ir.Node, chosen: dict[str, int], factors: tuple[int, int]) -> None:
-    evaluated = evaluate(node, [sizes.constant(value) for value in node.inputs], sizes)
+    shape = sizes.shape(node.inputs[0]) if node.inputs else None
+    evaluated = evaluate(node, [sizes.constant(value) for value in node.inputs], shape=shape, most=MOST_INTEGERS)
     if evaluated is not None:
         for value, array in zip(node.outputs, evaluated, strict=False):
             if value.name:
@@ -325,243 +323,3 @@ CONTRIB: dict[str, ContribShape] = {
     "GroupQueryAttention": _grouped_query,
     "MultiHeadAttention": _multi_head,
 }  # fmt: skip
-
-
-def integer(node: ir.Node, name: str, default: int) -> int:
-    """Read an integer attribute."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else int(attribute.as_int())
-
-
-def number(node: ir.Node, name: str, default: float) -> float:
-    """Read a float attribute."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else float(attribute.as_float())
-
-
-def integers(node: ir.Node, name: str) -> list[int] | None:
-    """Read a list-of-integers attribute, None where it is absent."""
-    attribute = node.attributes.get(name)
-    return None if attribute is None else [int(item) for item in attribute.as_ints()]
-
-
-def text(node: ir.Node, name: str, default: str) -> str:
-    """Read a string attribute."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else str(attribute.as_string())
-
-
-def axes_of(node: ir.Node, constant: Array | None, rank: int) -> tuple[int, ...] | None:
-    """Read axes from the attribute of older operator sets or from the constant input of newer ones."""
-    listed = integers(node, "axes")
-    if listed is None and constant is not None:
-        listed = [int(axis) for axis in constant.reshape(-1)]
-    return None if listed is None else tuple(axis % rank for axis in listed)
-
-
-# --- the value of shape arithmetic -----------------------------------------------------------------------------------
-
-_ELEMENTWISE: dict[str, Callable[..., Array]] = {
-    "Abs": np.abs, "Add": np.add, "And": np.logical_and, "Ceil": np.ceil, "Equal": np.equal, "Floor": np.floor,
-    "Greater": np.greater, "GreaterOrEqual": np.greater_equal, "Less": np.less, "LessOrEqual": np.less_equal,
-    "Mul": np.multiply, "Neg": np.negative, "Not": np.logical_not, "Or": np.logical_or, "Reciprocal": np.reciprocal,
-    "Round": np.rint, "Sign": np.sign, "Sqrt": np.sqrt, "Sub": np.subtract, "Exp": np.exp, "Log": np.log,
-    "Where": np.where, "Xor": np.logical_xor,
-}  # fmt: skip
-
-
-def evaluate(node: ir.Node, values: Sequence[Array | None], sizes: Sizes | None = None) -> list[Array] | None:
-    """Compute a node's outputs from known inputs, None where the node or an input is not known."""
-    if node.op_type == "Constant":
-        return _constant(node)
-    if node.op_type in {"Shape", "Size"} and sizes is not None:
-        shape = sizes.shape(node.inputs[0])
-        return None if shape is None else [_shape(node, shape)]
-    given = [values[index] for index, value in enumerate(node.inputs) if value is not None]
-    arrays = [value for value in given if value is not None]
-    if node.domain not in {"", "ai.onnx"} or not given or len(arrays) < len(given):
-        return None
-    function = _EVALUATORS.get(node.op_type)
-    if function is None and node.op_type in _ELEMENTWISE:
-        return [np.asarray(_ELEMENTWISE[node.op_type](*arrays)).astype(_elementwise_type(node, arrays), copy=False)]
-    if function is None:
-        return None
-    outcome = function(node, arrays)
-    return None if outcome is None or any(array.size > _MOST_INTEGERS and sizes for array in outcome) else outcome
-
-
-def _elementwise_type(node: ir.Node, arrays: list[Array]) -> np.dtype:
-    if node.op_type in {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor"}:
-        return np.dtype(bool)
-    return arrays[-1].dtype
-
-
-def _constant(node: ir.Node) -> list[Array] | None:
-    for name in ("value", "value_int", "value_ints", "value_float", "value_floats"):
-        attribute = node.attributes.get(name)
-        if attribute is None:
-            continue
-        if name == "value":
-            tensor = attribute.as_tensor()
-            small = tensor.size <= (_MOST_FLOATS if tensor.dtype.is_floating_point() else _MOST_INTEGERS)
-            return [tensor.numpy()] if small and tensor.dtype != ir.DataType.STRING else None
-        return [np.array(attribute.value, np.int64 if "int" in name else np.float32)]
-    return None
-
-
-def _shape(node: ir.Node, shape: Shape) -> Array:
-    if node.op_type == "Size":
-        return np.array(math.prod(shape), np.int64)
-    start, end = integer(node, "start", 0), node.attributes.get("end")
-    return np.array(shape[start : None if end is None else end.as_int()], np.int64)
-
-
-def _divide(_: ir.Node, arrays: list[Array]) -> list[Array] | None:
-    left, right = arrays
-    if not np.issubdtype(left.dtype, np.integer):
-        return [np.asarray(left / right).astype(left.dtype)]
-    if not np.all(right):
-        return None
-    return [np.asarray(np.trunc(left / right)).astype(left.dtype)]
-
-
-def _cast(node: ir.Node, arrays: list[Array]) -> list[Array]:
-    return [arrays[0].astype(ir.DataType(node.attributes["to"].as_int()).numpy())]
-
-
-def _gather(node: ir.Node, arrays: list[Array]) -> list[Array]:
-    return [np.asarray(np.take(arrays[0], arrays[1].astype(np.int64), axis=integer(node, "axis", 0)))]
-
-
-def _slice(node: ir.Node, arrays: list[Array]) -> list[Array]:
-    data = arrays[0]
-    where = slices(node, arrays[1:], data.ndim)
-    return [data if where is None else data[where]]
-
-
-def slices(node: ir.Node, operands: Sequence[Array | None], rank: int) -> tuple[slice, ...] | None:
-    """Give a Slice node's ranges for each axis, None where they are not constant."""
-    starts, ends = integers(node, "starts"), integers(node, "ends")
-    axes: Sequence[int] | None = integers(node, "axes")
-    steps: Sequence[int] | None = None
-    if starts is None or ends is None:
-        if len(operands) < 2 or operands[0] is None or operands[1] is None:
-            return None
-        starts, ends = operands[0].tolist(), operands[1].tolist()
-        axes = operands[2].tolist() if len(operands) > 2 and operands[2] is not None else None
-        steps = operands[3].tolist() if len(operands) > 3 and operands[3] is not None else None
-    found = [slice(None)] * rank
-    for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        axis = index if axes is None else axes[index] % rank
-        step = 1 if steps is None else steps[index]
-        # A negative step to before the first element has no spelling in Python but None.
-        found[axis] = slice(start, None if step < 0 and end < -(1 << 31) else end, step)
-    return tuple(found)
-
-
-def _concat(node: ir.Node, arrays: list[Array]) -> list[Array]:
-    return [np.concatenate(arrays, axis=integer(node, "axis", 0))]
-
-
-def _squeeze(node: ir.Node, arrays: list[Array]) -> list[Array]:
-    axes = axes_of(node, arrays[1] if len(arrays) > 1 else None, arrays[0].ndim)
-    return [np.squeeze(arrays[0], axis=axes)]
-
-
-def _unsqueeze(node: ir.Node, arrays: list[Array]) -> list[Array]:
-    listed = integers(node, "axes") or arrays[1].reshape(-1).tolist()
-    return [np.expand_dims(arrays[0], tuple(listed))]
-
-
-def _reshape(node: ir.Node, arrays: list[Array]) -> list[Array] | None:
-    target = arrays[1].tolist()
-    if not integer(node, "allowzero", 0):
-        target = [arrays[0].shape[axis] if size == 0 else size for axis, size in enumerate(target)]
-    return [arrays[0].reshape(target)]
-
-
-def _flatten(node: ir.Node, arrays: list[Array]) -> list[Array]:
-    axis = integer(node, "axis", 1) % (arrays[0].ndim + 1)
-    return [arrays[0].reshape(math.prod(arrays[0].shape[:axis]), -1)]
-
-
-def _transpose(node: ir.Node, arrays: list[Array]) -> list[Array]:
-    return [arrays[0].transpose(integers(node, "perm"))]
-
-
-def _constant_of_shape(node: ir.Node, arrays: list[Array]) -> list[Array] | None:
-    shape = tuple(arrays[0].tolist())
-    if math.prod(shape) > _MOST_INTEGERS:
-        return None
-    attribute = node.attributes.get("value")
-    return [
-        np.full(
-            shape, 0.0 if attribute is None else attribute.as_tensor().numpy()[0], None if attribute else np.float32
-        )
-    ]
-
-
-def _range(_: ir.Node, arrays: list[Array]) -> list[Array] | None:
-    start, limit, delta = (array.item() for array in arrays)
-    if delta == 0 or (limit - start) / delta > _MOST_INTEGERS:
-        return None
-    return [np.arange(start, limit, delta, dtype=arrays[0].dtype)]
-
-
-def _expand(_: ir.Node, arrays: list[Array]) -> list[Array] | None:
-    shape = np.broadcast_shapes(arrays[0].shape, tuple(arrays[1].tolist()))
-    return [np.broadcast_to(arrays[0], shape)] if math.prod(shape) <= _MOST_INTEGERS else None
-
-
-def _reduce(function: Callable[..., Array]) -> Callable[[ir.Node, list[Array]], list[Array]]:
-    def run(node: ir.Node, arrays: list[Array]) -> list[Array]:
-        axes = axes_of(node, arrays[1] if len(arrays) > 1 else None, arrays[0].ndim)
-        keep = bool(integer(node, "keepdims", 1))
-        return [np.asarray(function(arrays[0], axis=axes, keepdims=keep)).astype(arrays[0].dtype)]
-
-    return run
-
-
-def _split(node: ir.Node, arrays: list[Array]) -> list[Array]:
-    axis = integer(node, "axis", 0)
-    pieces = integers(node, "split") or (arrays[1].tolist() if len(arrays) > 1 else None)
-    if pieces is None:
-        return [np.asarray(piece) for piece in np.array_split(arrays[0], len(node.outputs), axis=axis)]
-    return [np.asarray(piece) for piece in np.split(arrays[0], np.cumsum(pieces)[:-1], axis=axis)]
-
-
-def _extreme(function: Callable[..., Array]) -> Callable[[ir.Node, list[Array]], list[Array]]:
-    def run(_: ir.Node, arrays: list[Array]) -> list[Array]:
-        result = arrays[0]
-        for other in arrays[1:]:
-            result = function(result, other)
-        return [np.asarray(result)]
-
-    return run
-
-
-_EVALUATORS: dict[str, Callable[[ir.Node, list[Array]], list[Array] | None]] = {
-    "Cast": _cast,
-    "Concat": _concat,
-    "ConstantOfShape": _constant_of_shape,
-    "Div": _divide,
-    "Expand": _expand,
-    "Flatten": _flatten,
-    "Gather": _gather,
-    "Identity": lambda _, arrays: [arrays[0]],
-    "Max": _extreme(np.maximum),
-    "Min": _extreme(np.minimum),
-    "Mod": lambda node, arrays: [np.asarray((np.fmod if integer(node, "fmod", 0) else np.mod)(arrays[0], arrays[1]))],
-    "Pow": lambda _, arrays: [np.asarray(np.power(arrays[0], arrays[1])).astype(arrays[0].dtype)],
-    "Range": _range,
-    "ReduceMax": _reduce(np.max),
-    "ReduceMin": _reduce(np.min),
-    "ReduceProd": _reduce(np.prod),
-    "ReduceSum": _reduce(np.sum),
-    "Reshape": _reshape,
-    "Slice": _slice,
-    "Split": _split,
-    "Squeeze": _squeeze,
-    "Transpose": _transpose,
-    "Unsqueeze": _unsqueeze,
-}

@@ -14,9 +14,10 @@ from engine.contract import Context
 from engine.graph import io, macs
 from engine.graph.coupling import Coupling, analyse
 from engine.graph.groups import Group, Unit
+from engine.graph.losses import by_initializer, losses_by_axis, removed
 from engine.graph.masking import mask
 from engine.graph.names import require_nodes
-from engine.graph.slicing import by_initializer, losses_by_axis, remove, removed
+from engine.graph.slicing import remove
 from engine.prune import oracle, schedule
 from engine.prune.importance import Importance, Seen, observe, scores
 from engine.prune.reconstruct import repair

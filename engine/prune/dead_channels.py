@@ -15,9 +15,9 @@ from engine.contract import Context
 from engine.data.batches import padded
 from engine.errors import ModelUnsupportedError, SpecInvalidError
 from engine.graph import io, linear, verify
+from engine.graph.attributes import integer, number
 from engine.graph.coupling import Coupling, analyse
 from engine.graph.linear import LinearLayer
-from engine.graph.sizes import integer, number
 from engine.graph.slicing import remove
 from engine.report.pruning_details import RemovedChannels
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg
 
+from engine.graph.attributes import integers
 from engine.graph.linear import LinearLayer
-from engine.graph.sizes import integers
 from engine.solve import Moments, low_rank
 from engine.solve.gptq import damped
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from engine.graph import linear
+from engine.graph.attributes import integer, number
 from engine.graph.linear import BiasPlace, LinearLayer
-from engine.graph.sizes import integer, number
 from engine.solve import patches, pixels, positions
 
 Array = npt.NDArray[Any]

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from engine.graph.attributes import integer, integers, text
 from engine.graph.linear import LinearLayer
-from engine.graph.sizes import integer, integers, text
 from engine.quantize.static_plan import StaticPlan, final_output
 
 # Kernels work on this many input channels at a time.

@@ -6,6 +6,7 @@ from typing import Literal, cast
 
 import onnx_ir as ir
 
+from engine.graph.attributes import integer
 from engine.graph.linear import (
     CONSTANT_INPUT,
     NO_MATRIX,
@@ -16,7 +17,6 @@ from engine.graph.linear import (
     node_name,
     read,
 )
-from engine.graph.sizes import integer
 from engine.quantize.integer_types import AskedWeights
 
 _NO_KERNEL = {

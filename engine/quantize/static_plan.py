@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from engine.graph.attributes import integer
 from engine.graph.linear import BOTH_ACTIVATIONS, STANDARD, LinearLayer, is_constant, node_name, read
-from engine.graph.sizes import integer
 
 LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 # Operators with an integer kernel of their own: inputs and output have their own scales.

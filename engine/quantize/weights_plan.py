@@ -10,8 +10,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from engine.graph import io
+from engine.graph.attributes import integer
 from engine.graph.linear import CONSTANT_INPUT, NO_MATRIX, STANDARD, LinearLayer, is_constant, node_name, read
-from engine.graph.sizes import integer
 from engine.solve.grid import Bits
 
 # The operator sets in which DequantizeLinear took an axis, and then blocks and 4-bit types.

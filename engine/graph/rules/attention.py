@@ -4,10 +4,10 @@ import numpy as np
 import onnx_ir as ir
 
 from engine.graph import labels as lab
+from engine.graph.attributes import integer
 from engine.graph.execution import Execution, Split
 from engine.graph.labels import Array, Labels
 from engine.graph.rules.registry import CONTRIB, Rules, listed
-from engine.graph.sizes import integer
 
 _WIDTH = "a fused attention keeps the width of its heads"
 

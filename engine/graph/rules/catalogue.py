@@ -5,16 +5,18 @@ from engine.graph.rules import (
     contraction,
     convolution,
     elementwise,
-    movement,
     normalisation,
-    quantised,
+    quantized,
     recurrent,
     reduction,
+    reshaping,
+    selection,
 )
 from engine.graph.rules.registry import Rule
 
 RULES: dict[tuple[str, str], Rule] = {
-    **movement.RULES,
+    **reshaping.RULES,
+    **selection.RULES,
     **elementwise.RULES,
     **contraction.RULES,
     **convolution.RULES,
@@ -22,5 +24,5 @@ RULES: dict[tuple[str, str], Rule] = {
     **reduction.RULES,
     **recurrent.RULES,
     **attention.RULES,
-    **quantised.RULES,
+    **quantized.RULES,
 }

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from engine.graph.attributes import integer, text
 from engine.graph.execution import Execution
 from engine.graph.labels import Array, Labels
 from engine.graph.rules.elementwise import join
 from engine.graph.rules.registry import CONTRIB, Rules, listed
-from engine.graph.sizes import integer, text
 
 
 @dataclass(frozen=True, eq=False)

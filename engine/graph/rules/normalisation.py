@@ -4,11 +4,11 @@ import numpy as np
 import onnx_ir as ir
 
 from engine.graph import labels as lab
+from engine.graph.attributes import integer, integers
 from engine.graph.execution import Execution
 from engine.graph.labels import Labels
 from engine.graph.rules.elementwise import follow, join
 from engine.graph.rules.registry import CONTRIB, Rules, listed
-from engine.graph.sizes import integer, integers
 
 
 def batch_norm(run: Execution, node: ir.Node) -> None:

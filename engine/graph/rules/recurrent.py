@@ -3,10 +3,10 @@
 import numpy as np
 import onnx_ir as ir
 
+from engine.graph.attributes import integer
 from engine.graph.execution import Execution, Role
 from engine.graph.labels import Array, Labels
 from engine.graph.rules.registry import Rules, listed
-from engine.graph.sizes import integer
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 

@@ -2,10 +2,10 @@
 
 import onnx_ir as ir
 
+from engine.graph.attributes import axes_of, integer
 from engine.graph.execution import Execution
 from engine.graph.labels import Labels
 from engine.graph.rules.registry import Rules, listed
-from engine.graph.sizes import axes_of, integer
 
 # Removed channels add nothing to these, and ReduceMean's divisor changes.
 _EXACT = frozenset({"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"})

@@ -6,7 +6,7 @@ from engine.graph.execution import Execution
 from engine.graph.rules.registry import Rules, listed
 
 
-def requantise(run: Execution, node: ir.Node) -> None:
+def quantize(run: Execution, node: ir.Node) -> None:
     """Pass labels of activations; a dequantized weight is handled where it is used."""
     if run.constant(node.inputs[0]):
         return
@@ -16,4 +16,4 @@ def requantise(run: Execution, node: ir.Node) -> None:
         run.set(node, found)
 
 
-RULES: Rules = listed(requantise, "QuantizeLinear", "DequantizeLinear")
+RULES: Rules = listed(quantize, "QuantizeLinear", "DequantizeLinear")
