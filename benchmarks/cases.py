@@ -11,6 +11,7 @@ import onnx
 
 from benchmarks import scores
 from benchmarks.scores import Array, Score
+from engine.data.parts import CALIBRATE, SELECT
 from engine.runtime.sessions import Session
 
 NETWORKS = Path(__file__).resolve().parents[1] / "var" / "networks"
@@ -19,8 +20,8 @@ TEXT_MASK = 0.3
 """PP-OCR takes a pixel for text above this probability."""
 SPEECH = 0.5
 QUICK_SAMPLES = 200
-ENGINE_LABELLED = 1000
-"""So many labelled test samples the engine may use to judge its own steps; the score is on all of them."""
+SELECT_SAMPLES = 1000
+"""So many labelled samples, the first ones, the engine chooses its own steps on; they take no part in the score."""
 
 Feed = dict[str, Array]
 
@@ -31,11 +32,17 @@ class NetworkMissingError(Exception):
 
 @dataclass(frozen=True)
 class Data:
-    """Samples on the first axis of each array, in the types that the network takes."""
+    """Samples on the first axis of each array, in the types that the network takes.
+
+    Nobody who compresses sees `test`. `select` are labelled samples for ours to choose on, with `chosen_by` their labels; where
+    there are none, ours keeps some of `calibration` for that.
+    """
 
     calibration: Feed
     test: Feed
     truth: Array | None = None
+    select: Feed = field(default_factory=dict)
+    chosen_by: Array | None = None
     constants: Feed = field(default_factory=dict)
     sample_axis: Mapping[str, int] = field(default_factory=dict)
 
@@ -52,7 +59,14 @@ class Data:
         test = {name: array[:count] for name, array in self.test.items()}
         calibration = {name: array[: max(count // 4, 8)] for name, array in self.calibration.items()}
         truth = None if self.truth is None else self.truth[:count]
-        return replace(self, calibration=calibration, test=test, truth=truth)
+        select = {name: array[:count] for name, array in self.select.items()}
+        chosen_by = None if self.chosen_by is None else self.chosen_by[:count]
+        return replace(self, calibration=calibration, test=test, truth=truth, select=select, chosen_by=chosen_by)
+
+    @property
+    def selecting(self) -> int:
+        """Number of samples that are chosen on."""
+        return 0 if self.chosen_by is None else len(self.chosen_by)
 
     def __len__(self) -> int:
         """Number of test samples."""
@@ -99,30 +113,36 @@ def write_calibration(data: Data, path: Path) -> dict[str, Any]:
 
 
 def write_dataset(data: Data, path: Path) -> None:
-    """Store a dataset for the engine: the calibration samples, and where there are labels some labelled ones."""
-    arrays = dict(data.calibration)
-    if data.truth is not None and data.truth.ndim == 1 and data.truth.dtype.kind == "i":
-        seen = slice(ENGINE_LABELLED)
-        arrays = {name: np.concatenate([arrays[name], data.test[name][seen]]) for name in arrays}
-        unlabelled = np.full(len(next(iter(data.calibration.values()))), UNLABELLED, np.int64)
-        arrays["label"] = np.concatenate([unlabelled, data.truth[seen].astype(np.int64)])
+    """Store a dataset for the engine: what calibrates, and what it may choose on, which without labels is every other one."""
+    arrays, count = dict(data.calibration), len(next(iter(data.calibration.values())))
+    part = np.arange(count) % 2
+    if data.chosen_by is not None:
+        arrays = {name: np.concatenate([array, data.select[name]]) for name, array in arrays.items()}
+        part = np.repeat([CALIBRATE, SELECT], [count, data.selecting])
+        arrays["label"] = np.concatenate([np.full(count, UNLABELLED, np.int64), data.chosen_by.astype(np.int64)])
     # The engine finds the samples' axis itself where it is not the first; a constant is the same in every sample.
-    count = len(next(iter(arrays.values())))
-    arrays |= {name: np.broadcast_to(array, (count, *array.shape)) for name, array in data.constants.items()}
-    np.savez(path, allow_pickle=False, **arrays)
+    arrays |= {name: np.broadcast_to(array, (len(part), *array.shape)) for name, array in data.constants.items()}
+    np.savez(path, allow_pickle=False, part=part, **arrays)
 
 
 # Loading
 
 
 def _labelled(folder: Path) -> Data:
-    """A dataset of onnxpress whose unlabelled samples calibrate."""
+    """A dataset of onnxpress whose unlabelled samples calibrate; of the labelled ones at most half are chosen on."""
     arrays = _read(folder / "data.npz")
     label = arrays.pop("label")
     typed = _typed(arrays, folder / "model.onnx")
     chosen = label == UNLABELLED
-    calibration = {name: array[chosen] for name, array in typed.items()}
-    return Data(calibration, {name: array[~chosen] for name, array in typed.items()}, label[~chosen])
+    labelled = {name: array[~chosen] for name, array in typed.items()}
+    first = min(SELECT_SAMPLES, int((~chosen).sum()) // 2)
+    return Data(
+        calibration={name: array[chosen] for name, array in typed.items()},
+        test={name: array[first:] for name, array in labelled.items()},
+        truth=label[~chosen][first:],
+        select={name: array[:first] for name, array in labelled.items()},
+        chosen_by=label[~chosen][:first],
+    )
 
 
 def _pages(folder: Path) -> Data:
@@ -138,13 +158,13 @@ def _text_lines(folder: Path) -> Data:
 
 
 def _speech(folder: Path) -> Data:
-    """Frames with the states that the published network was in; every fourth of the first half calibrates."""
+    """Frames with the states that the published network was in; of the first half every fourth calibrates, the second judges."""
     frames = _read(folder / "frames.npz")
     arrays = {name: frames[name] for name in ("input", "state")}
     half = len(frames["input"]) // 2
     return Data(
         calibration={name: array[:half:4] for name, array in arrays.items()},
-        test=arrays,
+        test={name: array[half:] for name, array in arrays.items()},
         constants={"sr": np.array(16000, np.int64)},
         sample_axis={"state": 1},
     )

@@ -139,7 +139,7 @@ def _record(case: Case, data: Data, entry: Entry, folder: Path) -> _Record:
         sources += sorted((HERE.parent / "engine").rglob("*.py"))
     else:
         sources.append(environments.REQUIREMENTS / f"{entry.peer}.txt")
-    digest = hashlib.sha256(json.dumps([dict(entry.settings), len(data)], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([dict(entry.settings), len(data), data.selecting], sort_keys=True).encode())
     for source in sources:
         digest.update(source.read_bytes())
     return _Record(_place(folder, entry) / "result.json", digest.hexdigest())
@@ -186,7 +186,7 @@ def make(case: Case, data: Data, entry: Entry, folder: Path) -> Result:
 
 
 def judge(case: Case, data: Data, results: Sequence[Result]) -> list[Result]:
-    """Score every network on all test samples beside the original, which is the first."""
+    """Score every network on the test samples, which nobody saw who made it, beside the original, which is the first."""
     original: Array | None = None
     judged = []
     for result in results:
