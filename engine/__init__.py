@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engine.report.values import AnyReport, ProfileReport, Report, read_report
     from engine.runtime.discovery import targets
     from engine.runtime.host_lock import HostLock
-    from engine.spec import Compress, Profile, Spec, default_kind, read_spec, steps_of, targets_of
+    from engine.spec import Compress, Profile, Spec, default_kind, makes_network, read_spec, steps_of, targets_of
     from engine.target import PROVIDER_NAMES
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "inspect_dataset",
     "inspect_model",
     "list_passes",
+    "makes_network",
     "merge_reports",
     "prunability",
     "read_report",
@@ -83,6 +84,7 @@ _HOME = {
     "inspect_dataset": "engine.data.dataset",
     "inspect_model": "engine.graph.validate",
     "list_passes": "engine.passes",
+    "makes_network": "engine.spec",
     "merge_reports": "engine.report.merge",
     "prunability": "engine.prune.prunability",
     "read_report": "engine.report.values",

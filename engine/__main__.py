@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from engine import EngineError, Spec, inspect_dataset, inspect_model, read_spec, run
+from engine import EngineError, Spec, inspect_dataset, inspect_model, makes_network, read_spec, run
 
 # As the command line client has them.
 _OK, _USAGE, _GATE_FAILED, _JOB_FAILED, _INCONCLUSIVE = 0, 2, 3, 4, 7
@@ -57,7 +57,7 @@ def _run(parsed: argparse.Namespace) -> int:
     except (ValidationError, json.JSONDecodeError) as error:
         _say(f"{parsed.spec} is not a job spec: {error}")
         return _USAGE
-    if parsed.baseline is not None and spec.kind != "profile":
+    if parsed.baseline is not None and makes_network(spec):
         _say("--baseline is for profiles: a compression compares with the network that it was given")
         return _USAGE
     with tempfile.TemporaryDirectory(prefix="engine-") as folder:

@@ -8,7 +8,7 @@ from engine.data.parts import PART, Sizes, part_sizes
 from engine.errors import DatasetInvalidError, SpecInvalidError
 from engine.gate import FIDELITY_METRICS, TASK_METRICS, Gate
 from engine.inspection import ArrayInfo, DatasetInspection, Inspection, TensorInfo
-from engine.spec import Compress, Profile, Spec, targets_of
+from engine.spec import Compress, Profile, Spec, makes_network, targets_of
 from engine.target import Target
 
 _WITHOUT_DATA = {
@@ -295,7 +295,7 @@ def _warnings_of_parts(sizes: Sizes, spec: Spec) -> Iterator[str]:
             f"{sizes.judge_labelled} labelled samples to judge on are few: a change in accuracy below 1 point cannot be told"
             " from chance."
         )
-    if sizes.select_is_judge and spec.kind == "compress":
+    if sizes.select_is_judge and makes_network(spec):
         yield (
             f"Steps are chosen and the result is judged on the same {sizes.judge} samples, so its figures may look better"
             f" than they are: {sizes.reason}."

@@ -107,3 +107,14 @@ def steps_of(spec: Spec) -> tuple[str, ...]:
             return tuple(step.type for step in spec.recipe.passes)
         case _:
             assert_never(spec)
+
+
+def makes_network(spec: Spec) -> bool:
+    """Say whether a job gives a network, and not only figures of one that there is."""
+    match spec:
+        case Compress():
+            return True
+        case Profile():
+            return False
+        case _:
+            assert_never(spec)

@@ -22,7 +22,7 @@ def key(model: Model, dataset: Dataset | None, judge: Dataset | None, spec: "eng
 
     Limits change no result, so they do not count.
     """
-    if model.artifact_digest is None or spec.kind == "profile":
+    if model.artifact_digest is None or not engine.makes_network(spec):
         return None
     return digest(
         {

@@ -295,7 +295,7 @@ def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | 
         baseline_id=planned.baseline.id if planned.baseline else None,
         dataset_id=planned.dataset.id if planned.dataset else None,
         judge_id=planned.judge.id if planned.judge else None,
-        output_model_id=None if request.spec.kind == "profile" else new_id("mdl"),
+        output_model_id=new_id("mdl") if engine.makes_network(request.spec) else None,
         key_id=key_id,
         priority=request.priority,
         cache="refused" if request.cache == "refuse" else "miss",

@@ -39,13 +39,12 @@ def run(
     Raises:
         EngineError: the job cannot be done; nothing is in `out`.
     """
-    loads = spec.kind == "profile"
-    probe = probe or partial(memory.probe, loads=loads)
-    frame = Frame(workspace, on_event, HostLock(quiet), probe, crashed_steps, deadline)
+    lock = HostLock(quiet)
     match spec:
         case Compress():
-            return compress.run(spec, frame)
+            return compress.run(spec, Frame(workspace, on_event, lock, probe or memory.probe, crashed_steps, deadline))
         case Profile():
-            return profile.run(spec, frame, only=only)
+            probe = probe or partial(memory.probe, loads=True)
+            return profile.run(spec, Frame(workspace, on_event, lock, probe, crashed_steps, deadline), only=only)
         case _:
             assert_never(spec)

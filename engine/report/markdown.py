@@ -1,6 +1,7 @@
 """A report for people: the summary sentences, and the whole as Markdown."""
 
 from collections.abc import Iterator, Sequence
+from typing import assert_never
 
 from engine.report.detail_parts import Detail
 from engine.report.profile_markdown import profile_lines
@@ -44,7 +45,13 @@ def _and(parts: Sequence[str]) -> str:
 
 def markdown(report: AnyReport) -> str:
     """Give the whole report as GitHub-flavoured Markdown."""
-    lines = profile_lines(report) if isinstance(report, ProfileReport) else _lines(report)
+    match report:
+        case Report():
+            lines = _lines(report)
+        case ProfileReport():
+            lines = profile_lines(report)
+        case _:
+            assert_never(report)
     return "\n".join(lines) + "\n"
 
 

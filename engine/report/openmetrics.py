@@ -1,8 +1,9 @@
 """A report in the text format of Prometheus."""
 
 from collections.abc import Iterator
+from typing import assert_never
 
-from engine.report.values import AnyReport, Latency, LatencyComparison, Report
+from engine.report.values import AnyReport, Latency, LatencyComparison, ProfileReport, Report
 
 _PREFIX = "onnxpress_report"
 _OUTCOMES = ("pass", "fail", "inconclusive", "none")
@@ -24,18 +25,27 @@ Samples = list[tuple[str, float]]
 
 
 def _gauges(report: AnyReport) -> Iterator[tuple[str, Samples]]:
-    if isinstance(report, Report):
-        yield "size_bytes", _both(report.size.original, report.size.compressed)
-        if report.latency is not None:
-            yield "latency_seconds", _latencies(report.latency)
-        if report.memory is not None:
-            yield (
-                "peak_memory_bytes",
-                _both(report.memory.original.peak_rss_bytes, report.memory.compressed.peak_rss_bytes),
-            )
-        if report.quality:
-            yield "quality", [(f'metric="{each.metric}"', each.compressed) for each in report.quality]
-        return
+    match report:
+        case Report():
+            yield from _of_compression(report)
+        case ProfileReport():
+            yield from _of_profile(report)
+        case _:
+            assert_never(report)
+
+
+def _of_compression(report: Report) -> Iterator[tuple[str, Samples]]:
+    yield "size_bytes", _both(report.size.original, report.size.compressed)
+    if report.latency is not None:
+        yield "latency_seconds", _latencies(report.latency)
+    if report.memory is not None:
+        original, compressed = report.memory.original.peak_rss_bytes, report.memory.compressed.peak_rss_bytes
+        yield "peak_memory_bytes", _both(original, compressed)
+    if report.quality:
+        yield "quality", [(f'metric="{each.metric}"', each.compressed) for each in report.quality]
+
+
+def _of_profile(report: ProfileReport) -> Iterator[tuple[str, Samples]]:
     measured = [(each, each.measured) for each in report.targets if each.measured is not None]
     if measured:
         yield (

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 import engine
+import sandbox
 from models import Unit
 from services import analyses, jobs, uploads
 from services.attempts import expire_lease
@@ -148,6 +149,23 @@ def test_a_cancelled_job_ends_its_child(attempts, database, upload, network, dat
     assert row(type(job), job.id).status == "cancelled"
     assert children(settings) == []
     assert list(attempts.workspaces.iterdir()) == []
+
+
+def test_every_child_gets_the_lock_of_its_host(attempts, database, upload, network, data, settings, monkeypatch):
+    """Inspections and analyses too: nothing of ours works beside a measurement."""
+    orders, start = [], sandbox.start
+    monkeypatch.setattr(
+        sandbox, "start", lambda order, *, limits: orders.append((order, limits)) or start(order, limits=limits)
+    )
+    upload(uploads.register_model, network)
+    upload(uploads.register_dataset, data)
+    for unit_id in database.publisher.sent:
+        attempts.run(unit_id)
+    assert [order.verb for order, _ in orders] == ["inspect_model", "inspect_dataset"]
+    for order, limits in orders:
+        assert order.lock == settings.data_dir.resolve() / "quiet.lock"
+        # It is not the network's fault when another's measurement takes long.
+        assert limits.waiting_s >= 600
 
 
 def test_a_message_for_nothing_does_nothing(attempts):

@@ -89,7 +89,7 @@ def job(workspace):
             np.savez(folder / "judge" / "data.npz", **judge)
         spec = Compress.model_validate({"recipe": {"passes": [{"type": "float16"}]}, "gates": gates})
         probe = Memory(peak_rss_bytes=1, load_ms=1, first_run_ms=1)
-        return run(spec, folder, lambda _event: None, probe=lambda *_: probe), folder
+        return run(spec, folder, lambda _event: None, probe=lambda *_: probe, deadline=1e9), folder
 
     return make
 
@@ -206,6 +206,7 @@ def test_a_pass_that_asks_for_what_judges_cannot_get_it(job, monkeypatch, declar
             asked[name] = np.concatenate(feeds)
         asked["judge"] = getattr(context, "judge", None)
         (context.checkpoint / "notes").write_text("kept")
+        asked["deadline"] = context.deadline
         return Change(summary="Looked around.", repair=True)
 
     monkeypatch.setattr(Float16, "apply", greedy)
@@ -227,6 +228,7 @@ def test_a_pass_that_asks_for_what_judges_cannot_get_it(job, monkeypatch, declar
     assert not set(asked["select"]) & set(judged)
     assert not set(asked["calibration"]) & (set(judged) | set(asked["select"]))
     assert asked["judge"] is None
+    assert asked["deadline"] == 1e9
     # What was walked over is not nothing, and the walk finds what is there.
     assert held[0] == ({MARK[CALIBRATES], MARK[SELECTS]} if declared else {MARK[CALIBRATES]})
     if declared:

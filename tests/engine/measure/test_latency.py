@@ -146,6 +146,23 @@ def test_raw_samples_hold_every_turn(convolutions):
     assert take_turns(sessions, [FEED], seconds=60.0, min_runs=7, max_runs=900, precision=1e9).wall_ms.shape == (3, 7)
 
 
+@pytest.mark.parametrize("runs", [40, 4000])
+def test_the_report_keeps_raw_samples_but_not_without_end(runs):
+    random = np.random.default_rng(runs)
+    wall = 1 + np.arange(3 * runs).reshape(3, runs) / 1e3
+    disturbed = random.random((3, runs)) < 0.1
+    turns = module.Turns(("original", "again", "candidate"), wall, wall, disturbed)
+    found = module.judge_turns(turns, "candidate", CPU, {}).compressed
+    kept = wall[2][~disturbed[2]]
+    assert len(found.runs_ms) == min(len(kept), 1000)
+    assert set(found.runs_ms) <= set(kept.round(4).tolist())
+    # In the order of the runs, from the first to the last.
+    assert list(found.runs_ms) == sorted(found.runs_ms)
+    assert (found.runs_ms[0], found.runs_ms[-1]) == (round(kept[0], 4), round(kept[-1], 4))
+    # Evenly: no stretch of the measurement is left out.
+    assert np.diff(found.runs_ms).max() < 5 * (wall[2, -1] - wall[2, 0]) / len(found.runs_ms)
+
+
 def test_preemptions_of_the_pool_are_seen(convolutions):
     with ExitStack() as stack:
         contestant = module._Contestant(session(convolutions(1), Target(threads=2)), [FEED], stack)
@@ -167,7 +184,9 @@ def test_garbage_is_not_collected_while_timing(convolutions, monkeypatch):
 def test_the_host_is_held_alone(convolutions, tmp_path, monkeypatch):
     quiet, seen = HostLock(tmp_path / "quiet"), []
     real = module._Record.take
-    monkeypatch.setattr(module._Record, "take", lambda *args, **more: (seen.append(quiet._mode), real(*args, **more)))
+    monkeypatch.setattr(
+        module._Record, "take", lambda *args, **more: (seen.append(quiet._held.mode), real(*args, **more))
+    )
     compare(convolutions(1), convolutions(1), FEED, CPU, quiet=quiet, **QUICK)
     assert set(seen) == {"measuring"}
 
