@@ -8,6 +8,8 @@ WORKERS ?= 1
 # Which targets `make worker` takes jobs for: names by comma, `all`, or `own` (accelerators, and cpu where there is none).
 TARGETS ?= own
 BIN := $(VENV)/bin
+# Tests run in one process for each core, each with servers of its own.
+SIDE_BY_SIDE := --numprocesses=logical --maxprocesses=8
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -26,7 +28,7 @@ $(VENV)/.dev-$(EP): pyproject.toml client/pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[$(EP),dev]' -e client
 	@touch $@ $(VENV)/.run-$(EP)
 
-.PHONY: demo serve worker test check bench docs clean
+.PHONY: demo serve worker test chaos fuzz check bench docs clean
 demo: $(VENV)/.run-$(EP)  ## Compress a real network and show the measured result (no server needed)
 	@$(BIN)/python -m standalone demo
 
@@ -37,7 +39,13 @@ worker: $(VENV)/.run-$(EP)  ## Run one more worker beside `make serve`, say with
 	@exec $(BIN)/python -m worker --queues work --targets $(TARGETS) --concurrency $(WORKERS)
 
 test: $(VENV)/.dev-$(EP)  ## Run the tests on real parts (SQLite, Postgres, Valkey, ONNX Runtime)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+
+chaos: $(VENV)/.dev-$(EP)  ## Kill processes and stop servers under many jobs, on both stacks, for minutes
+	@$(BIN)/python -m pytest -m chaos
+
+fuzz: $(VENV)/.dev-$(EP)  ## Look for inputs that break something: new ones at every run
+	@$(BIN)/python -m pytest -m "fuzz or hypothesis" --hypothesis-profile=fuzz $(SIDE_BY_SIDE)
 
 check: $(VENV)/.dev-$(EP)  ## Format, lint, types, import contracts, docs fresh
 	$(BIN)/ruff format --check .

@@ -14,17 +14,64 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+import hypothesis
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
+from . import scheduling
 from .servers import S3, Redis
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would everything that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Beside other processes with tests, more threads than cores only take turns.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+# The same examples at every run; `make fuzz` looks for new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
+hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=1000, print_blob=True)
+hypothesis.settings.load_profile("repeatable")
+
 _numbers = itertools.count(1)
 _ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return scheduling.make_scheduler(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: scheduling.urgency_of(item.nodeid))
+
+
+@pytest.fixture(scope="session")
+def _sqlite_tables(tmp_path_factory):
+    from services import db
+
+    path = tmp_path_factory.mktemp("sqlite") / "tables.db"
+    database = db.Database(f"sqlite:///{path}")
+    db.upgrade_database(database)
+    database.dispose()
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrate(_sqlite_tables):
+    """Give the function that makes the tables where settings say: much faster than all migrations for every test."""
+    from services import db
+
+    def make(settings):
+        url = make_url(settings.database)
+        if url.get_backend_name() == "sqlite":
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(_sqlite_tables, url.database)
+        else:
+            db.upgrade(settings)
+
+    return make
 
 
 @pytest.fixture(scope="session")

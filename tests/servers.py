@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import fcntl
+import itertools
 import json
+import os
 import secrets
 import shutil
 import socket
@@ -18,17 +21,34 @@ from pathlib import Path
 import trustme
 
 PATIENCE_S = 60.0
+_PORTS = range(12_000, 32_000)
+_reserved = Path(tempfile.gettempdir()) / f"onnxpress-test-ports-{os.getuid()}"
+_reserved.mkdir(exist_ok=True)
+_start = os.getpid() * 97 % len(_PORTS)
+_candidates = itertools.cycle([*_PORTS[_start:], *_PORTS[:_start]])
+_locks = []
 
 
 def free_ports(count):
-    """Ports of the loopback interface that nobody listens on."""
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+    """Ports of the loopback interface that nobody listens on, and that no other process with tests is given meanwhile.
+
+    They lie below those that the kernel gives to outgoing connections: nobody can take one before its server binds it.
+    """
+    found = []
+    while len(found) < count:
+        port = next(_candidates)
+        lock = (_reserved / str(port)).open("w")
+        try:
+            # Held for as long as this process lives.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            lock.close()
+            continue
+        _locks.append(lock)
+        found.append(port)
+    return found
 
 
 class Process:

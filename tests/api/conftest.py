@@ -2,6 +2,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import httpx
 import pytest
@@ -125,8 +126,8 @@ def serving(settings):
 
 
 @contextmanager
-def _new_service(settings):
-    db.upgrade(settings)
+def _new_service(settings, migrate):
+    migrate(settings)
     database = db.Database.from_settings(settings)
     with database.transaction() as session:
         texts = {}
@@ -141,9 +142,9 @@ def _new_service(settings):
 
 
 @pytest.fixture(scope="session")
-def new_service():
+def new_service(migrate):
     """Give the function that serves with given settings, two tenants and a key for each."""
-    return _new_service
+    return partial(_new_service, migrate=migrate)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,8 @@ import engine
 import onnxpress
 from onnxpress.cli import app
 
+from ..servers import free_ports
+
 
 @dataclass
 class Request:
@@ -272,7 +274,9 @@ def embedded(tmp_path_factory):
     # Imported here: most tests need no service, and it brings half the world.
     from standalone.serve import Embedded
 
-    with Embedded(tmp_path_factory.mktemp("var"), host="127.0.0.1", port=0, workers=1, say=print) as service:
+    with Embedded(
+        tmp_path_factory.mktemp("var"), host="127.0.0.1", port=free_ports(1)[0], workers=1, say=print
+    ) as service:
         yield service
 
 

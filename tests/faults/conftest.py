@@ -294,7 +294,7 @@ def stack(request):
 
 
 @pytest.fixture
-def system(stack, request, tmp_path):
+def system(stack, request, tmp_path, migrate):
     """A service with a broker and no worker yet: on SQLite, Valkey and a folder, or on Postgres, Redis and S3."""
     if stack == "embedded":
         server = Valkey(tmp_path)
@@ -312,7 +312,7 @@ def system(stack, request, tmp_path):
     env |= {f"ONNXPRESS_{name.upper()}": value for name, value in fields.items()}
     times = {name.removeprefix("ONNXPRESS_").lower(): float(value) for name, value in SHORT.items()}
     settings = Settings(data_dir=tmp_path, **fields, **times)
-    db.upgrade(settings)
+    migrate(settings)
     publisher = BrokerPublisher(settings)
     database = db.Database.from_settings(settings, publisher)
     with database.transaction() as session:

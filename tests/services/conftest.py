@@ -185,17 +185,17 @@ class Service:
 
 
 @pytest.fixture(params=["embedded", "production"])
-def service(request, tmp_path):
+def service(request, tmp_path, migrate):
     """A service on each of the two stacks: SQLite and a folder, Postgres and a bucket."""
     if request.param == "embedded":
         settings = Settings(data_dir=tmp_path, database_url=f"sqlite:///{tmp_path / 'x.db'}")
     else:
         bucket = request.getfixturevalue("bucket_fields")
         settings = Settings(data_dir=tmp_path, database_url=request.getfixturevalue("postgres_url"), **bucket)
+    if request.param == "embedded":
+        migrate(settings)
     messages = Messages()
     database = db.Database.from_settings(settings, messages)
-    if request.param == "embedded":
-        db.upgrade_database(database)
     with database.transaction() as session:
         keys.ensure_tenant(session, TENANT)
         keys.ensure_tenant(session, "other")

@@ -29,8 +29,8 @@ def settings(tmp_path):
 
 
 @pytest.fixture
-def database(settings):
-    db.upgrade(settings)
+def database(settings, migrate):
+    migrate(settings)
     made = db.Database.from_settings(settings, Queue())
     with made.transaction() as session:
         keys.ensure_tenant(session, "default")

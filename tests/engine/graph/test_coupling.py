@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from zoo import CONTRIB, Net
@@ -63,7 +63,6 @@ def dense(found: Labels):
     return np.broadcast_to(found.atoms, found.shape)
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
 @given(
     st.sampled_from([(2, 3, 4), (6, 4), (1, 6, 2, 2), (24,), (4, 6, 1), (2, 12)]),
     st.sampled_from([(24,), (6, 4), (2, 12), (2, 3, 4), (4, 1, 6), (1, 24, 1), (3, 8), (2, 2, 6)]),

@@ -128,7 +128,7 @@ def build(seed: int, steps: list[Step]) -> onnx.ModelProto:
 STEP = st.tuples(*[st.integers(0, top) for top in (8, 11, 11, 41)])
 
 
-@settings(max_examples=30, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 999), steps=st.lists(STEP, min_size=3, max_size=9), random=st.randoms(use_true_random=False))
 def test_what_is_left_computes_what_the_mask_computes(run, difference, seed, steps, random):
     proto = build(seed, steps)

@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.solve import Gram, Quantized, gptq, round_to_nearest
@@ -148,7 +148,6 @@ def test_sweeps_never_raise_the_objective_and_approach_the_optimum() -> None:
         assert series[4][output] <= 3 * np.einsum("ci,ij,cj->c", off, hessian, off).min()
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     st.tuples(st.integers(1, 6), st.integers(1, 40)),
     st.sampled_from([4, 8]),

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.solve import Gram, Window, patches, pixels, positions
@@ -21,7 +21,6 @@ def test_sums_equal_those_of_all_rows_at_once() -> None:
     assert found.rows == 500
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8))
 def test_no_bit_depends_on_how_rows_are_batched(cuts: list[int]) -> None:
     rows = sum(cuts)
@@ -60,7 +59,6 @@ def test_targets_must_have_as_many_rows() -> None:
         Gram(3, 2).update(np.zeros((4, 3), np.float32), np.zeros((5, 2), np.float32))
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 2).flatmap(
         lambda axes: st.tuples(
