@@ -18,6 +18,9 @@ from services.storage import open_store
 from settings import Settings
 
 RAW = {"Content-Type": "application/octet-stream"}
+# The longest that a request may wait for a change; whoever is answered in half of it was woken.
+LONGEST_WAIT_S = 60
+PATIENCE_S = LONGEST_WAIT_S / 2
 INSPECTION = {
     "inputs": [{"name": "x", "dtype": "float32", "shape": ["n", 4]}],
     "outputs": [{"name": "y", "dtype": "float32", "shape": ["n", 2]}],
@@ -57,6 +60,26 @@ class Service:
     def client(self, tenant="alpha", **more):
         key = self.keys[tenant]
         return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=30, **more)
+
+    def until(self, condition):
+        """Give what a condition gives as soon as that is true."""
+        end = time.monotonic() + PATIENCE_S
+        while not (found := condition()):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        return found
+
+    def until_waiting(self, row, count):
+        """Return when so many requests wait for a change of a row."""
+        waiting = self.app.state.watcher._waiting
+        self.until(lambda: len(waiting.get(row, ())) == count)
+
+    def until_woken(self, threads):
+        """Return when all of these have ended, by far sooner than they would have waited."""
+        end = time.monotonic() + PATIENCE_S
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        assert not any(thread.is_alive() for thread in threads)
 
     def new_key(self, tenant="alpha", scopes=("read", "write"), **more):
         with self.database.transaction() as session:
@@ -111,7 +134,7 @@ def serving(settings):
     server = Server(app, settings, port=0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE_S
     while not server.started:
         assert thread.is_alive(), "the server died at its start"
         assert time.monotonic() < end, "the server did not start"
@@ -121,7 +144,7 @@ def serving(settings):
         yield app, f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive(), "the server did not stop"
 
 

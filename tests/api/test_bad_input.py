@@ -116,10 +116,8 @@ def refused(answer, *codes, status=422):
 
 def settled_files(service, before):
     """Give what is new in the store, once the removal after the commit is done."""
-    end = time.monotonic() + 5
-    while (new := set(service.stored_files()) - set(before)) and time.monotonic() < end:
-        time.sleep(0.05)
-    return new
+    service.until(lambda: set(service.stored_files()) <= set(before))
+    return set(service.stored_files()) - set(before)
 
 
 def a_pickle():
@@ -210,11 +208,12 @@ def test_over_the_limit_cut_off_or_changed_on_the_way(service, client):
     wrong = {**RAW, "Repr-Digest": f"sha-256=:{'A' * 43}=:"}
     refused(client.post("/v1/models", content=network(), headers=wrong), "digest_mismatch", status=400)
     host, port = service.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=5) as link:
+    with socket.create_connection((host, int(port)), timeout=60) as link:
         head = f"POST /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.keys['alpha']}\r\n"
         link.sendall(f"{head}Content-Type: application/octet-stream\r\nContent-Length: 900000\r\n\r\n".encode())
         link.sendall(b"x" * 300_000)
-        time.sleep(0.2)
+        incoming = service.settings.data_dir / "store" / "incoming"
+        service.until(lambda: list(incoming.iterdir()))
     assert settled_files(service, before) == set()
 
 

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 
 import httpx
 import pytest
@@ -53,7 +52,7 @@ def test_a_stream_tells_everything_and_ends_with_the_job(service, client, job):
     heard = []
     thread = threading.Thread(target=watch, args=(client, job, heard))
     thread.start()
-    time.sleep(0.3)
+    service.until_waiting(job["id"], 1)
     service.claim_job(job["id"])
     client.post(f"/v1/jobs/{job['id']}:cancel")
     with service.client() as other:
@@ -61,7 +60,7 @@ def test_a_stream_tells_everything_and_ends_with_the_job(service, client, job):
     with service.database.transaction() as session:
         unit = session.query(Unit).filter(Unit.job_id == job["id"]).one()
         attempts.cancelled(session, unit.id, unit.token)
-    thread.join(20)
+    service.until_woken([thread])
     assert [kind for _, kind, _ in heard] == ["queued", "running", "cancelling", "cancelled"]
     assert [number for number, _, _ in heard] == sorted(number for number, _, _ in heard)
     assert heard[1][2]["attempt"] == 1
@@ -79,12 +78,12 @@ def test_a_revoked_key_ends_a_stream(service, job):
     with httpx.Client(base_url=service.url, headers={"Authorization": f"Bearer {key.text}"}, timeout=30) as own:
         thread = threading.Thread(target=watch, args=(own, job, heard))
         thread.start()
-        time.sleep(0.3)
+        service.until_waiting(job["id"], 1)
         with service.database.transaction() as session:
             keys.revoke(session, "alpha", key.row.id)
         with service.client() as client:
             client.post(f"/v1/jobs/{job['id']}:cancel")
-        thread.join(20)
+        service.until_woken([thread])
     assert [kind for _, kind, _ in heard] == ["queued"]
 
 
@@ -93,20 +92,18 @@ def test_what_is_no_event_id_is_refused(client, job):
     assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (422, "last-event-id")
 
 
-def test_polls_and_streams_together_see_the_end_within_a_second(service, client, job):
-    """50 long polls and 20 streams; benchmarks/http does the same with 200 and 50."""
+def test_polls_and_streams_together_see_the_end(service, client, job):
+    """50 long polls and 20 streams; benchmarks/http does the same with 200 and 50, and measures when."""
     ends = []
 
     def poll():
-        answer = own.get(f"/v1/jobs/{job['id']}?wait=30")
-        assert answer.json()["status"] == "cancelled"
-        ends.append(time.monotonic())
+        answer = own.get(f"/v1/jobs/{job['id']}?wait=60")
+        ends.append(answer.json()["status"])
 
     def stream():
         heard = []
         watch(own, job, heard)
-        assert heard[-1][1] == "cancelled"
-        ends.append(time.monotonic())
+        ends.append(heard[-1][1])
 
     with service.client(limits=httpx.Limits(max_connections=None)) as own:
         threads = [threading.Thread(target=poll) for _ in range(50)] + [
@@ -114,15 +111,11 @@ def test_polls_and_streams_together_see_the_end_within_a_second(service, client,
         ]
         for thread in threads:
             thread.start()
-        time.sleep(2)
+        service.until_waiting(job["id"], 70)
         assert ends == []
-        changed = time.monotonic()
         client.post(f"/v1/jobs/{job['id']}:cancel")
-        for thread in threads:
-            thread.join(20)
-    assert len(ends) == 70
-    # A second is the aim; a busy machine gets another.
-    assert max(ends) - changed < 2
+        service.until_woken(threads)
+    assert ends == ["cancelled"] * 70
 
 
 @pytest.fixture
@@ -146,7 +139,7 @@ def test_what_all_ask_after_a_change_is_asked_once_for_each_key(service, client,
 
     def poll(key):
         headers = {"Authorization": f"Bearer {key}"}
-        answers.append((key, own.get(f"/v1/jobs/{job['id']}?wait=30", headers=headers)))
+        answers.append((key, own.get(f"/v1/jobs/{job['id']}?wait=60", headers=headers)))
 
     everybody = [*[service.keys["alpha"]] * 20, other.text, revoked.text]
     with service.client(limits=httpx.Limits(max_connections=None)) as own:
@@ -154,21 +147,21 @@ def test_what_all_ask_after_a_change_is_asked_once_for_each_key(service, client,
         threads += [threading.Thread(target=watch, args=(own, job, [])) for _ in range(10)]
         for thread in threads:
             thread.start()
-        time.sleep(2)
+        service.until_waiting(job["id"], len(threads))
         assert answers == []
         with service.database.transaction() as session:
             keys.revoke(session, "alpha", revoked.row.id)
         before = len(statements)
         service.claim_job(job["id"])
-        for thread in threads[: len(everybody)]:
-            thread.join(20)
+        service.until_woken(threads[: len(everybody)])
+        # The streams have told of the change and wait for the next one.
+        service.until_waiting(job["id"], len(threads) - len(everybody))
         asked = [one for one in statements[before:] if "FROM api_key" in one]
         client.post(f"/v1/jobs/{job['id']}:cancel")
         with service.database.transaction() as session:
             unit = session.query(Unit).filter(Unit.job_id == job["id"]).one()
             attempts.cancelled(session, unit.id, unit.token)
-        for thread in threads:
-            thread.join(20)
+        service.until_woken(threads)
     told = dict(answers)
     assert [answer.status_code for _, answer in answers].count(200) == 21
     assert (told[revoked.text].status_code, told[revoked.text].json()["code"]) == (401, "unauthorized")

@@ -8,6 +8,8 @@ from sqlalchemy.exc import OperationalError
 from api import long_polling
 from api.long_polling import Watcher
 
+PATIENCE_S = 60.0
+
 
 class Rows:
     def __init__(self):
@@ -21,6 +23,12 @@ class Rows:
             self.failing -= 1
             raise OperationalError("SELECT", {}, Exception("away"))
         return {one: self.versions[one] for one in ids if one in self.versions}
+
+
+async def until(condition):
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - what is waited for sets no event
+            await asyncio.sleep(0.001)
 
 
 def scene(play):
@@ -52,16 +60,15 @@ def test_nobody_waits_nobody_asks():
 def test_many_who_wait_are_one_question():
     async def play(rows, watcher):
         rows.versions |= {"a": "1", "b": "1"}
-        waits = [asyncio.create_task(watcher.wait(one, "1", 10)) for one in "ab" for _ in range(100)]
-        await asyncio.sleep(0.15)
+        waits = [asyncio.create_task(watcher.wait(one, "1", 2 * PATIENCE_S)) for one in "ab" for _ in range(100)]
+        await until(lambda: len(rows.asked) >= 3)
         assert {frozenset(asked) for asked in rows.asked} == {frozenset("ab")}
-        assert len(rows.asked) < 12
         rows.versions["a"] = "2"
-        await asyncio.wait(waits[:100], timeout=1)
+        await asyncio.wait(waits[:100], timeout=PATIENCE_S)
         assert all(wait.done() for wait in waits[:100])
         assert not any(wait.done() for wait in waits[100:])
         rows.versions["b"] = "2"
-        await asyncio.wait(waits, timeout=1)
+        await asyncio.wait(waits, timeout=PATIENCE_S)
         assert all(wait.done() for wait in waits)
 
     scene(play)
@@ -70,27 +77,28 @@ def test_many_who_wait_are_one_question():
 def test_what_they_ask_then_is_asked_once():
     async def play(rows, watcher):
         rows.versions["a"] = "1"
-        asked, begun = [], asyncio.Event()
+        asked, begun, left = [], asyncio.Event(), asyncio.Event()
 
         async def ask(question):
             asked.append(question)
             begun.set()
-            await asyncio.sleep(0.05)
+            await left.wait()
             if question == "wrong":
                 raise ValueError(question)
             return len(asked)
 
         async def hear(question):
-            change = await watcher.wait("a", "1", 10)
+            change = await watcher.wait("a", "1", 2 * PATIENCE_S)
             return await change.once(question, lambda: ask(question))
 
         right = [asyncio.create_task(hear("right")) for _ in range(50)]
         wrong = [asyncio.create_task(hear("wrong")) for _ in range(3)]
-        await asyncio.sleep(0.05)
+        await until(lambda: len(watcher._waiting.get("a", ())) == 53)
         rows.versions["a"] = "2"
         await begun.wait()
         # Whoever asked first leaves: the others still get their answer.
         right[0].cancel()
+        left.set()
         found = await asyncio.gather(*right[1:])
         assert len(set(found)) == 1
         assert [str(one) for one in await asyncio.gather(*wrong, return_exceptions=True)] == ["wrong"] * 3
@@ -103,8 +111,8 @@ def test_what_they_ask_then_is_asked_once():
 def test_a_change_before_the_wait_is_not_missed():
     async def play(rows, watcher):
         rows.versions["a"] = "2"
-        async with asyncio.timeout(1):
-            await watcher.wait("a", "1", 10)
+        async with asyncio.timeout(PATIENCE_S):
+            await watcher.wait("a", "1", 2 * PATIENCE_S)
 
     scene(play)
 
@@ -115,8 +123,8 @@ def test_a_database_that_is_away_only_costs_time(monkeypatch):
     async def play(rows, watcher):
         rows.versions["a"] = "2"
         rows.failing = 2
-        async with asyncio.timeout(1):
-            await watcher.wait("a", "1", 10)
+        async with asyncio.timeout(PATIENCE_S):
+            await watcher.wait("a", "1", 2 * PATIENCE_S)
         assert len(rows.asked) == 3
 
     scene(play)
@@ -127,10 +135,11 @@ def test_a_stopping_server_sends_everybody_home(before):
     async def play(_rows, watcher):
         if before:
             watcher.close()
-        wait = asyncio.create_task(watcher.wait("a", "1", 10))
-        await asyncio.sleep(0.05)
+        wait = asyncio.create_task(watcher.wait("a", "1", 2 * PATIENCE_S))
+        if not before:
+            await until(lambda: watcher._waiting)
         watcher.close()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(PATIENCE_S):
             await wait
 
     scene(play)

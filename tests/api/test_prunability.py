@@ -71,15 +71,17 @@ def test_who_waits_hears_of_it(service, client, model):
 
     def wait():
         with service.client() as other:
-            answers.append(other.get(f"/v1/models/{model}/prunability", params={"wait": 30}))
+            answers.append(other.get(f"/v1/models/{model}/prunability", params={"wait": 60}))
 
     client.get(f"/v1/models/{model}/prunability")
+    with service.database.reading() as session:
+        unit = session.query(models.Unit.id).filter_by(model_id=model, kind="prunability").scalar()
     threads = [threading.Thread(target=wait) for _ in range(3)]
     for thread in threads:
         thread.start()
+    service.until_waiting(unit, 3)
     work(service, model, result=RESULT)
-    for thread in threads:
-        thread.join(20)
+    service.until_woken(threads)
     assert [answer.json() for answer in answers] == [RESULT] * 3
 
 
