@@ -61,6 +61,7 @@ class Scripted:
         self.scripts: dict[tuple[str, str], list[Say]] = {}
         self.requests: list[Request] = []
         self.stopped = threading.Event()
+        self.silence_over = False
         self._server = Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
@@ -103,7 +104,7 @@ class Scripted:
                 # One connection per request: a closed client leaves no thread behind in a read.
                 self.close_connection = True
                 if answer.get("silent"):
-                    scripted.stopped.wait(30)
+                    scripted.silence_over |= not scripted.stopped.wait(60)
                     return
                 body = json.dumps(answer["json"]).encode() if "json" in answer else answer.get("body", b"")
                 headers = {"Content-Length": str(len(body)), "Connection": "close", **answer.get("headers", {})}

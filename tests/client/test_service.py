@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from dataclasses import replace
 
@@ -233,10 +232,9 @@ def test_chains_cached_results_and_archives(service, net, npz, tmp_path):
     assert "succeeded" in service.jobs.logs(first.id)
     lineage = service.models.lineage(second.output_model)
     assert [one["id"] for one in lineage["ancestors"]] == [first.output_model, stored.id]
-    started = time.monotonic()
     again = service.jobs.submit(spec)
+    # It has ended already in the answer.
     assert (again.succeeded, again.cache) == (True, "hit")
-    assert time.monotonic() - started < 1
     assert service.jobs.report(again.id) == service.jobs.report(first.id)
     service.jobs.download(again.id, tmp_path / "small.onnx")
     key = service.keys.create("reader", ["read"])

@@ -39,7 +39,7 @@ def test_a_pause_longer_than_patience_is_not_slept(scripted, client):
     started = time.monotonic()
     with pytest.raises(onnxpress.UnavailableError):
         client.passes()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     assert len(scripted.requests) == 1
 
 

@@ -226,8 +226,8 @@ class System:
         worker.wait()
         self.workers.remove(worker)
 
-    def assert_no_child_left(self, seconds=15.0):
-        end = time.monotonic() + seconds
+    def assert_no_child_left(self):
+        end = time.monotonic() + PATIENCE_S
         while self.children():
             assert time.monotonic() < end, self.children()
             time.sleep(0.05)

@@ -12,7 +12,7 @@ from models import JobStatus, Unit
 from services import jobs
 
 from ..servers import S3
-from .conftest import STACKS, TENANT, network
+from .conftest import PATIENCE_S, STACKS, TENANT, network
 
 JOBS = 20
 RAW = {"Content-Type": "application/octet-stream"}
@@ -34,7 +34,7 @@ class Prober:
 
     def __exit__(self, *_exc):
         self._stopped.set()
-        self._thread.join(60)
+        self._thread.join(PATIENCE_S)
 
     def _run(self):
         while not self._stopped.wait(0.05):
@@ -51,7 +51,7 @@ def assert_unavailable(answer):
 
 
 def until_answered(client, path):
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE_S
     while (answer := client.get(path)).status_code == 503:
         assert time.monotonic() < end
         time.sleep(0.1)
@@ -149,12 +149,12 @@ def test_a_rolling_restart_with_a_migration_ends_every_job_once(system):
     db.upgrade_database(system.database)
     second = system.start_worker()
     os.kill(first.pid, signal.SIGTERM)
-    assert first.wait(60) == 0
+    assert first.wait(PATIENCE_S) == 0
     system.workers.remove(first)
     system.wait_event(ids[1], "started")
     third = system.start_worker()
     os.kill(second.pid, signal.SIGTERM)
-    assert second.wait(60) == 0
+    assert second.wait(PATIENCE_S) == 0
     system.workers.remove(second)
     for job_id in ids:
         job = system.wait_final(job_id)

@@ -251,5 +251,5 @@ def test_two_workers_never_take_the_same_unit(service):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert len(taken) == len(set(taken)) == 8

@@ -127,7 +127,7 @@ def test_the_thread_repairs_until_it_is_stopped(service):
     settings = service.settings.model_copy(update={"reconcile_s": 0.05})
     thread = reconcile.Reconciler(service.database, settings, service.messages.waiting)
     thread.start()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while service.job(job.id).status != JobStatus.QUEUED and time.monotonic() < end:
         time.sleep(0.02)
     thread.stop()

@@ -68,7 +68,7 @@ def test_serve_tells_where_it_is_and_ctrl_c_stops_all_of_it(tmp_path):
         assert key_file.stat().st_mode & 0o777 == 0o600
         request = urllib.request.Request(f"{url}/v1/passes")
         request.add_header("Authorization", f"Bearer {key_file.read_text().strip()}")
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             assert answer.status == 200
         # Pools start when their worker has tried what it can run.
         _until(lambda: len(_processes_of(tmp_path)) >= 5)

@@ -11,7 +11,7 @@ def _service(tmp_path, name, code, **more):
     return Service(name, [sys.executable, "-c", code], dict(os.environ), tmp_path / f"{name}.log", **more)
 
 
-def _until(condition, seconds=10):
+def _until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

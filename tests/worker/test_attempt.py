@@ -119,9 +119,11 @@ def test_the_lease_is_renewed_while_the_child_works(attempts, database, upload, 
 
     def watch(child):
         child.suspend()
-        leases.append(row(Unit, unit_id).lease_until)
-        time.sleep(2.5)
-        leases.append(row(Unit, unit_id).lease_until)
+        first = row(Unit, unit_id).lease_until
+        end = time.monotonic() + PATIENCE_S
+        while row(Unit, unit_id).lease_until == first and time.monotonic() < end:
+            time.sleep(0.05)
+        leases.extend([first, row(Unit, unit_id).lease_until])
         child.resume()
 
     thread = when_it_works(settings, watch)
