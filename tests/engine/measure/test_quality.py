@@ -10,9 +10,8 @@ from engine.runtime.sessions import session
 from engine.target import Target
 
 CPU = Target()
-RNG = np.random.default_rng(0)
-WEIGHT = RNG.normal(size=(8, 10))
-X = RNG.normal(size=(203, 8)).astype(np.float32)
+WEIGHT = np.random.default_rng(0).normal(size=(8, 10))
+X = np.random.default_rng(1).normal(size=(203, 8)).astype(np.float32)
 SCORES = X @ WEIGHT.astype(np.float32)
 
 
@@ -89,7 +88,7 @@ def test_f1_and_its_error(linear, arrays):
 
 
 def test_regression_is_compared_by_the_mean_difference(linear, arrays):
-    wanted = SCORES + RNG.normal(size=SCORES.shape).astype(np.float32)
+    wanted = SCORES + np.random.default_rng(2).normal(size=SCORES.shape).astype(np.float32)
     evaluator = Evaluator(session(linear(WEIGHT), CPU), arrays(x=X), labels=wanted, metric="mse")
     found = by_metric(evaluator.evaluate(session(linear(noisy()), CPU)))["mse"]
     assert found.original == pytest.approx(((SCORES - wanted) ** 2).mean(), rel=1e-4)
@@ -145,7 +144,7 @@ def test_samples_on_the_second_axis(build, arrays):
         helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
         helper.make_node("MatMul", ["t", "w"], ["y"]),
     ]
-    x = RNG.normal(size=(9, 5, 8)).astype(np.float32)
+    x = np.random.default_rng(3).normal(size=(9, 5, 8)).astype(np.float32)
 
     def net(weight):
         weights = {"w": weight.astype(np.float32)}

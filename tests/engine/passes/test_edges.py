@@ -1,5 +1,6 @@
 """Every quantization pass on every network that breaks other tools: a faithful result, or a refusal with its reason."""
 
+import sys
 from dataclasses import replace
 from typing import get_args
 
@@ -30,6 +31,12 @@ FAITHFUL_DB = {"mixed_precision": 12.0}
 OTHERS_DB = 20.0
 RANDOM = np.random.default_rng(5)
 FLOATS = {"x": RANDOM.standard_normal((40, 64)).astype(np.float32)}
+
+
+@pytest.fixture(autouse=True)
+def _own_generator(monkeypatch):
+    """Each test draws from a generator of its own, whatever ran before it."""
+    monkeypatch.setattr(sys.modules[__name__], "RANDOM", np.random.default_rng(5))
 
 
 def draw(*shape):

@@ -1,6 +1,7 @@
 """The fuse pass: same outputs as before, in fewer operators, and nothing touched that somebody else reads."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +11,12 @@ from engine.passes.fuse import Fuse
 from engine.report.values import Change, Refusal
 
 RANDOM = np.random.default_rng(3)
+
+
+@pytest.fixture(autouse=True)
+def _own_generator(monkeypatch):
+    """Each test draws from a generator of its own, whatever ran before it."""
+    monkeypatch.setattr(sys.modules[__name__], "RANDOM", np.random.default_rng(3))
 
 
 def draw(*shape):

@@ -1,5 +1,6 @@
 """The mixed_precision pass: what it chooses among, that it keeps to what is allowed, and that it says so when nothing pays."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,12 @@ from engine.target import Target
 RANDOM = np.random.default_rng(11)
 
 
+@pytest.fixture(autouse=True)
+def _own_generator(monkeypatch):
+    """Each test draws from a generator of its own, whatever ran before it."""
+    monkeypatch.setattr(sys.modules[__name__], "RANDOM", np.random.default_rng(11))
+
+
 def draw(*shape):
     return RANDOM.standard_normal(shape).astype(np.float32)
 
@@ -32,8 +39,11 @@ def node(kind, inputs, output, **attributes):
     return helper.make_node(kind, inputs, [output], name=output, **attributes)
 
 
-def convolutions(tools):
-    """Three convolutions; the second sees one channel that is a thousand times larger than the others."""
+def convolutions(tools, *, close=False):
+    """Three convolutions; the second sees one channel that is a thousand times larger than the others.
+
+    Where it is `close`, no class is the likeliest one for all inputs, so that small differences move decisions.
+    """
     wide = np.ones((1, 8, 1, 1), np.float32)
     wide[0, 0] = 1000
     nodes = [
@@ -48,7 +58,10 @@ def convolutions(tools):
     ]
     second = draw(8, 8, 3, 3) / 9
     second[:, 0] /= 1000
-    weights = {"w1": draw(8, 3, 3, 3), "wide": wide, "w2": second, "w3": draw(10, 8, 1, 1)}
+    third = draw(10, 8, 1, 1)
+    if close:
+        third -= third.mean(axis=1, keepdims=True)
+    weights = {"w1": draw(8, 3, 3, 3), "wide": wide, "w2": second, "w3": third}
     return tools.build(nodes, {"x": ["n", 3, 8, 8]}, {"y": ["n", 10]}, weights)
 
 
@@ -176,17 +189,15 @@ def providers_profile():
 
 
 def test_bisection_leaves_the_most_sensitive_layers_in_float(tools, tmp_path):
-    model = convolutions(tools)
+    model = convolutions(tools, close=True)
     samples = tools.Feeds(x=draw(200, 3, 8, 8))
     given = context(tools, model, samples, tmp_path, race=lambda models: [1.0, *[0.5] * (len(models) - 1)])
     outcome = apply(model, MixedPrecision(candidates=("static",), max_drop=0.01), given)
     made = [each.name for each in (outcome.details.front)]
     names = [name for name in made if not name.endswith("kinds of layers by measurement")]
     assert len(names) == len(made) - 1
-    assert names[:2] == ["float32", "static, all layers"]
-    if len(names) > 2:
-        assert names[2].endswith("most sensitive layers not")
-        assert next(iter(outcome.details.sensitivity)) == "c2"
+    assert names == ["float32", "static, all layers", "static, 1 most sensitive layers not"]
+    assert next(iter(outcome.details.sensitivity)) == "c2"
 
 
 def test_regions_pay_for_their_borders(tools, tmp_path):
