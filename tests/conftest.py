@@ -47,6 +47,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: scheduling.urgency_of(item.nodeid))
 
 
+@pytest.fixture(autouse=True)
+def _signals_as_before():
+    """Commands that tests call in this process handle signals in their own way; the next test wants none of it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session")
 def _sqlite_tables(tmp_path_factory):
     from services import db

@@ -15,7 +15,7 @@ HEAD = (
 @pytest.fixture
 def link(service):
     host, port = service.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as made:
+    with socket.create_connection((host, int(port)), timeout=60) as made:
         yield made
 
 

@@ -104,7 +104,7 @@ class Scripted:
                 # One connection per request: a closed client leaves no thread behind in a read.
                 self.close_connection = True
                 if answer.get("silent"):
-                    scripted.silence_over |= not scripted.stopped.wait(60)
+                    scripted.silence_over |= not scripted.stopped.wait(120)
                     return
                 body = json.dumps(answer["json"]).encode() if "json" in answer else answer.get("body", b"")
                 headers = {"Content-Length": str(len(body)), "Connection": "close", **answer.get("headers", {})}

@@ -193,7 +193,7 @@ def test_an_interrupt_cancels_the_real_job(service, embedded, key, network, data
             if job.status == "running":
                 break
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=20)
+        _, told = process.communicate(timeout=60)
     assert process.returncode == ExitCode.INTERRUPTED, told
     with pytest.raises(onnxpress.JobFailedError) as caught:
         service.jobs.wait(job_id, timeout=60)

@@ -9,13 +9,13 @@ import pytest
 from .conftest import PATIENCE_S, STACKS
 
 pytestmark = pytest.mark.parametrize("stack", STACKS, indirect=True)
-JOBS = 6
 
 
-def test_six_jobs_survive_the_loss_of_everything_in_turn(system):
+@pytest.mark.parametrize("count", [6, pytest.param(40, marks=pytest.mark.chaos)])
+def test_jobs_survive_the_loss_of_everything_in_turn(system, count):
     worker = system.start_worker(concurrency=2)
     inputs = system.inputs()
-    ids = [system.submit(inputs) for _ in range(JOBS)]
+    ids = [system.submit(inputs) for _ in range(count)]
 
     # A child.
     system.wait_event(ids[0], "started")

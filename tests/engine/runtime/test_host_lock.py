@@ -27,7 +27,7 @@ def start(path, side):
 
 def let_go(child):
     child.stdin.close()
-    assert child.wait(timeout=20) == 0
+    assert child.wait(timeout=60) == 0
     child.stdout.close()
 
 
@@ -57,7 +57,7 @@ def test_workers_share_and_exclude_a_measurement(tmp_path):
     measuring, entered = in_thread(path, "measuring", [], "m")
     assert waits(entered)
     let_go(other)
-    measuring.join(20)
+    measuring.join(60)
     assert entered.is_set()
 
 
@@ -68,8 +68,8 @@ def test_new_work_queues_behind_a_waiting_measurement(tmp_path):
         assert waits(measured)
         working, worked = in_thread(path, "working", order, "new work")
         assert waits(worked)
-    measuring.join(20)
-    working.join(20)
+    measuring.join(60)
+    working.join(60)
     assert order == ["measurement", "new work"]
 
 
@@ -78,7 +78,7 @@ def test_a_dead_process_lets_go(tmp_path):
     other = start(path, "measuring")
     assert other.stdout.readline() == "held\n"
     other.kill()
-    other.wait(20)
+    other.wait(60)
     other.stdin.close()
     other.stdout.close()
     started = time.monotonic()
