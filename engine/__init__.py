@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from engine.job.run import run
     from engine.passes import list_passes
     from engine.prune.prunability import prunability
-    from engine.report.files import report_files
+    from engine.report.files import REPORT_FORMATS, report_files
     from engine.report.merge import merge_reports
     from engine.report.unmeasured import unmeasured
     from engine.report.values import AnyReport, ProfileReport, Report, read_report
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PROVIDER_NAMES",
+    "REPORT_FORMATS",
     "AnyReport",
     "Compress",
     "DatasetInspection",
@@ -90,6 +91,7 @@ _HOME = {
     "read_report": "engine.report.values",
     "read_spec": "engine.spec",
     "report_files": "engine.report.files",
+    "REPORT_FORMATS": "engine.report.files",
     "run": "engine.job.run",
     "steps_of": "engine.spec",
     "targets": "engine.runtime.discovery",

@@ -8,7 +8,8 @@ from engine.gate import TaskMetric
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # What a newer version says besides is left out: during an upgrade both read what the other has stored.
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class TensorInfo(_Value):

@@ -23,6 +23,8 @@ _LINE_LIMIT = 16 << 20
 _UNREAD_LIMIT = 10_000
 _LOG_LIMIT = 64 << 10
 _READ = 1 << 16
+# Isolated: what lies in the workspace is never imported.
+_CHILD = ("-I", "-m", "sandbox.child")
 # These name devices and libraries that a GPU provider needs; everything else of our environment stays here.
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES")
 
@@ -235,7 +237,7 @@ def start(order: Order, *, limits: Limits) -> Child:
     events_read, events_write = os.pipe()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "sandbox.child", str(control_read), str(events_write), str(os.getpid())],
+            [sys.executable, *_CHILD, str(control_read), str(events_write), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -231,7 +231,7 @@ def news(session: Session, tenant_id: str, job_id: str, *, after: int, limit: in
 
 
 def report(session: Session, tenant_id: str, job_id: str) -> dict[str, ArtifactFile]:
-    """Give the files of the job's report by name (`report.json`, `.md`, `.junit.xml`, `.prom`).
+    """Give the files of the job's report by name (`report.<format>`, in the formats of the version that wrote it).
 
     Raises:
         ConflictError: the job has not ended, or it ended without a report.

@@ -22,12 +22,12 @@ PENDING_LIMIT = problem(
 )
 
 
-def no_worker_for(provider: str) -> Problem:
-    """Give the reason of a job whose target no worker had while it waited."""
+def no_worker_for(target: str) -> Problem:
+    """Give the reason of a job whose target, a provider or a class of machines with it, no worker had while it waited."""
     return {
         **PENDING_LIMIT,
-        "message": f"No worker that has the target `{provider}` was there within the job's pending limit.",
-        "hint": f"Start a worker whose onnxruntime has `{provider}`; GET /v1/targets shows what there is.",
+        "message": f"No worker that has the target `{target}` was there within the job's pending limit.",
+        "hint": f"Start a worker whose onnxruntime has `{target}`; GET /v1/targets shows what there is.",
     }
 
 

@@ -136,8 +136,10 @@ def _fail_overdue(session: Session, store: Store) -> None:
     overdue = _overdue(db.now(session)).limit(_AT_ONCE).with_for_update(skip_locked=True)
     for unit in session.scalars(overdue).all():
         provider = provider_of(unit.queue)
-        missing = provider is not None and not workers.has_live(session, unit.queue)
-        attempts.give_up_waiting(session, store, unit, no_worker_for(str(provider)) if missing else PENDING_LIMIT)
+        missing = provider is not None and not workers.has_live(session, unit.queue, unit.target_class)
+        attempts.give_up_waiting(
+            session, store, unit, no_worker_for(unit.target_class or str(provider)) if missing else PENDING_LIMIT
+        )
 
 
 def _queued(session: Session) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Which worker takes a unit: a queue for inspections and one for each execution provider; in it, classes of machines."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 INSPECT_QUEUE = "inspect"
@@ -29,4 +29,9 @@ def target_class(target: Mapping[str, Any]) -> str:
     provider takes it.
     """
     device = target.get("gpu") or "+".join(target.get("flags") or ()) or "any"
-    return f"{target['provider']}/{device}"
+    return f"{target.get('provider')}/{device}"
+
+
+def target_classes(targets: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Give the classes of all targets that a worker has proven."""
+    return sorted({target_class(target) for target in targets})

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from models import Unit, UnitStatus, Worker
 from services import db
 from services.errors import RejectedError
-from services.routing import run_queue
+from services.routing import run_queue, target_classes
 
 State = Literal["live", "draining", "gone"]
 # A worker that was silent for so long does not count as live.
@@ -56,6 +56,7 @@ def heartbeat(
         session.add(row)
     row.host, row.pid, row.queues, row.concurrency, row.cores = host, pid, list(queues), concurrency, cores
     row.targets, row.unavailable = list(targets), list(unavailable)
+    row.target_classes = target_classes(targets)
     row.isolation, row.seen_at = isolation, moment
     row.state = "draining" if draining else "live"
 
@@ -115,9 +116,12 @@ def unavailable(session: Session) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda entry: (not entry["listed"], entry["provider"], entry["reason"]))
 
 
-def has_live(session: Session, queue: str) -> bool:
-    """Tell whether a live worker listens to a queue."""
-    return any(queue in worker.queues for worker in live(session))
+def has_live(session: Session, queue: str, target_class: str | None = None) -> bool:
+    """Tell whether a live worker listens to a queue, and is of a class of machines where one is asked for."""
+    return any(
+        queue in worker.queues and (target_class is None or target_class in worker.target_classes)
+        for worker in live(session)
+    )
 
 
 def check_target(session: Session, provider: str) -> None:

@@ -55,6 +55,7 @@ class Attempts:
         *,
         worker_id: str,
         queues: frozenset[str],
+        classes: frozenset[str] = frozenset(),
         draining: Callable[[], bool],
     ) -> None:
         self.database = database
@@ -64,6 +65,7 @@ class Attempts:
         self.draining = draining
         self._worker_id = worker_id
         self._queues = queues
+        self._classes = classes
 
     def run(self, unit_id: str) -> None:
         """Work on the unit, if it is there to be taken."""
@@ -72,7 +74,12 @@ class Attempts:
         try:
             with self.database.transaction() as session:
                 claim = queue.claim_next(
-                    session, unit_id, worker_id=self._worker_id, lease_s=self.settings.lease_s, queues=self._queues
+                    session,
+                    unit_id,
+                    worker_id=self._worker_id,
+                    lease_s=self.settings.lease_s,
+                    queues=self._queues,
+                    classes=self._classes,
                 )
         except OperationalError as error:
             # The message counts as lost and is sent again; a claim whose commit was not heard of ends with its lease.

@@ -10,6 +10,7 @@ from celery.signals import worker_process_init, worker_process_shutdown, worker_
 from services.db import Database
 from services.publisher import BrokerPublisher
 from services.reconcile import Reconciler
+from services.routing import target_classes
 from services.storage import open_store
 from settings import Settings, get_settings
 from worker.app import app
@@ -37,6 +38,7 @@ class Place:
             folder,
             worker_id=worker.id,
             queues=frozenset(worker.queues),
+            classes=frozenset(target_classes(worker.proof.targets)),
             draining=is_draining,
         )
         self.reconciler = Reconciler(self.database, settings, publisher.waiting, folder)

@@ -15,7 +15,10 @@ from services.claims import Claim, Leaves
 from services.storage import Store
 
 _FOLDERS = ("model", "data", "steps", "out", "tmp")
-REPORT_FILES = ("report.json", "report.md", "report.junit.xml", "report.prom")
+# Of whatever formats the child's version knows: it may be newer than this process while an upgrade is on.
+_REPORT_FILE = re.compile(r"report\.[a-z][a-z.]{0,30}")
+_REPORT = "report.json"
+_MAX_REPORTS = 16
 _MODEL_FILE = "model.onnx"
 _REPORT_LIMIT = 64 << 20
 _CHECKPOINT = re.compile(r"\d\d[\w.-]{0,60}")
@@ -28,8 +31,8 @@ _MAX_KEPT = 256
 # By what a child leaves: the files that must be there, and how many may be.
 _EXPECTED: dict[Leaves, tuple[set[str], int]] = {
     "unpacked": ({_MODEL_FILE}, _MAX_UNPACKED),
-    "reports": ({*REPORT_FILES}, len(REPORT_FILES)),
-    "network": ({*REPORT_FILES, _MODEL_FILE}, _MAX_OUTPUTS),
+    "reports": ({_REPORT}, _MAX_REPORTS),
+    "network": ({_REPORT, _MODEL_FILE}, _MAX_OUTPUTS),
 }
 _CHUNK = 1 << 20
 
@@ -95,7 +98,9 @@ class Workspace:
             expected, most = _EXPECTED[leaves]
             if not expected <= set(names) or len(names) > most:
                 raise OutputInvalidError(f"unexpected outputs: {names[:_MAX_OUTPUTS]}")
-            reports = set() if leaves == "unpacked" else {name for name in names if name in REPORT_FILES}
+            reports = set() if leaves == "unpacked" else set(filter(_REPORT_FILE.fullmatch, names))
+            if len(reports) > _MAX_REPORTS or (leaves == "reports" and reports != set(names)):
+                raise OutputInvalidError(f"unexpected outputs: {names[:_MAX_OUTPUTS]}")
             files, left = [], limit
             for name in names:
                 room = _REPORT_LIMIT if name in reports else left

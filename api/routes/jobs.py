@@ -1,7 +1,7 @@
 """Work on a model, with limits and gates."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
@@ -25,6 +25,7 @@ from api.schemas import (
     read_cursor,
 )
 from api.uploads import repr_digest
+from engine import REPORT_FORMATS
 from models import Job
 from services import jobs
 from services.errors import ServiceError
@@ -32,14 +33,6 @@ from services.errors import ServiceError
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 Label = Annotated[list[str], Query(description="`key=value`; several must all hold.", max_length=8)]
-Format = Literal["json", "md", "junit.xml", "prom"]
-_MEDIA_TYPES: dict[Format, str] = {
-    "json": "application/json",
-    "md": "text/markdown",
-    "junit.xml": "application/xml",
-    # Of Prometheus' text format.
-    "prom": "text/plain; version=0.0.4",
-}
 _NOT_CHANGED: dict[int | str, dict[str, Any]] = {
     304: {"description": "With If-None-Match: nothing changed within `wait` seconds."}
 }
@@ -239,15 +232,19 @@ def _accepted(scope: TenantScope, response: Response, submission: jobs.Submissio
     return JobView.of(submission.job)
 
 
-def _report(scope: TenantScope, request: Request, job_id: str, form: Format) -> Response:
+def _report(scope: TenantScope, request: Request, job_id: str, form: str) -> Response:
     file = jobs.report(scope.session, scope.tenant_id, job_id).get(f"report.{form}")
     if file is None:
-        raise ApiError(404, f"The report was written by an earlier version, which did not know the format {form}.")
+        raise ApiError(
+            404,
+            f"The report was written by a version that did not know the format {form}; report.json has all of it.",
+            code="report_format_missing",
+        )
     headers = {"ETag": f'"{file.sha256}"', "Vary": "Accept", "Repr-Digest": repr_digest(file.sha256)}
     if etag_matches(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     text = b"".join(scope.resources.store.read(scope.tenant_id, file.sha256))
-    return Response(text, headers=headers, media_type=_MEDIA_TYPES[form])
+    return Response(text, headers=headers, media_type=REPORT_FORMATS[form])
 
 
 def _label(text: str) -> tuple[str, str]:

@@ -13,7 +13,8 @@ Outcome = Literal["pass", "fail", "inconclusive", "none"]
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # What a newer version says besides is left out: during an upgrade both read what the other has stored.
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Interval(_Value):

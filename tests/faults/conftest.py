@@ -97,10 +97,10 @@ class System:
         self.broker.kill()
         self.broker.forget()
 
-    def start_worker(self, queues="inspect,work", concurrency=1, **env):
+    def start_worker(self, queues="inspect,work", concurrency=1, program=("-m", "worker"), **env):
         with (self.data_dir / "worker.log").open("ab") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "worker", "--queues", queues, "--concurrency", str(concurrency)],
+                [sys.executable, *program, "--queues", queues, "--concurrency", str(concurrency)],
                 env={**self.env, **env},
                 stdout=log,
                 stderr=log,
