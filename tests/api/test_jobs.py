@@ -72,7 +72,7 @@ def report_of(service, job):
     )
 
 
-def finish(service, job_id):
+def finish(service, job_id, unknown=()):
     claim = service.claim_job(job_id)
     store = open_store(service.settings)
     with service.database.transaction() as session:
@@ -81,6 +81,7 @@ def finish(service, job_id):
         )
     report = report_of(service, job_id)
     reports = {**engine.report_files(report), "report.md": b"# Report\n"}
+    reports = {name: content for name, content in reports.items() if name not in unknown}
     files = {"model.onnx": b"small", **reports}
     written = {}
     for name, content in files.items():
@@ -190,6 +191,37 @@ def test_the_result_the_report_and_the_bytes(service, client, body):
     assert client.get(done["links"]["report"], headers=known).status_code == 304
     late = client.post(f"/v1/jobs/{job['id']}:cancel")
     assert (late.status_code, late.json()["code"]) == (409, "already_final")
+
+
+def test_a_format_that_the_writer_did_not_know_is_missed_alone(service, client, body):
+    job = client.post("/v1/jobs", json=body).json()
+    finish(service, job["id"], unknown={"report.prom"})
+    missing = client.get(f"/v1/jobs/{job['id']}/report.prom")
+    assert (missing.status_code, missing.json()["code"]) == (404, "report_format_missing")
+    assert client.get(f"/v1/jobs/{job['id']}/report.json").status_code == 200
+    assert client.get(f"/v1/jobs/{job['id']}/report.junit.xml").status_code == 200
+
+
+def test_every_format_has_a_route(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    for form in engine.REPORT_FORMATS:
+        assert f"/v1/jobs/{{job_id}}/report.{form}" in paths
+
+
+def test_a_job_answers_with_every_network_that_it_makes(client, body):
+    job = client.post("/v1/jobs", json=body).json()
+    assert job["outputs"] == [{"name": "model", "model": job["output_model"]}]
+    assert client.get(f"/v1/jobs/{job['id']}").json() == job
+    profile = client.post("/v1/jobs", json={"kind": "profile", "model": body["model"], "targets": [{}]}).json()
+    assert (profile["output_model"], profile["outputs"]) == (None, [])
+
+
+def test_a_job_may_name_data_of_its_own_to_be_judged_on(service, client, body, dataset):
+    judge = service.ready_dataset(client, b"to judge on")
+    job = client.post("/v1/jobs", json={**body, "dataset": dataset, "judge": judge}).json()
+    assert (job["dataset"], job["judge"]) == (dataset, judge)
+    refused = client.post("/v1/jobs", json={**body, "judge": "dst_" + "0" * 26})
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/judge")
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
-from models import Dataset, Job, JobStatus, Model, ModelState, Unit
+from models import Dataset, Job, JobOutput, JobStatus, Model, ModelState, Unit
 from services import artifacts, attempts, catalog, jobs, queue, uploads
 from services.errors import ConflictError, InvalidError, NotFoundError, RejectedError
 
@@ -245,3 +245,13 @@ def test_work_judged_on_other_data_is_other_work(service):
 def _other_arrays():
     found = DATA.model_dump(mode="json")
     return {**found, "arrays": [{**found["arrays"][0], "name": "other"}]}
+
+
+def test_a_job_that_the_version_before_accepted_has_its_output(service):
+    job = service.submit().job
+    with service.database.transaction() as session:
+        session.execute(delete(JobOutput).where(JobOutput.job_id == job.id))
+    assert service.finish(service.claim())
+    done = service.job(job.id)
+    assert (done.status, done.named_outputs) == ("succeeded", {"model": job.output_model_id})
+    assert output(service, job).state == ModelState.READY

@@ -291,3 +291,20 @@ def test_a_baseline_that_is_not_there_is_pointed_at(service, ask):
     unchecked = service.upload()
     with pytest.raises(ConflictError, match="baseline is checking"):
         ask([{"provider": "cpu"}], baseline_id=unchecked.id)
+
+
+def test_parts_of_the_version_before_are_parts(service, ask):
+    """Its API calls them `run`, and says not what a unit waits for."""
+    job = ask()
+    sent = messages(service)
+    with service.database.transaction() as session:
+        session.execute(update(Unit).where(Unit.kind == "part").values(kind="run", position=None))
+        session.execute(update(Unit).where(Unit.kind == "merge").values(waits_for=None))
+    for name, indices in (("run.cpu", [0, 2]), ("run.openvino", [1])):
+        claim = service.claim(sent[name])
+        assert (claim.kind, claim.order.payload["targets"]) == ("part", indices)
+        assert finish(service, claim, report(indices))
+    merge = service.claim(messages(service)["inspect"])
+    assert len(merge.order.payload["reports"]) == 2
+    assert finish(service, merge, report([0, 1, 2]))
+    assert service.job(job.id).status == "succeeded"

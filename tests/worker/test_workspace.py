@@ -6,7 +6,7 @@ import os
 import pytest
 
 from services.claims import Claim, Input, Order
-from worker.workspace import OutputInvalidError, Workspace
+from worker.workspace import OutputInvalidError, Outputs, Workspace
 
 LIMIT = 1000
 
@@ -127,3 +127,30 @@ def test_odd_outputs_are_refused_and_leave_nothing(filled, store, tmp_path, harm
     with pytest.raises(OutputInvalidError), filled.outputs(store, "default", "network", LIMIT, beat):
         pass
     assert list((store._root / "incoming").iterdir()) == []
+
+
+@pytest.mark.parametrize("leaves", ["network", "reports"])
+def test_a_newer_childs_report_format_is_stored_with_the_others(filled, store, leaves):
+    out = filled.path / "out"
+    if leaves == "reports":
+        (out / "model.onnx").unlink()
+    (out / "report.sarif").write_text("{}")
+    (out / "report.md").unlink()
+    with filled.outputs(store, "default", leaves, LIMIT, beat) as outputs:
+        found = [file.path for file in outputs.report_files]
+    assert found == ["report.json", "report.junit.xml", "report.prom", "report.sarif"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "report.", "report", "model.onnx"])
+def test_where_only_reports_are_agreed_nothing_else_is_taken(filled, store, name):
+    out = filled.path / "out"
+    if name != "model.onnx":
+        (out / "model.onnx").unlink()
+        (out / name).write_text("x")
+    with pytest.raises(OutputInvalidError), filled.outputs(store, "default", "reports", LIMIT, beat):
+        pass
+
+
+def test_a_unit_that_leaves_nothing_has_nothing_taken(filled, store):
+    with filled.outputs(store, "default", "nothing", LIMIT, beat) as outputs:
+        assert outputs == Outputs((), ())

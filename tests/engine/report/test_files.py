@@ -4,7 +4,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from engine import report_files
+import engine
+from engine import REPORT_FORMATS, report_files
 from engine.gate import Gate
 from engine.report.junit import junit
 from engine.report.openmetrics import prometheus
@@ -77,4 +78,10 @@ def test_prometheus_has_verdict_and_sizes():
 
 
 def test_every_format_is_written():
-    assert set(report_files(REPORT)) == {"report.json", "report.md", "report.junit.xml", "report.prom"}
+    assert set(report_files(REPORT)) == {f"report.{form}" for form in REPORT_FORMATS}
+
+
+def test_what_a_newer_version_says_besides_is_left_out():
+    told = REPORT.model_dump(mode="json")
+    newer = {**told, "carbon": {"grams": 1}, "environment": {**told["environment"], "moon": "full"}}
+    assert engine.read_report(newer) == REPORT
