@@ -15,7 +15,9 @@ EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "fashion-mnist"
 def demo(out: Path) -> int:
     """Run the demo; the artifact and its report end up in `out`. Gives the CLI's exit code."""
     out.mkdir(parents=True, exist_ok=True)
-    print("onnxpress demo: a residual CNN trained on Fashion-MNIST, compressed to INT8 and judged on 1,000 images.\n")
+    print(
+        "onnxpress demo: a residual CNN trained on Fashion-MNIST, compressed to INT8 and judged on 667 images that chose nothing.\n"
+    )
     data_dir = Path(tempfile.mkdtemp(prefix="onnxpress-demo-"))
     try:
         with Embedded(data_dir, host="127.0.0.1", port=0, workers=1, say=print) as service:

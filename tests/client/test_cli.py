@@ -114,6 +114,24 @@ def test_compress_asks_for_what_was_typed(press, cli, files):
     assert "metric=top1" in scripted.asked("POST", "/datasets")[0].path
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_second_dataset_judges(press, cli, files, tmp_path, stored):
+    scripted = press()
+    (tmp_path / "test.npz").write_bytes(b"others")
+    named = "dst_7" if stored else tmp_path / "test.npz"
+    assert cli(scripted.url, KEY, *files, "--judge", named, "--metric", "top1").code == 0
+    (asked,) = scripted.asked("POST", "/jobs")
+    body = json.loads(asked.body)
+    assert (body["dataset"], body["judge"]) == ("dst_1", "dst_7" if stored else "dst_1")
+    uploads = scripted.asked("POST", "/datasets")
+    assert [each.body for each in uploads] == ([b"data"] if stored else [b"data", b"others"])
+    # The same words with other data are another job.
+    (tmp_path / "test.npz").write_bytes(b"yet others")
+    assert cli(scripted.url, KEY, *files, "--judge", tmp_path / "test.npz", "--metric", "top1").code == 0
+    keys = {each.headers["Idempotency-Key"] for each in scripted.asked("POST", "/jobs")}
+    assert len(keys) == 2
+
+
 def test_options_add_to_a_job_file(press, cli, files, tmp_path):
     job = {
         "recipe": {"passes": [{"type": "simplify"}]},

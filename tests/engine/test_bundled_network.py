@@ -26,8 +26,10 @@ def test_static_int8_is_small_and_keeps_the_accuracy(bundled):
     assert report.size.original / report.size.compressed >= 3.3
     top1 = report.quality[0]
     assert top1.metric == "top1"
-    assert top1.samples == 1000
+    assert (report.parts.calibrate, report.parts.select, report.parts.judge) == (512, 333, 667)
+    assert top1.samples == 667
     assert top1.difference >= -0.003
+    assert report.selected_quality[0].samples == 333
     details = report.steps[1].change.details
     assert details.conversions_left.lonely_pairs == ()
     # Where a processor runs some layers faster in float, more conversions pay.
