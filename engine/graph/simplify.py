@@ -93,11 +93,12 @@ def _attempt(
 ) -> tuple[ir.Model | None, str]:
     """Run a stage on a copy; give None and the reason unless the result computes the same."""
     try:
-        with _silent():
+        with context.working(), _silent():
             changed = stage(io.copy(model))
         serialized = io.to_bytes(changed)
         onnx.checker.check_model(serialized)
-        found = verify.same_outputs(reference, serialized, feeds, context.target)
+        with context.working():
+            found = verify.same_outputs(reference, serialized, feeds, context.target)
     except _LibraryFailedError as error:
         return None, f"the library that does it failed ({type(error.__cause__).__name__})"
     except _BROKEN_RESULT as error:

@@ -24,7 +24,8 @@ class Fuse(Pass):
 
     def apply(self, model: "ir.Model", observations: Mapping[Observe, Any], context: Context) -> "Change | Refusal":
         """Fuse in place and count what was fused."""
-        del observations, context
+        del observations
         from engine.graph.fusing import fuse
 
-        return fuse(model)
+        with context.working():
+            return fuse(model)

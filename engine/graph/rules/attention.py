@@ -7,7 +7,7 @@ from engine.graph import labels as lab
 from engine.graph.attributes import integer
 from engine.graph.execution import Execution, Split
 from engine.graph.labels import Array, Labels
-from engine.graph.rules.registry import CONTRIB, Rules, listed
+from engine.graph.rules.registry import CONTRIB, Rules, follows, listed
 
 _WIDTH = "a fused attention keeps the width of its heads"
 
@@ -73,6 +73,7 @@ def _count(run: Execution, node: ir.Node, atoms: Array, name: str) -> None:
     run.note(node, "attribute", Labels((len(atoms), 1), atoms[:, None], 0), name=name)
 
 
+@follows(0)
 def packed(run: Execution, node: ir.Node) -> None:
     """The contrib Attention: input, one weight for query, key and value, bias, then masks and caches."""
     weight = node.inputs[1]
@@ -108,6 +109,7 @@ def packed(run: Execution, node: ir.Node) -> None:
     run.set(node, lab.along(run.shape(node.outputs[0]), 2, np.repeat(atoms, width)))
 
 
+@follows(0)
 def rotary(run: Execution, node: ir.Node) -> None:
     """Rotary embedding: turns pairs inside a head; of 4 axes the heads are their own axis."""
     found = run.label(node.inputs[0])

@@ -8,14 +8,16 @@ from engine.graph.attributes import integer
 from engine.graph.execution import Execution, Split
 from engine.graph.labels import Array, Labels
 from engine.graph.rules.elementwise import join
-from engine.graph.rules.registry import CONTRIB, Rules, listed
+from engine.graph.rules.registry import CONTRIB, Rules, follows, keep_if_read, listed
 
 
+@follows(0)
 def conv(run: Execution, node: ir.Node) -> None:
     """Conv in all its forms; ConvTranspose differs in where the weight keeps which channels."""
     _convolve(run, node, 2)
 
 
+@follows(0, 3)
 def fused_conv(run: Execution, node: ir.Node) -> None:
     """Conv with an activation and perhaps a tensor that is added before it."""
     _convolve(run, node, 2)
@@ -114,16 +116,20 @@ def _give_out(run: Execution, node: ir.Node, weight: ir.Value, atoms: Array, gro
         run.member(weight, Labels(shape, rows.reshape(*rows.shape, *(1,) * (len(shape) - 2)), 1), "out", node)
 
 
+@follows(0)
 def spatial(run: Execution, node: ir.Node) -> None:
     """Pooling: mixes space, keeps channels."""
     vector = run.channels(node.inputs[0], 1, node)
     if vector is None:
         return
+    # Indices of the largest elements count through all channels.
+    keep_if_read(run, node, 0, 1, "places of its largest elements are read")
     for index, output in enumerate(node.outputs):
         if output.name and run.sizes.shape(output) is not None:
             run.set(node, lab.along(run.shape(output), 1, vector), index)
 
 
+@follows(0)
 def resize(run: Execution, node: ir.Node) -> None:
     """Resize space; the channel count in its sizes is rewritten."""
     found = run.label(node.inputs[0])

@@ -8,9 +8,10 @@ import onnx_ir as ir
 from engine.graph import labels as lab
 from engine.graph.execution import Execution
 from engine.graph.labels import Labels, Shape
-from engine.graph.rules.registry import CONTRIB, Rules, listed
+from engine.graph.rules.registry import CONTRIB, Rules, follows, listed
 
 
+@follows(0)
 def unary(run: Execution, node: ir.Node) -> None:
     """Pass labels through."""
     run.set(node, run.label(node.inputs[0]))
@@ -21,6 +22,7 @@ def joined(run: Execution, node: ir.Node) -> None:
     run.set(node, join(run, node, [value for value in node.inputs if value is not None], run.shape(node.outputs[0])))
 
 
+@follows(0)
 def bounded(run: Execution, node: ir.Node) -> None:
     """Clip and its like: bounds are scalars and never labelled."""
     run.set(node, run.label(node.inputs[0]))

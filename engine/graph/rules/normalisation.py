@@ -8,9 +8,10 @@ from engine.graph.attributes import integer, integers
 from engine.graph.execution import Execution
 from engine.graph.labels import Labels
 from engine.graph.rules.elementwise import follow, join
-from engine.graph.rules.registry import CONTRIB, Rules, listed
+from engine.graph.rules.registry import CONTRIB, Rules, follows, keep_if_read, listed
 
 
+@follows(0)
 def batch_norm(run: Execution, node: ir.Node) -> None:
     """Per channel: its vectors follow."""
     vector = run.channels(node.inputs[0], 1, node)
@@ -32,12 +33,14 @@ def _vector_follows(run: Execution, node: ir.Node, value: ir.Value | None, vecto
         run.freeze(vector, node, "its parameters are computed")
 
 
+@follows(0)
 def layer_norm(run: Execution, node: ir.Node) -> None:
     """Normalise the last axes, gain and shift follow."""
     found = run.label(node.inputs[0])
     if found is None:
         return
     axis = integer(node, "axis", -1) % len(found.shape)
+    keep_if_read(run, node, 0, 1, "its statistics are read")
     run.set(node, _normalised(run, node, found, axis, list(node.inputs[1:])))
 
 
@@ -64,6 +67,9 @@ def _normalised(run: Execution, node: ir.Node, found: Labels, axis: int, vectors
 def skip_layer_norm(run: Execution, node: ir.Node) -> None:
     """Add the residual, then normalise: input, skip, gain, shift, bias."""
     values = list(node.inputs)
+    # The fourth output is the sum itself.
+    if any(value.uses() or value.is_graph_output() for value in node.outputs[1:3]):
+        run.freeze_inputs(node, "its statistics are read")
     simplified = "Simplified" in node.op_type
     bias = values[(3 if simplified else 4) :][:1]
     parts = [value for value in (*values[:2], *bias) if value is not None]
@@ -90,6 +96,7 @@ def embed_layer_norm(run: Execution, node: ir.Node) -> None:
     run.set(node, found)
 
 
+@follows(0)
 def instance_norm(run: Execution, node: ir.Node) -> None:
     """Per channel over space; exporters also spell GroupNorm with it after a reshape."""
     found = run.label(node.inputs[0])
@@ -109,6 +116,7 @@ def instance_norm(run: Execution, node: ir.Node) -> None:
     run.set(node, found)
 
 
+@follows(0)
 def group_norm(run: Execution, node: ir.Node) -> None:
     """Whole groups, or as many members of each group."""
     last = node.domain == CONTRIB and bool(integer(node, "channels_last", 1))
@@ -142,6 +150,7 @@ def _group_vector_follows(run: Execution, node: ir.Node, value: ir.Value | None,
         _vector_follows(run, node, value, table[:, 0])
 
 
+@follows(0)
 def lp_normalisation(run: Execution, node: ir.Node) -> None:
     """Divide by a norm: removed channels add nothing to it."""
     found = run.label(node.inputs[0])
@@ -155,6 +164,7 @@ def lp_normalisation(run: Execution, node: ir.Node) -> None:
     run.set(node, found)
 
 
+@follows(0)
 def across_axes(run: Execution, node: ir.Node) -> None:
     """Operators that mix whole axes in a way that masking cannot undo: labels may only run along others."""
     found = run.label(node.inputs[0])
@@ -169,10 +179,13 @@ def across_axes(run: Execution, node: ir.Node) -> None:
                 run.set(node, found, index)
         return
     found = run.merge(found, [axis for axis in axes if axis in found.rows], node)
+    if node.op_type in {"ArgMax", "ArgMin"} and not integer(node, "keepdims", 1):
+        shape = run.shape(node.outputs[0])
+        run.set(node, Labels(shape, found.atoms.squeeze(axes), found.axis - (axes[0] < found.axis)))
+        return
     for index, output in enumerate(node.outputs):
-        shape = run.sizes.shape(output)
-        if output.name and shape is not None and len(shape) == rank and shape[found.axis] == found.shape[found.axis]:
-            run.set(node, Labels(shape, found.atoms, found.axis), index)
+        if output.name:
+            run.set(node, Labels(run.shape(output), found.atoms, found.axis), index)
 
 
 def _mixed_axes(run: Execution, node: ir.Node, rank: int) -> tuple[int, ...]:

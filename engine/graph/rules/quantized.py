@@ -3,9 +3,10 @@
 import onnx_ir as ir
 
 from engine.graph.execution import Execution
-from engine.graph.rules.registry import Rules, listed
+from engine.graph.rules.registry import Rules, follows, listed
 
 
+@follows(0)
 def quantize(run: Execution, node: ir.Node) -> None:
     """Pass labels of activations; a dequantized weight is handled where it is used."""
     if run.constant(node.inputs[0]):

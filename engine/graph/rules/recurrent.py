@@ -6,11 +6,12 @@ import onnx_ir as ir
 from engine.graph.attributes import integer
 from engine.graph.execution import Execution, Role
 from engine.graph.labels import Array, Labels
-from engine.graph.rules.registry import Rules, listed
+from engine.graph.rules.registry import Rules, follows, listed
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
+@follows(0, 5, 6)
 def recurrent(run: Execution, node: ir.Node) -> None:
     """Inputs X, W, R, B, lengths, initial h, initial c, P; results for all steps, the last h and the last c."""
     gates = _GATES[node.op_type]

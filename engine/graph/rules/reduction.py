@@ -5,12 +5,13 @@ import onnx_ir as ir
 from engine.graph.attributes import axes_of, integer
 from engine.graph.execution import Execution
 from engine.graph.labels import Labels
-from engine.graph.rules.registry import Rules, listed
+from engine.graph.rules.registry import Rules, follows, listed
 
 # Removed channels add nothing to these, and ReduceMean's divisor changes.
 _EXACT = frozenset({"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"})
 
 
+@follows(0)
 def reduce(run: Execution, node: ir.Node) -> None:
     """Pass, sum over, or keep."""
     found = run.label(node.inputs[0])

@@ -9,14 +9,18 @@ from engine.graph import labels as lab
 from engine.graph.attributes import axes_of, integer, integers, text
 from engine.graph.execution import Execution, Split
 from engine.graph.labels import Labels, Shape, UnfollowableError
-from engine.graph.rules.registry import Rules, listed
+from engine.graph.rules.registry import Rules, follows, listed
 
 
+@follows(0)
 def identity(run: Execution, node: ir.Node) -> None:
-    """Pass labels through."""
-    run.set(node, run.moved(node.inputs[0]))
+    """Pass labels through, to the mask of Dropout too."""
+    found = run.moved(node.inputs[0])
+    for index in range(len(node.outputs)):
+        run.set(node, found, index)
 
 
+@follows(0)
 def transpose(run: Execution, node: ir.Node) -> None:
     """Permute the axes of the labels; views of weights stay weights."""
     if run.constant(node.inputs[0]):
@@ -28,11 +32,12 @@ def transpose(run: Execution, node: ir.Node) -> None:
 
 
 def view(run: Execution, node: ir.Node) -> None:
-    """Pass labels of activations; a weight seen through a Cast is handled where it is used."""
+    """Pass labels of activations; a weight seen through a Cast is handled where it is used. CastLike reads a type only."""
     if not run.constant(node.inputs[0]):
         run.set(node, run.label(node.inputs[0]))
 
 
+@follows(0)
 def reshape(run: Execution, node: ir.Node) -> None:
     """Reshape the labels and remember which size to rewrite."""
     found = run.moved(node.inputs[0])
@@ -94,6 +99,7 @@ def _unpacked(run: Execution, node: ir.Node, found: Labels, shape: Shape, axis: 
     return lab.along(shape, axis, table[:, 0])
 
 
+@follows(0)
 def flatten(run: Execution, node: ir.Node) -> None:
     """Reshape to two axes; nothing to rewrite."""
     found = run.moved(node.inputs[0])
@@ -101,6 +107,7 @@ def flatten(run: Execution, node: ir.Node) -> None:
         run.set(node, reshaped(run, node, found, run.shape(node.outputs[0])))
 
 
+@follows(0)
 def unsqueeze(run: Execution, node: ir.Node) -> None:
     """Insert axes."""
     found = run.moved(node.inputs[0])
@@ -111,6 +118,7 @@ def unsqueeze(run: Execution, node: ir.Node) -> None:
         run.set(node, lab.unsqueeze(found, axes))
 
 
+@follows(0)
 def squeeze(run: Execution, node: ir.Node) -> None:
     """Drop axes of size 1."""
     found = run.moved(node.inputs[0])
@@ -123,6 +131,7 @@ def squeeze(run: Execution, node: ir.Node) -> None:
         run.set(node, lab.squeeze(found, axes))
 
 
+@follows(0)
 def depth_to_space(run: Execution, node: ir.Node) -> None:
     """Move blocks of channels into space: the parts of one result channel need not be neighbours."""
     found = run.label(node.inputs[0])
@@ -145,12 +154,15 @@ def depth_to_space(run: Execution, node: ir.Node) -> None:
     run.set(node, lab.reshape(parts, run.shape(node.outputs[0]), run.align(node)))
 
 
+@follows(0)
 def space_to_depth(run: Execution, node: ir.Node) -> None:
     """Move space into channels: each channel comes back once for each place of the block."""
     vector = run.channels(node.inputs[0], 1, node)
     if vector is not None:
-        size = integer(node, "blocksize", 1)
-        run.set(node, lab.along(run.shape(node.outputs[0]), 1, np.tile(vector, size * size)))
+        places = integer(node, "blocksize", 1) ** 2
+        by_channel = text(node, "mode", "DCR") == "CRD"
+        atoms = np.repeat(vector, places) if by_channel else np.tile(vector, places)
+        run.set(node, lab.along(run.shape(node.outputs[0]), 1, atoms))
 
 
 RULES: Rules = {

@@ -9,9 +9,10 @@ from engine.graph import labels as lab
 from engine.graph.attributes import axes_of, integer, integers, slices, text
 from engine.graph.execution import Execution
 from engine.graph.labels import Array, Labels, Shape, UnfollowableError
-from engine.graph.rules.registry import Rules, listed
+from engine.graph.rules.registry import Rules, follows, listed
 
 
+@follows(0)
 def cut(run: Execution, node: ir.Node) -> None:
     """Run Slice; ranges on the labelled axis are rewritten."""
     found = run.moved(node.inputs[0])
@@ -70,6 +71,7 @@ def _alive(run: Execution, result: Labels, source: Labels, node: ir.Node) -> Lab
     return None
 
 
+@follows(0)
 def split(run: Execution, node: ir.Node) -> None:
     """Cut into pieces; their sizes are rewritten."""
     found = run.moved(node.inputs[0])
@@ -129,6 +131,7 @@ def _joined(run: Execution, node: ir.Node, found: list[Labels | None], axis: int
     return Labels(shape, np.concatenate(pieces, axis=axis), shrinking)
 
 
+@follows(0)
 def expand(run: Execution, node: ir.Node) -> None:
     """Broadcast; the labelled axis is not written into the target."""
     found = run.moved(node.inputs[0])
@@ -141,6 +144,7 @@ def expand(run: Execution, node: ir.Node) -> None:
     run.set(node, result)
 
 
+@follows(0)
 def tile(run: Execution, node: ir.Node) -> None:
     """Repeat."""
     found, repeats = run.moved(node.inputs[0]), run.known(node, 1)
@@ -152,6 +156,7 @@ def tile(run: Execution, node: ir.Node) -> None:
     run.set(node, lab.tile(found, repeats.tolist()))
 
 
+@follows(0)
 def gather(run: Execution, node: ir.Node) -> None:
     """Select by constant indices, look rows of a table up, or pass labels beside a dynamic selection."""
     source, shape = node.inputs[0], run.shape(node.inputs[0])
@@ -203,6 +208,7 @@ def _look_up(run: Execution, node: ir.Node, shape: Shape, axis: int) -> None:
     run.set(node, lab.along(output, len(output) - 1 if axis == 0 else 0, atoms))
 
 
+@follows(0)
 def pad(run: Execution, node: ir.Node) -> None:
     """Add places without labels on the labelled axis; other axes only get longer."""
     found = run.label(node.inputs[0])

@@ -558,6 +558,34 @@ def test_a_reduction_over_an_empty_list_of_axes_reduces_all():
     assert ("ReduceMax", "ReduceMax mixes its channels") in reasons(coupling)
 
 
+@pytest.mark.parametrize(
+    ("op", "attributes", "opset", "outputs", "reason"),
+    [
+        ("MaxPool", {"kernel_shape": [2, 2]}, 17, 2, "places of its largest elements are read"),
+        ("LayerNormalization", {}, 17, 2, "its statistics are read"),
+    ],
+)
+def test_outputs_that_tell_of_all_channels_keep_them(op, attributes, opset, outputs, reason):
+    net = Net(opset=opset)
+    x = net.op("Relu", image(net))
+    gain = [net.vector(8)] if op == "LayerNormalization" else []
+    y, other = net.op(op, x, *gain, count=outputs, **attributes)
+    total = net.op("ReduceMax", net.op("Cast", other, to=1))
+    coupling = analyse(ir.from_proto(finish(net, net.op("Add", y, total), 16)))
+    assert (op, reason) in reasons(coupling)
+
+
+def test_channels_that_come_in_as_parameters_stay():
+    """A normalisation whose gain is computed by a layer: labels are followed from its first input alone."""
+    net = Net()
+    x = net.input("x", ["N", 3, 8, 8])
+    gain = net.op("Reshape", net.linear(net.input("style", [1, 4]), 4, 8), net.ints(8))
+    y = net.op("LayerNormalization", net.conv(x, 3, 12), gain)
+    coupling = analyse(ir.from_proto(finish(net, net.op("Relu", y), 12)))
+    assert ("LayerNormalization", "reads them where they are not followed") in reasons(coupling)
+    assert 8 not in [len(group.atoms) for group in coupling.groups]
+
+
 def test_declared_sizes_that_do_not_fit_keep_the_channels():
     """A shape that is computed from data: all that is known of the result is what the file says."""
     net = Net()

@@ -1,4 +1,4 @@
-"""Whatever a pass of pruning computes, it holds the host lock's shared side; races and evaluations it leaves to the job."""
+"""Whatever `simplify` and the passes of pruning compute, they hold the host lock's shared side; races and evaluations it leaves to the job."""
 
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,12 +12,13 @@ from engine.passes.factorise import Factorise
 from engine.passes.prune_channels import PruneChannels
 from engine.passes.prune_weights import PruneWeights
 from engine.passes.reconstruct import Reconstruct
+from engine.passes.simplify import Simplify
 from engine.report.values import Refusal
 from engine.runtime.loading import Session
 from engine.solve import Gram
 
 # Runs of a network while the lock is held once: a few seconds at most for the largest of them.
-MOST_RUNS = 8
+MOST_RUNS = 16
 
 
 class Lock:
@@ -71,6 +72,7 @@ def lock(monkeypatch):
         Factorise(energy=0.9, break_even=1.0, multiple=1),
         DropBlocks(max_kl=None, min_sqnr_db=None, samples=16),
         Reconstruct(),
+        Simplify(),
     ],
     ids=lambda step: step.type,
 )
