@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from engine.target import ProviderName
 
 TaskMetric = Literal["top1", "top5", "f1", "mse", "mae", "iou", "edit_distance", "perplexity"]
-FidelityMetric = Literal["sqnr_db", "cosine", "top1_agreement", "kl"]
+FidelityMetric = Literal[
+    "sqnr_db", "cosine", "top1_agreement", "kl", "neighbours", "r2", "mask_iou", "box_f1", "token_agreement"
+]
 CostMetric = Literal[
     "latency_mean",
     "latency_p50",

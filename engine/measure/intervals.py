@@ -89,6 +89,24 @@ def change_floor(samples: int, confidence: float = CONFIDENCE) -> float:
     return z2 / (samples + z2)
 
 
+def error_of_pulls(pulls: Floats) -> float:
+    """Standard error of a value from the first-order influence of each sample (they add up to zero)."""
+    count = len(pulls)
+    return sqrt(float((pulls**2).sum()) * count / (count - 1)) if count > 1 else float("inf")
+
+
+def all_or_nothing(scores: Floats) -> bool:
+    """Say whether every sample's score is 0 or 1."""
+    return bool(((scores == 0) | (scores == 1)).all())
+
+
+def not_narrower(interval: Interval, difference: Floats) -> Interval:
+    """Widen an interval to what samples like these could hide; where none changed, a change may be as large as 1."""
+    largest = float(np.abs(difference).max()) or 1.0
+    centre, floor = float((interval.low + interval.high) / 2), change_floor(len(difference)) * largest
+    return Interval(low=min(interval.low, centre - floor), high=max(interval.high, centre + floor))
+
+
 def rescale(value: float, interval: Interval, confidence: float, *, upper: bool) -> float:
     """Give the one-sided bound of another confidence from one side of a two-sided interval, as if that side were normal."""
     side = interval.high if upper else interval.low

@@ -1,17 +1,25 @@
 """Two networks' scores on the same samples, paired, with intervals that hold when they hardly differ."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from math import exp, log10, sqrt
+from math import exp, sqrt
 from typing import Any
 
 import numpy as np
 
 from engine.errors import DatasetInvalidError
 from engine.measure import metrics
-from engine.measure.intervals import Floats, around, change_floor, mean_interval, tango, wilson
+from engine.measure.intervals import (
+    Floats,
+    all_or_nothing,
+    around,
+    error_of_pulls,
+    mean_interval,
+    not_narrower,
+    tango,
+    wilson,
+)
 from engine.measure.metrics import Array, Ints, Output
-from engine.report.values import Interval, Quality
+from engine.report.values import Quality
 
 # Metrics of a sample that lie between 0 and 1: unseen changes have a known largest size.
 _BOUNDED = frozenset({"top1", "top5", "iou", "edit_distance"})
@@ -51,12 +59,12 @@ class Mean(Task):
     def beside(self, original: "Mean") -> Quality:
         """Compare right and wrong by Tango's interval, other scores by the mean of the differences."""
         before, after = original.scores, self.scores
-        if self.metric in {"top1", "top5"} and _all_or_nothing(before) and _all_or_nothing(after):
+        if self.metric in {"top1", "top5"} and all_or_nothing(before) and all_or_nothing(after):
             return self._paired_proportions(before, after)
         difference = after - before
         interval, error = mean_interval(difference)
         if self.metric in _BOUNDED:
-            interval = _not_narrower(interval, difference)
+            interval = not_narrower(interval, difference)
         return Quality(
             metric=self.metric,
             original=float(before.mean()),
@@ -170,7 +178,7 @@ class Perplexity(Task):
         """Compare to first order, as for F1."""
         (before, before_pull), (after, after_pull) = original.pull(), self.pull()
         samples = len(after_pull)
-        error = _error_of_pulls(after_pull - before_pull)
+        error = error_of_pulls(after_pull - before_pull)
         return Quality(
             metric=self.metric,
             original=before,
@@ -179,7 +187,7 @@ class Perplexity(Task):
             interval=around(after - before, error, samples),
             standard_error=error,
             samples=samples,
-            compressed_interval=around(after, _error_of_pulls(after_pull), samples),
+            compressed_interval=around(after, error_of_pulls(after_pull), samples),
         )
 
 
@@ -190,95 +198,3 @@ def new_task(metric: str | None) -> Task | None:
     if metric == "f1":
         return F1()
     return Perplexity() if metric == "perplexity" else Mean(metric)
-
-
-# Fidelity
-
-
-class Fidelity:
-    """Collects what two networks' main outputs have in common; a few numbers per sample."""
-
-    def __init__(self, how: Output, *, deciding: bool) -> None:
-        self._how, self._deciding = how, deciding
-        self._signal: list[Floats] = []
-        self._noise: list[Floats] = []
-        self._cosine: list[Floats] = []
-        self._agree: list[Floats] = []
-        self._kl: list[Floats] = []
-
-    def add(self, original: Array, compressed: Array) -> None:
-        """Compare a batch of the main output: the same shape, no NaN, infinities in the same places."""
-        if metrics.is_float(original):
-            signal, noise = metrics.energies(original, compressed)
-            self._signal.append(signal)
-            self._noise.append(noise)
-            self._cosine.append(metrics.cosines(original, compressed))
-        if metrics.class_like(original) or not metrics.is_float(original) or self._deciding:
-            left, right = metrics.decisions(original, self._how), metrics.decisions(compressed, self._how)
-            self._agree.append(metrics.agreement(left, right))
-        if metrics.class_like(original):
-            self._kl.append(metrics.divergences(original, compressed, self._how))
-
-    def qualities(self) -> Iterator[Quality]:
-        """Give the metrics that make sense for this output."""
-        if self._signal:
-            yield _sqnr(np.concatenate(self._signal), np.concatenate(self._noise))
-            yield _mean_quality("cosine", np.concatenate(self._cosine))
-        if self._agree:
-            yield _agreement(np.concatenate(self._agree))
-        if self._kl:
-            yield _mean_quality("kl", np.concatenate(self._kl))
-
-
-def _sqnr(signal: Floats, noise: Floats) -> Quality:
-    """Signal to noise over all samples in dB; its error from how much each sample pulls on either sum."""
-    total, lost, limit = float(signal.sum()), float(noise.sum()), metrics.MOST_DB
-    if not total or not lost:
-        value, error = (limit if not lost else -limit), 0.0
-    else:
-        value = max(min(10 * log10(total / lost), limit), -limit)
-        error = _error_of_pulls(10 / np.log(10) * (signal / total - noise / lost))
-    return _fidelity_quality("sqnr_db", value, around(value, error, len(signal)), error, len(signal))
-
-
-def _agreement(shares: Floats) -> Quality:
-    value, count = float(shares.mean()), len(shares)
-    if _all_or_nothing(shares):
-        error = sqrt(value * (1 - value) / count)
-        return _fidelity_quality("top1_agreement", value, wilson(float(shares.sum()), count), error, count)
-    interval, error = mean_interval(shares)
-    return _fidelity_quality("top1_agreement", value, _not_narrower(interval, 1 - shares), error, count)
-
-
-def _mean_quality(metric: str, values: Floats) -> Quality:
-    interval, error = mean_interval(values)
-    return _fidelity_quality(metric, float(values.mean()), interval, error, len(values))
-
-
-def _fidelity_quality(metric: str, value: float, interval: Interval, error: float, samples: int) -> Quality:
-    return Quality(
-        metric=metric,
-        original=None,
-        compressed=value,
-        difference=None,
-        interval=interval,
-        standard_error=error,
-        samples=samples,
-    )
-
-
-def _error_of_pulls(pulls: Floats) -> float:
-    """Standard error of a value from the first-order influence of each sample (they add up to zero)."""
-    count = len(pulls)
-    return sqrt(float((pulls**2).sum()) * count / (count - 1))
-
-
-def _all_or_nothing(scores: Floats) -> bool:
-    return bool(((scores == 0) | (scores == 1)).all())
-
-
-def _not_narrower(interval: Interval, difference: Floats) -> Interval:
-    """Widen an interval to what samples like these could hide; where none changed, a change may be as large as 1."""
-    largest = float(np.abs(difference).max()) or 1.0
-    centre, floor = float((interval.low + interval.high) / 2), change_floor(len(difference)) * largest
-    return Interval(low=min(interval.low, centre - floor), high=max(interval.high, centre + floor))

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from engine.gate import Gate, ProfileGate
+from engine.outputs import OutputKind
 from engine.report.details import AnyDetails
 from engine.target import Target
 
@@ -43,6 +44,23 @@ class Quality(_Value):
     discordant: int | None = Field(
         None, description="For top1 and top5: samples that exactly one of the two networks gets right."
     )
+    output: str | None = Field(None, description="The output that it is about.")
+    kind: OutputKind | None = Field(None, description="What that output was taken for.")
+    weight: float = Field(1.0, description="How much the output counts where several are taken together.")
+
+
+class OutputReport(_Value):
+    """What an output of the network was taken for, and why."""
+
+    name: str
+    kind: OutputKind | None = Field(description="null: it cannot be compared.")
+    reason: str = Field(description="Why it was taken for that, in one sentence.")
+    weight: float = Field(description="How much it counts where outputs are taken together.")
+    ignored: bool = Field(description="True: the owner declared that nobody reads it.")
+    main: bool = Field(description="True: it speaks for the network; labels belong to it where there are any.")
+    judged_with: str | None = Field(None, description="The output whose rows this one belongs to.")
+    dtype: str | None = None
+    shape: tuple[int | None, ...] | None = Field(None, description="Of one sample; null where it varies.")
 
 
 # Raw samples of a network that a report keeps.
@@ -259,10 +277,13 @@ class Report(_Value):
     compressed: ModelFacts
     steps: tuple[StepReport, ...]
     size: Size
-    quality: tuple[Quality, ...] = Field(description="On samples that judge only.")
+    quality: tuple[Quality, ...] = Field(
+        description="On samples that judge only: the labels' metric, if there is one, then the main output's, then the others'."
+    )
     selected_quality: tuple[Quality, ...] = Field(
         (), description="The same network on the samples that its steps were chosen on, where those are others."
     )
+    outputs: tuple[OutputReport, ...] = ()
     latency: LatencyComparison | None
     memory: MemoryComparison | None
     verdict: Verdict
@@ -366,6 +387,7 @@ class TargetMeasurement(_Value):
     slowest: tuple[OpCost, ...] = Field(description="The most expensive nodes.")
     placement: Placement
     quality: tuple[Quality, ...] = Field(default=(), description="Beside the baseline, on the job's dataset.")
+    outputs: tuple[OutputReport, ...] = ()
     tuning: Tuning | None = None
 
 

@@ -226,14 +226,14 @@ def linear() -> Callable[..., bytes]:
 
     def make(weight: np.ndarray, *, batch: int | str = "n", softmax: bool = False) -> bytes:
         last = (
-            [helper.make_node("Softmax", ["h"], ["y"], axis=-1)]
+            [helper.make_node("Softmax", ["h"], ["logits"], axis=-1)]
             if softmax
-            else [helper.make_node("Identity", ["h"], ["y"])]
+            else [helper.make_node("Identity", ["h"], ["logits"])]
         )
         return serialise(
             [helper.make_node("MatMul", ["x", "w"], ["h"], "scores"), *last],
             {"x": [batch, weight.shape[0]]},
-            {"y": TensorProto.FLOAT},
+            {"logits": TensorProto.FLOAT},
             {"w": weight.astype(np.float32)},
         )
 

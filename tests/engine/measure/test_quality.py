@@ -3,8 +3,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from engine.errors import BaselineFailedError, DatasetInvalidError, VerificationFailedError
-from engine.measure import quality as module
-from engine.measure import scores
+from engine.measure import kept_outputs as module
+from engine.measure.kinds import closeness
 from engine.measure.quality import Evaluator
 from engine.runtime.sessions import session
 from engine.target import Target
@@ -120,7 +120,7 @@ def test_sqnr_covers_the_truth():
     hits = 0
     for _ in range(500):
         drawn = population[rng.integers(0, len(population), 100)]
-        found = scores._sqnr(drawn[:, 0], drawn[:, 1])
+        found = closeness.sqnr(drawn[:, 0], drawn[:, 1])
         hits += found.interval.low <= truth <= found.interval.high
     assert 0.92 <= hits / 500 <= 0.98
 

@@ -1,0 +1,87 @@
+"""Running networks over samples, batch by batch, with what is known of each run."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from engine.contract import Samples
+from engine.data.batches import padded, run_size, sample_count
+from engine.measure.arrangement import tensors
+from engine.measure.metrics import Array
+from engine.runtime.host_lock import HostLock
+
+_BATCH = 32
+
+
+class Port(Protocol):
+    """An input of a network."""
+
+    @property
+    def shape(self) -> Sequence[int | str | None]:
+        """Sizes, open ones as names or None."""
+        ...
+
+
+class Network(Protocol):
+    """What can be run: a Session, or anything that acts like one."""
+
+    @property
+    def inputs(self) -> Sequence[Port]:
+        """What it takes."""
+        ...
+
+    def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Give every output by name."""
+        ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run gave. `outputs` are the tensors as they came; `others` says why the rest is not compared.
+
+    `feed` is what went in, `count` how many of its samples are no padding, `label` theirs.
+    """
+
+    outputs: dict[str, Array]
+    others: dict[str, str]
+    feed: Mapping[str, Array]
+    count: int
+    label: Array | None
+
+
+class Runs:
+    """The same samples in the same batches for every network."""
+
+    def __init__(
+        self, network: Network, samples: Samples, labels: Array | None, batch: int | None, quiet: HostLock
+    ) -> None:
+        self._samples, self._labels, self._quiet = samples, labels, quiet
+        # The network's own batch, where it takes no other.
+        self.fixed = run_size([port.shape for port in network.inputs], samples)
+        self.batch = self.fixed or batch or _BATCH
+
+    @property
+    def apart(self) -> bool:
+        """Say whether samples are put together freely, so that an axis of the outputs has to tell them apart."""
+        return self.fixed is None and self.batch > 1
+
+    def first(self, network: Network, count: int) -> Run:
+        """Run the first samples alone."""
+        return self._run(network, next(iter(self._samples.batches(count))), None)
+
+    def __call__(self, network: Network) -> Iterator[Run]:
+        """Give what each run gives."""
+        at = 0
+        for feed in self._samples.batches(self.batch):
+            count = sample_count(feed)
+            label = None if self._labels is None else self._labels[at : at + count]
+            at += count
+            yield self._run(network, feed, label)
+
+    def _run(self, network: Network, feed: Mapping[str, Array], label: Array | None) -> Run:
+        full = padded(feed, self.fixed)
+        with self._quiet.working():
+            outputs, others = tensors(network.run(full))
+        return Run(outputs, others, full, sample_count(feed), label)
