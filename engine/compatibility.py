@@ -1,6 +1,6 @@
 """Whether a network, a dataset and a spec fit together, told from stored inspections alone: no file is opened."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import assert_never
 
 from engine.data.batches import are_alone, batch_axes, sample_axes
@@ -30,6 +30,8 @@ def check_fit(
     spec: Spec,
     baseline: Inspection | None = None,
     judge: DatasetInspection | None = None,
+    *,
+    declared: Mapping[str, OutputDeclaration] | None = None,
 ) -> list[str]:
     """Give warnings about a job before it runs.
 
@@ -39,6 +41,7 @@ def check_fit(
         spec: what the job asks for.
         baseline: what a profile compares with.
         judge: a second dataset, which alone judges.
+        declared: what the dataset says of outputs; what the spec says goes before it.
 
     Raises:
         DatasetInvalidError: the data do not fit the network, or cannot be parted.
@@ -56,6 +59,7 @@ def check_fit(
             pass
         case _:
             assert_never(spec)
+    _check_outputs(inspection, spec, {**(declared or {}), **spec.outputs})
     if baseline is not None:
         _check_baseline(inspection, baseline)
     for target in targets_of(spec):
@@ -243,6 +247,33 @@ def _check_gates(judge: DatasetInspection | None, sizes: Sizes | None, gates: Se
                 )
         elif gate.metric in FIDELITY_METRICS and judge is None:
             raise SpecInvalidError(f"The gate on {gate.metric} needs data, but the job names no dataset.")
+
+
+def _check_outputs(inspection: Inspection, spec: Spec, declared: Mapping[str, OutputDeclaration]) -> None:
+    """Raise SpecInvalidError where outputs are named that the network has not, or cannot be asked what a gate asks."""
+    names = [tensor.name for tensor in inspection.outputs]
+    told = f"the network's outputs are {', '.join(names)}."
+    for name in declared:
+        if name not in names:
+            where = "outputs" if name in spec.outputs else "The dataset's declaration"
+            raise SpecInvalidError(f"{where} names `{name}`, which is not an output; {told}")
+    if names and all(name in declared and declared[name].ignore for name in names):
+        raise SpecInvalidError("All outputs are to be ignored, so that nothing is left to judge.")
+    for gate in spec.gates:
+        if gate.output is None:
+            continue
+        if gate.output not in names:
+            raise SpecInvalidError(f"The gate on {gate.label} names an output that there is not; {told}")
+        said = declared.get(gate.output)
+        if said is not None and said.ignore:
+            raise SpecInvalidError(f"The gate is on {gate.label}, but that output is declared as one to ignore.")
+        if said is not None and said.kind is not None:
+            known = (*KIND_METRICS[said.kind], *KIND_TASKS[said.kind])
+            if gate.metric not in known:
+                raise SpecInvalidError(
+                    f"The gate is on {gate.label}, but the output is declared as {said.kind}, which has no {gate.metric}.",
+                    hint=f"What such an output has is {', '.join(known)}.",
+                )
 
 
 def _check_shapes(inspection: Inspection, target: Target) -> None:

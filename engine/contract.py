@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from engine.gate import Gate
     from engine.inspection import Inspection
+    from engine.outputs import OutputDeclaration
     from engine.report.values import Change, Quality, Refusal
     from engine.target import Target
 
@@ -82,6 +83,8 @@ class Context:
     has_data: bool = True
     # The job's limits, for passes that choose among several networks themselves.
     gates: "Sequence[Gate]" = ()
+    # What the owner declared of the network's outputs, by name.
+    outputs: "Mapping[str, OutputDeclaration]" = field(default_factory=dict)
 
 
 class Pass(BaseModel):

@@ -1,9 +1,11 @@
 """Limits on metrics that a verdict is made of, and the closed set of metrics."""
 
-from typing import Literal, Self, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from engine.outputs import OutputKind
 from engine.target import ProviderName
 
 TaskMetric = Literal["top1", "top5", "f1", "mse", "mae", "iou", "edit_distance", "perplexity"]
@@ -23,6 +25,25 @@ CostMetric = Literal[
 TASK_METRICS: tuple[str, ...] = get_args(TaskMetric)
 FIDELITY_METRICS: tuple[str, ...] = get_args(FidelityMetric)
 COST_METRICS: tuple[str, ...] = get_args(CostMetric)
+# What is measured of an output of each kind: beside the original's, and by labels.
+KIND_METRICS: Mapping[OutputKind, tuple[FidelityMetric, ...]] = {
+    "classes": ("sqnr_db", "cosine", "top1_agreement", "kl"),
+    "embedding": ("cosine", "neighbours", "sqnr_db"),
+    "values": ("sqnr_db", "r2", "cosine"),
+    "mask": ("mask_iou", "top1_agreement", "sqnr_db", "cosine"),
+    "boxes": ("box_f1",),
+    "tokens": ("token_agreement", "kl", "sqnr_db", "cosine"),
+    "state": ("sqnr_db", "cosine"),
+}
+KIND_TASKS: Mapping[OutputKind, tuple[TaskMetric, ...]] = {
+    "classes": ("top1", "top5", "f1", "perplexity", "edit_distance"),
+    "embedding": ("mse", "mae"),
+    "values": ("mse", "mae"),
+    "mask": ("iou", "f1", "top1"),
+    "boxes": (),
+    "tokens": ("perplexity", "edit_distance", "top1", "top5"),
+    "state": (),
+}
 # Metrics where less is better; for all others more is better.
 LOWER_IS_BETTER = frozenset({"mse", "mae", "edit_distance", "perplexity", "kl", *COST_METRICS})
 
@@ -33,7 +54,18 @@ class Gate(BaseModel):
     # Strict: a JSON number is no boolean, a string no number. JSON has no tuples, so those take arrays.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    metric: TaskMetric | FidelityMetric | CostMetric
+    metric: TaskMetric | FidelityMetric | CostMetric = Field(
+        description="`top1@logits` is short for the metric `top1` of the output `logits`."
+    )
+    output: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1024,
+        description=(
+            "The output that a metric of quality is about. Without it a metric of labelled data is that of the output which"
+            " the labels fit, and any other metric is held by the worst output that has it, states left out."
+        ),
+    )
     rule: Literal["max_drop", "max_ratio", "min", "max"] = Field(
         description=(
             "`max_drop`: how much worse than the original the metric may get, in the metric's unit (top1 0.01 is one"
@@ -44,8 +76,27 @@ class Gate(BaseModel):
     confidence: float = Field(0.95, ge=0.5, le=0.999, description="Of the one-sided bound that has to be inside.")
     level: Literal["error", "warn"] = Field("error", description="`warn` is reported but does not fail the verdict.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _metric_names_output(cls, body: Any) -> Any:
+        """Read `top1@logits` as the metric `top1` of the output `logits`."""
+        metric = body.get("metric") if isinstance(body, Mapping) else None
+        if not isinstance(metric, str) or "@" not in metric:
+            return body
+        name, _, output = metric.partition("@")
+        if body.get("output") not in {None, output}:
+            raise ValueError(f"the gate names two outputs: {output} behind the metric and {body['output']}")
+        return {**body, "metric": name, "output": output}
+
+    @property
+    def label(self) -> str:
+        """Give the metric with its output, as a job may write it."""
+        return self.metric if self.output is None else f"{self.metric}@{self.output}"
+
     @model_validator(mode="after")
     def _rule_fits_metric(self) -> Self:
+        if self.output is not None and self.metric in COST_METRICS:
+            raise ValueError(f"{self.metric} is of the whole network, so that the gate cannot name an output")
         if self.rule == "max_ratio" and self.metric not in COST_METRICS:
             raise ValueError(f"max_ratio compares costs; for the metric {self.metric} use max_drop, min or max")
         if self.rule == "max_drop" and self.metric not in TASK_METRICS:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self, assert_never
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
 from engine.gate import Gate, ProfileGate
+from engine.outputs import OutputDeclaration
 from engine.passes import AnyPass
 from engine.target import Target
 
@@ -29,6 +30,17 @@ class Recipe(_Value):
     passes: tuple[AnyPass, ...] = Field(min_length=1, max_length=32, strict=False)
 
 
+# By name of the output.
+Outputs = Annotated[
+    dict[str, OutputDeclaration],
+    Field(
+        default_factory=dict,
+        max_length=256,
+        description="What is known of outputs better than it can be told from the network; it goes before the dataset's.",
+    ),
+]
+
+
 class Compress(_Value):
     """Apply a recipe to a network and report what it did, measured beside the original."""
 
@@ -36,6 +48,7 @@ class Compress(_Value):
     recipe: Recipe
     target: Target = Field(default_factory=Target)
     gates: tuple[Gate, ...] = Field(default=(), max_length=32, strict=False)
+    outputs: Outputs
     limits: Limits = Field(default_factory=Limits)
 
 
@@ -54,6 +67,7 @@ class Profile(_Value):
     kind: Literal["profile"]
     targets: Annotated[tuple[Target, ...], Field(strict=False)] = Field(min_length=1, max_length=16)
     gates: tuple[ProfileGate, ...] = Field(default=(), max_length=32, strict=False)
+    outputs: Outputs
     limits: Limits = Field(default_factory=Limits)
     tune: Tune | None = Field(None, description="Look for better session options too; `{}` for the defaults.")
     measure_seconds: float = Field(10.0, ge=0.1, le=600, description="How long latency is measured on one target.")

@@ -22,7 +22,7 @@ from engine.job.frame import Blame, Frame
 from engine.job.workbench import Workbench, open_network
 from engine.job.workspace import copy_network, remove_network
 from engine.measure.acceptance import decide
-from engine.measure.gates import Costs, judge
+from engine.measure.gates import Costs, judge, labelled_output
 from engine.measure.latency import compare
 from engine.measure.quality import Evaluator
 from engine.measure.size import compare_size
@@ -71,7 +71,10 @@ class _Compression:
         self._current = frame.model
         self._inspection = inspect_model(frame.model)
         data = JobData.open(frame.workspace, frame.scratch)
-        self._warnings = check_fit(self._inspection, data.described, spec, judge=data.judge_described)
+        self._declared = {**data.declared, **spec.outputs}
+        self._warnings = check_fit(
+            self._inspection, data.described, spec, judge=data.judge_described, declared=self._declared
+        )
         needed = memory_to_load(frame.model)
         self._in_pieces = needed > spec.limits.max_memory_mb << 20
         if self._in_pieces:
@@ -84,7 +87,7 @@ class _Compression:
         with ExitStack() as stack:
             select = stack.enter_context(self._baseline(self._parts.select))
             # Nothing but the report's measurement may have it. It is made now so that data that do not fit end the job at once.
-            final = stack.enter_context(self._baseline(self._parts.judge)) if self._parts.apart else select
+            final = stack.enter_context(self._baseline(self._parts.judge, select)) if self._parts.apart else select
             self._bench = self._workbench(select)
             reports = [
                 self._finished(index) or self._step(index, step) for index, step in enumerate(self._spec.recipe.passes)
@@ -95,7 +98,7 @@ class _Compression:
 
     # What the job works with
 
-    def _baseline(self, data: Labelled) -> Evaluator:
+    def _baseline(self, data: Labelled, like: Evaluator | None = None) -> Evaluator:
         """Run the original; a job on a network that does not run is over here."""
         frame = self._frame
         try:
@@ -106,6 +109,10 @@ class _Compression:
                 data.samples,
                 labels=data.labels,
                 metric=data.metric,
+                output=labelled_output(self._spec.gates),
+                declared=self._declared,
+                graph=io.load(frame.model),
+                like=like,
                 scratch=frame.scratch,
                 quiet=frame.lock,
             )
@@ -127,6 +134,7 @@ class _Compression:
             evaluator=evaluator,
             feeds=self._feeds,
             gates=self._spec.gates,
+            declared=self._declared,
             in_pieces=self._in_pieces,
             deadline=self._frame.deadline,
         )
@@ -265,6 +273,7 @@ class _Compression:
             steps=steps,
             size=size,
             quality=quality,
+            outputs=final.outputs,
             selected_quality=_selected(steps) if self._parts.apart else (),
             latency=latency,
             memory=used,

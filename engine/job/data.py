@@ -1,7 +1,7 @@
 """A job's data: what calibrates, what is chosen on and what judges, opened for a network's inputs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,7 +10,8 @@ import numpy.typing as npt
 from engine.data.dataset import Dataset, Samples, random_samples
 from engine.data.parts import Sizes, part_sizes
 from engine.inspection import DatasetInspection, TensorInfo
-from engine.job.workspace import open_dataset
+from engine.job.workspace import declared_outputs, open_dataset
+from engine.outputs import OutputDeclaration
 from engine.report.values import DataParts
 
 # Samples that are made where a job has no dataset.
@@ -49,11 +50,17 @@ class JobData:
     described: DatasetInspection | None
     judge: Dataset | None
     judge_described: DatasetInspection | None
+    # What the first of them says of the network's outputs.
+    declared: Mapping[str, OutputDeclaration] = field(default_factory=dict)
 
     @classmethod
     def open(cls, workspace: Path, scratch: Path) -> Self:
         """Open and check them; raises DatasetInvalidError."""
-        return cls(*open_dataset(workspace / "data", scratch), *open_dataset(workspace / "judge", scratch))
+        return cls(
+            *open_dataset(workspace / "data", scratch),
+            *open_dataset(workspace / "judge", scratch),
+            declared_outputs(workspace / "data"),
+        )
 
     def sizes(self, inputs: tuple[TensorInfo, ...]) -> Sizes | None:
         """Say how many samples each part has for a network with these inputs; None without data."""

@@ -63,7 +63,8 @@ class _Profiling:
         inspection = inspect_model(frame.model)
         compared = inspect_model(frame.baseline) if frame.baseline else None
         data = JobData.open(frame.workspace, frame.scratch)
-        self._warnings = check_fit(inspection, data.described, spec, compared, data.judge_described)
+        declared = {**data.declared, **spec.outputs}
+        self._warnings = check_fit(inspection, data.described, spec, compared, data.judge_described, declared=declared)
         self._network = ProfiledNetwork(spec, frame, data, _common_inputs(inspection, compared), self._warnings.append)
         self._failed: EngineError | None = None
 

@@ -7,16 +7,17 @@ from itertools import islice
 from engine.data.batches import padded, run_size
 from engine.errors import BaselineFailedError, EngineError, ModelInvalidError, ModelUnsupportedError
 from engine.gate import TASK_METRICS
+from engine.graph import io
 from engine.inspection import TensorInfo
 from engine.job.data import JobData
 from engine.job.frame import Frame
-from engine.measure.gates import runs_needed
+from engine.measure.gates import labelled_output, runs_needed
 from engine.measure.intervals import critical
 from engine.measure.latency import compare, measure_alone
 from engine.measure.quality import Evaluator
 from engine.measure.throughput import measure_throughput
 from engine.measure.tune import find_options
-from engine.report.values import LatencyComparison, Memory, Placement, Quality, TargetMeasurement
+from engine.report.values import LatencyComparison, Memory, OutputReport, Placement, Quality, TargetMeasurement
 from engine.runtime import sessions, tracing
 from engine.runtime.environment import environment
 from engine.runtime.kernel_times import NodeRun, OpProfile, summarise
@@ -81,7 +82,7 @@ class _Measuring:
         self._tell("memory")
         own, other = self._memory()
         self._tell("quality")
-        quality = self._quality()
+        quality, outputs = self._quality()
         tuning = None
         if self._spec.tune is not None:
             self._tell("session options")
@@ -107,6 +108,7 @@ class _Measuring:
             slowest=costs.by_node[:_SLOWEST],
             placement=placement,
             quality=quality,
+            outputs=outputs,
             tuning=tuning,
         )
 
@@ -176,18 +178,18 @@ class _Measuring:
         own = self._frame.memory(self._frame.model, self._target, feed)
         return own, None if baseline is None else self._frame.memory(baseline, self._target, feed)
 
-    def _quality(self) -> tuple[Quality, ...]:
+    def _quality(self) -> tuple[tuple[Quality, ...], tuple[OutputReport, ...]]:
         try:
             return self._judged()
         except EngineError as error:
             self._network.warn(f"Quality was not judged on {self._target.provider}: {error.message}.")
-            return ()
+            return (), ()
 
-    def _judged(self) -> tuple[Quality, ...]:
+    def _judged(self) -> tuple[tuple[Quality, ...], tuple[OutputReport, ...]]:
         """Judge the network beside the baseline; alone it has its task metric where there are labels."""
         judge, baseline = self._parts.judge, self._frame.baseline
         if self._parts.told is None or (baseline is None and judge.metric is None):
-            return ()
+            return (), ()
         network = sessions.session(self._frame.model, self._target)
         reference = network if baseline is None else sessions.session(baseline, self._target)
         with Evaluator(
@@ -195,11 +197,16 @@ class _Measuring:
             judge.samples,
             labels=judge.labels,
             metric=judge.metric,
+            output=labelled_output(self._spec.gates),
+            declared={**self._network.data.declared, **self._spec.outputs},
+            graph=io.load(baseline or self._frame.model),
             scratch=self._frame.scratch,
             quiet=self._frame.lock,
         ) as judge_by:
-            found = judge_by.evaluate(network)
-        return found if baseline is not None else tuple(_alone(each) for each in found if _is_task(each))
+            found, outputs = judge_by.evaluate(network), judge_by.outputs
+        if baseline is None:
+            found = tuple(_alone(each) for each in found if _is_task(each))
+        return found, outputs
 
 
 def _share_elsewhere(kernels: Sequence[NodeRun], wanted: str) -> float:

@@ -21,6 +21,7 @@ from engine.graph.pieces import Pieces
 from engine.graph.verify import Feed
 from engine.measure.latency import compare_many
 from engine.measure.quality import Evaluator
+from engine.outputs import OutputDeclaration
 from engine.report.values import Quality
 from engine.runtime import sessions
 from engine.runtime.host_lock import HostLock
@@ -46,6 +47,7 @@ class Workbench:
     evaluator: Evaluator
     feeds: Sequence[Feed]
     gates: Sequence[Gate]
+    declared: Mapping[str, OutputDeclaration]
     in_pieces: bool
     deadline: float | None
 
@@ -73,6 +75,7 @@ class Workbench:
             deadline=self.deadline,
             has_data=self.calibrate is not None and not self.in_pieces,
             gates=self.gates,
+            outputs=self.declared,
         )
 
     def open(self, path: Path) -> Session | Pieces:

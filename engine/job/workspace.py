@@ -9,6 +9,7 @@ from engine.data.containers import find
 from engine.data.dataset import Dataset, inspect_dataset
 from engine.graph import io
 from engine.inspection import DatasetInspection
+from engine.outputs import OutputDeclaration, read_declarations
 
 
 def open_dataset(folder: Path, scratch: Path) -> tuple[Dataset | None, DatasetInspection | None]:
@@ -19,6 +20,13 @@ def open_dataset(folder: Path, scratch: Path) -> tuple[Dataset | None, DatasetIn
     declared = folder / "dataset.json"
     metric = json.loads(declared.read_bytes()).get("metric") if declared.exists() else None
     return Dataset.open(path, scratch), inspect_dataset(path, metric=metric)
+
+
+def declared_outputs(folder: Path) -> dict[str, OutputDeclaration]:
+    """Give what the job's dataset declares of the network's outputs; raises DatasetInvalidError where it is wrong."""
+    declared = folder / "dataset.json"
+    body = json.loads(declared.read_bytes()) if declared.exists() else {}
+    return read_declarations(body.get("outputs") or {})
 
 
 def write_atomically(path: Path, content: bytes) -> None:

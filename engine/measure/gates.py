@@ -48,15 +48,63 @@ def verdict(gates: Sequence[Gate], quality: Sequence[Quality], costs: Costs) -> 
 
 
 def judge(gate: Gate, quality: Sequence[Quality], costs: Costs) -> GateResult:
-    """Hold one gate against what was measured."""
-    measured = _of_quality(gate, quality) or _of_costs(gate, costs)
+    """Hold one gate against what was measured: of several outputs that have its metric, against the worst."""
+    about = outputs_of(gate, quality)
+    if about:
+        several = len({each.output for each in quality if each.output is not None}) > 1
+        results = [
+            _held(gate, _of_quality(gate, each), costs, _named(each, about) if several else "") for each in about
+        ]
+        return max(results, key=_badness)
+    measured = _of_costs(gate, costs)
     if measured is None:
-        why = "needs labelled held-out data" if gate.metric in TASK_METRICS else "was not measured for this network"
-        return GateResult(gate=gate, measured=None, bound=None, outcome="inconclusive", reason=f"{gate.metric} {why}")
+        return GateResult(
+            gate=gate,
+            measured=None,
+            bound=None,
+            outcome="inconclusive",
+            reason=f"{gate.label} {_missing(gate, quality)}",
+        )
+    return _held(gate, measured, costs, "")
+
+
+def outputs_of(gate: Gate, quality: Sequence[Quality]) -> list[Quality]:
+    """Give what a gate on quality is about: its output's metric, or without one that of all outputs but states."""
+    found = [each for each in quality if each.metric == gate.metric and gate.output in {None, each.output}]
+    return [each for each in found if each.kind != "state"] or found
+
+
+def labelled_output(gates: Sequence[Gate]) -> str | None:
+    """Give the output that a gate on a task's metric names: labels are for that one, then."""
+    return next((gate.output for gate in gates if gate.metric in TASK_METRICS and gate.output is not None), None)
+
+
+def _named(quality: Quality, among: Sequence[Quality]) -> str:
+    more = f", the worst of {len(among)} outputs" if len(among) > 1 else ""
+    return f" of output `{quality.output}`{more}"
+
+
+def _badness(result: GateResult) -> tuple[int, float]:
+    distance = abs((result.bound or 0.0) - result.gate.value)
+    inside = result.outcome == "pass"
+    return ("pass", "inconclusive", "fail").index(result.outcome), -distance if inside else distance
+
+
+def _missing(gate: Gate, quality: Sequence[Quality]) -> str:
+    others = sorted({f"`{each.output}`" for each in quality if each.metric == gate.metric and each.output is not None})
+    if others:
+        return f"was not measured for this output, only for {', '.join(others)}"
+    return "needs labelled held-out data" if gate.metric in TASK_METRICS else "was not measured for this network"
+
+
+def _held(gate: Gate, measured: _Measured | None, costs: Costs, named: str) -> GateResult:
+    if measured is None:
+        reason = f"{gate.label} needs labelled held-out data"
+        return GateResult(gate=gate, measured=None, bound=None, outcome="inconclusive", reason=reason)
     at_least = gate.rule == "min"
     unfavourable, favourable = (measured.low, measured.high) if at_least else (measured.high, measured.low)
     limit = f"{'at least' if at_least else 'at most'} {gate.value:.6g}"
-    said = f"{_subject(gate, costs)} is {measured.value:.6g}, allowed is {limit}"
+    said = f"{_subject(gate, costs)}{named} is {measured.value:.6g}, allowed is {limit}"
     bound = "" if measured.low == measured.high else f"; with {gate.confidence:.1%} confidence it is {_worse(at_least)}"
     if measured.doubt is not None:
         outcome, reason = "inconclusive", f"{said}; {measured.doubt}"
@@ -88,10 +136,7 @@ def _subject(gate: Gate, costs: Costs) -> str:
     )
 
 
-def _of_quality(gate: Gate, quality: Sequence[Quality]) -> _Measured | None:
-    found = next((each for each in quality if each.metric == gate.metric), None)
-    if found is None:
-        return None
+def _of_quality(gate: Gate, found: Quality) -> _Measured | None:
     if gate.rule == "max_drop":
         return _drop(gate, found)
     interval = found.compressed_interval or found.interval

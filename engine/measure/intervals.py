@@ -31,7 +31,9 @@ def wilson(successes: float, trials: int, confidence: float = CONFIDENCE) -> Int
     share, scale = successes / trials, 1 + z * z / trials
     centre = (share + z * z / (2 * trials)) / scale
     half = z / scale * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return Interval(low=max(centre - half, 0.0), high=min(centre + half, 1.0), confidence=confidence)
+    # Rounding must not put the share itself outside.
+    low, high = min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)
+    return Interval(low=low, high=high, confidence=confidence)
 
 
 def tango(gained: int, lost: int, trials: int, confidence: float = CONFIDENCE) -> Interval:

@@ -15,7 +15,7 @@ from engine.measure.metrics import Array, Output
 from engine.measure.observed import Observed
 from engine.measure.recognition import Recognition, main_output, recognise
 from engine.measure.runs import Network, Run, Runs
-from engine.outputs import OutputDeclaration
+from engine.outputs import OutputDeclaration, OutputKind
 from engine.report.values import OutputReport
 
 # What is kept on disk of all outputs but the main one, and looked at to tell what an output is.
@@ -31,6 +31,8 @@ class Hints:
     endings: Mapping[str, Ending] = field(default_factory=dict)
     metric: str | None = None
     main: str | None = None
+    # What outputs were taken for on other samples of the same job.
+    like: Mapping[str, tuple[OutputKind, str]] = field(default_factory=dict)
 
     def ignores(self, name: str) -> bool:
         """Say whether the owner declared that nobody reads an output."""
@@ -187,6 +189,7 @@ class OriginalOutputs:
             endings=self._hints.endings,
             rows_vary=frozenset(self._rows_vary),
             declared=self._hints.declared,
+            like=self._hints.like,
             labelled=(self.main, self._hints.metric) if labelled and self._hints.metric else None,
         )
         unread = "the job or the dataset declares that nobody reads it"

@@ -44,6 +44,7 @@ class Evaluator:
             something, else the first that is no state.
         declared: what the owner says of outputs, by name.
         graph: the original as a graph, by which outputs are recognised; without it names and values have to do.
+        like: one of the same network on other samples; outputs are taken for the same.
         batch: samples per run; by default the network's fixed batch, else 32.
         scratch: folder for the files.
         quiet: taken round each batch.
@@ -64,6 +65,7 @@ class Evaluator:
         output: str | None = None,
         declared: Mapping[str, OutputDeclaration] | None = None,
         graph: ir.Model | None = None,
+        like: "Evaluator | None" = None,
         batch: int | None = None,
         scratch: Path | None = None,
         quiet: HostLock | None = None,
@@ -74,7 +76,8 @@ class Evaluator:
             raise DatasetInvalidError(f"There are {len(labels)} labels for {len(samples)} samples")
         self._metric = metric if labels is not None else None
         self._runs = Runs(original, samples, labels if metric else None, batch, quiet or HostLock(None))
-        self._hints = Hints(declared or {}, {} if graph is None else endings(graph), self._metric, output)
+        taken = {} if like is None else {each.name: (each.kind, each.reason) for each in like.outputs if each.kind}
+        self._hints = Hints(declared or {}, {} if graph is None else endings(graph), self._metric, output, taken)
         self._original = OriginalOutputs(original, self._runs, self._hints, scratch)
         self._recognised = self._original.recognised
         self._makers = {name: self._maker(each) for name, each in self._recognised.items() if each.judged}

@@ -115,6 +115,7 @@ def recognise(
     rows_vary: frozenset[str] = frozenset(),
     declared: Mapping[str, OutputDeclaration] | None = None,
     labelled: tuple[str, str] | None = None,
+    like: Mapping[str, tuple[OutputKind, str]] | None = None,
 ) -> dict[str, Recognition]:
     """Tell for each output what it is.
 
@@ -126,6 +127,7 @@ def recognise(
         rows_vary: outputs that had different shapes for inputs of equal shapes.
         declared: what the owner says.
         labelled: the output that the labels fit, and the metric that they are for.
+        like: what outputs were taken for on other samples, and why; they stay that.
     """
     declared = declared or {}
     found: dict[str, Recognition] = {}
@@ -135,7 +137,7 @@ def recognise(
         metric = labelled[1] if labelled and labelled[0] == name else None
         facts = Facts(name, seen, ending, inputs, shapes[name], varies, metric)
         said = declared.get(name)
-        kind, reason = _declared(said) or _recognise(facts)
+        kind, reason = _declared(said) or _by_labels(facts) or (like or {}).get(name) or _recognise(facts)
         weight = said.weight if said and said.weight else DEFAULT_WEIGHTS.get(kind, 1.0)
         found[name] = Recognition(name, kind, reason, weight, bool(said and said.ignore), varies)
     return _with_companions(found, outputs, declared)
@@ -359,7 +361,6 @@ def _by_threshold(facts: Facts) -> Found | None:
 
 
 _RULES: tuple[Callable[[Facts], Found | None], ...] = (
-    _by_labels,
     _by_state,
     _by_boxes,
     _by_tokens,

@@ -16,6 +16,7 @@ from engine.data.subsets import First
 from engine.errors import EngineError
 from engine.graph import io
 from engine.graph.sizes import infer
+from engine.measure.acceptance import broken_beside_main, main_metrics, noise_share
 from engine.measure.quality import Evaluator, Port
 from engine.report.detail_parts import left_alone
 from engine.report.pruning_details import DropBlocksDetails, ResidualBranch
@@ -226,8 +227,14 @@ class _Damage:
         samples = First(context.select, settings.samples)
         self.samples = len(samples)
         self._path = folder / "network.onnx"
-        self._evaluator = Evaluator(self._session(context.original), samples, scratch=folder)
-        own = self._scores(context.original)
+        self._evaluator = Evaluator(
+            self._session(context.original),
+            samples,
+            declared=context.outputs,
+            graph=context.original,
+            scratch=folder,
+        )
+        own = main_metrics(self._evaluator.evaluate(self._session(context.original)))
         self.metric: Literal["kl", "noise_share"] = "kl" if "kl" in own else "noise_share"
 
     def __enter__(self) -> Self:
@@ -239,11 +246,15 @@ class _Damage:
     def score(self, model: ir.Model, name: str) -> float:
         """Give the damage, less is better; infinity where the network does not run as the original does."""
         try:
-            found = self._scores(model)
+            quality = self._evaluator.evaluate(self._session(model))
         except EngineError as error:
             self.failed[name] = error.message
             return float("inf")
-        return found["kl"] if self.metric == "kl" else float(10 ** (-found["sqnr_db"] / 10))
+        broken = broken_beside_main(quality)
+        if broken is not None:
+            self.failed[name] = broken.rstrip(".")
+            return float("inf")
+        return main_metrics(quality)["kl"].compressed if self.metric == "kl" else noise_share(quality)
 
     def allows(self, score: float) -> bool:
         """Say whether this much damage is allowed; what does not run never is."""
@@ -265,9 +276,6 @@ class _Damage:
             return self._settings.max_kl
         least = self._settings.min_sqnr_db
         return None if least is None else float(10 ** (-least / 10))
-
-    def _scores(self, model: ir.Model) -> dict[str, float]:
-        return {each.metric: each.compressed for each in self._evaluator.evaluate(self._session(model))}
 
     def _session(self, model: ir.Model) -> _HeldSession:
         io.save(model, self._path)

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from engine.contract import Context
 from engine.gate import LOWER_IS_BETTER, TASK_METRICS
 from engine.graph import io
+from engine.measure.acceptance import KEPT_SHARES, broken_beside_main, main_metrics
 from engine.report.pruning_details import TriedSparsity
 from engine.report.values import Quality, Refusal
 
@@ -155,13 +156,16 @@ def bisect(holds: Callable[[float], bool], most: float, *, largest: bool) -> flo
 
 def quality_drop(quality: Sequence[Quality]) -> float | None:
     """Give what was lost: of the task's metric, else the share of changed decisions, else of the outputs' energy."""
-    by_name = {each.metric: each for each in quality}
+    if broken_beside_main(quality) is not None:
+        return math.inf
+    by_name = main_metrics(quality)
     for metric in TASK_METRICS:
         task = by_name.get(metric)
         if task is not None and task.difference is not None:
             return task.difference if metric in LOWER_IS_BETTER else -task.difference
-    if "top1_agreement" in by_name:
-        return 1 - by_name["top1_agreement"].compressed
+    for metric in KEPT_SHARES:
+        if metric in by_name:
+            return 1 - by_name[metric].compressed
     if "sqnr_db" in by_name:
         return math.pow(10, -by_name["sqnr_db"].compressed / 10)
     return None

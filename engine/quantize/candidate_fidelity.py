@@ -11,7 +11,10 @@ from engine.calibrate.observe import fixed_batch
 from engine.contract import Samples
 from engine.data.subsets import First
 from engine.graph import io
+from engine.measure.kinds import KINDS
 from engine.measure.quality import Evaluator
+from engine.outputs import OutputDeclaration
+from engine.report.values import OutputReport
 from engine.runtime import sessions
 from engine.target import Target
 
@@ -27,10 +30,20 @@ class CandidateFidelity:
     `drop`: the loss of the dataset's metric that is allowed.
     """
 
-    def __init__(self, model: ir.Model, samples: Samples, target: Target, *, drop: float) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        samples: Samples,
+        target: Target,
+        *,
+        drop: float,
+        declared: Mapping[str, OutputDeclaration] | None = None,
+    ) -> None:
         self._target = target
         self._samples = First(samples, _MOST_SAMPLES)
-        self._evaluator = Evaluator(sessions.session(io.to_bytes(model), target), self._samples)
+        self._evaluator = Evaluator(
+            sessions.session(io.to_bytes(model), target), self._samples, declared=declared, graph=model
+        )
         self._run = fixed_batch(model, samples) or 1
         self._drop = drop
 
@@ -39,17 +52,33 @@ class CandidateFidelity:
         return list(islice(self._samples.batches(self._run), count))
 
     def of(self, model: ir.Model) -> dict[str, float]:
-        """Give the fidelity metrics of a candidate."""
+        """Give the fidelity metrics of a candidate: `metric` of the main output, `metric@output` of the others."""
+        main = self._evaluator.output
         return {
-            each.metric: each.compressed
+            each.metric if each.output == main else f"{each.metric}@{each.output}": each.compressed
             for each in self._evaluator.evaluate(sessions.session(io.to_bytes(model), self._target))
         }
 
     def accepts(self, fidelity: Mapping[str, float]) -> bool:
         """Say whether a candidate is near enough to the original to be worth a look at the dataset's own metric."""
-        agreement = fidelity.get("top1_agreement")
+        return all(self._is_near(output, fidelity) for output in self._evaluator.outputs)
+
+    def _is_near(self, output: OutputReport, fidelity: Mapping[str, float]) -> bool:
+        def found(metric: str) -> float | None:
+            return fidelity.get(metric if output.main else f"{metric}@{output.name}")
+
+        agreement = found("top1_agreement") if output.kind == "classes" and output.main else None
         if agreement is not None:
             # One sample may always flip: fewer samples than 1 / drop could not tell otherwise.
             allowed = max(_FLIPS_PER_DROP * self._drop, 1 / len(self._samples))
             return 1 - agreement <= allowed + 1e-9
-        return fidelity.get("sqnr_db", np.inf) >= _LEAST_SQNR_DB
+        sqnr = found("sqnr_db") if output.kind == "values" else None
+        if sqnr is not None:
+            return sqnr >= _LEAST_SQNR_DB
+        floors = KINDS[output.kind].floors if output.kind is not None else ()
+        return all((value := found(floor.metric)) is None or floor.allows(value) for floor in floors)
+
+
+def least_sqnr(fidelity: Mapping[str, float]) -> float:
+    """Give the signal-to-noise ratio of the output that suffers most; infinity where none has one."""
+    return min((value for name, value in fidelity.items() if name.partition("@")[0] == "sqnr_db"), default=np.inf)

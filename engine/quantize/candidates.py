@@ -11,6 +11,7 @@ from engine.contract import Context, Observe
 from engine.errors import EngineError
 from engine.graph import io
 from engine.graph.digest import content_digest
+from engine.measure.acceptance import main_metrics
 from engine.quantize import float16, integer_types, regions
 from engine.quantize.candidate_fidelity import CandidateFidelity
 from engine.quantize.dynamic_plan import DynamicSettings
@@ -77,7 +78,7 @@ class Candidate:
             fidelity={name: round(value, 5) for name, value in self.fidelity.items()},
             quality={
                 each.metric: MetricFound(compressed=round(each.compressed, 6), difference=each.difference)
-                for each in self.quality
+                for each in main_metrics(self.quality).values()
             },
             chosen=chosen,
             on_front=on_front,

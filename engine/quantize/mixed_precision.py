@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import onnx_ir as ir
 
 from engine.contract import Context, Observe
@@ -12,7 +11,7 @@ from engine.graph import io
 from engine.graph.names import require_nodes
 from engine.measure.acceptance import losses
 from engine.quantize import dynamic, static, weights
-from engine.quantize.candidate_fidelity import CandidateFidelity
+from engine.quantize.candidate_fidelity import CandidateFidelity, least_sqnr
 from engine.quantize.candidates import (
     Candidate,
     CandidateMaker,
@@ -102,7 +101,7 @@ def mix(
             reason=f"Candidates can only be compared on {_FEWEST_SAMPLES} or more samples that set no range.",
         )
     drop = settings.drop(context)
-    fidelity = CandidateFidelity(model, context.select, context.target, drop=drop)
+    fidelity = CandidateFidelity(model, context.select, context.target, drop=drop, declared=context.outputs)
     given = Candidate("float32", model, "all layers in float32", size=stored_size(model))
     maker = CandidateMaker(model, observations, context, fidelity, kinds=settings.candidates, exclude=settings.exclude)
     candidates = [given, *maker.candidates()]
@@ -205,7 +204,7 @@ def _front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def _closeness(candidate: Candidate) -> float:
     """Give one number that is larger the nearer the outputs are to the original's."""
-    return candidate.fidelity.get("sqnr_db", np.inf)
+    return least_sqnr(candidate.fidelity)
 
 
 def _nothing_pays(candidates: Sequence[Candidate]) -> str:

@@ -12,7 +12,9 @@ from engine.calibrate import Part
 from engine.calibrate.observe import fixed_batch
 from engine.contract import Context, Samples
 from engine.data.batches import sample_count
-from engine.graph import io
+from engine.graph import io, row_sets
+from engine.graph.endings import endings
+from engine.outputs import DEFAULT_WEIGHTS, OutputDeclaration
 from engine.runtime import sessions
 from engine.target import Target
 
@@ -29,8 +31,15 @@ Outputs = Mapping[str, npt.NDArray[Any]]
 class OutputFidelity:
     """Holds the float network's outputs on the held-out samples and scores other networks against them."""
 
-    def __init__(self, model: ir.Model, samples: Samples | None, target: Target) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        samples: Samples | None,
+        target: Target,
+        declared: Mapping[str, OutputDeclaration] | None = None,
+    ) -> None:
         self._target = target
+        self._weights = _weights(model, declared or {})
         self._feeds: list[Mapping[str, Any]] = []
         self._wanted: list[Outputs] = []
         fixed = fixed_batch(model, samples)
@@ -44,7 +53,9 @@ class OutputFidelity:
         for feed in islice(held_out.batches(size), max(1, _MOST_SAMPLES // size)):
             if fixed and sample_count(feed) < fixed:
                 break
-            outputs = _floats(session.run(feed))
+            outputs = {
+                name: array for name, array in _floats(session.run(feed)).items() if self._weights.get(name, 1.0)
+            }
             self._feeds.append(feed)
             self._wanted.append(outputs)
             used += sum(array.nbytes for array in (*outputs.values(), *feed.values()))
@@ -54,7 +65,7 @@ class OutputFidelity:
     @classmethod
     def of(cls, model: ir.Model, context: Context) -> "OutputFidelity":
         """Give it for a pass's own network; without samples where the job has no data."""
-        return cls(model, context.calibration if context.has_data else None, context.target)
+        return cls(model, context.calibration if context.has_data else None, context.target, context.outputs)
 
     @property
     def ready(self) -> bool:
@@ -67,20 +78,38 @@ class OutputFidelity:
         return self._feeds
 
     def decibels(self, model: ir.Model) -> float:
-        """Give signal to noise over all float outputs, each output counting alike."""
+        """Give signal to noise over all float outputs, each by its weight."""
         session = sessions.session(io.to_bytes(model), self._target)
         signal: dict[str, float] = {}
         noise: dict[str, float] = {}
         for feed, wanted in zip(self._feeds, self._wanted, strict=True):
             found = session.run(feed)
             for name, array in wanted.items():
-                error = np.asarray(found[name], np.float64) - array
                 signal[name] = signal.get(name, 0.0) + float(np.square(array, dtype=np.float64).sum())
-                noise[name] = noise.get(name, 0.0) + float(np.square(error).sum())
+                noise[name] = noise.get(name, 0.0) + _noise(array, np.asarray(found[name], np.float64), name)
         shares = [noise[name] / signal[name] if signal[name] > 0 else float(noise[name] > 0) for name in signal]
-        mean = float(np.mean(shares))
+        mean = float(np.average(shares, weights=[self._weights.get(name, 1.0) for name in signal]))
         return min(-10 * float(np.log10(mean)), _CEILING_DB) if mean > 0 else _CEILING_DB
 
 
+def _noise(wanted: npt.NDArray[Any], found: npt.NDArray[np.float64], name: str) -> float:
+    """Give the energy of the difference; where the data decide the number of rows, to each row's nearest."""
+    if wanted.shape == found.shape:
+        return float(np.square(found - wanted).sum())
+    there, back = row_sets.distances(*row_sets.paired_rows(wanted, found, name))
+    return max(float(np.square(there).sum()), float(np.square(back).sum()))
+
+
+def _weights(model: ir.Model, declared: Mapping[str, OutputDeclaration]) -> dict[str, float]:
+    """Give how much each output counts: 0 for one that nobody reads, little for the state of a recurrent operator."""
+    found = {}
+    for name, ending in endings(model).items():
+        said = declared.get(name)
+        kind = said.kind if said and said.kind else "state" if ending.state_of else None
+        usual = 1.0 if kind is None else DEFAULT_WEIGHTS.get(kind, 1.0)
+        found[name] = 0.0 if said and said.ignore else said.weight if said and said.weight else usual
+    return found
+
+
 def _floats(outputs: Outputs) -> Outputs:
-    return {name: array for name, array in outputs.items() if array.dtype.kind == "f"}
+    return {name: array for name, array in outputs.items() if isinstance(array, np.ndarray) and array.dtype.kind == "f"}

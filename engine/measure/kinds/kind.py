@@ -24,10 +24,15 @@ class Floor:
     at_least: bool = True
     form: Callable[[float], str] = "{:.3g}".format
 
+    def allows(self, value: float) -> bool:
+        """Say whether a value is inside."""
+        return value >= self.limit if self.at_least else value <= self.limit
+
     def broken_by(self, quality: Quality) -> str | None:
         """Give what is wrong in words, None where the metric is inside."""
-        inside = quality.compressed >= self.limit if self.at_least else quality.compressed <= self.limit
-        return None if inside else self.said.format(value=self.form(quality.compressed), limit=self.form(self.limit))
+        if self.allows(quality.compressed):
+            return None
+        return self.said.format(value=self.form(quality.compressed), limit=self.form(self.limit))
 
 
 class Comparison(ABC):

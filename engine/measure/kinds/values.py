@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from engine.graph import row_sets
 from engine.measure.intervals import Floats
 from engine.measure.kinds import closeness
 from engine.measure.kinds.kind import SQNR_FLOOR, Batch, Comparison, Floor, Kind, Subject, percent
-from engine.measure.kinds.vectors import Vectors, as_rows, distances_of_sets
+from engine.measure.kinds.vectors import Vectors
 from engine.measure.metrics import Array
 from engine.report.values import Quality
 
@@ -65,9 +66,9 @@ class RowSets(Comparison):
         """Compare a batch."""
         del valid
         for left, right in zip(original[self._name], compressed[self._name], strict=True):
-            one, other = as_rows(left), as_rows(right)
-            there, back = distances_of_sets(one, other)
-            self._signal.append(float(np.square(np.nan_to_num(np.asarray(one, np.float64))).sum()))
+            one, other = row_sets.paired_rows(left, right, self._name)
+            there, back = row_sets.distances(one, other)
+            self._signal.append(float(np.square(one).sum()))
             self._noise.append(max(float(np.square(there).sum()), float(np.square(back).sum())))
 
     def qualities(self) -> Iterator[Quality]:

@@ -1,0 +1,45 @@
+"""Outputs whose rows the data decide, compared as sets: how far each row is from the nearest one of the other set."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from engine.errors import VerificationFailedError
+
+Array = NDArray[np.generic]
+Floats = NDArray[np.float64]
+
+
+def paired_rows(left: Array, right: Array, name: str) -> tuple[Floats, Floats]:
+    """Give two arrays as rows (rows, numbers): along the one axis whose size differs, else of the last axis.
+
+    Raises VerificationFailedError where more differs than the number of rows.
+    """
+    same_rank = left.ndim == right.ndim
+    differing = [axis for axis in range(left.ndim) if left.shape[axis] != right.shape[axis]] if same_rank else []
+    if not same_rank or len(differing) > 1:
+        raise VerificationFailedError(
+            f"Output `{name}` is {right.dtype}{list(right.shape)}, but was {left.dtype}{list(left.shape)}."
+        )
+    return _rows(left, differing), _rows(right, differing)
+
+
+def _rows(values: Array, differing: list[int]) -> Floats:
+    numbers = np.nan_to_num(np.asarray(values, np.float64), posinf=0, neginf=0)
+    if differing:
+        ordered = np.moveaxis(numbers, differing[0], 0)
+        return ordered.reshape(len(ordered), int(np.prod(ordered.shape[1:])))
+    return numbers.reshape(-1, 1) if numbers.ndim <= 1 else numbers.reshape(-1, numbers.shape[-1])
+
+
+def distances(left: Floats, right: Floats) -> tuple[Floats, Floats]:
+    """Give how far each row of either set is from the nearest of the other; from an empty set as far as from zero."""
+    return _to_nearest(left, right), _to_nearest(right, left)
+
+
+def _to_nearest(rows: Floats, others: Floats) -> Floats:
+    if not len(rows) or not len(others):
+        lengths: Floats = np.linalg.norm(rows, axis=1)
+        return lengths
+    found, _ = KDTree(others).query(rows)
+    return np.asarray(found, np.float64)
