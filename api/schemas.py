@@ -15,7 +15,15 @@ from pydantic_core import PydanticCustomError
 
 import models
 from api.errors import ApiError, FieldError, Problem
-from engine import Compress, DatasetInspection, Inspection, Profile, default_kind, read_spec
+from engine import (
+    Compress,
+    DatasetInspection,
+    Inspection,
+    OutputDeclaration,
+    Profile,
+    default_kind,
+    read_spec,
+)
 from services import catalog, jobs
 
 _ID = "[0-9a-hjkmnp-tv-z]{26}"
@@ -303,20 +311,6 @@ class LineageView(BaseModel):
     ancestors: list[LineageNode] = Field(description="The nearest first.")
     descendants: list[LineageNode] = Field(description="Generation by generation.")
     complete: bool = Field(description="False: there are more than are shown.")
-
-
-class OutputDeclaration(BaseModel):
-    """What a dataset's owner says of an output of the networks that it is for."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    kind: str | None = Field(
-        None, max_length=32, pattern="^[a-z_]+$", description="What closeness means for it, such as `classes`."
-    )
-    weight: float | None = Field(
-        None, ge=0, le=1e6, allow_inf_nan=False, description="How much it counts beside others."
-    )
-    ignore: bool | None = Field(None, description="Whether it is not judged.")
 
 
 class DatasetView(BaseModel):

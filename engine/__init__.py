@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from engine.graph.validate import inspect_model
     from engine.inspection import DatasetInspection, Inspection, Prunability
     from engine.job.run import run
+    from engine.outputs import OutputDeclaration, read_declarations
     from engine.passes import list_passes
     from engine.prune.prunability import prunability
     from engine.report.files import REPORT_FORMATS, report_files
@@ -36,6 +37,7 @@ __all__ = [
     "EngineError",
     "HostLock",
     "Inspection",
+    "OutputDeclaration",
     "Profile",
     "ProfileReport",
     "Prunability",
@@ -53,6 +55,7 @@ __all__ = [
     "makes_network",
     "merge_reports",
     "prunability",
+    "read_declarations",
     "read_report",
     "read_spec",
     "report_files",
@@ -71,6 +74,7 @@ _HOME = {
     "EngineError": "engine.errors",
     "HostLock": "engine.runtime.host_lock",
     "Inspection": "engine.inspection",
+    "OutputDeclaration": "engine.outputs",
     "Profile": "engine.spec",
     "ProfileReport": "engine.report.values",
     "Prunability": "engine.inspection",
@@ -88,6 +92,7 @@ _HOME = {
     "makes_network": "engine.spec",
     "merge_reports": "engine.report.merge",
     "prunability": "engine.prune.prunability",
+    "read_declarations": "engine.outputs",
     "read_report": "engine.report.values",
     "read_spec": "engine.spec",
     "report_files": "engine.report.files",

@@ -6,8 +6,9 @@ from typing import assert_never
 from engine.data.batches import are_alone, batch_axes, sample_axes
 from engine.data.parts import PART, Sizes, part_sizes
 from engine.errors import DatasetInvalidError, SpecInvalidError
-from engine.gate import FIDELITY_METRICS, TASK_METRICS, Gate
+from engine.gate import FIDELITY_METRICS, KIND_METRICS, KIND_TASKS, TASK_METRICS, Gate
 from engine.inspection import ArrayInfo, DatasetInspection, Inspection, TensorInfo
+from engine.outputs import OutputDeclaration
 from engine.spec import Compress, Profile, Spec, makes_network, targets_of
 from engine.target import Target
 

@@ -20,7 +20,9 @@ def check(
             return [f"The network is still to be made by the job {model.job_id}; it is checked then."]
         network = engine.Inspection.model_validate(model.inspection)
         compared = engine.Inspection.model_validate(baseline.inspection) if baseline else None
-        return engine.check_fit(network, data, spec, compared, judging)
+        said = [each.declared.get("outputs") or {} for each in (judge, dataset) if each is not None]
+        declared = engine.read_declarations({name: body for each in said for name, body in each.items()})
+        return engine.check_fit(network, data, spec, compared, judging, declared=declared)
     except engine.EngineError as error:
         raise RejectedError(error.message, code=error.code, hint=error.hint, problem=error.problem()) from None
 

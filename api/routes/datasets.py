@@ -17,7 +17,6 @@ from api.schemas import (
     IdempotencyKey,
     ModelId,
     Name,
-    OutputDeclaration,
     Page,
     PageSize,
     Tags,
@@ -27,7 +26,7 @@ from api.schemas import (
 )
 from api.uploads import BYTES, receive_upload, upload_body
 from api.wait_for_inspection import wait_for_inspection
-from engine import TaskMetric
+from engine import OutputDeclaration, TaskMetric
 from services import artifacts, catalog, uploads
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -157,7 +156,7 @@ def _declaration(metric: TaskMetric | None, outputs: str | None) -> dict[str, An
             where = ".".join(str(part) for part in error.errors()[0]["loc"])
             detail = f"{where + ': ' if where else ''}{error.errors()[0]['msg']}"
             raise ApiError(422, errors=[FieldError(parameter="outputs", detail=detail)]) from None
-        declared["outputs"] = {name: one.model_dump(exclude_none=True) for name, one in read.items()}
+        declared["outputs"] = {name: one.model_dump(exclude_defaults=True) for name, one in read.items()}
     return declared
 
 

@@ -112,9 +112,14 @@ def _quality(profile: Json) -> Table:
     table = _table(f"{_name(profile)}: quality", "", "baseline", "network", "difference")
     for one in profile["measured"]["quality"]:
         table.add_row(
-            *map(safe_text, (one["metric"], *map(_number, (one["original"], one["compressed"], one["difference"]))))
+            *map(safe_text, (_metric(one), *map(_number, (one["original"], one["compressed"], one["difference"]))))
         )
     return table
+
+
+def _metric(quality: Json) -> str:
+    output = quality.get("output")
+    return str(quality["metric"]) if output is None else f"{quality['metric']} of {output}"
 
 
 def _tuning(profile: Json) -> Iterator[RenderableType]:

@@ -11,7 +11,9 @@ from onnxpress import formatting, render_profile
 from onnxpress.terminal_text import safe_text
 
 # Metrics that are shares of samples, shown in per cent and compared in points.
-SHARES = frozenset({"top1", "top5", "f1", "iou", "top1_agreement"})
+SHARES = frozenset(
+    {"top1", "top5", "f1", "iou", "top1_agreement", "neighbours", "r2", "mask_iou", "box_f1", "token_agreement"}
+)
 LOWER_IS_BETTER = frozenset({"mse", "mae", "edit_distance", "perplexity", "kl"})
 STYLES = {
     "pass": "bold green",
@@ -37,7 +39,7 @@ def result(report: Json, *, title: str | None = None) -> RenderableType:
     if is_profile:
         parts += render_profile.parts(report, title=title)
     else:
-        parts += [numbers(report, title=title), steps(report["steps"])]
+        parts += [numbers(report, title=title), *outputs(report.get("outputs") or ()), steps(report["steps"])]
     if verdict["gates"]:
         parts.append(gates(verdict["gates"], render_profile.names(report) if is_profile else {}))
     parts.append(safe_text(report["summary"]))
@@ -71,12 +73,7 @@ def _rows(report: Json) -> Iterable[tuple[str, str, str, str]]:
     yield "size", formatting.size(before), formatting.size(after), _factor(after / before, "smaller", "larger")
     if report["latency"]:
         yield from _latency_rows(report["latency"])
-    selected = {each["metric"]: each["compressed"] for each in report.get("selected_quality", ())}
-    for quality in report["quality"]:
-        *cells, change = _quality_row(quality)
-        name = quality["metric"]
-        chosen = f"; chosen at {_value(name, selected[name])}" if name in selected else ""
-        yield cells[0], cells[1], cells[2], change + chosen
+    yield from _quality_rows(report)
     if report["memory"]:
         yield from _memory_rows(report["memory"])
 
@@ -92,6 +89,39 @@ def _latency_rows(latency: Json) -> Iterable[tuple[str, str, str, str]]:
             f"{_factor(ratio['value'], 'faster', 'slower')} (ratio {ratio['value']:.3f}, {_between(interval, '.3f')})"
         )
         yield f"latency {statistic}", formatting.duration(before), formatting.duration(after), change
+
+
+def _quality_rows(report: Json) -> Iterable[tuple[str, str, str, str]]:
+    """Give a row for each metric of the main output, which comes first, and one for each other output."""
+    qualities = report["quality"]
+    main = qualities[0].get("output") if qualities else None
+    selected = {(each.get("output"), each["metric"]): each["compressed"] for each in report.get("selected_quality", ())}
+    others: dict[str, list[Json]] = {}
+    for quality in qualities:
+        name, output = quality["metric"], quality.get("output")
+        if output != main:
+            others.setdefault(output, []).append(quality)
+            continue
+        *cells, change = _quality_row(quality)
+        chosen = f"; chosen at {_value(name, selected[main, name])}" if (main, name) in selected else ""
+        yield cells[0], cells[1], cells[2], change + chosen
+    for output, metrics in others.items():
+        told = ", ".join(f"{each['metric']} {_value(each['metric'], each['compressed'])}" for each in metrics[1:])
+        first = metrics[0]
+        yield f"{output}: {first['metric']}", "", _value(first["metric"], first["compressed"]), told
+
+
+def outputs(reports: Iterable[Json]) -> Iterable[Text]:
+    """Give a line for each output: what it was judged as, and why."""
+    for one in reports:
+        judged = "not judged" if one["ignored"] or one["kind"] is None else f"judged as {one['kind']}"
+        yield safe_text(f"output {one['name']}: {judged}, because {one['reason']}", style="dim")
+
+
+def gate_text(gate: Json) -> str:
+    """Write a gate as a job may: metric, output if it names one, rule and value."""
+    output = gate.get("output")
+    return f"{gate['metric']}{f'@{output}' if output else ''} {gate['rule']} {gate['value']:g}"
 
 
 def _quality_row(quality: Json) -> tuple[str, str, str, str]:
@@ -179,7 +209,7 @@ def gates(results: Sequence[Json], targets: Mapping[int, str]) -> Table:
         softened = outcome != "pass" and gate["level"] == "warn"
         word = f"{outcome} (warn)" if softened else outcome
         label = safe_text(word, style=STYLES["warn"] if softened else STYLES.get(outcome, ""))
-        wanted = f"{gate['metric']} {gate['rule']} {gate['value']:g}"
+        wanted = gate_text(gate)
         where = [safe_text(targets.get(one["target"], ""))] if targets else []
         table.add_row(
             *where, safe_text(wanted), _plain(one["measured"]), _plain(one["bound"]), label, safe_text(one["reason"])

@@ -50,7 +50,7 @@ class JobData:
     described: DatasetInspection | None
     judge: Dataset | None
     judge_described: DatasetInspection | None
-    # What the first of them says of the network's outputs.
+    # What they say of the network's outputs, the first before the second.
     declared: Mapping[str, OutputDeclaration] = field(default_factory=dict)
 
     @classmethod
@@ -59,7 +59,7 @@ class JobData:
         return cls(
             *open_dataset(workspace / "data", scratch),
             *open_dataset(workspace / "judge", scratch),
-            declared_outputs(workspace / "data"),
+            {**declared_outputs(workspace / "judge"), **declared_outputs(workspace / "data")},
         )
 
     def sizes(self, inputs: tuple[TensorInfo, ...]) -> Sizes | None:

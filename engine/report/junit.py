@@ -29,7 +29,7 @@ def _case(suite: ET.Element, result: GateResult) -> None:
     gate = result.gate
     where = "" if result.target is None else f" on target {result.target}"
     case = ET.SubElement(
-        suite, "testcase", classname="onnxpress.gates", name=f"{gate.metric} {gate.rule} {gate.value:g}{where}"
+        suite, "testcase", classname="onnxpress.gates", name=f"{gate.label} {gate.rule} {gate.value:g}{where}"
     )
     if result.outcome == "pass":
         return

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import assert_never
 
 from engine.report.detail_parts import Detail
+from engine.report.outputs_markdown import output_lines, quality_rows
 from engine.report.profile_markdown import profile_lines
 from engine.report.pruning_markdown import pruning_lines
 from engine.report.quantization_markdown import quantization_lines
@@ -67,13 +68,14 @@ def _lines(report: Report) -> Iterator[str]:
             ("gate", "outcome", "reason"),
             (
                 (
-                    f"{result.gate.metric} {result.gate.rule} {result.gate.value:g}",
+                    f"{result.gate.label} {result.gate.rule} {result.gate.value:g}",
                     MARKS[result.outcome] + (" (warning only)" if result.gate.level == "warn" else ""),
                     result.reason,
                 )
                 for result in report.verdict.gates
             ),
         )
+    yield from output_lines(report.outputs)
     yield from ("", "## Steps", "")
     yield from table(("step", "status", "what happened", "seconds"), (_step(step) for step in report.steps))
     for step in report.steps:
@@ -107,13 +109,7 @@ def _measures(report: Report) -> Iterator[tuple[str, ...]]:
                 f"{getattr(after, name + '_ms'):.3f} ms",
                 f"{1 / ratio.value:.2f}x as fast ({low:.2f} to {high:.2f})",
             )
-    selected = {each.metric: each for each in report.selected_quality}
-    for each in report.quality:
-        original = "" if each.original is None else metric_value(each.metric, each.original)
-        change = [] if each.difference is None else [difference(each)]
-        if each.metric in selected:
-            change.append(f"chosen at {metric_value(each.metric, selected[each.metric].compressed)}")
-        yield each.metric, original, metric_value(each.metric, each.compressed), "; ".join(change)
+    yield from quality_rows(report.quality, report.selected_quality)
     if report.memory is not None:
         left, right = report.memory.original, report.memory.compressed
         ratio_text = f"{right.peak_rss_bytes / left.peak_rss_bytes:.2f}x"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import assert_never
 
-from engine.report.values import AnyReport, Latency, LatencyComparison, ProfileReport, Report
+from engine.report.values import AnyReport, Latency, LatencyComparison, ProfileReport, Quality, Report
 
 _PREFIX = "onnxpress_report"
 _OUTCOMES = ("pass", "fail", "inconclusive", "none")
@@ -42,7 +42,7 @@ def _of_compression(report: Report) -> Iterator[tuple[str, Samples]]:
         original, compressed = report.memory.original.peak_rss_bytes, report.memory.compressed.peak_rss_bytes
         yield "peak_memory_bytes", _both(original, compressed)
     if report.quality:
-        yield "quality", [(f'metric="{each.metric}"', each.compressed) for each in report.quality]
+        yield "quality", [(_quality_labels(each), each.compressed) for each in report.quality]
 
 
 def _of_profile(report: ProfileReport) -> Iterator[tuple[str, Samples]]:
@@ -63,6 +63,13 @@ def _of_profile(report: ProfileReport) -> Iterator[tuple[str, Samples]]:
                 for each, costs in measured
             ],
         )
+
+
+def _quality_labels(quality: Quality) -> str:
+    if quality.output is None:
+        return f'metric="{quality.metric}"'
+    escaped = quality.output.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'metric="{quality.metric}",output="{escaped}"'
 
 
 def _both(original: float, compressed: float) -> Samples:

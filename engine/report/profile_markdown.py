@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from engine.report.outputs_markdown import output_lines, quality_rows
 from engine.report.values import (
     LatencyComparison,
     Memory,
@@ -12,7 +13,7 @@ from engine.report.values import (
     TargetProfile,
     Tuning,
 )
-from engine.report.wording import MARKS, difference, metric_value, size, table
+from engine.report.wording import MARKS, size, table
 
 _PERCENTILES = ("p50", "p90", "p95", "p99")
 _MOST_ROWS = 10
@@ -41,7 +42,7 @@ def profile_lines(report: ProfileReport) -> Iterator[str]:
             (
                 (
                     names.get(result.target if result.target is not None else -1, ""),
-                    f"{result.gate.metric} {result.gate.rule} {result.gate.value:g}",
+                    f"{result.gate.label} {result.gate.rule} {result.gate.value:g}",
                     MARKS[result.outcome] + (" (warning only)" if result.gate.level == "warn" else ""),
                     result.reason,
                 )
@@ -123,16 +124,9 @@ def _target(profile: TargetProfile) -> Iterator[str]:
         yield ""
         yield from table(
             ("quality", "baseline", "network", "change"),
-            (
-                (
-                    each.metric,
-                    "" if each.original is None else metric_value(each.metric, each.original),
-                    metric_value(each.metric, each.compressed),
-                    "" if each.difference is None else difference(each),
-                )
-                for each in measured.quality
-            ),
+            quality_rows(measured.quality),
         )
+    yield from output_lines(measured.outputs)
     yield ""
     yield from table(("operator", "provider", "nodes", "time", "share"), (_cost(each) for each in measured.by_type))
     yield from ("", "The most expensive nodes:", "")

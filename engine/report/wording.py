@@ -5,7 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from engine.report.values import Quality, Report
 
 # Metrics that are shares of samples.
-SHARES = frozenset({"top1", "top5", "f1", "iou", "top1_agreement"})
+SHARES = frozenset(
+    {"top1", "top5", "f1", "iou", "top1_agreement", "neighbours", "r2", "mask_iou", "box_f1", "token_agreement"}
+)
 # What an outcome is called in a table.
 MARKS = {"pass": "pass", "fail": "FAIL", "inconclusive": "inconclusive", "none": "none"}
 
