@@ -4,14 +4,14 @@ A wrong guess must not hide damage: where nothing says that an output decides so
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
 
 from engine.graph.endings import Ending
-from engine.measure.kinds.boxes import recognise_form
+from engine.measure.kinds.boxes import Form, recognise_form
 from engine.measure.metrics import Array
 from engine.measure.observed import Observed
 from engine.outputs import DEFAULT_WEIGHTS, OutputDeclaration, OutputKind
@@ -46,6 +46,7 @@ _CLASS_COUNTS = frozenset({365, 521, 527, 1000, 1001, 11221, 11821, 21841, 21843
 _LEAST_WIDTH = 16
 _LEAST_VOCABULARY = 256
 _STRIDES = (4, 8, 16, 32, 64)
+_FEWEST_CELLS = 20
 
 Found = tuple[OutputKind, str]
 
@@ -219,7 +220,7 @@ def _by_boxes(facts: Facts) -> Found | None:
     form = recognise_form(seen.kept, alone=True) if seen.ndim >= 3 or facts.rows_vary else None
     if form is None:
         return None
-    grid = _grid(facts) if form.features_first or form.scores_from is not None else None
+    grid = _grid(facts) if form.scores_from is not None and _has_shares(form, seen.kept) else None
     complete = form.label is not None and form.score is not None and seen.width in {6, 7}
     reasons = (
         (
@@ -233,18 +234,26 @@ def _by_boxes(facts: Facts) -> Found | None:
     return next((("boxes", reason) for holds, reason in reasons if holds), None)
 
 
+def _has_shares(form: Form, samples: Sequence[Array]) -> bool:
+    """Say whether the scores of rows are shares, as heads that are read as they are give them."""
+    scores = [each for each in (form.read(sample).scores for sample in samples) if each is not None and each.size]
+    return bool(scores) and all(float(each.min()) >= 0 and float(each.max()) <= 1 for each in scores)
+
+
 def _grid(facts: Facts) -> int | None:
     """Give the number of rows where it is that of the cells of a detector's grids on an image that comes in."""
+    if facts.seen.ndim != 3:
+        return None
     images: list[tuple[int, ...]] = [array.shape for array in facts.inputs.values() if array.ndim == 4]
-    rows: set[int] = {size for shape in facts.seen.shapes for size in shape[-2:]}
+    rows: set[int] = {size for shape in facts.seen.shapes for size in shape[-2:] if size >= _FEWEST_CELLS}
     for shape in images:
         height, width = shape[2:] if shape[1] <= 4 else shape[1:3]
         cells = [-(-height // stride) * -(-width // stride) for stride in _STRIDES]
-        for count in range(2, len(cells) + 1):
-            for chosen in combinations(cells, count):
-                found = {sum(chosen) * anchors for anchors in (1, 2, 3)} & rows
-                if found:
-                    return max(found)
+        # Grids of neighbouring strides, with one to three boxes in each cell.
+        for first, last in combinations(range(len(cells) + 1), 2):
+            found = {sum(cells[first:last]) * anchors for anchors in (1, 2, 3)} & rows
+            if last - first > 1 and found:
+                return max(found)
     return None
 
 
@@ -362,10 +371,10 @@ def _by_threshold(facts: Facts) -> Found | None:
 
 _RULES: tuple[Callable[[Facts], Found | None], ...] = (
     _by_state,
+    _by_probabilities,
     _by_boxes,
     _by_tokens,
     _by_decision,
-    _by_probabilities,
     _by_mask,
     _by_embedding,
     _by_name_of_classes,

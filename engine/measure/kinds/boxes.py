@@ -83,10 +83,10 @@ def recognise_form(samples: Iterable[Array], *, alone: bool = False) -> Form | N
         return None
     first = some[0]
     # Raw heads of one stage write features first: (4 + classes, places).
-    features_first = first.shape[-1] > 16 * first.shape[-2] and first.shape[-2] >= 5
+    features_first = first.shape[-1] > 2 * first.shape[-2] and first.shape[-2] >= 5
     rows = np.concatenate([_table(each, features_first=features_first) for each in some])[:_READ_ROWS]
     width = rows.shape[1]
-    if width < 4 or (width == 4 and not alone) or (features_first and alone):
+    if width < 4 or (width == 4 and not alone):
         return None
     at = _columns(rows, features_first=features_first)
     boxes = rows[:, at.box : at.box + 4]
