@@ -215,8 +215,8 @@ def test_a_job_waits_for_a_target_that_was_there(client, inputs, second_worker, 
     waits = client.post("/v1/jobs", json=ask).json()
     # Of a profile the other target counts all the same.
     both = {"kind": "profile", **inputs, "targets": [{"provider": "cpu"}, {"provider": "openvino"}]}
-    partly = client.post("/v1/jobs", json={**both, "measure_seconds": 0.2, "limits": {"max_pending_s": 3}}).json()
-    too_long = client.post("/v1/jobs", json={**ask, "limits": {"max_pending_s": 3}}).json()
+    partly = client.post("/v1/jobs", json={**both, "measure_seconds": 0.2, "limits": {"max_pending_s": 10}}).json()
+    too_long = client.post("/v1/jobs", json={**ask, "limits": {"max_pending_s": 10}}).json()
     until(lambda: client.get(f"/v1/jobs/{too_long['id']}?wait=30").json()["finished_at"])
     problem = client.get(f"/v1/jobs/{too_long['id']}").json()["problem"]
     assert problem["code"] == "pending_limit"
