@@ -18,7 +18,8 @@ import hypothesis
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
-from . import scheduling
+from . import scheduling, servers
+from .reaper import PROC, Reaper
 from .servers import S3, Redis
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would everything that they start.
@@ -35,12 +36,24 @@ hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=1000, p
 hypothesis.settings.load_profile("repeatable")
 
 _numbers = itertools.count(1)
+_reaper = pytest.StashKey[Reaper]()
 _ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     return scheduling.make_scheduler(config, log)
+
+
+def pytest_sessionstart(session):
+    if PROC.is_dir() and not session.config.option.collectonly:
+        session.config.stash[_reaper] = Reaper()
+        servers.watch = session.config.stash[_reaper].watch
+
+
+def pytest_unconfigure(config):
+    if _reaper in config.stash:
+        config.stash[_reaper].close()
 
 
 def pytest_collection_modifyitems(items):
@@ -87,6 +100,7 @@ def migrate(_sqlite_tables):
 def postgres_process():
     """A Postgres of our own, from pip, started when the first test asks: something to stop and start. Also works as root."""
     root = Path(tempfile.mkdtemp(prefix="onnxpress-pg-"))
+    servers.watch(root)
     # As root the server runs as a user of its own, who must be able to walk in.
     root.chmod(0o755)
     runtime = root / "run"

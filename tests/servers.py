@@ -51,12 +51,17 @@ def free_ports(count):
     return found
 
 
+def watch(_folder):
+    """Be told of folders of servers; replaced by whoever ends those of a run that was killed."""
+
+
 class Process:
     """A server process with a folder of its own, which survives a restart."""
 
     def __init__(self, name):
         # Not below pytest's folders, which a unix socket's path would be too long in.
         self.folder = Path(tempfile.mkdtemp(prefix=f"onnxpress-{name}-"))
+        watch(self.folder)
         self.process = None
 
     def start(self):
