@@ -46,6 +46,7 @@ def _context(model: Any, checkpoint: Path) -> Context:
         progress=lambda fraction, message: print(f"{fraction:.2f} {message}", flush=True),
         race=_refuse,
         working=nullcontext,
+        measuring=nullcontext,
         checkpoint=checkpoint,
     )
 

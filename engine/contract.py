@@ -39,8 +39,6 @@ class Observe:
     )
     # The axis that counts channels, for the statistics of channels.
     axis: int = 1
-    # "fit": without the calibration samples on which a pass judges its own candidates.
-    part: Literal["all", "fit"] = "all"
 
 
 class Samples(Protocol):
@@ -73,8 +71,10 @@ class Context:
     # Run the networks in turn on the target; give each one's time per run as a multiple of the first one's.
     race: Callable[[Sequence["ir.Model"]], Sequence[float]]
     # The host lock's shared side. Take it round each piece of heavy work of a few seconds, so that a measurement of another
-    # job on this host gets its turn in between. It may be taken again inside; `race` inside it raises RuntimeError.
+    # job on this host gets its turn in between. It may be taken again inside.
     working: Callable[[], AbstractContextManager[None]]
+    # The host alone, for whatever a pass times itself; work that is held is let go of until then.
+    measuring: Callable[[], AbstractContextManager[None]]
     # A folder of this step alone. What is written there is there again when the job starts anew after a crash.
     checkpoint: Path
     # Seconds of `time.monotonic()` at which the job is ended from outside; None: never.

@@ -2,14 +2,12 @@
 
 from engine.calibrate.observe import observe
 from engine.calibrate.statistics import ChannelMean, ChannelRange, Histogram, MinMax, Range, Statistic, statistic
-from engine.data.subsets import Part
 
 __all__ = [
     "ChannelMean",
     "ChannelRange",
     "Histogram",
     "MinMax",
-    "Part",
     "Range",
     "Statistic",
     "observe",

@@ -12,7 +12,6 @@ from engine.calibrate.cache import StoredStatistics
 from engine.calibrate.statistics import Statistic, statistic
 from engine.contract import Observe, Samples
 from engine.data.batches import run_size, sample_count
-from engine.data.subsets import Part
 from engine.graph import io
 from engine.runtime import loading, sessions
 from engine.runtime.host_lock import HostLock
@@ -74,32 +73,20 @@ class _Runner:
         session = sessions.session(self.path, self.target)
         size = size or self._affordable(session)
         done = 0
-        for part, wanted in _parts(self.samples, statistics, size if fixed else 1):
-            for feed in part.batches(size):
-                length = sample_count(feed)
-                if fixed and length < size:
-                    break
-                with self.quiet.working():
-                    _update(wanted, {**feed, **session.run(feed)})
-                done += length
-                self.progress(done / len(self.samples), f"calibrated with {done} of {len(self.samples)} samples")
+        for feed in self.samples.batches(size):
+            length = sample_count(feed)
+            if fixed and length < size:
+                break
+            with self.quiet.working():
+                _update(statistics, {**feed, **session.run(feed)})
+            done += length
+            self.progress(done / len(self.samples), f"calibrated with {done} of {len(self.samples)} samples")
         return {request: collector.result() for request, collector in statistics.items()}
 
     def _affordable(self, session: loading.Session) -> int:
         first = session.run(next(iter(self.samples.batches(1)))) if len(self.samples) else {}
         given = sum(int(array.nbytes) for array in first.values())
         return max(1, min(_LARGEST_BATCH, _BUDGET_BYTES // max(1, given)))
-
-
-def _parts(
-    samples: Samples, statistics: Mapping[Observe, Statistic], run: int
-) -> list[tuple[Samples, Mapping[Observe, Statistic]]]:
-    """Give the samples with what is to be collected from them: those that are held out come last, if anybody wants them."""
-    everywhere = {request: each for request, each in statistics.items() if request.part == "all"}
-    if len(everywhere) == len(statistics):
-        return [(samples, statistics)]
-    parts: list[tuple[Samples, Mapping[Observe, Statistic]]] = [(Part(samples, held_out=False, run=run), statistics)]
-    return [*parts, (Part(samples, held_out=True, run=run), everywhere)] if everywhere else parts
 
 
 def fixed_batch(model: ir.Model, samples: Samples | None) -> int | None:

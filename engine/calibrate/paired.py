@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from engine.target import Target
 
 # Layers of one row per sample need many; more runs than that take too long.
 _MOST_RUNS = 8192
-# One run in so many is not fitted to: candidates are judged on it.
+# Without samples to choose by, one run in so many is not fitted to: candidates are judged on it.
 _HELD_OUT_EVERY = 5
 
 
@@ -60,6 +60,7 @@ def paired_moments(
     samples: Samples,
     target: Target,
     *,
+    select: Samples | None = None,
     rows: int = 4096,
     runs: int | None = None,
     progress: Callable[[float], None] = lambda _fraction: None,
@@ -72,30 +73,65 @@ def paired_moments(
     Of each sample as many rows are used as make up about `rows`, or eight per input where that is more. `runs`: no more
     samples than that are looked at, unless they give too few rows; all of them are by default. `working` is held for one
     sample at a time.
+
+    What is fitted is judged by rows of `select`; where there are no such samples, by every fifth of the others.
     """
     names = sorted({tap.tensor for tap in taps.values()})
-    size = fixed_batch(student, samples) or 1
-    grams = {key: (_gram(tap), _gram(tap)) for key, tap in taps.items()}
+    fit, held_out = ({key: _gram(tap) for key, tap in taps.items()} for _ in range(2))
     with tempfile.TemporaryDirectory(prefix="moments-") as folder:
         opened = []
         for name, model in (("teacher", teacher), ("student", student)):
             with working():
                 opened.append(_open(model, names, Path(folder, f"{name}.onnx"), target))
-        wanted = {key: max(rows, 8 * tap.weights.shape[1]) for key, tap in taps.items()}
-        total = len(samples) // size
-        for run, feed in enumerate(samples.batches(size)):
+        pair = _Pair(opened[0], opened[1], fixed_batch(student, samples) or 1, taps, rows, runs, working)
+        if select is None:
+            pair.add(samples, lambda run: held_out if run % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1 else fit, progress)
+        else:
+            share = 1 - 1 / _HELD_OUT_EVERY
+            pair.add(samples, lambda _run: fit, lambda done: progress(share * done))
+            pair.fewer(_HELD_OUT_EVERY).add(
+                select, lambda _run: held_out, lambda done: progress(share + (1 - share) * done)
+            )
+    return {key: _sums(taps[key], fit[key], held_out[key]) for key in taps}
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Both networks, and how many of their rows are wanted."""
+
+    teacher: Any
+    student: Any
+    size: int
+    taps: Mapping[str, Tap]
+    rows: int
+    runs: int | None
+    working: Callable[[], AbstractContextManager[None]]
+    # So many times fewer are looked at.
+    fraction: int = 1
+
+    def fewer(self, factor: int) -> "_Pair":
+        """Give it for samples that are only compared on: so many times fewer rows tell enough."""
+        runs = None if self.runs is None else -(-self.runs // factor)
+        return replace(self, runs=runs, fraction=factor)
+
+    def add(
+        self, samples: Samples, grams: Callable[[int], Mapping[str, Gram]], progress: Callable[[float], None]
+    ) -> None:
+        """Run the samples through both and add to the sums that `grams` gives for each run."""
+        wanted = {key: -(-max(self.rows, 8 * tap.weights.shape[1]) // self.fraction) for key, tap in self.taps.items()}
+        total = len(samples) // self.size
+        for run, feed in enumerate(samples.batches(self.size)):
             if run >= total:
                 break
-            with working():
-                was, now = ({**feed, **session.run(feed)} for session in opened)
-                if run == 0 and runs is not None:
-                    fewest = max(-(-wanted[key] // _count(tap, now[tap.tensor])) for key, tap in taps.items())
-                    total = min(total, max(runs, min(fewest, _MOST_RUNS)))
-                for key, tap in taps.items():
+            with self.working():
+                was, now = ({**feed, **session.run(feed)} for session in (self.teacher, self.student))
+                if run == 0 and self.runs is not None:
+                    fewest = max(-(-wanted[key] // _count(tap, now[tap.tensor])) for key, tap in self.taps.items())
+                    total = min(total, max(self.runs, min(fewest, _MOST_RUNS)))
+                for key, tap in self.taps.items():
                     x, y = _rows(tap, was[tap.tensor], now[tap.tensor], run, -(-wanted[key] // total))
-                    grams[key][run % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1].update(x, y)
+                    grams(run)[key].update(x, y)
             progress((run + 1) / total)
-    return {key: _sums(taps[key], *pair) for key, pair in grams.items()}
 
 
 def cut(model: ir.Model, tensors: Sequence[str]) -> ir.Model:

@@ -71,6 +71,7 @@ class Workbench:
             progress=progress,
             race=self.race,
             working=self.lock.working,
+            measuring=self.lock.measuring,
             checkpoint=checkpoint,
             deadline=self.deadline,
             has_data=self.calibrate is not None and not self.in_pieces,

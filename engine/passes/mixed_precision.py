@@ -22,7 +22,7 @@ class MixedPrecision(Pass):
 
     Networks are made that quantize all layers, all but the most sensitive, only the regions that the target's profile says
     are worth their conversions, only the matrix products, or only the stored weights. They run in turn on the target, and
-    their outputs are compared with the original's on calibration samples that set no range. The best one within the allowed
+    their outputs are compared with the original's on the samples to choose by, which set no range. The best one within the allowed
     loss is the result; the report shows the front of all of them: quality, latency and size. Where none of them pays, the
     network stays as it is, and the report says so.
 

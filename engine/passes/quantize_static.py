@@ -40,11 +40,11 @@ class QuantizeStatic(Pass):
     ranges: Annotated[
         Literal["auto", "min_max", "moving_average", "percentile", "entropy", "mse"],
         Searchable(choices=("min_max", "moving_average", "percentile", "entropy", "mse")),
-    ] = Field("auto", description="How activations' ranges are cut; `auto` takes what is best on held-out samples.")
+    ] = Field("auto", description="How activations' ranges are cut; `auto` takes what is best on samples to choose by.")
     improve: bool = Field(
         default=True,
         description="Try range search, equalisation, SmoothQuant, GPTQ rounding and bias correction; keep what gains on"
-        " calibration samples held out for that.",
+        " samples to choose by.",
     )
     embeddings: bool = Field(default=True, description="Store tables of embeddings as int8 rows with a scale each.")
     measure_layers: bool = Field(

@@ -1,6 +1,7 @@
 """How near candidates are to the network that they were made of, on samples that nothing was fitted to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -8,15 +9,14 @@ import numpy as np
 import onnx_ir as ir
 
 from engine.calibrate.observe import fixed_batch
-from engine.contract import Samples
+from engine.contract import Context, Samples
 from engine.data.subsets import First
 from engine.graph import io
 from engine.measure.kinds import KINDS
-from engine.measure.quality import Evaluator
-from engine.outputs import OutputDeclaration
+from engine.measure.quality import Evaluator, Port
 from engine.report.values import OutputReport
 from engine.runtime import sessions
-from engine.target import Target
+from engine.runtime.sessions import Session
 
 _MOST_SAMPLES = 256
 # On few samples a candidate may disagree more often than it may lose: most flips are between equals.
@@ -30,20 +30,10 @@ class CandidateFidelity:
     `drop`: the loss of the dataset's metric that is allowed.
     """
 
-    def __init__(
-        self,
-        model: ir.Model,
-        samples: Samples,
-        target: Target,
-        *,
-        drop: float,
-        declared: Mapping[str, OutputDeclaration] | None = None,
-    ) -> None:
-        self._target = target
+    def __init__(self, model: ir.Model, samples: Samples, context: Context, *, drop: float) -> None:
+        self._context = context
         self._samples = First(samples, _MOST_SAMPLES)
-        self._evaluator = Evaluator(
-            sessions.session(io.to_bytes(model), target), self._samples, declared=declared, graph=model
-        )
+        self._evaluator = Evaluator(self._open(model), self._samples, declared=context.outputs, graph=model)
         self._run = fixed_batch(model, samples) or 1
         self._drop = drop
 
@@ -56,8 +46,11 @@ class CandidateFidelity:
         main = self._evaluator.output
         return {
             each.metric if each.output == main else f"{each.metric}@{each.output}": each.compressed
-            for each in self._evaluator.evaluate(sessions.session(io.to_bytes(model), self._target))
+            for each in self._evaluator.evaluate(self._open(model))
         }
+
+    def _open(self, model: ir.Model) -> "_Working":
+        return _Working(sessions.session(io.to_bytes(model), self._context.target), self._context)
 
     def accepts(self, fidelity: Mapping[str, float]) -> bool:
         """Say whether a candidate is near enough to the original to be worth a look at the dataset's own metric."""
@@ -82,3 +75,19 @@ class CandidateFidelity:
 def least_sqnr(fidelity: Mapping[str, float]) -> float:
     """Give the signal-to-noise ratio of the output that suffers most; infinity where none has one."""
     return min((value for name, value in fidelity.items() if name.partition("@")[0] == "sqnr_db"), default=np.inf)
+
+
+@dataclass(frozen=True)
+class _Working:
+    """A session that lets measurements of others have their turn between two batches."""
+
+    session: Session
+    context: Context
+
+    @property
+    def inputs(self) -> Sequence[Port]:
+        return self.session.inputs
+
+    def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+        with self.context.working():
+            return self.session.run(feed)

@@ -187,7 +187,8 @@ class CandidateMaker:
             _shorten_names(
                 candidate.model, io.value_names(self._model) | {str(node.name) for node in self._model.graph}
             )
-            candidate.size = stored_size(candidate.model)
+            with self._context.working():
+                candidate.size = stored_size(candidate.model)
         distinct, self.duplicates = without_duplicates(found)
         return distinct
 
@@ -241,7 +242,7 @@ class CandidateMaker:
                 self._ranges,
                 types,
                 self._fidelity.feeds(_SENSITIVITY_SAMPLES),
-                self._context.target,
+                self._context,
                 exclude=frozenset(self._exclude),
             )
             self.sensitivity = dict(sorted(found.items(), key=lambda each: -each[1]))
@@ -256,8 +257,8 @@ class CandidateMaker:
         if static is None:
             return
         feeds = self._fidelity.feeds(1)
-        sizes = regions.tensor_sizes(self._model, plan, feeds[0], self._context.target)
-        times = regions.measure((self._model, static[0]), plan, sizes, feeds, self._context.target)
+        sizes = regions.tensor_sizes(self._model, plan, feeds[0], self._context)
+        times = regions.measure((self._model, static[0]), plan, sizes, feeds, self._context)
         seen: set[frozenset[str]] = {frozenset()}
         for border in _BORDERS:
             names = regions.choose(plan, times, sizes, border=border)

@@ -72,7 +72,8 @@ def quantize(model: ir.Model, settings: DynamicSettings, context: Context) -> Ch
     writer = DynamicWriter(model, types, per_channel=settings.per_channel)
     told = []
     for number, layer in enumerate(plan.layers):
-        told.append(writer.replace(layer))
+        with context.working():
+            told.append(writer.replace(layer))
         context.progress(0.8 * (number + 1) / len(plan.layers), f"quantized {number + 1} of {len(plan.layers)} layers")
     writer.finish()
     return Change(

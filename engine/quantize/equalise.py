@@ -42,7 +42,7 @@ class Site:
     @property
     def request(self) -> Observe:
         """Give the statistic that the factors need."""
-        return Observe(str(self.value.name), "channel_range", axis=self.axis, part="fit")
+        return Observe(str(self.value.name), "channel_range", axis=self.axis)
 
     @property
     def kind(self) -> str:

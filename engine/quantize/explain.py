@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from engine.contract import Context
 from engine.graph import io
 from engine.graph.linear import LinearLayer
 from engine.graph.quantized import CONVERSIONS, computes_in_integers
@@ -50,9 +51,10 @@ class Times:
     total: float
 
 
-def times(model: ir.Model, keys: Iterable[ProfileKey], feeds: Sequence[Feed], target: Target) -> Times:
+def times(model: ir.Model, keys: Iterable[ProfileKey], feeds: Sequence[Feed], context: Context) -> Times:
     """Profile a network; layers that the optimizer made unrecognisable are missing."""
-    profile = latency.per_op(io.to_bytes(model), feeds, target, runs=_RUNS)
+    with context.measuring():
+        profile = latency.per_op(io.to_bytes(model), feeds, context.target, runs=_RUNS)
     by_name: dict[str, float] = {}
     for cost in profile.by_node:
         if cost.node is not None:
@@ -72,29 +74,30 @@ class Compared:
 
     before: ir.Model
     after: ir.Model
-    target: Target
+    context: Context
 
     def output_sqnr(self, outputs: Mapping[str, tuple[ProfileKey, str]], feeds: Sequence[Feed]) -> dict[str, float]:
         """Give per layer the signal to noise of its output in dB; `outputs` has its names in both networks."""
         pairs = {node: (key.output, new) for node, (key, new) in outputs.items()}
         opened = [
-            sessions.session(io.to_bytes(_giving(model, {pair[at] for pair in pairs.values()})), self.target)
+            sessions.session(io.to_bytes(_giving(model, {pair[at] for pair in pairs.values()})), self.context.target)
             for at, model in enumerate((self.before, self.after))
         ]
         signal, noise = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0)
         for feed in feeds:
-            wanted, found = (session.run(feed) for session in opened)
-            for node, (name, new) in pairs.items():
-                reference = np.asarray(wanted[name], np.float64)
-                signal[node] += float(np.square(reference).sum())
-                noise[node] += float(np.square(found[new] - reference).sum())
+            with self.context.working():
+                wanted, found = (session.run(feed) for session in opened)
+                for node, (name, new) in pairs.items():
+                    reference = np.asarray(wanted[name], np.float64)
+                    signal[node] += float(np.square(reference).sum())
+                    noise[node] += float(np.square(found[new] - reference).sum())
         return {node: _decibel(signal[node], noise[node]) for node in pairs}
 
     def shares(self, keys: Sequence[ProfileKey], feeds: Sequence[Feed]) -> dict[str, dict[str, float]]:
         """Give per layer its share of the time of all nodes, before and after, as far as the profile names it."""
         found: dict[str, dict[str, float]] = {key.node: {} for key in keys}
         for name, model in (("time_share_before", self.before), ("time_share_after", self.after)):
-            measured = times(model, keys, feeds, self.target)
+            measured = times(model, keys, feeds, self.context)
             for node, ms in measured.layers.items():
                 found[node][name] = round(ms / measured.total, 4) if measured.total > 0 else 0.0
         return found

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from engine.calibrate import Part
 from engine.calibrate.observe import fixed_batch
 from engine.calibrate.paired import cut
 from engine.contract import Context, Samples
@@ -22,7 +21,6 @@ from engine.quantize.static_plan import StaticPlan
 from engine.quantize.static_writer import Overrides
 from engine.runtime import sessions
 from engine.solve.gram import Gram, Moments, patches, positions
-from engine.target import Target
 
 _SAMPLES = 96
 _BATCH = 16
@@ -70,31 +68,30 @@ def solve(
     prefix = prefix or Prefix(model, {})
     found = Solution({}, {}, {})
     assert context.calibration is not None
-    samples = First(
-        Part(context.calibration, held_out=False, run=fixed_batch(model, context.calibration) or 1), _SAMPLES
-    )
+    samples = First(context.calibration, _SAMPLES)
     for stage in _stages(plan.layers):
-        sums = _moments(prefix, stage, samples, context.target)
+        sums = _moments(prefix, stage, samples, context)
         for layer in stage:
             name = _name(layer)
-            nearest = overrides.weights.get(name) or integer_types.quantize_weight(
-                _matrix(layer), types.rule, per_channel=per_channel
-            )
-            rounded = _rounded(layer, sums[name], nearest, types.rule)
-            found.weights[name] = rounded
-            found.shifts_nearest[name] = _shift(layer, sums[name], nearest)
-            found.shifts_rounded[name] = _shift(layer, sums[name], rounded)
+            with context.working():
+                nearest = overrides.weights.get(name) or integer_types.quantize_weight(
+                    _matrix(layer), types.rule, per_channel=per_channel
+                )
+                rounded = _rounded(layer, sums[name], nearest, types.rule)
+                found.weights[name] = rounded
+                found.shifts_nearest[name] = _shift(layer, sums[name], nearest)
+                found.shifts_rounded[name] = _shift(layer, sums[name], rounded)
     return found
 
 
 def _moments(
-    prefix: Prefix, layers: Sequence[LinearLayer], samples: Samples, target: Target
+    prefix: Prefix, layers: Sequence[LinearLayer], samples: Samples, context: Context
 ) -> dict[str, list[Moments]]:
     """Sum X^T X of the layers' inputs, per group, over some rows of each sample."""
     model = prefix.model
     inputs = {layer.node: prefix.names.get(str(layer.input.name), str(layer.input.name)) for layer in layers}
     names = sorted(set(inputs.values()) - {value.name for value in model.graph.inputs})
-    session = sessions.session(io.to_bytes(cut(model, names)), target) if names else None
+    session = sessions.session(io.to_bytes(cut(model, names)), context.target) if names else None
     groups = {_name(layer): layer.groups for layer in layers}
     grams = {_name(layer): Gram(layer.inputs, groups=groups[_name(layer)], block=256) for layer in layers}
     first = 0
@@ -103,11 +100,12 @@ def _moments(
         length = sample_count(feed)
         if fixed and length < fixed:
             break
-        given = {**feed, **(session.run(feed) if session is not None else {})}
-        for layer in layers:
-            gram = grams[_name(layer)]
-            rows = max(_ROWS, _ROWS_PER_INPUT * layer.inputs) // len(samples) + 1
-            gram.update(_rows(layer, given[inputs[layer.node]], first, length, rows))
+        with context.working():
+            given = {**feed, **(session.run(feed) if session is not None else {})}
+            for layer in layers:
+                gram = grams[_name(layer)]
+                rows = max(_ROWS, _ROWS_PER_INPUT * layer.inputs) // len(samples) + 1
+                gram.update(_rows(layer, given[inputs[layer.node]], first, length, rows))
         first += length
     return {name: [grams[name].moments(group) for group in range(count)] for name, count in groups.items()}
 

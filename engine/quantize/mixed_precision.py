@@ -101,7 +101,7 @@ def mix(
             reason=f"Candidates can only be compared on {_FEWEST_SAMPLES} or more samples that set no range.",
         )
     drop = settings.drop(context)
-    fidelity = CandidateFidelity(model, context.select, context.target, drop=drop, declared=context.outputs)
+    fidelity = CandidateFidelity(model, context.select, context, drop=drop)
     given = Candidate("float32", model, "all layers in float32", size=stored_size(model))
     maker = CandidateMaker(model, observations, context, fidelity, kinds=settings.candidates, exclude=settings.exclude)
     candidates = [given, *maker.candidates()]

@@ -1,6 +1,7 @@
-"""Judges candidates of a pass on calibration samples that nothing was fitted to: how near their outputs are to the original's."""
+"""How near the outputs of a pass's candidates are to the original's, on the samples to choose by."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any
 
@@ -8,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from engine.calibrate import Part
 from engine.calibrate.observe import fixed_batch
 from engine.contract import Context, Samples
 from engine.data.batches import sample_count
@@ -26,36 +26,39 @@ _FEWEST_SAMPLES = 4
 _CEILING_DB = 200.0
 
 Outputs = Mapping[str, npt.NDArray[Any]]
+Working = Callable[[], AbstractContextManager[None]]
 
 
 class OutputFidelity:
-    """Holds the float network's outputs on the held-out samples and scores other networks against them."""
+    """Holds the float network's outputs on samples to choose by, and scores other networks against them.
+
+    `working` is held for one batch at a time.
+    """
 
     def __init__(
         self,
         model: ir.Model,
         samples: Samples | None,
         target: Target,
+        working: Working,
         declared: Mapping[str, OutputDeclaration] | None = None,
     ) -> None:
-        self._target = target
+        self._target, self._working = target, working
         self._weights = _weights(model, declared or {})
         self._feeds: list[Mapping[str, Any]] = []
         self._wanted: list[Outputs] = []
         fixed = fixed_batch(model, samples)
-        held_out = Part(samples, held_out=True, run=fixed or 1) if samples is not None and len(samples) else ()
-        if len(held_out) < max(_FEWEST_SAMPLES, fixed or 1):
+        if samples is None or len(samples) < max(_FEWEST_SAMPLES, fixed or 1):
             return
-        assert isinstance(held_out, Part)
         session = sessions.session(io.to_bytes(model), target)
         size = fixed or _BATCH
         used = 0
-        for feed in islice(held_out.batches(size), max(1, _MOST_SAMPLES // size)):
+        for feed in islice(samples.batches(size), max(1, _MOST_SAMPLES // size)):
             if fixed and sample_count(feed) < fixed:
                 break
-            outputs = {
-                name: array for name, array in _floats(session.run(feed)).items() if self._weights.get(name, 1.0)
-            }
+            with working():
+                found = _floats(session.run(feed))
+            outputs = {name: array for name, array in found.items() if self._weights.get(name, 1.0)}
             self._feeds.append(feed)
             self._wanted.append(outputs)
             used += sum(array.nbytes for array in (*outputs.values(), *feed.values()))
@@ -65,7 +68,8 @@ class OutputFidelity:
     @classmethod
     def of(cls, model: ir.Model, context: Context) -> "OutputFidelity":
         """Give it for a pass's own network; without samples where the job has no data."""
-        return cls(model, context.calibration if context.has_data else None, context.target, context.outputs)
+        samples = context.select if context.has_data else None
+        return cls(model, samples, context.target, context.working, context.outputs)
 
     @property
     def ready(self) -> bool:
@@ -74,7 +78,7 @@ class OutputFidelity:
 
     @property
     def feeds(self) -> list[Mapping[str, Any]]:
-        """Give the held-out batches."""
+        """Give the batches that are scored on."""
         return self._feeds
 
     def decibels(self, model: ir.Model) -> float:
@@ -83,10 +87,11 @@ class OutputFidelity:
         signal: dict[str, float] = {}
         noise: dict[str, float] = {}
         for feed, wanted in zip(self._feeds, self._wanted, strict=True):
-            found = session.run(feed)
-            for name, array in wanted.items():
-                signal[name] = signal.get(name, 0.0) + float(np.square(array, dtype=np.float64).sum())
-                noise[name] = noise.get(name, 0.0) + _noise(array, np.asarray(found[name], np.float64), name)
+            with self._working():
+                found = session.run(feed)
+                for name, array in wanted.items():
+                    signal[name] = signal.get(name, 0.0) + float(np.square(array, dtype=np.float64).sum())
+                    noise[name] = noise.get(name, 0.0) + _noise(array, np.asarray(found[name], np.float64), name)
         shares = [noise[name] / signal[name] if signal[name] > 0 else float(noise[name] > 0) for name in signal]
         mean = float(np.average(shares, weights=[self._weights.get(name, 1.0) for name in signal]))
         return min(-10 * float(np.log10(mean)), _CEILING_DB) if mean > 0 else _CEILING_DB

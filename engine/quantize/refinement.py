@@ -1,4 +1,4 @@
-"""Candidates that may make a quantized network more faithful; each is kept only for a gain on held-out samples."""
+"""Candidates that may make a quantized network more faithful; each is kept only for a gain on samples to choose by."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -103,7 +103,9 @@ class Refinement:
         return design
 
     def _score(self, model: ir.Model, design: Design) -> float:
-        return self.fidelity.decibels(build(model, design, self._types, per_channel=self._per_channel))
+        with self._context.working():
+            built = build(model, design, self._types, per_channel=self._per_channel)
+        return self.fidelity.decibels(built)
 
     def _keep(self, name: str, found: float) -> bool:
         kept = found > self._best + _LEAST_GAIN_DB
@@ -144,7 +146,7 @@ class Refinement:
             names = self._scale(candidate, kind, alpha, design)
             if not names:
                 return
-            requests = [Observe(name, "histogram", part="fit") for name in names]
+            requests = [Observe(name, "histogram") for name in names]
             seen = sources(self._context.observe(candidate, requests))
             yield alpha, candidate, design.but(ranges={**design.ranges, **ranges_by(seen, self._method)})
 

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
+from engine.contract import Context
 from engine.graph import io
 from engine.graph.quantized import CONVERSIONS
 from engine.measure.latency import per_op
@@ -22,7 +23,6 @@ from engine.quantize.static_plan import StaticPlan, final_output
 from engine.report.values import OpCost
 from engine.runtime import sessions
 from engine.runtime.kernel_times import OpProfile
-from engine.target import Target
 
 Feed = Mapping[str, npt.NDArray[Any]]
 
@@ -45,10 +45,13 @@ class Times:
 
 
 def measure(
-    networks: Sequence[ir.Model], plan: StaticPlan, sizes: Mapping[str, int], feeds: Sequence[Feed], target: Target
+    networks: Sequence[ir.Model], plan: StaticPlan, sizes: Mapping[str, int], feeds: Sequence[Feed], context: Context
 ) -> Times:
     """Profile a network and its quantized form on the target; operators that the runtime fused into others count nothing."""
-    profiles = [per_op(io.to_bytes(model), feeds, target, runs=_RUNS) for model in networks]
+    profiles = []
+    for model in networks:
+        with context.measuring():
+            profiles.append(per_op(io.to_bytes(model), feeds, context.target, runs=_RUNS))
     members = [*(layer.node for layer in plan.layers), *plan.followers]
     found = [_times(members, profile.by_node) for profile in profiles]
     moved = sum(cost.ms for cost in profiles[1].by_type if cost.op_type in CONVERSIONS | _MOVES)
@@ -92,7 +95,7 @@ def choose(plan: StaticPlan, times: Times, sizes: Mapping[str, int], *, border: 
     return _float_side(members, flow, source, sink)
 
 
-def tensor_sizes(model: ir.Model, plan: StaticPlan, feed: Feed, target: Target) -> dict[str, int]:
+def tensor_sizes(model: ir.Model, plan: StaticPlan, feed: Feed, context: Context) -> dict[str, int]:
     """Run once and give how many numbers each tensor of the plan has."""
     shown = io.copy(model)
     present = {value.name for value in (*shown.graph.outputs, *shown.graph.inputs)}
@@ -101,7 +104,8 @@ def tensor_sizes(model: ir.Model, plan: StaticPlan, feed: Feed, target: Target) 
         wanted |= {str(node.outputs[0].name), str(final_output(node)[0].name)}
     values = {value.name: value for node in shown.graph for value in node.outputs}
     shown.graph.outputs.extend(values[name] for name in sorted(wanted) if name in values and name not in present)
-    arrays = {**feed, **sessions.session(io.to_bytes(shown), target).run(feed)}
+    with context.working():
+        arrays = {**feed, **sessions.session(io.to_bytes(shown), context.target).run(feed)}
     return {name: int(arrays[name].size) for name in wanted if name in arrays}
 
 

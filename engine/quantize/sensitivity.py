@@ -9,13 +9,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from engine.calibrate import Range
+from engine.contract import Context
 from engine.graph import io
 from engine.graph.linear import LinearLayer
 from engine.quantize import integer_types
 from engine.quantize.kernel_order import kernel_matrix, stored_weights
 from engine.quantize.static_plan import make_plan
 from engine.runtime import sessions
-from engine.target import Target
 
 Feed = Mapping[str, npt.NDArray[Any]]
 
@@ -27,7 +27,7 @@ def sensitivities(
     ranges: Mapping[str, Range],
     types: integer_types.IntegerTypes,
     feeds: Sequence[Feed],
-    target: Target,
+    context: Context,
     *,
     exclude: frozenset[str] = frozenset(),
     seconds: float = _SECONDS,
@@ -45,18 +45,20 @@ def sensitivities(
     builder = _Switches(switched, switch, ranges, types)
     for number, layer in enumerate(plan.layers):
         builder.add(number, layer)
-    session = sessions.session(io.to_bytes(switched), target)
+    session = sessions.session(io.to_bytes(switched), context.target)
     off = np.zeros(len(plan.layers), np.bool_)
     noise = np.zeros(len(plan.layers))
     energy = 0.0
     deadline = time.monotonic() + seconds
     for feed in feeds:
-        reference = _floats(session.run({**feed, str(switch.name): off}))
+        with context.working():
+            reference = _floats(session.run({**feed, str(switch.name): off}))
         energy += _energy(reference)
         for number in range(len(plan.layers)):
             on = off.copy()
             on[number] = True
-            found = _floats(session.run({**feed, str(switch.name): on}))
+            with context.working():
+                found = _floats(session.run({**feed, str(switch.name): on}))
             noise[number] += _energy([left - right for left, right in zip(found, reference, strict=True)])
         if time.monotonic() > deadline:
             break

@@ -104,7 +104,7 @@ def observes(model: ir.Model, settings: StaticSettings) -> Sequence[Observe]:
     plan = make_plan(model, exclude, products=settings.measure_layers)
     moving = settings.ranges == "moving_average"
     kind: Literal["moving_average", "histogram"] = "moving_average" if moving else "histogram"
-    found = [Observe(str(value.name), kind, part="fit") for value in plan.tensors]
+    found = [Observe(str(value.name), kind) for value in plan.tensors]
     return found + (statistics(model, exclude) if settings.improve else [])
 
 
@@ -139,20 +139,21 @@ def quantize(
     writer = StaticWriter(
         model, plan, design.ranges, types, per_channel=settings.per_channel, overrides=design.overrides
     )
-    written = writer.run()
+    with context.working():
+        written = writer.run()
     told = [layer.told for layer in written]
     tables = _quantize_tables(model, settings, context)
     if refinement is not None and refinement.fidelity.ready:
         context.progress(0.77, "explaining")
         feeds = refinement.fidelity.feeds[:_EXPLAIN_FEEDS]
-        compared = Compared(before, model, context.target)
+        compared = Compared(before, model, context)
         told = _with_measurements(told, keys, written, compared, (feeds, latency_feeds(before, context)))
         noise = sensitivities(
             before,
             design.ranges,
             types,
             feeds[:1],
-            context.target,
+            context,
             exclude=design.exclude,
             seconds=_SENSITIVITY_SECONDS,
         )

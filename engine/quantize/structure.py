@@ -92,7 +92,8 @@ class _Chooser:
         return Structure(won.design, dict.fromkeys(sorted(won.in_float), reason), races)
 
     def _built(self, design: Design) -> ir.Model:
-        return build(self.model, design, self.types, per_channel=self.per_channel)
+        with self.context.working():
+            return build(self.model, design, self.types, per_channel=self.per_channel)
 
     def _candidates(self, plan: StaticPlan) -> Iterator[_Candidate]:
         design = self.design
@@ -141,8 +142,7 @@ class _Chooser:
         keys = [ProfileKey.of(layer) for layer in plan.layers if layer.node.name]
         feeds = latency_feeds(self.model, self.context)
         was, now = (
-            times(network, keys, feeds, self.context.target).layers
-            for network in (self.model, self._built(self.design))
+            times(network, keys, feeds, self.context).layers for network in (self.model, self._built(self.design))
         )
         return frozenset(name for name in now if name in was and now[name] > was[name])
 

@@ -70,13 +70,15 @@ def quantize(model: ir.Model, settings: WeightsSettings, context: Context) -> Ch
     solving = settings.method != "rtn" and has_data and bool(solvable)
     if solving:
         for solved in solve(model, solvable, context, activation_order=settings.activation_order):
-            told[solved.layer.name] = _told(solved.layer, solved)
-            writer.replace(solved.layer, solved.quantized)
+            with context.working():
+                told[solved.layer.name] = _told(solved.layer, solved)
+                writer.replace(solved.layer, solved.quantized)
     by_gptq = len(told)
     for number, layer in enumerate(plan.layers):
         if layer.name not in told:
             told[layer.name] = _told(layer, None)
-            writer.replace(layer, None)
+            with context.working():
+                writer.replace(layer, None)
         context.progress(0.8 * (number + 1) / len(plan.layers), f"quantized {number + 1} of {len(plan.layers)} layers")
     writer.finish()
     before = sum(layer.tensor.nbytes for layer in {layer.weight: layer for layer in plan.layers}.values())

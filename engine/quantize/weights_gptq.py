@@ -59,11 +59,21 @@ def solve(
     done = 0
     for stage in _stages(layers):
         taps = {layer.name: _tap(layer) for layer in stage}
-        sums = paired_moments(teacher, model, taps, context.calibration, context.target, runs=_CALIBRATION_RUNS)
+        sums = paired_moments(
+            teacher,
+            model,
+            taps,
+            context.calibration,
+            context.target,
+            select=context.select,
+            runs=_CALIBRATION_RUNS,
+            working=context.working,
+        )
         # The whole stage is solved before any of it is written: its layers saw the same prefix.
-        solved = [
-            _best(layer, taps[layer.name], sums[layer.name], activation_order=activation_order) for layer in stage
-        ]
+        solved = []
+        for layer in stage:
+            with context.working():
+                solved.append(_best(layer, taps[layer.name], sums[layer.name], activation_order=activation_order))
         yield from solved
         done += len(stage)
         context.progress(0.7 * done / len(layers), f"solved {done} of {len(layers)} layers")

@@ -84,7 +84,7 @@ class StoredLayer(Detail):
     op: str
     bits: Literal[4, 8]
     group: int | None = Field(description="Weights that share a scale; null: all of an output.")
-    method: str = Field(description="The rounding that was kept: the one of the least error on rows held out for that.")
+    method: str = Field(description="The rounding that was kept: the one of the least error on samples to choose by.")
     held_out_error: dict[str, float] | None = Field(
         None, description="By method: mean square error of the outputs, as a share of their energy; null without data."
     )

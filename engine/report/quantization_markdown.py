@@ -43,7 +43,7 @@ def _method(index: int, details: MethodDetails) -> Iterator[str]:
                 kept = "kept" if tried.kept else "not kept"
                 yield from (
                     "",
-                    f"Tried {tried.candidate}: {tried.gain_db:+.2f} dB on samples held out for that, {kept}.",
+                    f"Tried {tried.candidate}: {tried.gain_db:+.2f} dB on samples to choose by, {kept}.",
                 )
             yield from stay_lines(details.in_float, "in float")
         case DynamicDetails():

@@ -132,19 +132,25 @@ def context(tmp_path: Path) -> Callable[..., Context]:
     from engine.calibrate import observe
 
     def make(
-        model: ir.Model, samples: Samples, target: Target | None = None, ratios: tuple[float, ...] = ()
+        model: ir.Model,
+        samples: Samples,
+        target: Target | None = None,
+        ratios: tuple[float, ...] = (),
+        *,
+        select: Samples | None = None,
     ) -> Context:
         target = target or Target()
         return Context(
             original=model,
             target=target,
             calibration=samples,
-            select=samples,
+            select=select or samples,
             evaluate=lambda _model: (),
             observe=lambda network, requests: observe(network, requests, samples, target, scratch=tmp_path),
             progress=lambda _fraction, _message: None,
             race=lambda models: ratios or [1.0] * len(models),
             working=nullcontext,
+            measuring=nullcontext,
             checkpoint=tmp_path,
         )
 

@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 
-from engine.calibrate import ChannelRange, Histogram, Part, Range, observe, statistic
+from engine.calibrate import ChannelRange, Histogram, Range, statistic
 from engine.contract import Observe
-from engine.data.subsets import EVERY
-from engine.target import Target
 
 KINDS = ("min_max", "moving_average", "histogram", "channel_range", "channel_mean")
 
@@ -98,25 +96,3 @@ def test_memory_does_not_grow_with_the_samples():
         collector.update(np.full((4, 4), float(size), np.float32))
     after = sum(np.asarray(value).nbytes for value in vars(collector).values() if isinstance(value, np.ndarray))
     assert before == after
-
-
-def test_the_parts_are_disjoint_and_complete(feeds_of):
-    samples = feeds_of({"x": np.arange(23)})
-    for run in (1, 4):
-        parts = [Part(samples, held_out=flag, run=run) for flag in (False, True)]
-        seen = [[int(each) for feed in part.batches(4) for each in feed["x"]] for part in parts]
-        assert [len(part) for part in parts] == [len(each) for each in seen]
-        assert sorted(seen[0] + seen[1]) == list(range(23))
-        assert all((each // run) % EVERY == EVERY - 1 for each in seen[1])
-
-
-def test_fit_requests_never_see_what_is_held_out(residual_cnn, images, feeds_of, tmp_path):
-    import onnx
-    import onnx_ir as ir
-
-    model = ir.from_proto(onnx.load_model_from_string(residual_cnn()))
-    pictures = images(20)
-    pictures[EVERY - 1 :: EVERY] = 255
-    requests = [Observe("image"), Observe("image", part="fit")]
-    found = observe(model, requests, feeds_of({"image": pictures}), Target(), scratch=tmp_path)
-    assert [found[request].high for request in requests] == [255, np.delete(pictures, np.s_[4::5], 0).max()]

@@ -68,7 +68,7 @@ def tools():
     return SimpleNamespace(Feeds=Feeds, build=build, run=run, sqnr=sqnr, context=context)
 
 
-def context(model, samples=None):
+def context(model, samples=None, select=None):
     """Give what a pass may ask of the pipeline."""
     from engine.contract import Context
     from engine.target import Target
@@ -77,11 +77,12 @@ def context(model, samples=None):
         original=model,
         target=Target(),
         calibration=samples,
-        select=samples,
+        select=select or samples,
         evaluate=lambda _model: (),
         observe=lambda _model, _requests: {},
         progress=lambda _fraction, _message: None,
         race=lambda models: [1.0] * len(models),
         working=nullcontext,
+        measuring=nullcontext,
         checkpoint=Path(tempfile.gettempdir()),
     )

@@ -177,7 +177,7 @@ def test_the_layer_with_outliers_is_the_most_sensitive(tools, tmp_path):
     model = convolutions(tools)
     given = context(tools, model, tools.Feeds(x=draw(16, 3, 8, 8)), tmp_path)
     feeds = [{"x": draw(8, 3, 8, 8)}]
-    found = sensitivities(model, ranges(model, given), integer_types.choose(providers_profile()), feeds, Target())
+    found = sensitivities(model, ranges(model, given), integer_types.choose(providers_profile()), feeds, given)
     assert max(found, key=found.get) == "c2"
     assert found["c2"] > 10 * found["c3"] > 0
 

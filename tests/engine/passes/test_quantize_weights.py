@@ -64,13 +64,13 @@ def convolutions(tools, *, opset=17):
     return tools.build(nodes, {"x": ["n", 4, 12, 12]}, {"y": ["n", 64, 6, 6]}, weights, opset=opset, ir_version=10)
 
 
-def apply(tools, model, samples=None, **parameters):
+def apply(tools, model, samples=None, *, select=None, **parameters):
     step = QuantizeWeights(**parameters)
     step.prepare(model)
     refusal = step.check(model)
     if refusal is not None:
         return refusal
-    outcome = step.apply(model, {}, tools.context(io.copy(model), samples))
+    outcome = step.apply(model, {}, tools.context(io.copy(model), samples, select))
     if isinstance(outcome, Change):
         step.ensures(model)
     return outcome
@@ -398,6 +398,8 @@ def test_more_damping_wins_where_there_are_few_rows(tools):
     """As many rows as inputs say little about the directions between them."""
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")]
     model = tools.build(nodes, {"x": ["n", 96]}, {"y": ["n", 64]}, {"w": noise((96, 64), 4)})
-    layer = apply(tools, model, tools.Feeds(x=correlated(100, 96)), accuracy="float32").details.layers[0]
+    rows = correlated(124, 96)
+    samples, select = tools.Feeds(x=rows[:100]), tools.Feeds(x=rows[100:])
+    layer = apply(tools, model, samples, select=select, accuracy="float32").details.layers[0]
     assert layer.held_out_error["gptq, damped"] < layer.held_out_error["gptq"]
     assert layer.held_out_error[layer.method] == min(layer.held_out_error.values())

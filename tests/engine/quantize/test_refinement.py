@@ -7,6 +7,7 @@ import pytest
 
 from engine.graph import io
 from engine.passes.quantize_static import QuantizeStatic
+from engine.quantize.output_fidelity import OutputFidelity
 from engine.report.values import Change
 from engine.runtime import sessions, tracing
 from engine.target import Target
@@ -16,10 +17,10 @@ from engine.target import Target
 def quantized(context, feeds_of):
     """Quantize a serialized network and give the new one with the outcome."""
 
-    def make(serialized, arrays, step=None):
+    def make(serialized, arrays, step=None, *, select=None):
         step = step or QuantizeStatic()
         model = ir.from_proto(onnx.load_model_from_string(serialized))
-        given = context(model, feeds_of(arrays))
+        given = context(model, feeds_of(arrays), select=None if select is None else feeds_of(select))
         step.prepare(model)
         refusal = step.check(model)
         if refusal is not None:
@@ -56,8 +57,31 @@ def test_every_candidate_is_reported_and_only_gains_are_kept(quantized, residual
 
 
 def test_too_few_samples_to_judge_on_leave_the_plain_choice(quantized, residual_cnn, images):
-    _, change = quantized(residual_cnn(), {"image": images(8)})
+    _, change = quantized(residual_cnn(), {"image": images(40)}, select={"image": images(3)})
     assert change.details.candidates == ()
+
+
+def test_statistics_come_from_one_part_and_choices_from_the_other(quantized, residual_cnn, images, monkeypatch):
+    """Were a range set by a sample to choose by, the brightest of those would show in it."""
+    scored = []
+    genuine = OutputFidelity.decibels
+
+    def decibels(self, model):
+        scored.extend(float(feed["image"].max()) for feed in self.feeds)
+        return genuine(self, model)
+
+    monkeypatch.setattr(OutputFidelity, "decibels", decibels)
+    step = QuantizeStatic(measure_layers=False, ranges="min_max")
+    scales = []
+    for brightest in (255, 90):
+        dark = np.minimum(images(40), 60)
+        chosen_by = np.minimum(images(8, seed=3), brightest)
+        chosen_by[0, 0, 0, 0] = brightest
+        _, change = quantized(residual_cnn(), {"image": dark}, step, select={"image": chosen_by})
+        scales.append(next(layer.activation_scale for layer in change.details.layers if layer.node == "stem"))
+        assert max(scored) == brightest
+        scored.clear()
+    assert scales[0] == scales[1]
 
 
 def test_without_a_sample_nothing_is_guessed(quantized, residual_cnn, images):
