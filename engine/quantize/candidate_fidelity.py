@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from engine.calibrate.observe import fixed_batch
 from engine.contract import Context, Samples
+from engine.data.batches import padded
 from engine.data.subsets import First
 from engine.graph import io
 from engine.measure.kinds import KINDS
@@ -39,7 +40,7 @@ class CandidateFidelity:
 
     def feeds(self, count: int) -> list[Mapping[str, Any]]:
         """Give some samples, as batches of the size that latency is measured at."""
-        return list(islice(self._samples.batches(self._run), count))
+        return [padded(feed, self._run) for feed in islice(self._samples.batches(self._run), count)]
 
     def of(self, model: ir.Model) -> dict[str, float]:
         """Give the fidelity metrics of a candidate: `metric` of the main output, `metric@output` of the others."""

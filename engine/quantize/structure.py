@@ -11,6 +11,7 @@ from onnx_ir.passes import common as common_passes
 
 from engine.calibrate.observe import fixed_batch
 from engine.contract import Context
+from engine.data.batches import padded
 from engine.graph import io
 from engine.graph.linear import LinearLayer
 from engine.quantize import integer_types
@@ -56,7 +57,7 @@ def latency_feeds(model: ir.Model, context: Context) -> list[Mapping[str, Any]]:
     """Give feeds of the target's batch size, or of the one that the network fixes."""
     assert context.calibration is not None
     size = fixed_batch(model, context.calibration) or context.target.batch
-    return list(islice(context.calibration.batches(size), _FEEDS))
+    return [padded(feed, size) for feed in islice(context.calibration.batches(size), _FEEDS)]
 
 
 @dataclass(frozen=True)

@@ -288,3 +288,16 @@ def test_the_plan_changes_nothing(residual_cnn):
     plan = make_plan(model)
     assert len(plan.layers) == 7
     assert io.to_bytes(model) == before
+
+
+@pytest.mark.parametrize("calibrate", [4, 7, 15])
+def test_a_last_batch_that_is_not_full_is_filled_up_to_a_fixed_batch_size(
+    residual_cnn, images, feeds_of, context, calibrate
+):
+    model = ir.from_proto(onnx.load_model_from_string(residual_cnn(shape=(4, 3, 12, 12), out_shape=(4, 5))))
+    samples, select = (feeds_of({"image": images(count, seed=count)}) for count in (calibrate, 13))
+    given, step = context(model, samples, select=select), QuantizeStatic()
+    step.prepare(model)
+    change = step.apply(model, given.observe(model, step.observes(model)), given)
+    assert all(layer.time_share_after is not None for layer in change.details.layers if layer.node == "stem")
+    assert all(layer.output_sqnr_db is not None for layer in change.details.layers)
