@@ -129,6 +129,9 @@ class _Pair:
                     fewest = max(-(-wanted[key] // _count(tap, now[tap.tensor])) for key, tap in self.taps.items())
                     total = min(total, max(self.runs, min(fewest, _MOST_RUNS)))
                 for key, tap in self.taps.items():
+                    if _count(tap, was[tap.tensor]) != _count(tap, now[tap.tensor]):
+                        # The data decide how many rows there are, and rows of two networks need not be the same ones.
+                        continue
                     x, y = _rows(tap, was[tap.tensor], now[tap.tensor], run, -(-wanted[key] // total))
                     grams(run)[key].update(x, y)
             progress((run + 1) / total)

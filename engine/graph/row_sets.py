@@ -32,6 +32,14 @@ def _rows(values: Array, differing: list[int]) -> Floats:
     return numbers.reshape(-1, 1) if numbers.ndim <= 1 else numbers.reshape(-1, numbers.shape[-1])
 
 
+def noise(wanted: Array, found: Array, name: str) -> float:
+    """Give the energy of the difference; where the data decide the number of rows, that to each row's nearest."""
+    if wanted.shape == found.shape:
+        return float(np.square(np.asarray(found, np.float64) - np.asarray(wanted, np.float64)).sum())
+    there, back = distances(*paired_rows(wanted, found, name))
+    return max(float(np.square(there).sum()), float(np.square(back).sum()))
+
+
 def distances(left: Floats, right: Floats) -> tuple[Floats, Floats]:
     """Give how far each row of either set is from the nearest of the other; from an empty set as far as from zero."""
     return _to_nearest(left, right), _to_nearest(right, left)

@@ -1,16 +1,18 @@
 """The zero-mask oracle: what was cut must equal the network in which the same channels are silenced."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from itertools import islice
 
-import numpy as np
 import onnx_ir as ir
 
 from engine.calibrate.observe import fixed_batch
 from engine.contract import Samples
 from engine.errors import VerificationFailedError
 from engine.graph import io
+from engine.graph.agreement import Feed, agreement
+from engine.graph.endings import rows_may_swap
 from engine.runtime import loading, sessions
 from engine.target import Target
 
@@ -40,42 +42,32 @@ def compare(masked: ir.Model, pruned: ir.Model, samples: Samples, target: Target
     """
     plain, optimised = (_open(masked, target, optimise=optimise) for optimise in (False, True))
     candidate = _open(pruned, target, optimise=False)
-    own = found = 0.0
-    size = fixed_batch(masked, samples) or _SAMPLES
-    for number, feed in enumerate(samples.batches(size)):
-        if number == _BATCHES:
-            break
-        expected = plain.run(feed)
-        own = max(own, _difference(optimised.run(feed), expected))
-        found = max(found, _difference(candidate.run(feed), expected))
-    agreement = Agreement(found, max(TOLERANCE, own))
-    if not found <= agreement.tolerance:
+    feeds = list(islice(samples.batches(fixed_batch(masked, samples) or _SAMPLES), _BATCHES))
+    swapping = cache(lambda: rows_may_swap(masked))
+    own, found = _difference(plain, optimised, feeds, swapping), _difference(plain, candidate, feeds, swapping)
+    result = Agreement(found, max(TOLERANCE, own))
+    if not found <= result.tolerance:
         raise VerificationFailedError(
             f"The pruned network differs from the original with silenced channels by {found:.1e} of an output's largest"
-            f" value; {agreement.tolerance:.1e} is rounding.",
+            f" value; {result.tolerance:.1e} is rounding.",
             hint="Report the network: the analysis of its channels has a fault.",
         )
-    return agreement
+    return result
 
 
 def _open(model: ir.Model, target: Target, *, optimise: bool) -> loading.Session:
     return sessions.session(io.to_bytes(model), target, optimise=optimise)
 
 
-def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
-    """Compare floats; decisions (integers) only where a network gives nothing else."""
-    floats = [name for name, array in expected.items() if np.asarray(array).dtype.kind == "f"]
-    names: Sequence[str] = floats or list(expected)
-    largest = 0.0
-    for name in names:
-        left, right = np.asarray(found[name], np.float64), np.asarray(expected[name], np.float64)
-        if left.shape != right.shape:
-            return float("inf")
-        if not left.size:
-            continue
-        finite = np.isfinite(right)
-        if (np.isfinite(left) != finite).any():
-            return float("inf")
-        scale = float(np.abs(right[finite]).max(initial=0.0))
-        largest = max(largest, float(np.abs(left[finite] - right[finite]).max(initial=0.0)) / max(scale, 1e-12))
-    return largest
+def _difference(
+    reference: loading.Session,
+    other: loading.Session,
+    feeds: Sequence[Feed],
+    swapping: Callable[[], Mapping[str, bool]],
+) -> float:
+    """Compare floats; decisions (integers) only where a network gives nothing else. Infinity: they cannot be compared."""
+    try:
+        outputs = agreement(reference, other, feeds, swapping).outputs.values()
+    except VerificationFailedError:
+        return float("inf")
+    return max([each.relative for each in outputs if each.is_float] or [each.relative for each in outputs], default=0.0)

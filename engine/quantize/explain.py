@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from engine.contract import Context
-from engine.graph import io
+from engine.graph import io, row_sets
 from engine.graph.linear import LinearLayer
 from engine.graph.quantized import CONVERSIONS, computes_in_integers
 from engine.measure import latency
@@ -90,7 +90,7 @@ class Compared:
                 for node, (name, new) in pairs.items():
                     reference = np.asarray(wanted[name], np.float64)
                     signal[node] += float(np.square(reference).sum())
-                    noise[node] += float(np.square(found[new] - reference).sum())
+                    noise[node] += row_sets.noise(reference, found[new], name)
         return {node: _decibel(signal[node], noise[node]) for node in pairs}
 
     def shares(self, keys: Sequence[ProfileKey], feeds: Sequence[Feed]) -> dict[str, dict[str, float]]:

@@ -91,18 +91,10 @@ class OutputFidelity:
                 found = session.run(feed)
                 for name, array in wanted.items():
                     signal[name] = signal.get(name, 0.0) + float(np.square(array, dtype=np.float64).sum())
-                    noise[name] = noise.get(name, 0.0) + _noise(array, np.asarray(found[name], np.float64), name)
+                    noise[name] = noise.get(name, 0.0) + row_sets.noise(array, found[name], name)
         shares = [noise[name] / signal[name] if signal[name] > 0 else float(noise[name] > 0) for name in signal]
         mean = float(np.average(shares, weights=[self._weights.get(name, 1.0) for name in signal]))
         return min(-10 * float(np.log10(mean)), _CEILING_DB) if mean > 0 else _CEILING_DB
-
-
-def _noise(wanted: npt.NDArray[Any], found: npt.NDArray[np.float64], name: str) -> float:
-    """Give the energy of the difference; where the data decide the number of rows, to each row's nearest."""
-    if wanted.shape == found.shape:
-        return float(np.square(found - wanted).sum())
-    there, back = row_sets.distances(*row_sets.paired_rows(wanted, found, name))
-    return max(float(np.square(there).sum()), float(np.square(back).sum()))
 
 
 def _weights(model: ir.Model, declared: Mapping[str, OutputDeclaration]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from engine.calibrate import Range
 from engine.contract import Context
-from engine.graph import io
+from engine.graph import io, row_sets
 from engine.graph.linear import LinearLayer
 from engine.quantize import integer_types
 from engine.quantize.kernel_order import kernel_matrix, stored_weights
@@ -53,13 +53,13 @@ def sensitivities(
     for feed in feeds:
         with context.working():
             reference = _floats(session.run({**feed, str(switch.name): off}))
-        energy += _energy(reference)
+        energy += sum(float(np.square(array).sum()) for array in reference.values())
         for number in range(len(plan.layers)):
             on = off.copy()
             on[number] = True
             with context.working():
                 found = _floats(session.run({**feed, str(switch.name): on}))
-            noise[number] += _energy([left - right for left, right in zip(found, reference, strict=True)])
+            noise[number] += sum(row_sets.noise(array, found[name], name) for name, array in reference.items())
         if time.monotonic() > deadline:
             break
     return {layer.name: float(value) / max(energy, 1e-30) for layer, value in zip(plan.layers, noise, strict=True)}
@@ -108,9 +108,6 @@ class _Switches:
         return value
 
 
-def _floats(outputs: Mapping[str, Any]) -> list[npt.NDArray[np.float64]]:
-    return [array.astype(np.float64) for array in outputs.values() if array.dtype.kind == "f"]
-
-
-def _energy(arrays: Sequence[npt.NDArray[np.float64]]) -> float:
-    return float(sum(np.square(array).sum() for array in arrays))
+def _floats(outputs: Mapping[str, Any]) -> dict[str, npt.NDArray[np.float64]]:
+    tensors = {name: array for name, array in outputs.items() if isinstance(array, np.ndarray)}
+    return {name: array.astype(np.float64) for name, array in tensors.items() if array.dtype.kind == "f"}

@@ -108,3 +108,26 @@ def test_how_it_did_where_it_was_chosen_stands_beside_how_it_is_judged(report):
     assert "judged on 700 samples, chosen on 300 others, 512 for calibration" in flowing(text)
     report["parts"] |= {"select_is_judge": True, "select": 700}
     assert "chosen and judged on the same 700 samples" in flowing(shown(report, width=200))
+
+
+def test_other_outputs_take_one_line_each(report):
+    (first, *_), interval = report["quality"], {"low": 0.9, "high": 1.0, "confidence": 0.95}
+    shared = {**first, "original": None, "difference": None, "interval": interval}
+    report["quality"] = [
+        {**shared, "metric": "top1_agreement", "compressed": 0.995, "output": "logits"},
+        {**shared, "metric": "cosine", "compressed": 0.9999, "output": "vector"},
+        {**shared, "metric": "neighbours", "compressed": 0.9, "output": "vector"},
+    ]
+    report["outputs"] = [
+        {"name": "logits", "kind": "classes", "reason": "Softmax makes it", "ignored": False},
+        {"name": "aux", "kind": None, "reason": "nobody reads it", "ignored": True},
+    ]
+    text = shown(report)
+    assert line(text, "vector: cosine") == "│ vector: cosine │ │ 0.999900 │ neighbours 90.00 % │"
+    assert "output logits: judged as classes, because Softmax makes it" in text
+    assert "output aux: not judged, because nobody reads it" in text
+
+
+def test_a_gate_on_an_output_says_so(report):
+    report["verdict"]["gates"][0]["gate"] |= {"metric": "top1", "output": "logits"}
+    assert "pass" in line(shown(report), "top1@logits max_drop")

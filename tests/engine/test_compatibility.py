@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine import Compress, DatasetInspection, Inspection, check_fit
+from engine import Compress, DatasetInspection, Inspection, OutputDeclaration, check_fit
 from engine.compatibility import can_cast
 from engine.errors import DatasetInvalidError, SpecInvalidError
 
@@ -193,3 +193,35 @@ def test_a_network_without_a_batch_axis_takes_whole_inputs():
     assert any("one at a time" in warning for warning in warnings)
     with pytest.raises(DatasetInvalidError, match="size 9 on axis 3"):
         check_fit(network, _data(shape=(600, 3, 8, 9)), _spec("simplify"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"outputs": {"score": {"kind": "classes"}}}, "outputs names `score`, which is not an output; the network's outputs are scores"),
+        ({"outputs": {"scores": {"ignore": True}}}, "nothing is left to judge"),
+        ({"gates": [{"metric": "top1@score", "rule": "min", "value": 0.5}]}, "top1@score names an output that there is not"),
+        (
+            {"gates": [{"metric": "sqnr_db@scores", "rule": "min", "value": 9}], "outputs": {"scores": {"kind": "boxes"}}},
+            "declared as boxes, which has no sqnr_db",
+        ),
+    ],
+)  # fmt: skip
+def test_outputs_that_are_named_have_to_be_there_and_have_what_is_asked(more, message):
+    with pytest.raises(SpecInvalidError, match=message):
+        check_fit(_network(), _data(), _spec(**more))
+
+
+def test_a_dataset_declares_outputs_of_its_own():
+    declared = {"scores": OutputDeclaration(kind="boxes")}
+    gates = [{"metric": "sqnr_db@scores", "rule": "min", "value": 9}]
+    assert check_fit(_network(), _data(), _spec(), declared=declared) == []
+    with pytest.raises(SpecInvalidError, match="declared as boxes"):
+        check_fit(_network(), _data(), _spec(gates=gates), declared=declared)
+    # The job knows better.
+    assert (
+        check_fit(_network(), _data(), _spec(gates=gates, outputs={"scores": {"kind": "values"}}), declared=declared)
+        == []
+    )
+    with pytest.raises(SpecInvalidError, match="dataset's declaration names `other`"):
+        check_fit(_network(), _data(), _spec(), declared={"other": OutputDeclaration(ignore=True)})

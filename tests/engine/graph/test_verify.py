@@ -5,9 +5,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from engine.data.dataset import Samples
 from engine.errors import VerificationFailedError
 from engine.graph import verify
 from engine.runtime.processor import cpu_profile
+from engine.runtime.sessions import session
 from engine.target import Target
 
 
@@ -109,3 +111,121 @@ def test_integer_kernels_that_saturate_are_caught(climb, network, tmp_path, imag
     bright = {"image": np.full((4, 3, 12, 12), 255, np.uint8)}
     with pytest.raises(VerificationFailedError, match="integer kernels"):
         climb(before=before, arrays=bright, lossless=False)
+
+
+def _network(nodes, inputs, outputs, weights):
+    """Serialize a network whose ports have shapes, as the checker wants them."""
+    value, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        nodes,
+        "net",
+        [value(name, kind, shape) for name, shape in inputs.items()],
+        [value(name, kind, shape) for name, shape in outputs.items()],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    opset = onnx.helper.make_opsetid("", 18)
+    return onnx.helper.make_model(graph, ir_version=10, opset_imports=[opset]).SerializeToString()
+
+
+def _two_outputs(scale):
+    """A large output and a small one beside it."""
+    random = np.random.default_rng(0)
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["large"]),
+        onnx.helper.make_node("MatMul", ["x", "v"], ["small"]),
+    ]
+    weights = {"w": random.normal(size=(6, 4)) * 1000, "v": random.normal(size=(6, 4)) * scale}
+    return nodes, {name: array.astype(np.float32) for name, array in weights.items()}
+
+
+@pytest.mark.parametrize("changed", ["large", "small"])
+def test_each_output_is_held_against_its_own_size(tmp_path, feeds_of, changed):
+    """A small output's error is nothing beside a large one's size, and everything beside its own."""
+    nodes, weights = _two_outputs(1e-3)
+    outputs = {"large": ["n", 4], "small": ["n", 4]}
+    (tmp_path / "original.onnx").write_bytes(_network(nodes, {"x": ["n", 6]}, outputs, weights))
+    name = {"large": "w", "small": "v"}[changed]
+    moved = {**weights, name: weights[name] * np.float32(1.01)}
+    (tmp_path / "candidate.onnx").write_bytes(_network(nodes, {"x": ["n", 6]}, outputs, moved))
+    samples = feeds_of({"x": np.random.default_rng(1).normal(size=(9, 6))})
+    files = tmp_path / "candidate.onnx", tmp_path / "original.onnx"
+    with pytest.raises(VerificationFailedError, match=f"Output `{changed}` moved by 1"):
+        verify.verify(*files, samples, Target(), lossless=True)
+    found = verify.verify(*files, samples, Target(), lossless=False)
+    assert found.worst == found.noisiest == changed
+    assert found.sqnr_db == pytest.approx(40, abs=1)
+
+
+def _nms(threshold):
+    """Sixteen boxes whose scores come in; those above a threshold go out."""
+    grid = np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(16, 2) * 10.0
+    boxes = np.concatenate([grid, grid + 8], axis=1)[None].astype(np.float32)
+    make = onnx.helper.make_node
+    nodes = [
+        make("NonMaxSuppression", ["boxes", "scores", "most", "iou", "least"], ["chosen"]),
+        make("Gather", ["chosen", "two"], ["index"], axis=1),
+        make("Gather", ["flat", "index"], ["kept"], axis=0),
+        make("Mul", ["kept", "stretch"], ["dets"]),
+    ]
+    weights = {
+        "boxes": boxes, "flat": boxes[0], "most": np.array([20]), "iou": np.float32(0.5), "least": np.float32(threshold),
+        "two": np.array([2]), "stretch": np.ones(4, np.float32),
+    }  # fmt: skip
+    return nodes, weights
+
+
+@pytest.fixture
+def detectors(tmp_path):
+    """Verifies a detector with other weights; 'scores' are the samples."""
+    scores = np.random.default_rng(2).uniform(0, 1, (12, 1, 1, 16)).astype(np.float32)
+
+    def make(*, lossless, **changed):
+        nodes, weights = _nms(0.5)
+        for name, each in {"original": weights, "candidate": {**weights, **changed}}.items():
+            network = _network(nodes, {"scores": [1, 1, 16]}, {"dets": ["d", 1, 4]}, each)
+            (tmp_path / f"{name}.onnx").write_bytes(network)
+        samples = Samples({"scores": scores}, {"scores": scores.dtype}, np.arange(12), {"scores": None})
+        files = tmp_path / "candidate.onnx", tmp_path / "original.onnx"
+        return verify.verify(*files, samples, Target(), lossless=lossless)
+
+    return make
+
+
+def test_rows_that_the_data_count_are_compared_as_sets(detectors):
+    """A threshold that moves a little drops or adds a row here and there: no error of shape, and the rest is the same."""
+    assert detectors(lossless=True).relative == 0
+    assert detectors(lossless=True, least=np.float32(0.505)).relative == 0
+    with pytest.raises(VerificationFailedError, match="Output `dets` moved"):
+        detectors(lossless=True, stretch=np.full(4, 1.05, np.float32))
+    found = detectors(lossless=False, least=np.float32(0.9))
+    assert found.relative > 0.1
+
+
+def test_what_the_original_itself_differs_by_is_no_fault(tmp_path, feeds_of):
+    """The probability of a rare event: one part in a hundred of it is rounding, from one optimisation to another."""
+    random = np.random.default_rng(0)
+    make = onnx.helper.make_node
+    nodes = [
+        make("Conv", ["x", "w"], ["a"], pads=[1] * 4),
+        make("Relu", ["a"], ["b"]),
+        make("Conv", ["b", "w1"], ["c"], pads=[1] * 4),
+        make("Relu", ["c"], ["d"]),
+        make("GlobalAveragePool", ["d"], ["e"]),
+        make("Flatten", ["e"], ["f"]),
+        make("Gemm", ["f", "v", "rare"], ["g"]),
+        make("Sigmoid", ["g"], ["y"]),
+    ]
+    weights = {
+        "w": random.normal(size=(32, 16, 3, 3)) / 6, "w1": random.normal(size=(32, 32, 3, 3)) / 8,
+        "v": random.normal(size=(32, 1)) / 2, "rare": np.array([-13.0]),
+    }  # fmt: skip
+    network = _network(nodes, {"x": ["n", 16, 12, 12]}, {"y": ["n", 1]},
+                       {name: array.astype(np.float32) for name, array in weights.items()})  # fmt: skip
+    path = tmp_path / "network.onnx"
+    path.write_bytes(network)
+    samples = feeds_of({"x": random.normal(size=(60, 16, 12, 12))})
+    feeds = list(samples.batches(1))[:8]
+    plain, optimised = (session(network, Target(), optimise=each) for each in (False, True))
+    # What one optimisation differs by from another, which is more than a change of numbers may be.
+    assert verify.agreement(plain, optimised, feeds).relative > verify.FLOAT_TOLERANCE
+    verify.verify(path, path, samples, Target(), lossless=True)

@@ -85,3 +85,43 @@ def test_what_a_newer_version_says_besides_is_left_out():
     told = REPORT.model_dump(mode="json")
     newer = {**told, "carbon": {"grams": 1}, "environment": {**told["environment"], "moon": "full"}}
     assert engine.read_report(newer) == REPORT
+
+
+def test_every_output_is_in_the_files_for_people_and_for_dashboards():
+    def quality(metric, value, output, kind):
+        interval = {"low": value, "high": value}
+        return {"metric": metric, "original": None, "compressed": value, "difference": None, "interval": interval,
+                "standard_error": 0.0, "samples": 9, "output": output, "kind": kind}  # fmt: skip
+
+    def output(name, kind, **more):
+        return {
+            "name": name,
+            "kind": kind,
+            "reason": "so it is",
+            "weight": 1.0,
+            "ignored": False,
+            "main": False,
+            **more,
+        }
+
+    told = {
+        **REPORT.model_dump(mode="json"),
+        "quality": [
+            quality("top1_agreement", 0.99, "logits", "classes"),
+            quality("sqnr_db", 31.0, "logits", "classes"),
+            quality("sqnr_db", 22.0, 'the "state"', "state"),
+            quality("cosine", 0.9999, 'the "state"', "state"),
+        ],
+        "outputs": [
+            output("logits", "classes", main=True),
+            output('the "state"', "state", weight=0.1),
+            output("map", None),
+        ],
+    }
+    files = report_files(engine.read_report(told))
+    text = files["report.md"].decode()
+    assert "| top1_agreement |  | 99.00 % |" in text
+    assert '| output `the "state"` (state) |  | sqnr_db 22, cosine 0.999900 |' in text
+    assert "| **`logits`** | classes | 1 | so it is |" in text
+    assert "| `map` | not judged |  | so it is |" in text
+    assert 'metric="sqnr_db",output="the \\"state\\""} 22' in files["report.prom"].decode()
