@@ -176,7 +176,7 @@ def test_what_outputs_are_is_declared_with_the_upload(service, client):
     outputs = {"logits": {"kind": "classes", "weight": 2.0}, "aux": {"ignore": True}}
     query = {"metric": "top1", "outputs": json.dumps(outputs)}
     dataset = client.post("/v1/datasets", params=query, content=b"arrays", headers=RAW).json()
-    declared = {name: {"kind": None, "weight": None, "ignore": None, **one} for name, one in outputs.items()}
+    declared = {name: {"kind": None, "weight": None, "ignore": False, **one} for name, one in outputs.items()}
     assert (dataset["metric"], dataset["outputs"]) == ("top1", declared)
     assert client.get(f"/v1/datasets/{dataset['id']}").json()["outputs"] == declared
     with service.database.reading() as session:
@@ -187,7 +187,8 @@ def test_what_outputs_are_is_declared_with_the_upload(service, client):
 @pytest.mark.parametrize(
     ("outputs", "told"),
     [("{", "JSON"), ("[]", "object"), ('{"a": {"kind": 1}}', "a.kind"), ('{"a": {"size": 1}}', "a.size"),
-     ('{"a": {"weight": -1}}', "a.weight"), ("{" + ",".join(f'"{n}": {{}}' for n in range(65)) + "}", "64")],
+     ('{"a": {"weight": -1}}', "a.weight"), ('{"a": {}}', "say a `kind`"), ('{"a": {"kind": "vectors"}}', "a.kind"),
+     ("{" + ",".join(f'"{n}": {{"ignore": true}}' for n in range(65)) + "}", "64")],
 )  # fmt: skip
 def test_odd_declarations_are_refused_in_words(client, outputs, told):
     answer = client.post("/v1/datasets", params={"outputs": outputs}, content=b"x", headers=RAW)
