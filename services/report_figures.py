@@ -33,7 +33,7 @@ def passes(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             "change": (step["change"] or {}).get("summary"),
             "size": step["size"],
             "quality": [
-                {name: quality[name] for name in ("metric", "original", "compressed", "difference")}
+                {name: quality.get(name) for name in ("metric", "output", "original", "compressed", "difference")}
                 for quality in step["quality"]
             ],
             "latency_ratio": _latency_ratio(step["latency"]),
