@@ -37,14 +37,14 @@ def free_ports(count):
     found = []
     while len(found) < count:
         port = next(_candidates)
-        lock = (_reserved / str(port)).open("w")
+        lock = os.open(_reserved / str(port), os.O_CREAT | os.O_RDWR)
         try:
             # Held for as long as this process lives.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", port))
         except OSError:
-            lock.close()
+            os.close(lock)
             continue
         _locks.append(lock)
         found.append(port)
