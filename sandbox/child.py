@@ -107,7 +107,7 @@ def _run(workspace: Path, payload: dict[str, Any], tell: Tell, *, lock: Path | N
         engine.read_spec(payload["spec"]),
         workspace,
         tell,
-        quiet=lock,
+        lock_file=lock,
         crashed_steps=frozenset(payload["crashed_steps"]),
         only=frozenset(payload["targets"]) or None,
         deadline=deadline,

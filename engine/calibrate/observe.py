@@ -31,7 +31,7 @@ def observe(
     scratch: Path,
     stored: StoredStatistics | None = None,
     batch: int | None = None,
-    quiet: HostLock | None = None,
+    lock: HostLock | None = None,
     progress: Callable[[float, str], None] = lambda _fraction, _message: None,
 ) -> dict[Observe, Any]:
     """Run the network once over the samples and give every requested statistic.
@@ -47,7 +47,7 @@ def observe(
         found = cache.read(known, requests) if known is not None else None
         if found is None:
             fixed = fixed_batch(model, samples)
-            runner = _Runner(path, samples, target, quiet or HostLock(None), progress)
+            runner = _Runner(path, samples, target, lock or HostLock(None), progress)
             found = runner.run(requests, fixed or batch, fixed=fixed is not None)
             if known is not None:
                 cache.write(known, requests, found)
@@ -64,7 +64,7 @@ class _Runner:
     path: Path
     samples: Samples
     target: Target
-    quiet: HostLock
+    lock: HostLock
     progress: Callable[[float, str], None]
 
     def run(self, requests: Sequence[Observe], size: int | None, *, fixed: bool) -> dict[Observe, Any]:
@@ -77,7 +77,7 @@ class _Runner:
             length = sample_count(feed)
             if fixed and length < size:
                 break
-            with self.quiet.working():
+            with self.lock.working():
                 _update(statistics, {**feed, **session.run(feed)})
             done += length
             self.progress(done / len(self.samples), f"calibrated with {done} of {len(self.samples)} samples")

@@ -114,7 +114,7 @@ class _Compression:
                 graph=io.load(frame.model),
                 like=like,
                 scratch=frame.scratch,
-                quiet=frame.lock,
+                lock=frame.lock,
             )
         except (ModelInvalidError, ModelUnsupportedError) as error:
             raise BaselineFailedError(
@@ -148,7 +148,7 @@ class _Compression:
         """Measure two networks beside each other; None where they do not fit into memory."""
         if self._in_pieces:
             return None
-        return compare(original, compressed, self._feeds, self._target, quiet=self._frame.lock, seconds=seconds)
+        return compare(original, compressed, self._feeds, self._target, lock=self._frame.lock, seconds=seconds)
 
     def _verify(self, candidate: Path, before: Path, *, lossless: bool) -> None:
         samples = self._parts.select.samples

@@ -18,7 +18,7 @@ def run(
     workspace: Path,
     on_event: Callable[[Event], None],
     *,
-    quiet: Path | None = None,
+    lock_file: Path | None = None,
     crashed_steps: frozenset[int] = frozenset(),
     only: frozenset[int] | None = None,
     probe: Probe | None = None,
@@ -30,7 +30,7 @@ def run(
         spec: what to do.
         workspace: what `engine.job.compress.run` or `engine.job.profile.run` says.
         on_event: told what happens, with JSON values only.
-        quiet: a file that all jobs of a host lock, together while they work and alone while they measure.
+        lock_file: what all jobs of a host lock, together while they work and alone while they measure.
         crashed_steps: steps during which an earlier attempt died; they are refused, not tried again.
         only: the targets of a profile (by index) that this process is to measure; by default all.
         probe: measures peak memory and load time in a fresh process.
@@ -39,7 +39,7 @@ def run(
     Raises:
         EngineError: the job cannot be done; nothing is in `out`.
     """
-    lock = HostLock(quiet)
+    lock = HostLock(lock_file)
     match spec:
         case Compress():
             return compress.run(spec, Frame(workspace, on_event, lock, probe or memory.probe, crashed_steps, deadline))

@@ -76,7 +76,7 @@ class _Measuring:
             self._frame.model,
             self._feeds,
             self._target,
-            quiet=self._frame.lock,
+            lock=self._frame.lock,
             seconds=min(_CALLERS_SECONDS, self._spec.measure_seconds),
         )
         self._tell("memory")
@@ -92,7 +92,7 @@ class _Measuring:
                 self._target,
                 max_seconds=self._spec.tune.max_seconds,
                 max_threads=self._spec.tune.max_threads,
-                quiet=self._frame.lock,
+                lock=self._frame.lock,
             )
         return TargetMeasurement(
             environment=environment(self._target),
@@ -142,7 +142,7 @@ class _Measuring:
                 self._frame.model,
                 self._feeds,
                 self._target,
-                quiet=self._frame.lock,
+                lock=self._frame.lock,
                 seconds=self._spec.measure_seconds,
                 min_runs=runs,
                 max_runs=_MAX_RUNS,
@@ -152,7 +152,7 @@ class _Measuring:
             self._frame.model,
             self._feeds,
             self._target,
-            quiet=self._frame.lock,
+            lock=self._frame.lock,
             seconds=self._spec.measure_seconds,
             min_runs=runs,
             max_runs=_MAX_RUNS,
@@ -201,7 +201,7 @@ class _Measuring:
             declared={**self._network.data.declared, **self._spec.outputs},
             graph=io.load(baseline or self._frame.model),
             scratch=self._frame.scratch,
-            quiet=self._frame.lock,
+            lock=self._frame.lock,
         ) as judge_by:
             found, outputs = judge_by.evaluate(network), judge_by.outputs
         if baseline is None:

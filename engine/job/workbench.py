@@ -102,7 +102,7 @@ class Workbench:
             {str(number): path for number, path in enumerate(paths) if number},
             self.feeds,
             self.target,
-            quiet=self.lock,
+            lock=self.lock,
             seconds=_RACE_SECONDS,
             precision=0.005,
         )
@@ -128,7 +128,7 @@ class Workbench:
             self.target,
             scratch=self.scratch,
             stored=StoredStatistics(checkpoint, self._calibrate_digest),
-            quiet=self.lock,
+            lock=self.lock,
             progress=progress,
         )
 

@@ -45,7 +45,7 @@ _ORIGINAL, _AGAIN = 0, 1
 
 @dataclass(frozen=True)
 class Turns:
-    """Raw samples: one row per contestant (the original, the original again, the candidates), one column per turn."""
+    """Raw samples: one row per network (the original, the original again, the candidates), one column per turn."""
 
     names: tuple[str, ...]
     wall_ms: Floats
@@ -59,7 +59,7 @@ def compare(
     feeds: Feed | Sequence[Feed],
     target: Target,
     *,
-    quiet: HostLock | None = None,
+    lock: HostLock | None = None,
     seconds: float = 10.0,
     min_runs: int = 50,
     max_runs: int = 2000,
@@ -72,7 +72,7 @@ def compare(
         {"candidate": candidate},
         feeds,
         target,
-        quiet=quiet,
+        lock=lock,
         seconds=seconds,
         min_runs=min_runs,
         max_runs=max_runs,
@@ -88,7 +88,7 @@ def compare_many(
     feeds: Feed | Sequence[Feed],
     target: Target,
     *,
-    quiet: HostLock | None = None,
+    lock: HostLock | None = None,
     seconds: float = 10.0,
     min_runs: int = 50,
     max_runs: int = 2000,
@@ -99,18 +99,18 @@ def compare_many(
 
     Turns are taken until the intervals of mean, p50, p90 and p95 of every ratio are narrower than `precision` (relative), or
     `max_runs` are made, or `seconds` are over; but at least `min_runs`, even when that takes longer than `seconds`. Feeds are
-    batches as the target says, used in turn; all contestants of a turn run on the same one.
+    batches as the target says, used in turn; all runners of a turn run on the same one.
 
     Raises:
         TargetUnavailableError: none of a network's nodes ran on the target's provider.
     """
-    quiet = quiet or HostLock(None)
+    lock = lock or HostLock(None)
     batches = [feeds] if isinstance(feeds, Mapping) else list(feeds)[:_MAX_FEEDS]
-    with quiet.working():
+    with lock.working():
         sessions = {"original": session(original, target), "original again": session(original, target)}
         sessions |= {name: session(model, target) for name, model in candidates.items()}
         ran_on = {name: nodes_by_provider(model, target, batches[0]) for name, model in candidates.items()}
-    with quiet.measuring():
+    with lock.measuring():
         turns = take_turns(
             sessions, batches, seconds=seconds, min_runs=min_runs, max_runs=max_runs, precision=precision, seed=seed
         )
@@ -122,7 +122,7 @@ def measure_alone(
     feeds: Feed | Sequence[Feed],
     target: Target,
     *,
-    quiet: HostLock | None = None,
+    lock: HostLock | None = None,
     seconds: float = 10.0,
     min_runs: int = 50,
     max_runs: int = 2000,
@@ -132,12 +132,12 @@ def measure_alone(
 
     It takes all of `seconds`, or `max_runs`; its ratios are those of a network to itself.
     """
-    quiet = quiet or HostLock(None)
+    lock = lock or HostLock(None)
     batches = [feeds] if isinstance(feeds, Mapping) else list(feeds)[:_MAX_FEEDS]
-    with quiet.working():
+    with lock.working():
         sessions = {"original": session(model, target), "original again": session(model, target)}
         ran_on = nodes_by_provider(model, target, batches[0])
-    with quiet.measuring():
+    with lock.measuring():
         turns = take_turns(
             sessions, batches, seconds=seconds, min_runs=min_runs, max_runs=max_runs, precision=0.0, seed=seed
         )
@@ -145,14 +145,14 @@ def measure_alone(
 
 
 def per_op(
-    model: ModelSource, feeds: Feed | Sequence[Feed], target: Target, *, quiet: HostLock | None = None, runs: int = 10
+    model: ModelSource, feeds: Feed | Sequence[Feed], target: Target, *, lock: HostLock | None = None, runs: int = 10
 ) -> OpProfile:
     """Give where a network's time goes, from onnxruntime's own profile; the first runs are discarded.
 
     The profiler itself costs about a microsecond per node, so tiny nodes look dearer than they are.
     """
     batches = [feeds] if isinstance(feeds, Mapping) else list(feeds)[:_MAX_FEEDS]
-    with (quiet or HostLock(None)).measuring():
+    with (lock or HostLock(None)).measuring():
         return summarise(profile(model, target, batches, runs=_WARM_UP_TURNS + runs)[_WARM_UP_TURNS:])
 
 
@@ -171,14 +171,14 @@ def take_turns(
     record = _Record(len(sessions), most)
     deadline = time.monotonic() + seconds
     with ExitStack() as stack:
-        contestants = [_Contestant(each, feeds, stack) for each in sessions.values()]
-        orders = _orders(len(contestants), seed)
+        runners = [_Runner(each, feeds, stack) for each in sessions.values()]
+        orders = _orders(len(runners), seed)
         stack.enter_context(_no_garbage_collection())
         for turn in range(_WARM_UP_TURNS):
-            record.take(contestants, next(orders), turn, column=0)
+            record.take(runners, next(orders), turn, column=0)
         done, next_look = 0, min_runs
         while done < most and (done < min_runs or time.monotonic() < deadline):
-            record.take(contestants, next(orders), done, column=done)
+            record.take(runners, next(orders), done, column=done)
             done += 1
             if done == next_look:
                 if _widest(record.turns(sessions, done), seed) < precision:
@@ -190,7 +190,7 @@ def take_turns(
 def judge_turns(
     turns: Turns, name: str, target: Target, ran_on: Mapping[str, int], *, seed: int = 0, same_threads: bool = True
 ) -> LatencyComparison:
-    """Compare one contestant with the original, and say whether the samples can be trusted.
+    """Compare one candidate with the original, and say whether the samples can be trusted.
 
     Time by the processor's clock tells nothing where the two do not spread their work over the same number of threads.
     """
@@ -224,7 +224,7 @@ def judge_turns(
 
 @dataclass(frozen=True)
 class _Resampled:
-    """The statistics of one contestant's kept samples, and of every bootstrap resample of them."""
+    """The statistics of one network's kept samples, and of every bootstrap resample of them."""
 
     samples: int
     value: Mapping[str, float]
@@ -322,7 +322,7 @@ def _widest(turns: Turns, seed: int) -> float:
     return max(((ratio.interval.high - ratio.interval.low) / ratio.value for ratio in ratios), default=0.0)
 
 
-class _Contestant:
+class _Runner:
     """A session with its runs prepared, and the preemptions of the threads that do its work."""
 
     def __init__(self, run_by: Session, feeds: Sequence[Feed], stack: ExitStack) -> None:
@@ -351,18 +351,18 @@ def _read_preemptions(descriptor: int) -> int:
 class _Record:
     """Room for the samples, made before the first run."""
 
-    def __init__(self, contestants: int, turns: int) -> None:
-        self.wall = np.zeros((contestants, turns), np.int64)
-        self.cpu = np.zeros((contestants, turns), np.int64)
-        self.disturbed = np.zeros((contestants, turns), np.bool_)
+    def __init__(self, runners: int, turns: int) -> None:
+        self.wall = np.zeros((runners, turns), np.int64)
+        self.cpu = np.zeros((runners, turns), np.int64)
+        self.disturbed = np.zeros((runners, turns), np.bool_)
 
-    def take(self, contestants: Sequence[_Contestant], order: Sequence[int], turn: int, column: int) -> None:
-        """Run each contestant once. Between the two readings of a clock there is nothing but the run."""
+    def take(self, runners: Sequence[_Runner], order: Sequence[int], turn: int, column: int) -> None:
+        """Run each runner once. Between the two readings of a clock there is nothing but the run."""
         now, broken = time.perf_counter_ns, native_errors()
         for row in order:
-            contestant = contestants[row]
-            call, cpu_clock = contestant.calls[turn % len(contestant.calls)], contestant.cpu_clock
-            before = contestant.preemptions()
+            runner = runners[row]
+            call, cpu_clock = runner.calls[turn % len(runner.calls)], runner.cpu_clock
+            before = runner.preemptions()
             cpu_start = cpu_clock()
             start = now()
             try:
@@ -371,7 +371,7 @@ class _Record:
                 raise explain_run(error) from error
             end = now()
             cpu_end = cpu_clock()
-            self.disturbed[row, column] = contestant.preemptions() != before
+            self.disturbed[row, column] = runner.preemptions() != before
             self.wall[row, column] = end - start
             self.cpu[row, column] = cpu_end - cpu_start
 
@@ -380,12 +380,12 @@ class _Record:
         return Turns(tuple(names), self.wall[:, :done] / 1e6, self.cpu[:, :done] / 1e6, self.disturbed[:, :done].copy())
 
 
-def _orders(contestants: int, seed: int) -> Iterator[Sequence[int]]:
+def _orders(runners: int, seed: int) -> Iterator[Sequence[int]]:
     """Give the order of each turn: everyone takes every place equally often, after ever new neighbours."""
     random = np.random.default_rng(seed)
     while True:
-        lap: list[int] = random.permutation(contestants).tolist()
-        for shift in range(contestants):
+        lap: list[int] = random.permutation(runners).tolist()
+        for shift in range(runners):
             order = lap[shift:] + lap[:shift]
             yield order
             yield order[::-1]

@@ -47,7 +47,7 @@ class Evaluator:
         like: one of the same network on other samples; outputs are taken for the same.
         batch: samples per run; by default the network's fixed batch, else 32.
         scratch: folder for the files.
-        quiet: taken round each batch.
+        lock: taken round each batch.
 
     Raises:
         BaselineFailedError: the original gives NaN.
@@ -68,14 +68,14 @@ class Evaluator:
         like: "Evaluator | None" = None,
         batch: int | None = None,
         scratch: Path | None = None,
-        quiet: HostLock | None = None,
+        lock: HostLock | None = None,
     ) -> None:
         if len(samples) < 2:
             raise DatasetInvalidError("At least two held-out samples are needed to judge quality")
         if labels is not None and len(labels) != len(samples):
             raise DatasetInvalidError(f"There are {len(labels)} labels for {len(samples)} samples")
         self._metric = metric if labels is not None else None
-        self._runs = Runs(original, samples, labels if metric else None, batch, quiet or HostLock(None))
+        self._runs = Runs(original, samples, labels if metric else None, batch, lock or HostLock(None))
         taken = {} if like is None else {each.name: (each.kind, each.reason) for each in like.outputs if each.kind}
         self._hints = Hints(declared or {}, {} if graph is None else endings(graph), self._metric, output, taken)
         self._original = OriginalOutputs(original, self._runs, self._hints, scratch)

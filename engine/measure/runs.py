@@ -55,9 +55,9 @@ class Runs:
     """The same samples in the same batches for every network."""
 
     def __init__(
-        self, network: Network, samples: Samples, labels: Array | None, batch: int | None, quiet: HostLock
+        self, network: Network, samples: Samples, labels: Array | None, batch: int | None, lock: HostLock
     ) -> None:
-        self._samples, self._labels, self._quiet = samples, labels, quiet
+        self._samples, self._labels, self._lock = samples, labels, lock
         # The network's own batch, where it takes no other.
         self.fixed = run_size([port.shape for port in network.inputs], samples)
         self.batch = self.fixed or batch or _BATCH
@@ -82,6 +82,6 @@ class Runs:
 
     def _run(self, network: Network, feed: Mapping[str, Array], label: Array | None) -> Run:
         full = padded(feed, self.fixed)
-        with self._quiet.working():
+        with self._lock.working():
             outputs, others = tensors(network.run(full))
         return Run(outputs, others, full, sample_count(feed), label)

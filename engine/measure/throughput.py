@@ -25,7 +25,7 @@ def measure_throughput(
     feeds: Sequence[Feed],
     target: Target,
     *,
-    quiet: HostLock | None = None,
+    lock: HostLock | None = None,
     seconds: float = 1.0,
     levels: Sequence[int] | None = None,
 ) -> tuple[Throughput, ...]:
@@ -33,15 +33,15 @@ def measure_throughput(
 
     One session serves all, as in a server; each caller has inputs and outputs of its own.
     """
-    quiet, batches = quiet or HostLock(None), feeds[:_MOST_FEEDS]
+    lock, batches = lock or HostLock(None), feeds[:_MOST_FEEDS]
     if levels is None:
         levels = _levels(cpu_profile().cores) if PROVIDERS[target.provider].concurrent else (1,)
-    with quiet.working():
+    with lock.working():
         shared = session(model, target)
         callers = [[shared.bind(feed) for feed in batches] for _ in range(max(levels))]
     found = []
     for level in levels:
-        with quiet.measuring():
+        with lock.measuring():
             times, elapsed = _crowd(callers[:level], seconds)
         found.append(
             Throughput(

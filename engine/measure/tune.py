@@ -24,7 +24,7 @@ def find_options(
     *,
     max_seconds: float,
     max_threads: int | None = None,
-    quiet: HostLock | None = None,
+    lock: HostLock | None = None,
 ) -> Tuning:
     """Look for session options that run a network faster than the target's own.
 
@@ -37,10 +37,10 @@ def find_options(
         target: whose provider, and whose own options, the search begins with.
         max_seconds: of measuring, all rounds together.
         max_threads: most that are tried; None: as many as there are cores.
-        quiet: held alone while it measures.
+        lock: held alone while it measures.
     """
     cores = max_threads or cpu_profile().cores
-    search = _Search(model, feeds, target, quiet or HostLock(None), seconds=max_seconds / _ROUNDS, cores=cores)
+    search = _Search(model, feeds, target, lock or HostLock(None), seconds=max_seconds / _ROUNDS, cores=cores)
     tunable = PROVIDERS[target.provider].tunable
     for tries in (_threads, _scheduling, _optimisation):
         search.round([each for each in tries(search.best, search.cores) if _differ(each, search.best) <= tunable])
@@ -49,9 +49,9 @@ def find_options(
 
 class _Search:
     def __init__(
-        self, model: ModelSource, feeds: Sequence[Feed], target: Target, quiet: HostLock, *, seconds: float, cores: int
+        self, model: ModelSource, feeds: Sequence[Feed], target: Target, lock: HostLock, *, seconds: float, cores: int
     ) -> None:
-        self._model, self._feeds, self._target, self._quiet = model, feeds, target, quiet
+        self._model, self._feeds, self._target, self._lock = model, feeds, target, lock
         self._seconds = seconds
         self.cores = cores
         self.default = default_options(target)
@@ -84,14 +84,14 @@ class _Search:
     def _race(self, tries: Sequence[SessionOptions]) -> list[LatencyComparison]:
         if not tries:
             return []
-        with self._quiet.working():
+        with self._lock.working():
             # The default twice: the first beside the second is the noise.
             candidates = {"default": self.default, "default again": self.default}
             candidates |= {str(number): options for number, options in enumerate(tries)}
             sessions = {
                 name: session(self._model, self._target, options=options) for name, options in candidates.items()
             }
-        with self._quiet.measuring():
+        with self._lock.measuring():
             turns = take_turns(
                 sessions,
                 self._feeds,

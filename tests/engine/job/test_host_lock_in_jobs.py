@@ -63,9 +63,9 @@ def test_no_sample_is_taken_while_a_pass_works(workspace, residual_cnn, images, 
 
     genuine = latency._Record.take
 
-    def take(record, contestants, order, turn, column):
+    def take(record, runners, order, turn, column):
         began = time.perf_counter()
-        genuine(record, contestants, order, turn, column)
+        genuine(record, runners, order, turn, column)
         if threading.current_thread().name == "measurement":
             samples.append((began, time.perf_counter()))
 
@@ -73,7 +73,7 @@ def test_no_sample_is_taken_while_a_pass_works(workspace, residual_cnn, images, 
         assert at_work.wait(PATIENCE_S)
         feed = {"image": images(1).astype(np.float32)}
         for _ in range(3):
-            compare(model, model, feed, Target(), quiet=HostLock(path), seconds=0.2, min_runs=10, max_runs=50)
+            compare(model, model, feed, Target(), lock=HostLock(path), seconds=0.2, min_runs=10, max_runs=50)
         measured.set()
 
     monkeypatch.setattr(Float16, "apply", heavy)
@@ -81,7 +81,7 @@ def test_no_sample_is_taken_while_a_pass_works(workspace, residual_cnn, images, 
     measuring = threading.Thread(target=measure, name="measurement")
     measuring.start()
     try:
-        _compress(folder, quiet=path)
+        _compress(folder, lock_file=path)
     finally:
         measured.set()
         measuring.join(PATIENCE_S)

@@ -165,9 +165,9 @@ def test_the_report_keeps_raw_samples_but_not_without_end(runs):
 
 def test_preemptions_of_the_pool_are_seen(convolutions):
     with ExitStack() as stack:
-        contestant = module._Contestant(session(convolutions(1), Target(threads=2)), [FEED], stack)
-        assert len(contestant._pool) == 1
-        assert contestant.preemptions() >= 0
+        runner = module._Runner(session(convolutions(1), Target(threads=2)), [FEED], stack)
+        assert len(runner._pool) == 1
+        assert runner.preemptions() >= 0
 
 
 def test_garbage_is_not_collected_while_timing(convolutions, monkeypatch):
@@ -182,12 +182,12 @@ def test_garbage_is_not_collected_while_timing(convolutions, monkeypatch):
 
 
 def test_the_host_is_held_alone(convolutions, tmp_path, monkeypatch):
-    quiet, seen = HostLock(tmp_path / "quiet"), []
+    lock, seen = HostLock(tmp_path / "quiet"), []
     real = module._Record.take
     monkeypatch.setattr(
-        module._Record, "take", lambda *args, **more: (seen.append(quiet._held.mode), real(*args, **more))
+        module._Record, "take", lambda *args, **more: (seen.append(lock._held.mode), real(*args, **more))
     )
-    compare(convolutions(1), convolutions(1), FEED, CPU, quiet=quiet, **QUICK)
+    compare(convolutions(1), convolutions(1), FEED, CPU, lock=lock, **QUICK)
     assert set(seen) == {"measuring"}
 
 

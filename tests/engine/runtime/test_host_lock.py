@@ -88,30 +88,30 @@ def test_a_dead_process_lets_go(tmp_path):
 
 def test_nesting(tmp_path):
     path = tmp_path / "quiet"
-    quiet = HostLock(path)
-    with quiet.measuring(), quiet.measuring(), quiet.working():
+    lock = HostLock(path)
+    with lock.measuring(), lock.measuring(), lock.working():
         other, entered = in_thread(path, "working", [], "other")
         assert waits(entered)  # what works inside a measurement does not open it to others
     other.join(20)
-    with quiet.working():
-        with quiet.measuring():
+    with lock.working():
+        with lock.measuring():
             other, entered = in_thread(path, "working", [], "other")
             assert waits(entered)  # it waits for others' work, not for its own
         other.join(20)
         measuring, entered = in_thread(path, "measuring", [], "m")
         assert waits(entered)  # and is at work again
     measuring.join(20)
-    with quiet.measuring():
+    with lock.measuring():
         pass
 
 
 def test_a_measurement_gets_its_turn_between_the_pieces_of_work(tmp_path):
     path, order = tmp_path / "quiet", []
-    quiet = HostLock(path)
-    with quiet.working():
+    lock = HostLock(path)
+    with lock.working():
         measuring, measured = in_thread(path, "measuring", order, "measurement")
         assert waits(measured)
-        with quiet.working():
+        with lock.working():
             assert waits(measured)
             order.append("first piece")
         assert measured.is_set()
@@ -121,8 +121,8 @@ def test_a_measurement_gets_its_turn_between_the_pieces_of_work(tmp_path):
 
 
 def test_giving_way_where_nobody_is_at_work_locks_nothing(tmp_path):
-    quiet = HostLock(tmp_path / "quiet")
-    quiet.give_way()
+    lock = HostLock(tmp_path / "quiet")
+    lock.give_way()
     with HostLock(tmp_path / "quiet").measuring():
         pass
 
@@ -134,8 +134,8 @@ def test_no_path_locks_nothing():
 
 
 def test_an_error_inside_lets_go(tmp_path):
-    quiet = HostLock(tmp_path / "quiet")
-    with pytest.raises(KeyError), quiet.measuring():
+    lock = HostLock(tmp_path / "quiet")
+    with pytest.raises(KeyError), lock.measuring():
         raise KeyError
-    with quiet.working():
+    with lock.working():
         pass
