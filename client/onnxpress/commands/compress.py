@@ -8,7 +8,7 @@ import typer
 from onnxpress import recipe as recipes
 from onnxpress import render_report
 from onnxpress.client import Client
-from onnxpress.commands.options import AsJson, Keep, Timeout, Url, writable, write
+from onnxpress.commands.options import AsJson, Data, Judge, Keep, Metric, Timeout, Url, writable, write
 from onnxpress.commands.submit import JobRequest, dry_run_submission, submit
 from onnxpress.deadline import Deadline
 from onnxpress.documents import Job
@@ -31,16 +31,9 @@ def compress(
             help=f"JSON file with a recipe or a whole job, or one of: {', '.join(recipes.RECIPES)}.",
         ),
     ],
-    data: Annotated[str | None, typer.Option(metavar="FILE", help="NPZ file, or the id of a stored dataset.")] = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="NPZ file or stored dataset that alone judges; by default a part of --data does."
-        ),
-    ] = None,
-    metric: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What the labels are judged by, such as top1.")
-    ] = None,
+    data: Data = None,
+    judge: Judge = None,
+    metric: Metric = None,
     gate: Annotated[
         list[str] | None, typer.Option("--gate", metavar="GATE", help=f"Repeatable: {recipes.GATE_FORM}.")
     ] = None,

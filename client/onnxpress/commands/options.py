@@ -23,6 +23,14 @@ Timeout = Annotated[
     typer.Option(min=0.1, metavar="SECONDS", help="Longest time for all of it; exit code 6 when it is over."),
 ]
 Keep = Annotated[bool, typer.Option("--keep", help="When interrupted, leave the remote job running.")]
+Data = Annotated[str | None, typer.Option(metavar="FILE", help="NPZ file, or the id of a stored dataset.")]
+Judge = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="NPZ file or stored dataset that alone judges; by default a part of --data does."
+    ),
+]
+Metric = Annotated[str | None, typer.Option(metavar="NAME", help="What the labels are judged by, such as top1.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.", show_default=False)]
 
 

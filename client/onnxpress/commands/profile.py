@@ -7,7 +7,7 @@ import typer
 
 from onnxpress import recipe as recipes
 from onnxpress import render_report
-from onnxpress.commands.options import AsJson, Keep, Timeout, Url, writable, write
+from onnxpress.commands.options import AsJson, Data, Judge, Keep, Metric, Timeout, Url, writable, write
 from onnxpress.commands.submit import JobRequest, dry_run_submission, submit
 from onnxpress.deadline import Deadline
 from onnxpress.errors import UsageError
@@ -30,16 +30,9 @@ def profile(
     baseline: Annotated[
         str | None, typer.Option(metavar="MODEL", help="ONNX file or stored model to compare with.")
     ] = None,
-    data: Annotated[str | None, typer.Option(metavar="FILE", help="NPZ file, or the id of a stored dataset.")] = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="NPZ file or stored dataset that alone judges; by default a part of --data does."
-        ),
-    ] = None,
-    metric: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What the labels are judged by, such as top1.")
-    ] = None,
+    data: Data = None,
+    judge: Judge = None,
+    metric: Metric = None,
     gate: Annotated[
         list[str] | None, typer.Option("--gate", metavar="GATE", help=f"Repeatable: {recipes.GATE_FORM}.")
     ] = None,
