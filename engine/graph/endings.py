@@ -115,7 +115,9 @@ def _behind_moves(value: ir.Value) -> ir.Value:
         return value
 
 
-def _is_constant(value: ir.Value) -> bool:
+def _is_constant(value: ir.Value | None) -> bool:
+    if value is None:
+        return False
     node = value.producer()
     return value.is_initializer() or (node is not None and node.op_type == "Constant")
 
@@ -145,7 +147,7 @@ def _is_pooled(node: ir.Node) -> bool:
     if node.op_type != "Div" or node.inputs[0] is None:
         return False
     above = _behind_moves(node.inputs[0]).producer()
-    return above is not None and above.op_type in {"ReduceSum", "MatMul", "Einsum"} and not _is_constant(node.inputs[1])  # type: ignore[arg-type]
+    return above is not None and above.op_type in {"ReduceSum", "MatMul", "Einsum"} and not _is_constant(node.inputs[1])
 
 
 def _state_of(output: ir.Value) -> tuple[str, ...] | None:
