@@ -1,11 +1,11 @@
 """Second moments of a network's layers beside the original's: X'^T X' and X'^T Y, all that closed-form solvers need."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,42 @@ from engine.target import Target
 _MOST_RUNS = 8192
 # Without samples to choose by, one run in so many is not fitted to: candidates are judged on it.
 _HELD_OUT_EVERY = 5
+# Networks are run again after every stage; more stages follow the changed prefix more closely.
+STAGES = 16
+_STAGE_BYTES = 512 << 20
+
+
+class Sized(Protocol):
+    """A layer of which the size of its sums is known."""
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs."""
+        ...
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs of one output."""
+        ...
+
+
+SizedT = TypeVar("SizedT", bound=Sized)
+
+
+def in_stages(layers: Sequence[SizedT], stages: int = STAGES) -> Iterator[list[SizedT]]:
+    """Yield the layers in about so many runs of neighbours; more where their sums would take more than 512 MiB."""
+    most = -(-len(layers) // stages)
+    stage: list[SizedT] = []
+    size = 0
+    for layer in layers:
+        need = 2 * 8 * layer.inputs * (layer.inputs + layer.outputs)
+        if stage and (len(stage) == most or size + need > _STAGE_BYTES):
+            yield stage
+            stage, size = [], 0
+        stage.append(layer)
+        size += need
+    if stage:
+        yield stage
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,13 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from engine.calibrate.paired import Sums, Tap, paired_moments
+from engine.calibrate.paired import STAGES, Sums, Tap, in_stages, paired_moments
 from engine.contract import Context
 from engine.data.subsets import First
 from engine.graph import io, linear
 from engine.graph.linear import LinearLayer
 from engine.graph.names import require_nodes
 
-# Networks are run again after every stage; more stages follow the changed prefix more closely.
-_STAGES = 16
-_STAGE_BYTES = 512 << 20
 _CALIBRATION_RUNS = 256
 
 
@@ -63,7 +60,7 @@ def _objections(layer: LinearLayer) -> Iterator[str]:
 
 
 def walk(
-    model: ir.Model, layers: Sequence[LinearLayer], context: Context, *, stages: int = _STAGES
+    model: ir.Model, layers: Sequence[LinearLayer], context: Context, *, stages: int = STAGES
 ) -> Iterator[tuple[LinearLayer, Sums]]:
     """Give each layer's sums: inputs as they are in `model` now, targets as they were when the walk began.
 
@@ -73,28 +70,13 @@ def walk(
     teacher = io.copy(model)
     samples = First(context.calibration, _CALIBRATION_RUNS)
     done = 0
-    for stage in _stages(layers, stages):
+    for stage in in_stages(layers, stages):
         taps = {layer.name: Tap(str(layer.input.name), layer.matrix(), layer.window()) for layer in stage}
         sums = paired_moments(teacher, model, taps, samples, context.target, working=context.working)
         for layer in stage:
             yield layer, sums[layer.name]
         done += len(stage)
         context.progress(0.7 * done / len(layers), f"solved {done} of {len(layers)} layers")
-
-
-def _stages(layers: Sequence[LinearLayer], stages: int) -> Iterator[list[LinearLayer]]:
-    most = -(-len(layers) // stages)
-    stage: list[LinearLayer] = []
-    size = 0
-    for layer in layers:
-        need = 2 * 8 * layer.inputs * (layer.inputs + layer.outputs)
-        if stage and (len(stage) == most or size + need > _STAGE_BYTES):
-            yield stage
-            stage, size = [], 0
-        stage.append(layer)
-        size += need
-    if stage:
-        yield stage
 
 
 def relative(error: float, energy: float) -> float:

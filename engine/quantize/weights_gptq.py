@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from engine.calibrate.paired import Sums, Tap, paired_moments
+from engine.calibrate.paired import Sums, Tap, in_stages, paired_moments
 from engine.contract import Context
 from engine.graph import io
 from engine.graph.derived import Opened
 from engine.quantize.weights_plan import StoredLayer
 from engine.solve import Quantized, gptq, reconstruct, round_to_nearest
 
-# Networks are run again after every stage; more stages follow the quantized prefix more closely.
-_STAGES = 16
-_STAGE_BYTES = 512 << 20
 _CALIBRATION_RUNS = 256
 # Shares of the inputs' mean energy that GPTQ adds to each: with few rows, more of it keeps from fitting to their noise.
 _DAMPINGS = {"gptq": 0.01, "gptq, damped": 0.1}
@@ -57,7 +54,7 @@ def solve(
     assert context.calibration is not None
     teacher = io.copy(model)
     done = 0
-    for stage in _stages(layers):
+    for stage in in_stages(layers):
         taps = {layer.name: _tap(layer) for layer in stage}
         sums = paired_moments(
             teacher,
@@ -77,21 +74,6 @@ def solve(
         yield from solved
         done += len(stage)
         context.progress(0.7 * done / len(layers), f"solved {done} of {len(layers)} layers")
-
-
-def _stages(layers: Sequence[StoredLayer]) -> Iterator[list[StoredLayer]]:
-    most = -(-len(layers) // _STAGES)
-    stage: list[StoredLayer] = []
-    size = 0
-    for layer in layers:
-        need = 2 * 8 * layer.inputs * (layer.inputs + layer.outputs)
-        if stage and (len(stage) == most or size + need > _STAGE_BYTES):
-            yield stage
-            stage, size = [], 0
-        stage.append(layer)
-        size += need
-    if stage:
-        yield stage
 
 
 def _tap(layer: StoredLayer) -> Tap:
