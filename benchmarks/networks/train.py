@@ -1,6 +1,6 @@
 """Train one of the image networks on Fashion-MNIST and write it as ONNX, with the data that judges it.
 
-    python benchmarks/networks/train.py residual_cnn|se_cnn|vit [--out DIR] [--epochs N] [--seed 0]
+    python benchmarks/networks/train.py residual_cnn|se_cnn|vit [--out DIR] [--epochs N] [--seed 0] [--device cuda]
 
 Writes into DIR (default var/networks/NAME): `model.onnx`; `data.npz`, 512 unlabelled calibration images of the training
 set and the 10,000 labelled test images; `network.json`, how it was trained and how good it is.
@@ -64,7 +64,7 @@ def main() -> None:
         sys.exit(str(error))
     network = build(options.network, options.qkv)
     epochs = options.epochs or EPOCHS[options.network]
-    train(network, training, _plan(options, epochs))
+    train(network, training, _plan(options, epochs), torch.device(options.device))
     fold_pixel_scale(network)
     folder = options.out or REPOSITORY / "var" / "networks" / options.network
     model = folder / "model.onnx"
@@ -78,6 +78,7 @@ def main() -> None:
         "seed": options.seed,
         "epochs": epochs,
         "threads": options.threads,
+        "device": options.device,
         "torch": torch.__version__,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "bytes": model.stat().st_size,
@@ -88,17 +89,18 @@ def main() -> None:
     print(json.dumps(facts, indent=2))
 
 
-def train(network: nn.Module, samples: data.Samples, plan: Plan) -> None:
-    """Train in place with AdamW, one cycle of the learning rate, flips and small shifts."""
-    network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub
+def train(network: nn.Module, samples: data.Samples, plan: Plan, device: torch.device) -> None:
+    """Train in place on `device` with AdamW, one cycle of the learning rate, flips and small shifts."""
+    network.train().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stub
     generator = torch.Generator().manual_seed(plan.seed)
     steps = plan.epochs * (len(samples) // BATCH)
     optimizer = torch.optim.AdamW(_parameter_groups(network), lr=plan.peak_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.peak_rate, steps, pct_start=0.2)
     started = time.monotonic()
     for epoch in range(plan.epochs):
-        total = torch.zeros(())
-        for image, label in _batches(samples, plan.max_shift, generator):
+        total = torch.zeros((), device=device)
+        for images, labels in _batches(samples, plan.max_shift, generator):
+            image, label = images.to(device), labels.to(device)
             optimizer.zero_grad()
             seen = functional.avg_pool2d(image, 2) if epoch < plan.small_epochs else image
             loss = functional.cross_entropy(network(seen), label)
@@ -108,7 +110,7 @@ def train(network: nn.Module, samples: data.Samples, plan: Plan) -> None:
             total += loss.detach()
         mean = total.item() / (len(samples) // BATCH)
         print(f"epoch {epoch + 1}/{plan.epochs}: loss {mean:.4f}, {time.monotonic() - started:.0f} s", flush=True)
-    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    network.to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 def _plan(options: argparse.Namespace, epochs: int) -> Plan:
@@ -157,6 +159,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, metavar="N", help=f"default: {EPOCHS}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="a device of PyTorch to train on, cuda for example")
     parser.add_argument("--qkv", choices=["fused", "separate"], default="fused", help="projections of the vit")
     return parser.parse_args()
 
