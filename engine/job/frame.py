@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 from pydantic import BaseModel
 
 from engine.errors import EngineError, ModelInvalidError, ModelUnsupportedError, VerificationFailedError
 from engine.job.workspace import write_atomically
+from engine.measure.memory import store_feed
 from engine.report.files import report_files
 from engine.report.values import AnyReport, Memory, Refusal
 from engine.runtime.host_lock import HostLock
@@ -144,7 +144,7 @@ class Frame:
     def memory(self, model: Path, target: Target, feed: Feed) -> Memory:
         """Load and run a network in a process of its own."""
         path = self.scratch / "feed.npz"
-        np.savez(path, allow_pickle=False, **dict(feed))
+        store_feed(path, feed)
         with self.lock.measuring():
             return self.probe(model, target, path)
 

@@ -21,7 +21,7 @@ from engine.report.values import MOST_RUNS, Interval, Latency, LatencyComparison
 from engine.runtime.failures import explain_run
 from engine.runtime.host_lock import HostLock
 from engine.runtime.kernel_times import OpProfile, summarise
-from engine.runtime.library import native_errors
+from engine.runtime.library import run_errors
 from engine.runtime.sessions import Feed, ModelSource, Session, session
 from engine.runtime.tracing import nodes_by_provider, profile
 from engine.target import Target
@@ -358,7 +358,7 @@ class _Record:
 
     def take(self, runners: Sequence[_Runner], order: Sequence[int], turn: int, column: int) -> None:
         """Run each runner once. Between the two readings of a clock there is nothing but the run."""
-        now, broken = time.perf_counter_ns, native_errors()
+        now, broken = time.perf_counter_ns, run_errors()
         for row in order:
             runner = runners[row]
             call, cpu_clock = runner.calls[turn % len(runner.calls)], runner.cpu_clock

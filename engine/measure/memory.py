@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,14 +22,22 @@ from engine.errors import EngineError, ModelInvalidError, OutOfTimeError
 from engine.report.values import Memory
 from engine.runtime.discovery import prove
 from engine.runtime.network_files import stored_files
-from engine.runtime.sessions import session
+from engine.runtime.sessions import Feed, session
 from engine.target import Target
 
 _PR_SET_PDEATHSIG = 1
 
 
+def store_feed(path: Path, feed: Feed) -> None:
+    """Write arrays as an .npz, under whatever names the network's owner gave them: numpy.savez takes some for its own."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in feed.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, np.asarray(array), allow_pickle=False)
+
+
 def probe(model_path: Path, target: Target, feed_path: Path, *, timeout: float = 300.0, loads: bool = False) -> Memory:
-    """Load the network in a fresh process and run it once on the arrays of an .npz.
+    """Load the network in a fresh process and run it once on the arrays that `store_feed` wrote.
 
     The peak is the whole process's resident set, interpreter and runtime included: what a user would see. With `loads` the
     file is dropped from the page cache before (as far as the system does that for anyone), and is loaded a second time after.

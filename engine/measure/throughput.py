@@ -9,7 +9,7 @@ import numpy as np
 from engine.report.values import Throughput
 from engine.runtime.failures import explain_run
 from engine.runtime.host_lock import HostLock
-from engine.runtime.library import native_errors
+from engine.runtime.library import run_errors
 from engine.runtime.processor import cpu_profile
 from engine.runtime.providers import PROVIDERS
 from engine.runtime.sessions import Feed, ModelSource, session
@@ -79,7 +79,7 @@ def _crowd(callers: Sequence[Sequence[Callable[[], object]]], seconds: float) ->
                 end = now()
                 mine.append((end - start) * 1e3)
                 start = end
-        except native_errors() as error:
+        except run_errors() as error:
             failed.append(error)
         ends[place] = start
 

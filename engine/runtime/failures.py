@@ -1,11 +1,12 @@
 """What onnxruntime's exceptions mean, in words for the network's owner.
 
-Its own texts hold source paths, file paths and C++ signatures, so none of them is passed on: what is recognised is said in
-our words with the names that matter (operator, node, input), and the rest by its kind.
+What is recognised is said in our words with the names that matter (operator, node, input). Of the rest its own sentence is
+passed on, without what such texts hold besides: source paths, C++ signatures, files of this host.
 """
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from engine.errors import (
     DatasetInvalidError,
@@ -14,6 +15,17 @@ from engine.errors import (
     ModelUnsupportedError,
     TargetUnavailableError,
 )
+
+_LONGEST = 300
+# What stands before and around onnxruntime's own sentence: a code, a place in its sources with the function's signature.
+_CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |^\s*(?:Error in execution|Exception during \w+): ")
+_SOURCE = re.compile(
+    r"[^\s:]*\.(?:cc|cpp|cu|cuh|h|hpp):\d+:?\s*"
+    r"(?:(?:[\w:~<>,&*=\[\]-]+\s+)*?[\w:~<>,&*=\[\]]+\((?:[^()]|\([^()]*\))*\)\s*(?:const\s*)?(?:\[with [^\]]*\]\s*)?)?"
+)
+_TRACE = re.compile(r"\s*Stacktrace:.*", re.DOTALL)
+_PATH = re.compile(r"(?<![\w./])(?:/[^\s:;,'\"()\[\]]+|[A-Za-z]:\\[^\s:;,'\"()\[\]]+)")
+_STATUS = "Status Message:"
 
 _Rule = tuple[re.Pattern[str], Callable[[re.Match[str]], EngineError]]
 
@@ -68,7 +80,8 @@ _RUN_RULES: tuple[_Rule, ...] = (
     (
         re.compile(r"while running (?P<op>\w+) node\. Name:'(?P<node>[^']*)'"),
         lambda found: ModelInvalidError(
-            f"A node of type {found['op']} failed when the network was run", node=found["node"] or None
+            f"A node of type {found['op']} failed when the network was run{_told(found.string)}",
+            node=found["node"] or None,
         ),
     ),
     (
@@ -108,13 +121,36 @@ _RUN_KINDS: Mapping[str, Callable[[], EngineError]] = {
 def explain_load(error: BaseException) -> EngineError:
     """Say why a session could not be made."""
     known = _recognise(error, _LOAD_RULES, _LOAD_KINDS)
-    return known or ModelInvalidError("ONNX Runtime does not load the network: its graph is not valid")
+    return known or ModelInvalidError(f"ONNX Runtime does not load the network{_told(error)}")
 
 
 def explain_run(error: BaseException) -> EngineError:
     """Say why a run failed: the data do not fit, or a node gave up."""
     known = _recognise(error, _RUN_RULES, _RUN_KINDS)
-    return known or ModelInvalidError("ONNX Runtime could not run the network with these data")
+    return known or ModelInvalidError(f"ONNX Runtime could not run the network with these data{_told(error)}")
+
+
+def sentence(error: BaseException | str) -> str:
+    """Give onnxruntime's own sentence, without places in its sources, signatures and files of this host; may be empty.
+
+    Names of nodes and tensors that begin with a slash, as exporters write them, stay.
+    """
+    text = _TRACE.sub("", str(error)).rpartition(_STATUS)[2]
+    text = _SOURCE.sub(" ", _CODE.sub(" ", text))
+    text = " ".join(_PATH.sub(lambda found: _without_host(found[0]), text).split()).strip(" .:")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+def _without_host(path: str) -> str:
+    """Replace what leads into this host's folders: a name of a node only looks like a path."""
+    first = path.replace("\\", "/").lstrip("/").partition("/")[0]
+    is_file = ":" in first or Path("/", first).exists() or Path(path).suffix in {".onnx", ".so", ".dll"}
+    return "a file" if is_file else path
+
+
+def _told(error: BaseException | str) -> str:
+    said = sentence(error)
+    return f": {said}" if said else ""
 
 
 def _recognise(
@@ -134,10 +170,10 @@ def _axes(text: str) -> str:
 
 
 def explain_provider(error: BaseException, provider: str) -> EngineError:
-    """Say why an execution provider did not start; only the kind of failure is known to be safe to tell."""
+    """Say why an execution provider did not start."""
     if isinstance(error, EngineError):
         return error
     return TargetUnavailableError(
-        f"The execution provider {provider} is part of this onnxruntime, but did not start ({type(error).__name__})",
+        f"The execution provider {provider} is part of this onnxruntime, but did not start{_told(error)}",
         hint="Its driver, device or libraries may be missing on this host.",
     )

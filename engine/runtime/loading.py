@@ -1,6 +1,6 @@
 """Networks loaded into onnxruntime, whether or not the target has been proven; whoever is not of this room asks `sessions`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -59,21 +59,33 @@ class Session:
 
         Made for timing: the call raises onnxruntime's own exceptions.
         """
-        if all(port.dtype is not None and port.dtype != np.dtype(object) for port in (*self.inputs, *self.outputs)):
-            binding = self._inner.io_binding()
-            for name, array in self._fitted(feed).items():
-                # ascontiguousarray would give a single number an axis.
-                binding.bind_cpu_input(name, np.require(array, requirements="C"))
-            for name in self._output_names:
-                binding.bind_output(name)
-            call = partial(self._inner.run_with_iobinding, binding)
-        else:
-            call = partial(self._inner.run, self._output_names, self._fitted(feed))
+        fitted = self._fitted(feed)
+        call: Callable[[], object] | None = None
         try:
-            call()
+            if all(port.dtype is not None and port.dtype != np.dtype(object) for port in (*self.inputs, *self.outputs)):
+                call = self._bound(fitted)
+            if call is None:
+                call = partial(self._inner.run, self._output_names, fitted)
+                call()
         except run_errors() as error:
             raise explain_run(error) from error
         return call
+
+    def _bound(self, fitted: Feed) -> Callable[[], object] | None:
+        """Give a run that keeps its arrays; None where the network gives other shapes than it declares.
+
+        onnxruntime only warns of such outputs, but refuses a second run into what the first one has allocated for them.
+        """
+        binding = self._inner.io_binding()
+        for name, array in fitted.items():
+            # ascontiguousarray would give a single number an axis.
+            binding.bind_cpu_input(name, np.require(array, requirements="C"))
+        for name in self._output_names:
+            binding.bind_output(name)
+        call = partial(self._inner.run_with_iobinding, binding)
+        call()
+        found = zip(self.outputs, binding.get_outputs(), strict=True)
+        return call if all(_as_declared(port, value.shape()) for port, value in found) else None
 
     def _fitted(self, feed: Feed) -> dict[str, np.ndarray]:
         """Give float arrays the width that the network wants: one of a pair may take 16 bits where the other takes 32."""
@@ -82,6 +94,12 @@ class Session:
             name: array.astype(wanted[name], copy=False) if name in wanted and array.dtype.name in FLOATS else array
             for name, array in feed.items()
         }
+
+
+def _as_declared(port: Port, shape: Sequence[int]) -> bool:
+    return len(shape) == len(port.shape) and all(
+        not isinstance(declared, int) or declared == size for declared, size in zip(port.shape, shape, strict=True)
+    )
 
 
 def default_options(target: Target) -> SessionOptions:

@@ -1,14 +1,17 @@
 """What really ran: kernels and their times by onnxruntime's profiler, nodes by provider, the optimised graph."""
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.errors import TargetUnavailableError
 from engine.report.values import NodePlacement
+from engine.runtime.failures import explain_run
 from engine.runtime.kernel_times import NodeRun, read_profile
+from engine.runtime.library import run_errors
 from engine.runtime.loading import Feed, ModelSource, load, session_options
 from engine.runtime.network_files import stored_bytes
 from engine.runtime.providers import PROVIDERS
@@ -39,13 +42,23 @@ def trace(model: ModelSource, target: Target, feeds: Sequence[Feed], runs: int =
         options.profile_file_prefix = str(Path(folder, "run"))
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         opened = load(model, target, options)
-        nodes = _placements(opened._inner)  # noqa: SLF001  # the session is this module's own class
+        with _explained():
+            nodes = _placements(opened._inner)  # noqa: SLF001  # the session is this module's own class
         try:
             for turn in range(runs):
                 opened.run(feeds[turn % len(feeds)])
         finally:
-            written = Path(opened._inner.end_profiling())  # noqa: SLF001  # the session is this module's own class
+            with _explained():
+                written = Path(opened._inner.end_profiling())  # noqa: SLF001  # the session is this module's own class
         return Trace(read_profile(written), nodes)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except run_errors() as error:
+        raise explain_run(error) from error
 
 
 def _placements(inner: Any) -> tuple[NodePlacement, ...]:

@@ -1,8 +1,9 @@
 import numpy as np
+import onnx
 import pytest
 
 from engine.errors import DatasetInvalidError, ModelInvalidError, OutOfTimeError
-from engine.measure.memory import probe
+from engine.measure.memory import probe, store_feed
 from engine.target import Target
 
 MIB = 1 << 20
@@ -11,7 +12,7 @@ MIB = 1 << 20
 @pytest.fixture
 def feed(tmp_path):
     path = tmp_path / "feed.npz"
-    np.savez(path, x=np.ones((1, 2048), np.float32))
+    store_feed(path, {"x": np.ones((1, 2048), np.float32)})
     return path
 
 
@@ -60,3 +61,19 @@ def test_a_process_that_dies_is_told(tmp_path, linear, feed):
     feed.write_bytes(b"not an archive")
     with pytest.raises(ModelInvalidError, match="died"):
         probe(path, Target(), feed)
+
+
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "args", "kwds", "a/b.npy", "größe"])
+def test_inputs_may_have_any_name(tmp_path, name):
+    """Names that numpy.savez has for its own arguments among them."""
+    value, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", [name, "beside"], ["y"])],
+        "net",
+        [value(name, kind, [1, 4]), value("beside", kind, [])],
+        [value("y", kind, [1, 4])],
+    )
+    path, feed = tmp_path / "net.onnx", tmp_path / "feed.npz"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    store_feed(feed, {name: np.ones((1, 4), np.float32), "beside": np.float32(1)})
+    assert probe(path, Target(), feed).first_run_ms > 0
