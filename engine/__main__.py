@@ -46,8 +46,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _inspect(parsed: argparse.Namespace) -> int:
-    kind = inspect_dataset if parsed.file.suffix == ".npz" else inspect_model
-    sys.stdout.write(kind(parsed.file).model_dump_json(indent=2) + "\n")
+    if parsed.file.suffix == ".npz":
+        sys.stdout.write(inspect_dataset(parsed.file).model_dump_json(indent=2) + "\n")
+        return _OK
+    with tempfile.TemporaryDirectory(prefix="engine-") as folder:
+        # A network is inspected in a folder without links, wherever its owner's lead.
+        _copy_network(parsed.file, Path(folder) / "model")
+        sys.stdout.write(inspect_model(Path(folder) / "model" / "model.onnx").model_dump_json(indent=2) + "\n")
     return _OK
 
 
@@ -100,19 +105,10 @@ def _fill(workspace: Path, parsed: argparse.Namespace) -> None:
 
 
 def _copy_network(model: Path, folder: Path) -> None:
+    from engine.graph.owners_files import copy_with_data  # noqa: PLC0415  # onnx is slow to load
+
     folder.mkdir()
-    shutil.copyfile(model, folder / "model.onnx")
-    for location in _external_locations(model):
-        (folder / location).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(model.parent / location, folder / location)
-
-
-def _external_locations(model: Path) -> list[Path]:
-    if not inspect_model(model).external_data:
-        return []
-    from engine.graph import io  # noqa: PLC0415  # most networks are one file, and onnx is slow to load
-
-    return [file.relative_to(model.parent) for file in io.external_files(model)]
+    copy_with_data(model, folder, "model.onnx")
 
 
 def _show(event: dict[str, object]) -> None:

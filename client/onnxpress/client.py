@@ -16,6 +16,7 @@ from onnxpress.deadline import NEVER, Deadline
 from onnxpress.documents import Change, Dataset, Event, Job, Key, Model, Prunability, Stored
 from onnxpress.errors import ConflictError, InvalidError, JobFailedError, NotFoundError, WaitTimeoutError
 from onnxpress.file_transfer import Digested, Progress, digest, download
+from onnxpress.network_files import digest_network
 from onnxpress.problem import Problem
 from onnxpress.server_sent_events import read_events
 from onnxpress.transport import ApiRequest, Transport, read_json
@@ -200,10 +201,12 @@ class Models(_Collection[Model]):
     ) -> Model:
         """Send an ONNX file and give it as the service sees it, inspected unless `wait` is false.
 
-        Raises InvalidError when it is not a network that the service takes, WaitTimeoutError after `timeout` seconds.
+        External data beside the file go with it, as one zip. Raises UsageError for a file that is certainly no network (a
+        checkpoint, a SavedModel, ...) with the line that exports it, InvalidError when it is none that the service takes,
+        WaitTimeoutError after `timeout` seconds.
         """
         return self._upload(
-            file,
+            file if isinstance(file, Digested) else digest_network(file),
             {"name": name},
             wait=wait,
             timeout=timeout,

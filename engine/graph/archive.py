@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from engine.data.containers.zips import check_members, opened
 from engine.errors import ModelInvalidError
+from engine.graph.foreign_formats import recognise
 from engine.graph.validate import inspect_model
 from engine.inspection import Inspection
 
@@ -31,6 +32,9 @@ def unpack(archive: Path, folder: Path, *, limit: int) -> Path:
 
     Raises ModelInvalidError for whatever is not exactly that; nothing is sanitised.
     """
+    foreign = recognise(archive)
+    if foreign is not None:
+        raise ModelInvalidError(foreign.sentence, hint=foreign.way_out)
     with opened(archive, ModelInvalidError) as opened_archive:
         entries = [entry for entry in opened_archive.infolist() if not _is_folder(entry)]
         check_members(

@@ -24,6 +24,7 @@ from onnx import (
 )
 
 from engine.errors import ModelInvalidError, ModelUnsupportedError
+from engine.graph.foreign_formats import recognise, recognise_broken
 from engine.graph.quantized import is_quantized
 from engine.inspection import Inspection, TensorInfo
 
@@ -72,6 +73,9 @@ def inspect_model(path: Path, *, alone: bool = False) -> Inspection:
     Raises ModelInvalidError where the bytes are not an ONNX network, ModelUnsupportedError where it is one, but is over a
     limit or uses what is not taken here. Call it in a sandbox: parsers have bugs.
     """
+    foreign = recognise(path)
+    if foreign is not None:
+        raise ModelInvalidError(foreign.sentence, hint=foreign.way_out)
     size = path.stat().st_size
     if size > FILE_BYTES:
         raise ModelUnsupportedError(
@@ -114,14 +118,21 @@ def _parse(path: Path) -> ModelProto:
     try:
         model.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise ModelInvalidError("The file is not an ONNX network, or it is truncated.") from error
+        raise _foreign(path) or ModelInvalidError("The file is not an ONNX network, or it is truncated.") from error
     if not model.ir_version or not model.HasField("graph") or not model.opset_import:
-        raise ModelInvalidError("The file is not an ONNX network: it has no graph, or does not say its versions.")
+        raise _foreign(path) or ModelInvalidError(
+            "The file is not an ONNX network: it has no graph, or does not say its versions."
+        )
     if not model.graph.node:
         raise ModelInvalidError("The network has no operators.")
     if not model.graph.output:
         raise ModelInvalidError("The network has no outputs.")
     return model
+
+
+def _foreign(path: Path) -> ModelInvalidError | None:
+    foreign = recognise_broken(path)
+    return None if foreign is None else ModelInvalidError(foreign.sentence, hint=foreign.way_out)
 
 
 def _check_versions(model: ModelProto) -> None:
@@ -285,9 +296,15 @@ def _check_external(nodes: _Counted, folder: Path) -> set[Path]:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = PurePosixPath(entries.get("location", ""))
         unsafe = location.is_absolute() or ".." in location.parts or "\\" in str(location) or not location.name
-        file = folder / location
-        if unsafe or any(part.is_symlink() for part in (file, *file.parents) if part.is_relative_to(folder)):
+        if unsafe:
             raise ModelInvalidError(f"The tensor `{tensor.name}` names external data outside the network's folder.")
+        file = folder / location
+        if any(part.is_symlink() for part in (file, *file.parents) if part.is_relative_to(folder) and part != folder):
+            raise ModelInvalidError(
+                f"The tensor `{tensor.name}` has its data in `{location}`, which is a symbolic link and may lead outside the"
+                " network's folder.",
+                hint="Copy the network with what the links lead to: `cp -L`.",
+            )
         if not file.is_file():
             raise ModelInvalidError(
                 f"The tensor `{tensor.name}` has its data in `{location}`, which was not uploaded.",
@@ -362,12 +379,43 @@ def _tensor_info(value: ValueInfoProto, role: str) -> TensorInfo:
     kind = value.type.tensor_type.elem_type if value.type.HasField("tensor_type") else None
     if kind is None or kind not in _INPUT_TYPES:
         raise ModelUnsupportedError(
-            f"The {role} `{value.name}` is not a tensor of numbers.", hint="Sequences, maps and strings are not taken."
+            f"The {role} `{value.name}` is {_named_type(value)}, not a tensor of numbers.",
+            hint=_numbers_hint(value, role),
         )
     shape: tuple[int | str | None, ...] | None = None
     if value.type.tensor_type.HasField("shape"):
         shape = tuple(map(_size, value.type.tensor_type.shape.dim))
     return TensorInfo(name=value.name, dtype=_INPUT_TYPES[kind], shape=shape)
+
+
+def _named_type(value: ValueInfoProto) -> str:
+    kind = value.type.WhichOneof("value")
+    if kind == "tensor_type":
+        if value.type.tensor_type.elem_type == TensorProto.STRING:
+            return "a tensor of strings"
+        return "a tensor of a type that is not taken"
+    if kind == "sequence_type":
+        inner = value.type.sequence_type.elem_type.WhichOneof("value")
+        return "a sequence of maps" if inner == "map_type" else "a sequence"
+    return {"map_type": "a map", "optional_type": "an optional value", "sparse_tensor_type": "a sparse tensor"}.get(
+        kind or "", "of no declared type"
+    )
+
+
+def _numbers_hint(value: ValueInfoProto, role: str) -> str:
+    named = _named_type(value)
+    if role == "output" and "map" in named:
+        return (
+            "Export the classifier so that it gives its probabilities as a tensor: `zipmap: False`, as in"
+            " `skl2onnx.to_onnx(model, X[:1], options={'zipmap': False})`."
+        )
+    if named == "a tensor of strings" and role == "output":
+        return (
+            "Train the classifier on class numbers instead of names (scikit-learn's LabelEncoder), and export it again."
+        )
+    if named == "a tensor of strings":
+        return "Turn the words into numbers before the network, and export it with numbers as its input."
+    return "Sequences, maps and strings are not taken."
 
 
 def _check_with_onnx(path: Path, nodes: _Counted) -> None:

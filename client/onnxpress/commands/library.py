@@ -16,8 +16,8 @@ from onnxpress.dataset_conversion import Layout, Pixels, csv_to_npz, images_to_n
 from onnxpress.deadline import Deadline
 from onnxpress.documents import Model
 from onnxpress.errors import UsageError
-from onnxpress.file_transfer import digest
 from onnxpress.live_progress import LiveProgress
+from onnxpress.network_files import digest_network
 from onnxpress.render_prunability import show_prunability
 from onnxpress.terminal import give, give_json, people, session, tell
 from onnxpress.terminal_text import safe_text
@@ -27,7 +27,12 @@ Numbers = Annotated[str | None, typer.Option(metavar="N,N,N", help="Images: per 
 
 
 def push(
-    model: Annotated[Path, typer.Argument(metavar="FILE", help="ONNX file, or a zip of one with its external data.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="ONNX file, or a zip of one with its external data; data beside the file go with it."
+        ),
+    ],
     *,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="For people; by default the file's.")
@@ -98,7 +103,7 @@ def prunability(
     with session(url, as_json=as_json) as client:
         model_id = model
         if not is_id(model, "mdl_"):
-            file = digest(model)
+            file = digest_network(model)
             with LiveProgress(people()) as live, live.transfer(f"upload {file.path.name}") as progress:
                 model_id = client.models.upload(file, timeout=deadline.remaining(), progress=progress).id
         found = client.models.prunability(model_id, timeout=deadline.remaining())

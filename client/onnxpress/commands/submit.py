@@ -13,6 +13,7 @@ from onnxpress.file_transfer import Digested, digest
 from onnxpress.idempotency import idempotency_key, run_id
 from onnxpress.interrupts import cancelled_on_interrupt
 from onnxpress.live_progress import LiveProgress
+from onnxpress.network_files import digest_network
 from onnxpress.problem import Problem
 from onnxpress.terminal import give, give_json, people, tell
 
@@ -93,20 +94,19 @@ def _prepare(client: Client, request: JobRequest, live: LiveProgress, deadline: 
     run = run_id()
     sender = _Sender(client, live, run, deadline)
     # All files are hashed before the first is sent: one that is missing costs no upload.
-    model = request.model if is_id(request.model, "mdl_") else digest(request.model)
-    baseline = (
-        request.baseline if request.baseline is None or is_id(request.baseline, "mdl_") else digest(request.baseline)
-    )
+    model = request.model if is_id(request.model, "mdl_") else digest_network(request.model)
+    baseline = request.baseline
+    compared = baseline if baseline is None or is_id(baseline, "mdl_") else digest_network(baseline)
     data = request.data if request.data is None or is_id(request.data, "dst_") else digest(request.data)
     judge = request.judge if request.judge is None or is_id(request.judge, "dst_") else digest(request.judge)
     spec = {**request.spec, "model": model if isinstance(model, str) else sender.model(model)}
-    if baseline is not None:
-        spec["baseline"] = baseline if isinstance(baseline, str) else sender.model(baseline)
+    if compared is not None:
+        spec["baseline"] = compared if isinstance(compared, str) else sender.model(compared)
     if data is not None:
         spec["dataset"] = data if isinstance(data, str) else sender.dataset(data, request.metric)
     if judge is not None:
         spec["judge"] = judge if isinstance(judge, str) else sender.dataset(judge, request.metric)
-    named = [model, *((baseline,) if baseline is not None else ()), data, *((judge,) if judge is not None else ())]
+    named = [model, *((compared,) if compared is not None else ()), data, *((judge,) if judge is not None else ())]
     content = [one.sha256 if isinstance(one, Digested) else one for one in named]
     return Submission(client, spec, idempotency_key("job", content, request.metric, request.spec, run=run))
 

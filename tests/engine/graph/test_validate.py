@@ -259,3 +259,38 @@ def test_contrib_operators_are_taken(tmp_path):
 
 def test_onnx_itself_accepts_the_good_ones(tmp_path, residual_cnn):
     onnx.checker.check_model(str(_write(tmp_path, residual_cnn())), full_check=True)
+
+
+def _classifier(label, probabilities):
+    model = _model([helper.make_node("Relu", ["x"], ["y"])])
+    del model.graph.output[:]
+    model.graph.output.extend(
+        [helper.make_value_info("label", label), helper.make_value_info("probabilities", probabilities)]
+    )
+    return model
+
+
+@pytest.mark.parametrize(
+    ("label", "probabilities", "what", "hint"),
+    [
+        (
+            helper.make_tensor_type_proto(TensorProto.INT64, [None]),
+            helper.make_sequence_type_proto(
+                helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+            ),
+            "a sequence of maps",
+            "zipmap: False",
+        ),
+        (
+            helper.make_tensor_type_proto(TensorProto.STRING, [None]),
+            helper.make_tensor_type_proto(TensorProto.FLOAT, [None, 2]),
+            "a tensor of strings",
+            "LabelEncoder",
+        ),
+    ],
+)
+def test_outputs_of_exported_classifiers(tmp_path, label, probabilities, what, hint):
+    with pytest.raises(ModelUnsupportedError) as told:
+        inspect_model(_write(tmp_path, _classifier(label, probabilities)))
+    assert what in told.value.message
+    assert hint in told.value.hint
