@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 FONTS = Path("/usr/share/fonts/truetype/dejavu")
 WORDS = (
-    "the service keeps every network small and fast until a number says that it lost what its owner asked for because"
-    " honest reports name each sample gate layer budget input output report worker queue upload digest page table figure"
-).split()
+    "the", "service", "keeps", "every", "network", "small", "and", "fast", "until", "a", "number", "says", "that", "it",
+    "lost", "what", "its", "owner", "asked", "for", "because", "honest", "reports", "name", "each", "sample", "gate",
+)  # fmt: skip
 
 Pixels = npt.NDArray[np.float32]
 
@@ -73,7 +73,9 @@ class Artist:
         """Draw shapes of many sizes and colours over a gradient, one of them in focus and the others blurred."""
         ends = [np.array([self._random.uniform(0, 255) for _ in range(3)]) for _ in range(2)]
         fade = np.linspace(0, 1, height)[:, None, None]
-        image = Image.fromarray(np.broadcast_to(ends[0] * fade + ends[1] * (1 - fade), (height, width, 3)).astype(np.uint8))
+        image = Image.fromarray(
+            np.broadcast_to(ends[0] * fade + ends[1] * (1 - fade), (height, width, 3)).astype(np.uint8)
+        )
         for _ in range(self._random.randint(3, 9)):
             self._shape(image)
         image = image.filter(ImageFilter.GaussianBlur(self._random.uniform(1, 4)))
@@ -95,7 +97,9 @@ class Artist:
         height = rows * 2 * size
         draw.rectangle((left, top, right, top + height), outline=ink)
         if kind == "figure":
-            points = [(left + (right - left) * at / 9, top + self._random.uniform(0.1, 0.9) * height) for at in range(10)]
+            points = [
+                (left + (right - left) * at / 9, top + self._random.uniform(0.1, 0.9) * height) for at in range(10)
+            ]
             draw.line(points, ink, 2)
             return height + size
         for row in range(rows):

@@ -126,7 +126,9 @@ def notes(_downloads: Path, count: int) -> Feed:
 def sentences(downloads: Path, count: int) -> Feed:
     """Film reviews for MiniLM, as WordPiece writes them: at most 48 tokens, padded, with their mask."""
     vocabulary = _vocabulary(downloads)
-    rows = [_word_pieces(review.text, vocabulary)[:46] for review in reviews.load(downloads)[:: 10_000 // count][:count]]
+    rows = [
+        _word_pieces(review.text, vocabulary)[:46] for review in reviews.load(downloads)[:: 10_000 // count][:count]
+    ]
     ids = np.zeros((count, 48), np.int64)
     for row, pieces in zip(ids, rows, strict=True):
         row[: len(pieces) + 2] = [vocabulary["[CLS]"], *pieces, vocabulary["[SEP]"]]
@@ -158,7 +160,9 @@ def _speech() -> Array:
     """All recordings one after the other, values -1 to 1."""
     paths = sorted([*SPEECH.rglob("*.wav"), *SPEECH.rglob("*.raw")])
     if not paths:
-        raise InputsMissingError(f"{SPEECH} has no recordings; install them with `apt-get install pocketsphinx-testdata`")
+        raise InputsMissingError(
+            f"{SPEECH} has no recordings; install them with `apt-get install pocketsphinx-testdata`"
+        )
     return np.concatenate([_recording(path) for path in paths])
 
 
@@ -196,7 +200,9 @@ def _vocabulary(downloads: Path) -> dict[str, int]:
 
 def _word_pieces(text: str, vocabulary: dict[str, int]) -> list[int]:
     """Write a text as the longest pieces that there are (Wu et al., 2016); lower case, without accents."""
-    plain = "".join(letter for letter in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(letter) != "Mn")
+    plain = "".join(
+        letter for letter in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(letter) != "Mn"
+    )
     spaced = "".join(f" {letter} " if letter in string.punctuation else letter for letter in plain)
     return [number for word in spaced.split() for number in _pieces(word, vocabulary)]
 

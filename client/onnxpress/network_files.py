@@ -100,7 +100,7 @@ class _Pieces:
 def _zipped(members: tuple[tuple[str, Path, int], ...]) -> Iterator[bytes]:
     pieces = _Pieces()
     # It cannot be sought in, so sizes and checksums follow each member's bytes.
-    with zipfile.ZipFile(pieces, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[arg-type]  # all it needs are these two methods
+    with zipfile.ZipFile(pieces, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]  # all it needs are these two methods
         for name, path, size in members:
             entry = zipfile.ZipInfo(name, _TIME)
             entry.file_size = size
