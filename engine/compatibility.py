@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import assert_never
 
 from engine.data.batches import are_alone, batch_axes, sample_axes
+from engine.data.decoder_inputs import follow
 from engine.data.parts import PART, Sizes, part_sizes
 from engine.errors import DatasetInvalidError, SpecInvalidError
-from engine.gate import FIDELITY_METRICS, KIND_METRICS, KIND_TASKS, TASK_METRICS, Gate
+from engine.gate import FIDELITY_METRICS, KIND_METRICS, KIND_TASKS, MEASURED_WITH, TASK_METRICS, Gate
 from engine.inspection import ArrayInfo, DatasetInspection, Inspection, TensorInfo
 from engine.outputs import OutputDeclaration
 from engine.spec import Compress, Profile, Spec, makes_network, targets_of
@@ -118,7 +119,8 @@ def check_arrays(inspection: Inspection, dataset: DatasetInspection) -> None:
     """Raise DatasetInvalidError unless every input has an array of a type and shape that it takes."""
     arrays = {array.name: array for array in dataset.arrays}
     wanted = {tensor.name: tensor for tensor in inspection.inputs}
-    missing = sorted(set(wanted) - set(arrays))
+    follows = follow(inspection.inputs, arrays.keys())
+    missing = sorted(set(wanted) - set(arrays) - follows)
     spare = sorted(set(arrays) - set(wanted) - {PART})
     if missing or spare:
         raise DatasetInvalidError(
@@ -130,8 +132,8 @@ def check_arrays(inspection: Inspection, dataset: DatasetInspection) -> None:
         )
     axes = _axes(inspection, dataset)
     alone = are_alone(axes)
-    for name, tensor in wanted.items():
-        _check_array(arrays[name], tensor, axes[name], alone=alone)
+    for name in sorted(set(wanted) & set(arrays), key=list(wanted).index):
+        _check_array(arrays[name], wanted[name], axes[name], alone=alone)
 
 
 def can_cast(array: str, wanted: str) -> bool:
@@ -154,7 +156,8 @@ def _axes(inspection: Inspection, dataset: DatasetInspection | None) -> dict[str
     shapes = {tensor.name: tensor.shape for tensor in inspection.inputs}
     if dataset is None:
         return batch_axes(shapes)
-    return sample_axes(shapes, {array.name: len(array.shape) for array in dataset.arrays})
+    ranks = {name: len(shape or ()) for name, shape in shapes.items()}
+    return sample_axes(shapes, ranks | {array.name: len(array.shape) for array in dataset.arrays})
 
 
 def _check_array(array: ArrayInfo, tensor: TensorInfo, axis: int | None, *, alone: bool) -> None:
@@ -241,7 +244,7 @@ def _check_gates(judge: DatasetInspection | None, sizes: Sizes | None, gates: Se
                     f"The gate on {gate.metric} needs labels, but the job's data that judge have none.",
                     hint="Put an array `label` into the dataset, or gate a fidelity metric such as top1_agreement.",
                 )
-            if judge.metric != gate.metric:
+            if judge.metric != MEASURED_WITH.get(gate.metric, gate.metric):
                 raise SpecInvalidError(
                     f"The gate is on {gate.metric}, but the dataset's metric is {judge.metric or 'not declared'}.",
                     hint="Declare the metric of the labels when the dataset is uploaded.",

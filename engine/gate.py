@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from engine.outputs import OutputKind
 from engine.target import ProviderName
 
-TaskMetric = Literal["top1", "top5", "f1", "mse", "mae", "iou", "edit_distance", "perplexity"]
+TaskMetric = Literal["top1", "top5", "f1", "mse", "mae", "iou", "edit_distance", "perplexity", "nats_per_token"]
 FidelityMetric = Literal[
     "sqnr_db", "cosine", "top1_agreement", "kl", "neighbours", "r2", "mask_iou", "box_f1", "token_agreement"
 ]
@@ -36,16 +36,18 @@ KIND_METRICS: Mapping[OutputKind, tuple[FidelityMetric, ...]] = {
     "state": ("sqnr_db", "cosine"),
 }
 KIND_TASKS: Mapping[OutputKind, tuple[TaskMetric, ...]] = {
-    "classes": ("top1", "top5", "f1", "perplexity", "edit_distance"),
+    "classes": ("top1", "top5", "f1", "perplexity", "nats_per_token", "edit_distance"),
     "embedding": ("mse", "mae"),
     "values": ("mse", "mae"),
     "mask": ("iou", "f1", "top1"),
     "boxes": (),
-    "tokens": ("perplexity", "edit_distance", "top1", "top5"),
+    "tokens": ("perplexity", "nats_per_token", "edit_distance", "top1", "top5"),
     "state": (),
 }
+# Metrics that are measured with another one, which is what the labels are declared for.
+MEASURED_WITH: Mapping[str, str] = {"nats_per_token": "perplexity"}
 # Metrics where less is better; for all others more is better.
-LOWER_IS_BETTER = frozenset({"mse", "mae", "edit_distance", "perplexity", "kl", *COST_METRICS})
+LOWER_IS_BETTER = frozenset({"mse", "mae", "edit_distance", "perplexity", "nats_per_token", "kl", *COST_METRICS})
 
 
 class Gate(BaseModel):

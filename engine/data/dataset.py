@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.data.batches import are_alone, batch_axes, sample_axes, whole
+from engine.data.completion import completed
 from engine.data.containers import Container, Header, Varying, open_container
 from engine.data.containers.array import CHUNK_BYTES
+from engine.data.decoder_inputs import follow, tokens_input
 from engine.data.parts import CALIBRATE, JUDGE, PART, SELECT, Drawn, Sizes, draw
 from engine.errors import DatasetInvalidError
-from engine.gate import TaskMetric
+from engine.gate import MEASURED_WITH, TaskMetric
 from engine.inspection import ArrayInfo, DatasetInspection, DeclaredParts, TensorInfo
 
 LABEL = "label"
@@ -22,6 +24,7 @@ UNLABELLED = -1
 # What a part of that size is copied to, so that nothing leads from it to the other samples.
 _HELD_BYTES = 64 << 20
 _SEED = 0
+_RANDOM_TOKENS = 16
 
 Array = npt.NDArray[Any]
 
@@ -32,6 +35,7 @@ def inspect_dataset(path: Path, *, metric: str | None = None) -> DatasetInspecti
         raise DatasetInvalidError(
             f"The metric `{metric}` is not known.", hint=f"Known are {', '.join(get_args(TaskMetric))}."
         )
+    metric = None if metric is None else MEASURED_WITH.get(metric, metric)
     with open_container(path) as container, tempfile.TemporaryDirectory(prefix="labels-") as scratch:
         headers = container.check()
         samples = _count(headers)
@@ -93,12 +97,13 @@ class Dataset:
 
         What is large goes to a file in `scratch`.
         """
-        return Dataset({each.name: _copied(self.arrays[each.name], indices, scratch) for each in inputs}, None)
+        given = [each.name for each in inputs if each.name in self.arrays]
+        return Dataset({name: _copied(self.arrays[name], indices, scratch) for name in given}, None)
 
     def samples(self, inputs: tuple[TensorInfo, ...], indices: npt.NDArray[np.int64] | None = None) -> "Samples":
         """Give all or some of the samples as feeds for a network with these inputs."""
         wanted = {tensor.name: _dtype(tensor.dtype) for tensor in inputs}
-        arrays = {name: self.arrays[name] for name in wanted}
+        arrays = completed({name: self.arrays[name] for name in wanted if name in self.arrays}, inputs)
         ranks = {name: _rank(array) for name, array in arrays.items()}
         axes = sample_axes({tensor.name: tensor.shape for tensor in inputs}, ranks)
         return Samples(arrays, wanted, np.arange(len(self)) if indices is None else indices, axes)
@@ -168,15 +173,20 @@ def random_samples(
 ) -> Samples:
     """Make samples where there are no data: normal numbers for float inputs, zeros and ones for the others.
 
-    They are only good for telling whether a lossless step changed a network. Open axes have size 1, or 8 for spatial ones.
-    Where not all inputs have the samples on their first axis, each sample is a whole input of each.
+    They are only good for telling whether a lossless step changed a network. Open axes have size 1, or 8 for spatial ones; a
+    decoder gets texts of 16 tokens and an empty cache. Where not all inputs have the samples on their first axis, each sample
+    is a whole input of each.
     """
     draw = np.random.default_rng(_SEED)
     arrays: dict[str, Array] = {}
     axes = batch_axes({tensor.name: tensor.shape for tensor in inputs})
     alone = are_alone(axes)
+    tokens = tokens_input(inputs)
+    follows = follow(inputs, {*(shapes or {}), *([tokens.name] if tokens else [])})
     for tensor in inputs:
-        shape = (shapes or {}).get(tensor.name) or _concrete(tensor)
+        if tensor.name in follows:
+            continue
+        shape = (shapes or {}).get(tensor.name) or _concrete(tensor, tokens=bool(follows) and tensor is tokens)
         full = (count, *(shape if alone else shape[1:]))
         dtype = _dtype(tensor.dtype)
         is_float = tensor.dtype in {"float16", "bfloat16", "float32", "float64"}
@@ -184,7 +194,7 @@ def random_samples(
             draw.standard_normal(full).astype(dtype) if is_float else draw.integers(0, 2, full).astype(dtype)
         )
     dtypes = {tensor.name: _dtype(tensor.dtype) for tensor in inputs}
-    return Samples(arrays, dtypes, np.arange(count), dict.fromkeys(arrays) if alone else None)
+    return Samples(completed(arrays, inputs), dtypes, np.arange(count), dict.fromkeys(arrays) if alone else None)
 
 
 def is_labelled(label: Array) -> npt.NDArray[np.bool_]:
@@ -194,9 +204,10 @@ def is_labelled(label: Array) -> npt.NDArray[np.bool_]:
     return np.ones(len(label), dtype=np.bool_)
 
 
-def _concrete(tensor: TensorInfo) -> tuple[int, ...]:
+def _concrete(tensor: TensorInfo, *, tokens: bool = False) -> tuple[int, ...]:
     shape = (1,) if tensor.shape is None else tensor.shape
-    return tuple(size if isinstance(size, int) else 8 if axis >= 2 else 1 for axis, size in enumerate(shape))
+    opened = [1, _RANDOM_TOKENS] if tokens else [1, 1]
+    return tuple(size if isinstance(size, int) else 8 if axis >= 2 else opened[axis] for axis, size in enumerate(shape))
 
 
 def _rank(array: Array | Varying) -> int:

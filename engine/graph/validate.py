@@ -24,6 +24,7 @@ from onnx import (
 )
 
 from engine.errors import ModelInvalidError, ModelUnsupportedError
+from engine.graph.cache_sizes import with_cache_sizes
 from engine.graph.foreign_formats import recognise, recognise_broken
 from engine.graph.quantized import is_quantized
 from engine.inspection import Inspection, TensorInfo
@@ -365,7 +366,7 @@ def _boundary(graph: GraphProto) -> tuple[tuple[TensorInfo, ...], tuple[TensorIn
         raise ModelUnsupportedError(
             "An input is called `label`, which datasets keep for labels.", hint="Rename the input of the network."
         )
-    return inputs, tuple(_tensor_info(value, "output") for value in graph.output)
+    return with_cache_sizes(graph, inputs), tuple(_tensor_info(value, "output") for value in graph.output)
 
 
 def _size(axis: TensorShapeProto.Dimension) -> int | str | None:

@@ -163,7 +163,8 @@ class Evaluator:
 
     def _qualities(self, task: Task | None, comparisons: Mapping[str, Comparison]) -> Iterator[Quality]:
         if task is not None:
-            yield _about(task.beside(self._original_task), self._recognised[self.output])
+            for each in task.all_beside(self._original_task):
+                yield _about(each, self._recognised[self.output])
         for name in sorted(comparisons, key=lambda name: name != self.output):
             for each in comparisons[name].qualities():
                 yield _about(each, self._recognised[name])

@@ -1,6 +1,7 @@
 """Two networks' scores on the same samples, paired, with intervals that hold when they hardly differ."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from math import exp, sqrt
 from typing import Any
 
@@ -38,6 +39,10 @@ class Task(ABC):
     @abstractmethod
     def beside(self, original: Any) -> Quality:
         """Compare with what the original made of the same samples, paired."""
+
+    def all_beside(self, original: Any) -> Iterator[Quality]:
+        """Give the metric, and what is measured with it."""
+        yield self.beside(original)
 
 
 class Mean(Task):
@@ -165,22 +170,37 @@ class Perplexity(Task):
         self._losses.append(losses)
         self._tokens.append(tokens)
 
-    def pull(self) -> tuple[float, Floats]:
-        """Give the perplexity, and how much each sample pulls on it."""
+    def nats(self) -> tuple[float, Floats]:
+        """Give the mean loss per token, and how much each sample pulls on it."""
         losses, tokens = np.concatenate(self._losses), np.concatenate(self._tokens)
         total = float(tokens.sum())
         if not total:
             raise DatasetInvalidError("perplexity needs at least one label that is not -1")
-        mean = min(float(losses.sum()) / total, 700.0)
-        return exp(mean), exp(mean) * (losses - mean * tokens) / total
+        mean = float(losses.sum()) / total
+        return mean, (losses - mean * tokens) / total
+
+    def pull(self) -> tuple[float, Floats]:
+        """Give the perplexity, and how much each sample pulls on it."""
+        mean, pulls = self.nats()
+        found = exp(min(mean, 700.0))
+        return found, found * pulls
+
+    def all_beside(self, original: "Perplexity") -> Iterator[Quality]:
+        """Give the loss per token too: it adds up, and a difference of it is the same share of any perplexity."""
+        yield self.beside(original)
+        yield self._compared("nats_per_token", original.nats(), self.nats())
 
     def beside(self, original: "Perplexity") -> Quality:
         """Compare to first order, as for F1."""
-        (before, before_pull), (after, after_pull) = original.pull(), self.pull()
+        return self._compared(self.metric, original.pull(), self.pull())
+
+    @staticmethod
+    def _compared(metric: str, original: tuple[float, Floats], compressed: tuple[float, Floats]) -> Quality:
+        (before, before_pull), (after, after_pull) = original, compressed
         samples = len(after_pull)
         error = error_of_pulls(after_pull - before_pull)
         return Quality(
-            metric=self.metric,
+            metric=metric,
             original=before,
             compressed=after,
             difference=after - before,
