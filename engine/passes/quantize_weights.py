@@ -34,6 +34,11 @@ class QuantizeWeights(Pass):
     type: Literal["quantize_weights"] = "quantize_weights"
 
     bits: Annotated[Literal[4, 8], Searchable(choices=(4, 8))] = Field(4, description="Bits per weight.")
+    head_bits: Literal[4, 8] | None = Field(
+        None,
+        description="Bits per weight of the layers that make the outputs, such as the head of a language model, which suffers"
+        " most from few; by default as many as `bits`.",
+    )
     group: Annotated[Literal[16, 32, 64, 128, 256], Searchable(choices=(32, 64, 128))] = Field(
         32, description="Weights of one output that share a scale."
     )
@@ -82,6 +87,7 @@ class QuantizeWeights(Pass):
             accuracy=self.accuracy,
             operators=self.operators,
             exclude=self.exclude,
+            head_bits=self.head_bits,
         )
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":

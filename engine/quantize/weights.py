@@ -21,7 +21,7 @@ def prepare(model: ir.Model, settings: WeightsSettings) -> None:
     """Look for weights in Constant nodes too; convert networks older than the standard operators that are asked for."""
     # Where it cannot be converted, each layer says what it needs, or is stored in 8 bits.
     if settings.format == "qdq":
-        upgrade(model, BLOCKS_OPSET if settings.bits == 4 else AXIS_OPSET)
+        upgrade(model, BLOCKS_OPSET if 4 in {settings.bits, settings.head_bits} else AXIS_OPSET)
     elif settings.bits == 4 and "Conv" in settings.operators and _has_convolution(model):
         upgrade(model, BLOCKS_OPSET)
     lift_weights(model)
@@ -133,7 +133,10 @@ def ensures(model: ir.Model) -> None:
 def _summary(plan: WeightsPlan, bits: int, *, solved: int) -> str:
     how = "GPTQ" if solved else "rounding to nearest"
     rest = f"; {len(plan.refused)} layers stay in float" if plan.refused else ""
-    eight = sum(layer.bits == 8 for layer in plan.layers)
+    apart = sum(layer.bits != bits and layer.group is not None for layer in plan.layers)
+    if apart:
+        rest = f"; {apart} of them, which make the outputs, in {12 - bits} bits{rest}"
+    eight = sum(layer.bits == 8 and layer.group is None for layer in plan.layers)
     if bits == 4 and eight:
         # Said apart: who asked for 4 bits counts on them.
         rest = f"; {eight} of them in 8 bits, whose form has no blocks of 4{rest}"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from engine.graph import io
 from engine.graph.attributes import integer
+from engine.graph.heads import heads
 from engine.graph.linear import CONSTANT_INPUT, NO_MATRIX, STANDARD, LinearLayer, is_constant, node_name, read
 from engine.solve.grid import Bits
 
@@ -42,6 +43,8 @@ class WeightsSettings:
     operators: tuple[Literal["MatMul", "Gemm", "Conv", "Gather"], ...]
     # Names of nodes that stay in float.
     exclude: tuple[str, ...]
+    # Bits of the layers that make the outputs; None: as all others.
+    head_bits: Bits | None = None
 
 
 @dataclass(frozen=True)
@@ -117,10 +120,13 @@ def make_plan(model: ir.Model, settings: WeightsSettings) -> WeightsPlan:
     """Decide which weights are stored how; nothing is changed. Bodies of If and Loop count like the main graph."""
     plan = WeightsPlan()
     found: list[StoredLayer] = []
+    bits = settings.head_bits or settings.bits
+    wider = heads(model) if bits != settings.bits else frozenset[ir.Node]()
     for node in model.graph.all_nodes():
         if node.op_type not in settings.operators or node.domain not in STANDARD:
             continue
-        layer = _read(node, settings, io.opset(model))
+        asked = replace(settings, bits=bits) if node in wider else settings
+        layer = _read(node, asked, io.opset(model))
         if isinstance(layer, StoredLayer):
             found.append(layer)
         else:

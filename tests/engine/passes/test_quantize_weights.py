@@ -403,3 +403,34 @@ def test_more_damping_wins_where_there_are_few_rows(tools):
     layer = apply(tools, model, samples, select=select, accuracy="float32").details.layers[0]
     assert layer.held_out_error["gptq, damped"] < layer.held_out_error["gptq"]
     assert layer.held_out_error[layer.method] == min(layer.held_out_error.values())
+
+
+def _bits(model):
+    return {node.name: node.attributes["bits"].as_int() for node in model.graph if node.op_type == "MatMulNBits"}
+
+
+def test_the_layer_that_makes_the_outputs_may_have_more_bits(tools):
+    rng = np.random.default_rng(3)
+    weights = {name: (rng.standard_normal((64, 64)) / 8).astype(np.float32) for name in ("w1", "w2", "w3")}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"], name="inner"),
+        helper.make_node("Tanh", ["h"], ["t"], name="tanh"),
+        helper.make_node("MatMul", ["t", "w2"], ["scores"], name="head"),
+        helper.make_node("Softmax", ["scores"], ["y"], name="softmax"),
+        helper.make_node("MatMul", ["t", "w3"], ["z"], name="second_head"),
+    ]
+    build = lambda: tools.build(nodes, {"x": ["n", 64]}, {"y": ["n", 64], "z": ["n", 64]}, weights, ir_version=10)  # noqa: E731
+    mixed = build()
+    change = apply(tools, mixed, head_bits=8)
+    assert _bits(mixed) == {"inner": 4, "head": 8, "second_head": 8}
+    assert "2 of them, which make the outputs, in 8 bits" in change.summary
+    narrow, wide = build(), build()
+    apply(tools, narrow)
+    apply(tools, wide, bits=8, head_bits=4)
+    assert set(_bits(narrow).values()) == {4}
+    assert _bits(wide) == {"inner": 8, "head": 4, "second_head": 4}
+    x = {"x": noise((32, 64), 5)}
+    exact = tools.run(build(), x)["z"]
+    noise_of = [float(np.square(tools.run(model, x)["z"] - exact).sum()) for model in (wide, narrow, mixed)]
+    # Eight bits for the head leave only what the inner layer loses.
+    assert noise_of[2] < 0.75 * noise_of[1]
