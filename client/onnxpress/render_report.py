@@ -14,7 +14,7 @@ from onnxpress.terminal_text import safe_text
 SHARES = frozenset(
     {"top1", "top5", "f1", "iou", "top1_agreement", "neighbours", "r2", "mask_iou", "box_f1", "token_agreement"}
 )
-LOWER_IS_BETTER = frozenset({"mse", "mae", "edit_distance", "perplexity", "kl"})
+LOWER_IS_BETTER = frozenset({"mse", "mae", "edit_distance", "perplexity", "nats_per_token", "kl"})
 STYLES = {
     "pass": "bold green",
     "fail": "bold red",
@@ -73,6 +73,8 @@ def _rows(report: Json) -> Iterable[tuple[str, str, str, str]]:
     yield "size", formatting.size(before), formatting.size(after), _factor(after / before, "smaller", "larger")
     if report["latency"]:
         yield from _latency_rows(report["latency"])
+    if report.get("generation"):
+        yield from _generation_rows(report["generation"])
     yield from _quality_rows(report)
     if report["memory"]:
         yield from _memory_rows(report["memory"])
@@ -89,6 +91,20 @@ def _latency_rows(latency: Json) -> Iterable[tuple[str, str, str, str]]:
             f"{_factor(ratio['value'], 'faster', 'slower')} (ratio {ratio['value']:.3f}, {_between(interval, '.3f')})"
         )
         yield f"latency {statistic}", formatting.duration(before), formatting.duration(after), change
+
+
+def _generation_rows(generation: Json) -> Iterable[tuple[str, str, str, str]]:
+    """Give a decoder's time to the first token, and the tokens per second of reading a prompt and of writing."""
+    prefill = generation["prefill"]
+    before, after = (prefill[f"{side}_ms"] / 1e3 for side in ("original", "compressed"))
+    faster = _factor(prefill["ratio"]["value"], "faster", "slower")
+    first = f"first token after {generation['texts'] * generation['prompt_tokens']}"
+    yield first, formatting.duration(before), formatting.duration(after), faster
+    for load, name in (("prefill", "prompt read"), ("decode", "text written")):
+        rate, ratio = generation[load], generation[load]["ratio"]
+        change = f"{_factor(ratio['value'], 'faster', 'slower')} (ratio {ratio['value']:.3f}, {_between(ratio['interval'], '.3f')})"
+        speeds = [f"{rate[f'{side}_tokens_per_s']:.4g} tokens/s" for side in ("original", "compressed")]
+        yield name, speeds[0], speeds[1], change
 
 
 def _quality_rows(report: Json) -> Iterable[tuple[str, str, str, str]]:

@@ -22,14 +22,16 @@ from engine.job.frame import Blame, Frame
 from engine.job.workbench import Workbench, open_network
 from engine.job.workspace import copy_network, remove_network
 from engine.measure.acceptance import decide
+from engine.measure.decoding import decoding_feeds, generation
 from engine.measure.gates import Costs, judge, labelled_output
 from engine.measure.latency import compare
-from engine.measure.quality import Evaluator
+from engine.measure.quality import Evaluator, Network
 from engine.measure.size import compare_size
 from engine.report.markdown import summarise
 from engine.report.values import (
     Change,
     GateResult,
+    Generation,
     LatencyComparison,
     MemoryComparison,
     Quality,
@@ -81,6 +83,8 @@ class _Compression:
             self._warnings.append(_too_large(needed, spec.limits.max_memory_mb))
         self._parts = data.parted(self._inspection.inputs, frame.scratch, shapes=self._target.shapes)
         self._feeds = self._latency_feeds()
+        # Of a decoder: the token after each of them.
+        self._decoding: list[verify.Feed] = []
 
     def run(self) -> Report:
         self._frame.tell({"type": "started"})
@@ -104,6 +108,8 @@ class _Compression:
         try:
             session = open_network(frame.model, self._target, in_pieces=self._in_pieces)
             session.run(self._feeds[0])
+            if like is None:
+                self._decoding = self._decoding_feeds(session)
             return Evaluator(
                 session,
                 data.samples,
@@ -144,11 +150,30 @@ class _Compression:
         size = run_size([tensor.shape for tensor in self._inspection.inputs], samples) or self._target.batch
         return [padded(feed, size) for feed in islice(samples.batches(size), _FEEDS)]
 
-    def _compare(self, original: Path, compressed: Path, seconds: float) -> LatencyComparison | None:
+    def _decoding_feeds(self, session: Network) -> list[verify.Feed]:
+        if self._in_pieces:
+            return []
+        try:
+            return decoding_feeds(session, self._feeds, self._inspection.inputs)
+        except ModelUnsupportedError as error:
+            self._warnings.append(f"How fast the network writes token by token is not measured: {error.message}")
+            return []
+
+    def _compare(
+        self, original: Path, compressed: Path, seconds: float, feeds: Sequence[verify.Feed]
+    ) -> LatencyComparison | None:
         """Measure two networks beside each other; None where they do not fit into memory."""
         if self._in_pieces:
             return None
-        return compare(original, compressed, self._feeds, self._target, lock=self._frame.lock, seconds=seconds)
+        return compare(original, compressed, feeds, self._target, lock=self._frame.lock, seconds=seconds)
+
+    def _generation(self, result: Path, prefill: LatencyComparison | None) -> Generation | None:
+        """Measure a decoder's writing beside its reading."""
+        if not self._decoding or prefill is None:
+            return None
+        decode = self._compare(self._frame.model, result, _FINAL_SECONDS, self._decoding)
+        assert decode is not None
+        return generation(self._feeds, self._inspection.inputs, prefill, decode)
 
     def _verify(self, candidate: Path, before: Path, *, lossless: bool) -> None:
         samples = self._parts.select.samples
@@ -223,7 +248,8 @@ class _Compression:
         faster: LatencyComparison | None = None
         if not outcome.lossless:
             self._frame.measuring("latency", index)
-            faster = self._compare(self._current, candidate, _STEP_SECONDS)
+            # A decoder spends its time on writing, token by token.
+            faster = self._compare(self._current, candidate, _STEP_SECONDS, self._decoding or self._feeds)
             measured["latency"] = faster and without_runs(faster)
         size = compare_size(self._current, candidate, download=outcome.download)
         refused = decide(outcome, size, faster, measured["quality"], self._spec.gates)
@@ -254,7 +280,8 @@ class _Compression:
             self._verify(result, frame.model, lossless=False)
         quality = final.evaluate(self._bench.open(result))
         frame.measuring("latency")
-        latency = self._compare(frame.model, result, _FINAL_SECONDS)
+        latency = self._compare(frame.model, result, _FINAL_SECONDS, self._feeds)
+        speed = self._generation(result, latency)
         frame.measuring("memory")
         used = self._memory(result)
         sparse = any(step.status == "applied" and step.change and step.change.download for step in steps)
@@ -263,9 +290,11 @@ class _Compression:
         warnings = list(self._warnings)
         if latency is not None and not latency.stable:
             warnings.append(f"The latency measurement is not stable: {latency.unstable_because}.")
+        if speed is not None and not speed.decode.stable:
+            warnings.append(f"The measurement of writing is not stable: {speed.decode.unstable_because}.")
         told = self._parts.told
         return Report(
-            summary=summarise(steps, size, latency, quality, unchanged=unchanged),
+            summary=summarise(steps, size, latency, quality, unchanged=unchanged, generation=speed),
             unchanged=unchanged,
             target=self._target,
             original=io.facts(frame.model),
@@ -276,6 +305,7 @@ class _Compression:
             outputs=final.outputs,
             selected_quality=_selected(steps) if self._parts.apart else (),
             latency=latency,
+            generation=speed,
             memory=used,
             verdict=self._verdict(quality, costs),
             parts=told,

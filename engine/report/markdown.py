@@ -4,11 +4,21 @@ from collections.abc import Iterator, Sequence
 from typing import assert_never
 
 from engine.report.detail_parts import Detail
+from engine.report.generation_markdown import generation_gain, generation_rows
 from engine.report.outputs_markdown import output_lines, quality_rows
 from engine.report.profile_markdown import profile_lines
 from engine.report.pruning_markdown import pruning_lines
 from engine.report.quantization_markdown import quantization_lines
-from engine.report.values import AnyReport, LatencyComparison, ProfileReport, Quality, Report, Size, StepReport
+from engine.report.values import (
+    AnyReport,
+    Generation,
+    LatencyComparison,
+    ProfileReport,
+    Quality,
+    Report,
+    Size,
+    StepReport,
+)
 from engine.report.wording import MARKS, difference, metric_value, parts_sentence, table
 from engine.report.wording import size as size_text
 
@@ -20,6 +30,7 @@ def summarise(
     quality: Sequence[Quality],
     *,
     unchanged: bool,
+    generation: Generation | None = None,
 ) -> str:
     """Say in one or two plain sentences what was gained at what cost."""
     refused = [f"{step.type}: {step.refusal.reason}" for step in steps if step.refusal is not None]
@@ -33,6 +44,8 @@ def summarise(
         low, high = 1 / p50.interval.high, 1 / p50.interval.low
         speed = f"{1 / p50.value:.2f}x as fast ({low:.2f} to {high:.2f})"
         gains.append(speed if latency.stable else f"{speed}, measured on a busy machine")
+    if generation is not None:
+        gains.append(generation_gain(generation))
     lost = next((_cost(each) for each in quality if each.difference is not None), None) or next(
         (_cost(each) for each in quality), None
     )
@@ -109,6 +122,8 @@ def _measures(report: Report) -> Iterator[tuple[str, ...]]:
                 f"{getattr(after, name + '_ms'):.3f} ms",
                 f"{1 / ratio.value:.2f}x as fast ({low:.2f} to {high:.2f})",
             )
+    if report.generation is not None:
+        yield from generation_rows(report.generation)
     yield from quality_rows(report.quality, report.selected_quality)
     if report.memory is not None:
         left, right = report.memory.original, report.memory.compressed

@@ -38,6 +38,19 @@ def _of_compression(report: Report) -> Iterator[tuple[str, Samples]]:
     yield "size_bytes", _both(report.size.original, report.size.compressed)
     if report.latency is not None:
         yield "latency_seconds", _latencies(report.latency)
+    if report.generation is not None:
+        loads = (("prefill", report.generation.prefill), ("decode", report.generation.decode))
+        yield (
+            "tokens_per_second",
+            [
+                (f'load="{load}",network="{network}"', value)
+                for load, rate in loads
+                for network, value in (
+                    ("original", rate.original_tokens_per_s),
+                    ("compressed", rate.compressed_tokens_per_s),
+                )
+            ],
+        )
     if report.memory is not None:
         original, compressed = report.memory.original.peak_rss_bytes, report.memory.compressed.peak_rss_bytes
         yield "peak_memory_bytes", _both(original, compressed)

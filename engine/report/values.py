@@ -122,6 +122,27 @@ class LatencyComparison(_Value):
     )
 
 
+class TokenRate(_Value):
+    """Tokens per second of a decoder under one load, original and compressed in turn."""
+
+    original_ms: float = Field(description="Median of one run.")
+    compressed_ms: float
+    original_tokens_per_s: float
+    compressed_tokens_per_s: float
+    ratio: Ratio = Field(description="Of the medians' times: below 1 is faster.")
+    stable: bool
+    unstable_because: str | None = None
+
+
+class Generation(_Value):
+    """A decoder's two loads: `prefill` reads a prompt at once, `decode` writes one token behind it, with the prompt in the cache."""
+
+    texts: int = Field(description="At the same time, as the target's batch says.")
+    prompt_tokens: int = Field(description="Of each text, on average.")
+    prefill: TokenRate = Field(description="Its time is that to the first token.")
+    decode: TokenRate
+
+
 class Size(_Value):
     """Bytes of the stored network, its external data included."""
 
@@ -285,6 +306,7 @@ class Report(_Value):
     )
     outputs: tuple[OutputReport, ...] = ()
     latency: LatencyComparison | None
+    generation: Generation | None = Field(None, description="Of decoders with a cache only.")
     memory: MemoryComparison | None
     verdict: Verdict
     parts: DataParts | None = Field(

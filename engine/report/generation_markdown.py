@@ -1,0 +1,38 @@
+"""A decoder's two loads in words and as rows of a report's table."""
+
+from collections.abc import Iterator
+
+from engine.report.values import Generation, TokenRate
+
+
+def generation_gain(generation: Generation) -> str:
+    """Say how much faster tokens are written."""
+    rate = generation.decode
+    said = f"writes tokens {_factor(rate)}"
+    return said if rate.stable else f"{said}, measured on a busy machine"
+
+
+def generation_rows(generation: Generation) -> Iterator[tuple[str, ...]]:
+    """Give time to the first token, and tokens per second of reading and of writing."""
+    read, written = generation.prefill, generation.decode
+    prompt = (
+        f"{generation.texts} x {generation.prompt_tokens}" if generation.texts > 1 else f"{generation.prompt_tokens}"
+    )
+    yield (
+        f"first token after {prompt} tokens",
+        f"{read.original_ms:.1f} ms",
+        f"{read.compressed_ms:.1f} ms",
+        _factor(read),
+    )
+    for name, rate in (("prompt read", read), ("text written", written)):
+        yield (
+            name,
+            f"{rate.original_tokens_per_s:.4g} tokens/s",
+            f"{rate.compressed_tokens_per_s:.4g} tokens/s",
+            _factor(rate),
+        )
+
+
+def _factor(rate: TokenRate) -> str:
+    low, high = 1 / rate.ratio.interval.high, 1 / rate.ratio.interval.low
+    return f"{1 / rate.ratio.value:.2f}x as fast ({low:.2f} to {high:.2f})"
