@@ -8,6 +8,8 @@ WORKERS ?= 1
 # Which targets `make worker` takes jobs for: names by comma, `all`, or `own` (accelerators, and cpu where there is none).
 TARGETS ?= own
 BIN := $(VENV)/bin
+# onnxruntime-genai runs on the plain onnxruntime only.
+DEV := dev$(if $(filter cpu,$(EP)),$(shell printf ',genai'))
 # Tests run in one process for each core, each with servers of its own.
 SIDE_BY_SIDE := --numprocesses=logical --maxprocesses=8
 .DEFAULT_GOAL := help
@@ -25,7 +27,7 @@ $(VENV)/.run-$(EP): pyproject.toml client/pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev-$(EP): pyproject.toml client/pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[$(EP),dev]' -e client
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[$(EP),$(DEV)]' -e client
 	@touch $@ $(VENV)/.run-$(EP)
 
 .PHONY: demo serve worker test chaos fuzz check bench docs clean

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from onnxpress import genai_folder, render_report
 from onnxpress import recipe as recipes
-from onnxpress import render_report
 from onnxpress.client import Client
 from onnxpress.commands.options import AsJson, Data, Judge, Keep, Metric, Timeout, Url, writable, write
 from onnxpress.commands.submit import JobRequest, dry_run_submission, submit
@@ -117,6 +117,9 @@ def _deliver(  # noqa: PLR0917 - one private call
     render_report.show(report, people(), title=title)
     if out:
         tell(f"{out}: sha256 {report['compressed']['sha256']}")
+        beside = genai_folder.complete(Path(model), out) if Path(model).is_file() else []
+        if beside:
+            tell(f"{out.parent}: {', '.join(beside)} for onnxruntime-genai, as they lie beside {Path(model).name}")
     code = code_of_verdict(job.verdict)
     if as_json:
         give_json({"job": job.document, "report": report, "out": str(out) if out else None, "exit_code": int(code)})
