@@ -3,6 +3,7 @@
 The request has `model`, `data` (an .npz for the engine, or None), `metric`, `spec`, and `out`, the file to write.
 """
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -37,6 +38,8 @@ def _fill(workspace: Path, request: dict[str, Any]) -> None:
     if request.get("data"):
         (workspace / "data").mkdir()
         shutil.copyfile(request["data"], workspace / "data" / "data.npz")
+        if request.get("metric"):
+            (workspace / "data" / "dataset.json").write_text(json.dumps({"metric": request["metric"]}))
 
 
 def _step(step: dict[str, Any]) -> dict[str, Any]:

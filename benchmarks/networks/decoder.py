@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that the scri
 from benchmarks.networks.decoder_shape import DecoderShape
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-STEPS = 10_000
+STEPS = 6000
 BATCH = 64
 LENGTH = 256
 PEAK_RATE = 1.5e-3
@@ -37,9 +37,10 @@ WEIGHT_DECAY = 0.1
 LARGEST_GRADIENT = 1.0
 HELD_OUT_BATCHES = 8
 
-CALIBRATION_TEXTS, JUDGING_TEXTS = 128, 256
+TEXTS = {"training": (128,), "held_out": (96, 256)}
+"""Texts of the dataset: those to calibrate with from the training text, those to choose and to judge by from the held-out one."""
+
 SAMPLE_LENGTH = 128
-UNLABELLED = -1
 TOLERANCE = 1e-4
 """Largest accepted difference of the written network to PyTorch, relative to the largest logit."""
 
@@ -182,18 +183,16 @@ def _compare(path: Path, weights: dict[str, np.ndarray], shape: DecoderShape, in
 
 
 def _samples(tokens: Any) -> dict[str, np.ndarray]:
-    """Texts to calibrate with from the training text, unlabelled, and held-out ones with their next tokens as labels."""
-    rows = [
-        np.linspace(0, len(tokens[name]) - SAMPLE_LENGTH - 1, count).astype(np.int64)[:, None]
-        for name, count in (("training", CALIBRATION_TEXTS), ("held_out", JUDGING_TEXTS))
-    ]
-    calibrating, judging = (
-        tokens[name].astype(np.int64)[starts + np.arange(SAMPLE_LENGTH + 1)]
-        for name, starts in zip(("training", "held_out"), rows, strict=True)
-    )
-    label = np.concatenate([np.full((len(calibrating), SAMPLE_LENGTH), UNLABELLED, np.int64), judging[:, 1:]])
-    part = np.repeat(np.array([0, 2], np.int8), [len(calibrating), len(judging)])
-    return {"input_ids": np.concatenate([calibrating, judging])[:, :-1], "label": label, "part": part}
+    """Texts with their next tokens as labels: the first calibrate, others that were held out choose, and yet others judge."""
+    found = []
+    for name, counts in TEXTS.items():
+        starts = np.linspace(0, len(tokens[name]) - SAMPLE_LENGTH - 1, sum(counts)).astype(np.int64)
+        some = tokens[name].astype(np.int64)[starts[:, None] + np.arange(SAMPLE_LENGTH + 1)]
+        # Each part has texts from everywhere.
+        found.append(np.random.default_rng(0).permutation(some))
+    texts = np.concatenate(found)
+    part = np.repeat(np.arange(3, dtype=np.int8), [count for counts in TEXTS.values() for count in counts])
+    return {"input_ids": texts[:, :-1], "label": texts[:, 1:], "part": part}
 
 
 def _held_out(tokens: np.ndarray) -> Iterator[np.ndarray]:
