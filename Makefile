@@ -10,8 +10,8 @@ TARGETS ?= own
 BIN := $(VENV)/bin
 # onnxruntime-genai runs on the plain onnxruntime only.
 DEV := dev$(if $(filter cpu,$(EP)),$(shell printf ',genai'))
-# Tests run in one process for each core, each with servers of its own.
-SIDE_BY_SIDE := --numprocesses=logical --maxprocesses=8
+# Tests run in one process more than there are cores, for some wait more than they work; each has servers of its own.
+SIDE_BY_SIDE = --numprocesses=$(shell $(BIN)/python -c 'import os; print(min(os.cpu_count() + 1, 8))')
 .DEFAULT_GOAL := help
 
 .PHONY: help
