@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from engine import EngineError, Spec, inspect_dataset, inspect_model, makes_network, read_spec, run
+from engine.errors import DatasetInvalidError
 
 # As the command line client has them.
 _OK, _USAGE, _GATE_FAILED, _JOB_FAILED, _INCONCLUSIVE = 0, 2, 3, 4, 7
@@ -98,6 +99,11 @@ def _fill(workspace: Path, parsed: argparse.Namespace) -> None:
     for name in ("data", "judge"):
         file = getattr(parsed, name)
         if file is not None:
+            if not file.is_file():
+                raise DatasetInvalidError(
+                    f"{file} is {'a folder' if file.is_dir() else 'not there'}.",
+                    hint="Data are one file: .npz, .safetensors or a zip of samples; `onnxpress dataset` makes it of raw data.",
+                )
             (workspace / name).mkdir()
             shutil.copyfile(file, workspace / name / "data.npz")
             declared = {} if parsed.metric is None else {"metric": parsed.metric}

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from engine.gate import TaskMetric
 
@@ -61,6 +61,16 @@ class DeclaredParts(_Value):
     problem: str | None = Field(None, description="Why the array says nothing of the kind.")
 
 
+class Preprocessing(_Value):
+    """What was done to raw data so that they became the arrays, as whoever did it says; a deployment has to do the same."""
+
+    kind: str = Field(max_length=40, description="`images`, `audio`, `text`, `table`, `arrays`, or a word of its own.")
+    summary: str = Field(max_length=4000, description="In words, every number stated.")
+    parameters: dict[str, JsonValue] = Field(default_factory=dict, description="What repeats it.")
+    classes: tuple[str, ...] = Field((), description="Names of the label's numbers, from 0.")
+    made_by: str | None = Field(None, max_length=100)
+
+
 class DatasetInspection(_Value):
     """What a dataset is."""
 
@@ -73,6 +83,7 @@ class DatasetInspection(_Value):
         None, description="By an array `part`; it counts unless the network has an input of that name."
     )
     metric: TaskMetric | None = Field(description="Declared with the data, or top1 where labels are class numbers.")
+    preprocessing: Preprocessing | None = Field(None, description="As the file says it, in a member `dataset.json`.")
 
 
 class PrunableMember(_Value):

@@ -12,7 +12,16 @@ with onnxpress.Client() as client:
 from importlib.metadata import version
 
 from onnxpress.client import Artifacts, Client, Datasets, Jobs, Keys, Models
-from onnxpress.dataset_conversion import Converted, Pixels, csv_to_npz, images_to_npz
+from onnxpress.dataset_conversion import (
+    Converted,
+    Pixels,
+    Sound,
+    audio_to_npz,
+    csv_to_npz,
+    images_to_npz,
+    npy_to_npz,
+    texts_to_npz,
+)
 from onnxpress.documents import (
     Change,
     Dataset,
@@ -77,6 +86,7 @@ __all__ = [
     "PrunableGroup",
     "RequestRefusedError",
     "ServiceError",
+    "Sound",
     "Step",
     "UnavailableError",
     "UnexpectedAnswerError",
@@ -84,6 +94,9 @@ __all__ = [
     "UsageError",
     "WaitTimeoutError",
     "__version__",
+    "audio_to_npz",
     "csv_to_npz",
     "images_to_npz",
+    "npy_to_npz",
+    "texts_to_npz",
 ]

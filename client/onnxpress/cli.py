@@ -7,6 +7,7 @@ import typer
 from onnxpress import __version__
 from onnxpress.commands.audit import audit
 from onnxpress.commands.compress import compress
+from onnxpress.commands.dataset import dataset
 from onnxpress.commands.jobs import cancel, download, jobs, logs, report, retry, wait
 from onnxpress.commands.keys import keys
 from onnxpress.commands.library import data, models, prunability, push
@@ -34,6 +35,7 @@ for verb in (
     audit,
 ):
     app.command()(verb)
+app.add_typer(dataset, name="dataset")
 app.add_typer(keys, name="keys")
 
 

@@ -58,6 +58,11 @@ class Model(Stored):
 class Dataset(Stored):
     """Stored arrays for calibration and evaluation."""
 
+    @property
+    def preprocessing(self) -> Json | None:
+        """What was done to raw data before, as the file says it: `kind`, `summary`, `parameters`, `classes`."""
+        return (self.inspection or {}).get("preprocessing")
+
 
 @dataclass(frozen=True)
 class PrunableGroup:

@@ -52,6 +52,8 @@ class Digested:
 def digest(path: str | os.PathLike[str]) -> Digested:
     """Hash a file; raises UsageError when it is not readable or empty."""
     path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file (`onnxpress dataset` makes one of raw data)")
     sha256, size = hashlib.sha256(), 0
     try:
         with path.open("rb") as file:

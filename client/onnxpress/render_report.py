@@ -43,6 +43,8 @@ def result(report: Json, *, title: str | None = None) -> RenderableType:
     if verdict["gates"]:
         parts.append(gates(verdict["gates"], render_profile.names(report) if is_profile else {}))
     parts.append(safe_text(report["summary"]))
+    if report.get("preprocessing"):
+        parts.append(safe_text(f"data: {report['preprocessing']['summary']}", style="dim"))
     if not is_profile and report["latency"] and not report["latency"]["stable"]:
         because = report["latency"].get("unstable_because") or "the machine was too disturbed"
         parts.append(safe_text(f"latency is not stable: {because}", style="yellow"))

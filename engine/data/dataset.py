@@ -37,7 +37,7 @@ def inspect_dataset(path: Path, *, metric: str | None = None) -> DatasetInspecti
         )
     metric = None if metric is None else MEASURED_WITH.get(metric, metric)
     with open_container(path) as container, tempfile.TemporaryDirectory(prefix="labels-") as scratch:
-        headers = container.check()
+        headers, preprocessing = container.check(), container.preprocessing()
         samples = _count(headers)
         labelled = _find_labelled(container, headers, Path(scratch))
         declared = _declared(container, headers, Path(scratch), labelled)
@@ -55,6 +55,7 @@ def inspect_dataset(path: Path, *, metric: str | None = None) -> DatasetInspecti
         unlabelled=samples - count,
         declared=declared,
         metric=metric if label is not None and metric is not None else "top1" if classes else None,
+        preprocessing=preprocessing,
     )
 
 

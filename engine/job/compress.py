@@ -74,6 +74,7 @@ class _Compression:
         self._inspection = inspect_model(frame.model)
         data = JobData.open(frame.workspace, frame.scratch)
         self._declared = {**data.declared, **spec.outputs}
+        self._preprocessing = data.described.preprocessing if data.described is not None else None
         self._warnings = check_fit(
             self._inspection, data.described, spec, judge=data.judge_described, declared=self._declared
         )
@@ -309,6 +310,7 @@ class _Compression:
             memory=used,
             verdict=self._verdict(quality, costs),
             parts=told,
+            preprocessing=self._preprocessing,
             calibration_samples=told.calibrate if told is not None else 0,
             held_out_samples=told.judge if told is not None else 0,
             environment=environment(self._target),

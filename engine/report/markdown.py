@@ -149,6 +149,9 @@ def _conditions(report: Report) -> Iterator[str]:
         f" {target.batch}, ONNX Runtime {where.onnxruntime}, Python {where.python}, {where.system}."
     )
     yield parts_sentence(report)
+    if report.preprocessing is not None:
+        # Somebody's words from a file, kept to one line of text.
+        yield "Data: " + " ".join(report.preprocessing.summary.split()).replace("<", "&lt;")
     if latency is not None:
         yield (
             f"Latency from {latency.compressed.samples} runs of each, in turn; {latency.compressed.dropped} disturbed runs"

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from engine.gate import Gate, ProfileGate
+from engine.inspection import Preprocessing
 from engine.outputs import OutputKind
 from engine.report.details import AnyDetails
 from engine.target import Target
@@ -311,6 +312,9 @@ class Report(_Value):
     verdict: Verdict
     parts: DataParts | None = Field(
         None, description="How the data were parted. Null without data, and in reports of older workers."
+    )
+    preprocessing: Preprocessing | None = Field(
+        None, description="What was done to raw data before, as the dataset says it; a deployment has to do the same."
     )
     calibration_samples: int
     held_out_samples: int = Field(description="Those that `quality` is of.")

@@ -90,7 +90,7 @@ def test_a_table_of_numbers_without_a_label(tmp_path):
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     csv_to_npz(tmp_path / "t.csv", tmp_path / "t.npz", name="x")
     with np.load(tmp_path / "t.npz") as found:
-        assert list(found) == ["x"]
+        assert list(found) == ["x", "dataset.json"]
 
 
 @pytest.mark.parametrize(

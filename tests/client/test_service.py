@@ -316,3 +316,24 @@ def test_an_analysis_keeps_its_deadline(scripted, client, cli):
     with pytest.raises(onnxpress.WaitTimeoutError):
         client.models.prunability("mdl_1", timeout=0.3)
     assert cli(scripted.url, "opk_a_b", "prunability", "mdl_1", "--timeout", "0.3").code == ExitCode.TIMEOUT
+
+
+def test_raw_data_and_what_was_done_to_them_reach_the_service(service, tmp_path):
+    (tmp_path / "table.csv").write_text("a,b,y\n1,2,no\n3,4,yes\n")
+    made = onnxpress.csv_to_npz(tmp_path / "table.csv", tmp_path / "table.npz", name="x", label="y")
+    stored = service.datasets.upload(made.path)
+    assert stored.preprocessing == made.declaration
+    assert service.datasets.get(stored.id).preprocessing["classes"] == ["no", "yes"]
+
+
+def test_a_network_with_data_beside_it_reaches_the_service(service, net, tmp_path):
+    path = tmp_path / "net.onnx"
+    onnx.save(onnx.load(net), path, save_as_external_data=True, location="net.onnx.data", size_threshold=0)
+    assert service.models.upload(path).inspection["external_data"]
+    (tmp_path / "net.pt").write_bytes(b"\x80\x02}q\x00.")
+    with pytest.raises(onnxpress.UsageError, match="pickle"):
+        service.models.upload(tmp_path / "net.pt")
+    # Whoever does not ask the client is told by the service.
+    raw = digest(tmp_path / "net.pt")
+    with pytest.raises(onnxpress.InvalidError, match=r"torch\.onnx\.export"):
+        service.models.upload(raw)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -94,3 +95,23 @@ def test_bad_input_has_its_own_codes(call, files):
     code, _, err = call("inspect", "text.onnx")
     assert code == 4
     assert "not an ONNX network" in err
+
+
+def test_a_report_repeats_what_was_done_to_the_data(call, files):
+    said = {"kind": "images", "summary": "24 images,\n<b>3 x 32 x 32</b>.", "parameters": {"scale": 0.5}}
+    with zipfile.ZipFile(files / "data.npz", "a") as archive:
+        archive.writestr("dataset.json", json.dumps(said))
+    (files / "recipe.json").write_text(json.dumps({"passes": [{"type": "simplify"}]}))
+    code, _, err = call("run", "net.onnx", "recipe.json", "--data", "data.npz", "--out", "made")
+    assert code == 0, err
+    assert json.loads((files / "made" / "report.json").read_text())["preprocessing"]["parameters"] == {"scale": 0.5}
+    # Somebody's words stay one line of text.
+    assert "Data: 24 images, &lt;b>3 x 32 x 32&lt;/b>." in (files / "made" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(("name", "told"), [("none.npz", "not there"), (".", "a folder")])
+def test_data_that_are_no_file(call, files, name, told):
+    (files / "recipe.json").write_text(json.dumps({"passes": [{"type": "simplify"}]}))
+    code, _, err = call("run", "net.onnx", "recipe.json", "--data", name, "--out", "made")
+    assert code == 4
+    assert told in err

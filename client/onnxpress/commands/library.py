@@ -11,8 +11,9 @@ import typer
 from rich.table import Table
 
 from onnxpress import formatting
+from onnxpress.commands.dataset import image_layout, image_size, number, numbers
 from onnxpress.commands.options import AsJson, Timeout, Url, is_id, writable
-from onnxpress.dataset_conversion import Layout, Pixels, csv_to_npz, images_to_npz
+from onnxpress.dataset_conversion import Pixels, csv_to_npz, images_to_npz
 from onnxpress.deadline import Deadline
 from onnxpress.documents import Model
 from onnxpress.errors import UsageError
@@ -144,7 +145,8 @@ def data(
 ) -> None:
     """Store data for calibration and evaluation; folders of images and tables are converted first.
 
-    Values go to the network as they are: give --scale, --mean and --std as in its training. Subfolders are classes.
+    Values go to the network as they are: give --scale, --mean and --std as in its training. Subfolders are classes. `onnxpress dataset`
+    knows more kinds of raw data, and more of what is done to them.
     """
     with session(url, as_json=as_json) as client:
         writable(out, "--out")
@@ -152,7 +154,9 @@ def data(
             raise UsageError("--no-upload needs --out")
         with _converted(source, out) as target:
             if source.is_dir():
-                pixels = Pixels(*_size(size), gray, _layout(layout), _number(scale), _numbers(mean), _numbers(std))
+                pixels = Pixels(
+                    *image_size(size), gray, image_layout(layout), number(scale), numbers(mean), numbers(std)
+                )
                 made = images_to_npz(source, target, name=array, pixels=pixels)
             elif source.suffix.lower() == ".csv":
                 made = csv_to_npz(source, target, name=array, label=label)
@@ -160,6 +164,7 @@ def data(
                 made = None
             if made:
                 tell(f"{made.samples} samples; classes: {', '.join(made.classes) or 'not named'}")
+                tell(str(made.declaration["summary"]))
             if not upload:
                 give(str(out))
                 return
@@ -183,35 +188,3 @@ def _converted(source: Path, out: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="onnxpress-") as folder:
         yield Path(folder) / f"{source.stem}.npz"
-
-
-def _size(text: str | None) -> tuple[int, int]:
-    height, cross, width = (text or "").partition("x")
-    if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise UsageError("a folder of images needs --size, such as 224x224")
-    return int(height), int(width)
-
-
-def _layout(text: str) -> Layout:
-    if text == "nchw":
-        return "nchw"
-    if text == "nhwc":
-        return "nhwc"
-    raise UsageError(f"--layout {text!r} is neither nchw nor nhwc")
-
-
-def _number(text: str | None) -> float | None:
-    if text is None:
-        return None
-    over, slash, under = text.partition("/")
-    try:
-        return float(over) / float(under) if slash else float(over)
-    except (ValueError, ZeroDivisionError):
-        raise UsageError(f"{text!r} is not a number") from None
-
-
-def _numbers(text: str | None) -> tuple[float, ...]:
-    try:
-        return tuple(float(word) for word in text.split(",")) if text else ()
-    except ValueError:
-        raise UsageError(f"{text!r} are not numbers") from None

@@ -1,24 +1,31 @@
-"""Turns what people have, a folder of images or a table, into the `.npz` that the service takes."""
+"""A folder of images as one array: resized, cropped and normalised as it says, by Pillow."""
 
-import csv
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from onnxpress.dataset_conversion.class_folders import find
+from onnxpress.dataset_conversion.declaration import Converted, declaration
 from onnxpress.errors import UsageError
 from onnxpress.npz import NpzWriter
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 Layout = Literal["nchw", "nhwc"]
+Channels = Literal["rgb", "bgr", "gray"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """How an image becomes numbers: (value * scale - mean) / std per channel; without any of them, bytes as they are."""
+    """How an image becomes numbers: (value * scale - mean) / std per channel; without any of them, bytes as they are.
+
+    An image is stretched to `height` x `width`; with `resize`, its shorter side is made that long, and `height` x `width` are cut
+    out of the middle. `mean` and `std` are in the order of the channels that the network gets.
+    """
 
     height: int
     width: int
@@ -27,6 +34,21 @@ class Pixels:
     scale: float | None = None
     mean: Sequence[float] = ()
     std: Sequence[float] = ()
+    resize: int | None = None
+    interpolation: Interpolation = "bilinear"
+    bgr: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            count = len(getattr(self, name))
+            if count not in {0, 1, self.channels}:
+                raise UsageError(f"{name} has {count} numbers for {self.channels} channels; give one, or one for each")
+        if any(value == 0 for value in self.std):
+            raise UsageError("std must not be 0: values are divided by it")
+        if self.resize is not None and self.resize < max(self.height, self.width):
+            raise UsageError(
+                f"an image whose shorter side is {self.resize} is too small for {self.height}x{self.width}; resize to more"
+            )
 
     @property
     def channels(self) -> int:
@@ -38,101 +60,66 @@ class Pixels:
         """Whether the numbers stay what they are in the file."""
         return self.scale is None and not self.mean and not self.std
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one image, as the network gets it."""
+        inner = (self.height, self.width)
+        return (self.channels, *inner) if self.layout == "nchw" else (*inner, self.channels)
+
     def factors(self, channel: int) -> tuple[float, float]:
         """Give a and b of a * value + b for a channel."""
         mean = self.mean[channel % len(self.mean)] if self.mean else 0.0
         std = self.std[channel % len(self.std)] if self.std else 1.0
         return (1.0 if self.scale is None else self.scale) / std, -mean / std
 
+    def parameters(self) -> Mapping[str, Any]:
+        """Give every number, defaults included."""
+        order = "gray" if self.gray else "bgr" if self.bgr else "rgb"
+        stated = {name: value for name, value in asdict(self).items() if name not in {"gray", "bgr"}}
+        stated |= {"mean": list(self.mean), "std": list(self.std), "scale": 1.0 if self.scale is None else self.scale}
+        return stated | {"channels": order, "dtype": "uint8" if self.as_bytes else "float32"}
 
-@dataclass(frozen=True)
-class Converted:
-    """What was written; `classes` are the names of the label's numbers, in order."""
+    def told(self) -> str:
+        """Say in words what happens to an image."""
+        order = "grey" if self.gray else "channels blue, green, red" if self.bgr else "channels red, green, blue"
+        size = f"{self.height} x {self.width} (height x width)"
+        if self.resize is None:
+            fitted = f"stretched to {size}"
+        else:
+            fitted = f"resized so that the shorter side is {self.resize}, then {size} cut out of the middle"
+        if self.as_bytes:
+            values = "values 0 to 255 as they are, uint8"
+        else:
+            values = f"(value * {1.0 if self.scale is None else self.scale:.10g}"
+            values += f" - {_listed(self.mean)}) / {_listed(self.std or (1.0,))}" if self.mean or self.std else ")"
+            values += ", float32"
+        return f"{order}; {fitted} ({self.interpolation}); {values}; layout {self.layout.upper()}"
 
-    path: Path
-    samples: int
-    classes: tuple[str, ...]
 
-
-def images_to_npz(folder: Path, target: Path, *, name: str, pixels: Pixels) -> Converted:
+def images_to_npz(
+    folder: Path, target: Path, *, name: str, pixels: Pixels, classes: Sequence[str] | None = None
+) -> Converted:
     """Write the images of a folder as one array; subfolders, if there are any, are classes and become the label.
 
-    Needs Pillow (`pip install 'onnxpress[images]'`). Raises UsageError for what cannot be read.
+    `classes` names the subfolders in the order of their numbers; by default that is alphabetical. Images beside subfolders
+    have no label. Needs Pillow (`pip install 'onnxpress[images]'`). Raises UsageError for what cannot be read.
     """
     image_module = _pillow()
-    classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and _images(path)))
-    found = [(path, index) for index, one in enumerate(classes) for path in _images(folder / one)]
-    if not found:
-        found = [(path, -1) for path in _images(folder)]
-    if not found:
-        raise UsageError(f"{folder} holds no images ({', '.join(sorted(IMAGES))})")
-    inner = (pixels.channels, pixels.height, pixels.width)
-    shape = inner if pixels.layout == "nchw" else (*inner[1:], inner[0])
+    found = find(folder, IMAGES, "images", classes)
+    count = len(found.files)
+    summary = f"{count} images into `{name}`: {pixels.told()}. {found.told}"
+    said = declaration("images", summary, {"input": name, **pixels.parameters()}, found.classes)
     with NpzWriter(target) as npz:
-        parts = (_image(image_module, path, pixels) for path, _ in found)
-        npz.add(name, "uint8" if pixels.as_bytes else "float32", (len(found), *shape), parts)
-        if classes:
-            npz.add("label", "int64", (len(found),), (index.to_bytes(8, "little", signed=True) for _, index in found))
-    return Converted(target, len(found), classes)
+        parts = (_image(image_module, path, pixels) for path, _ in found.files)
+        npz.add(name, "uint8" if pixels.as_bytes else "float32", (count, *pixels.shape), parts)
+        found.write(npz)
+        npz.declare(said)
+    return Converted(target, count, found.classes, said)
 
 
-def csv_to_npz(source: Path, target: Path, *, name: str, label: str | None = None) -> Converted:
-    """Write a table with a header as one array of float32, a row per sample; `label` names the column of class numbers.
-
-    Words in the label's column are classes: they are numbered in alphabetical order. An empty label is none (-1).
-    Raises UsageError for what is no number.
-    """
-    header, rows = _table(source)
-    if label is not None and label not in header:
-        raise UsageError(f"{source} has no column {label!r}; there are {', '.join(header)}")
-    at = header.index(label) if label is not None else None
-    columns = [column for column in range(len(header)) if column != at]
-    if not columns:
-        raise UsageError(f"{source} has no columns but the label")
-    words = [row[at].strip() for row in rows] if at is not None else []
-    numbers, classes = _labels(words)
-    with NpzWriter(target) as npz:
-        parts = (_floats(source, line, [row[column] for column in columns]) for line, row in enumerate(rows, 2))
-        npz.add(name, "float32", (len(rows), len(columns)), parts)
-        if words:
-            npz.add("label", "int64", (len(rows),), (one.to_bytes(8, "little", signed=True) for one in numbers))
-    return Converted(target, len(rows), classes)
-
-
-def _table(source: Path) -> tuple[list[str], list[list[str]]]:
-    try:
-        with source.open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = [row for row in csv.reader(file) if row] or [[]]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{source} is not a readable table: {error}") from error
-    header = [name.strip() for name in header]
-    for line, row in enumerate(rows, 2):
-        if len(row) != len(header):
-            raise UsageError(f"{source}, line {line}: {len(row)} values for {len(header)} columns")
-    if not rows:
-        raise UsageError(f"{source} holds no rows below its header")
-    return header, rows
-
-
-def _labels(words: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
-    try:
-        return [int(word) if word else -1 for word in words], ()
-    except ValueError:
-        classes = sorted({word for word in words if word})
-        return [classes.index(word) if word else -1 for word in words], tuple(classes)
-
-
-def _floats(source: Path, line: int, words: Sequence[str]) -> bytes:
-    try:
-        return _little(array("f", map(float, words)))
-    except (ValueError, OverflowError) as error:
-        raise UsageError(f"{source}, line {line}: {error}") from None
-
-
-def _little(values: "array[float]") -> bytes:
-    if sys.byteorder == "big":
-        values.byteswap()
-    return values.tobytes()
+def _listed(values: Sequence[float]) -> str:
+    words = ", ".join(f"{value:.10g}" for value in values or (0.0,))
+    return f"({words})" if len(values) > 1 else words
 
 
 def _pillow() -> Any:
@@ -142,20 +129,33 @@ def _pillow() -> Any:
         raise UsageError("images need Pillow: pip install 'onnxpress[images]'") from None
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
-
-
 def _image(image_module: Any, path: Path, pixels: Pixels) -> bytes:
     try:
         with image_module.open(path) as opened:
-            image = opened.convert("L" if pixels.gray else "RGB").resize((pixels.width, pixels.height))
-    except (OSError, ValueError, image_module.DecompressionBombError) as error:
+            if opened.mode.startswith(("I", "F")):
+                raise UsageError(f"{path} has more than 8 bits per channel ({opened.mode}); convert it to 8 bits first")
+            image = _fitted(image_module, opened.convert("L" if pixels.gray else "RGB"), pixels)
+    except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as error:
         raise UsageError(f"{path} is not a readable image: {error}") from error
-    bands = [_band(band, channel, pixels) for channel, band in enumerate(image.split())]
+    planes = image.split()
+    if pixels.bgr:
+        planes = planes[::-1]
+    bands = [_band(band, channel, pixels) for channel, band in enumerate(planes)]
     if pixels.layout == "nchw":
         return b"".join(bands)
     return b"".join(_interleaved(bands, 1 if pixels.as_bytes else 4))
+
+
+def _fitted(image_module: Any, image: Any, pixels: Pixels) -> Any:
+    how = image_module.Resampling[pixels.interpolation.upper()]
+    if pixels.resize is None:
+        return image.resize((pixels.width, pixels.height), how)
+    width, height = image.size
+    factor = pixels.resize / min(width, height)
+    # As torchvision's Resize and CenterCrop round.
+    resized = image.resize((max(pixels.resize, int(width * factor)), max(pixels.resize, int(height * factor))), how)
+    left, top = round((resized.width - pixels.width) / 2), round((resized.height - pixels.height) / 2)
+    return resized.crop((left, top, left + pixels.width, top + pixels.height))
 
 
 def _band(band: Any, channel: int, pixels: Pixels) -> bytes:
@@ -164,7 +164,9 @@ def _band(band: Any, channel: int, pixels: Pixels) -> bytes:
     factor, offset = pixels.factors(channel)
     # Pillow computes a * v + b of floats itself.
     values = array("f", band.convert("F").point(lambda value: value * factor + offset).tobytes())
-    return _little(values)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values.tobytes()
 
 
 def _interleaved(bands: Sequence[bytes], width: int) -> Iterator[bytes]:

@@ -33,9 +33,13 @@ def open_container(path: Path) -> Iterator[Container]:
         yield Safetensors(path)
         return
     if not zipfile.is_zipfile(path):
+        with path.open("rb") as stream:
+            alone = stream.read(6) == b"\x93NUMPY"
         raise DatasetInvalidError(
-            "The file is not an .npz archive, nor .safetensors.",
-            hint="Write it with numpy.savez or numpy.savez_compressed.",
+            "The file is one array (.npy), which does not say for which input."
+            if alone
+            else "The file is not an .npz archive, nor .safetensors.",
+            hint="Write it with numpy.savez(FILE, INPUT=array); `onnxpress dataset` makes it of .npy, tables, images, recordings and texts.",
         )
     with opened(path) as archive:
         if any(entry.filename.endswith(".npz") for entry in archive.infolist()):

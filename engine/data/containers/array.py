@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import DatasetInvalidError
+from engine.inspection import Preprocessing
 
 Array = npt.NDArray[Any]
 
@@ -57,6 +58,10 @@ class Container(Protocol):
 
     def check(self) -> dict[str, Header]:
         """Read everything once and say what it is; raises DatasetInvalidError, also for NaN and infinity."""
+        ...
+
+    def preprocessing(self) -> Preprocessing | None:
+        """Give what the file says of its data; raises DatasetInvalidError where that is not readable."""
         ...
 
     def names(self) -> list[str]:

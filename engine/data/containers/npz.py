@@ -8,6 +8,7 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
+from engine.data.containers import declaration
 from engine.data.containers.array import (
     CHUNK_BYTES,
     MOST_ARRAYS,
@@ -20,6 +21,7 @@ from engine.data.containers.array import (
 )
 from engine.data.containers.zips import UNPACKED_FREE_BYTES, check_members
 from engine.errors import DatasetInvalidError
+from engine.inspection import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ class Npz:
         """List the arrays."""
         return self._names
 
+    def preprocessing(self) -> Preprocessing | None:
+        """Give what the file says of its data."""
+        return declaration.read(self._archive)
+
     def check(self) -> dict[str, Header]:
         """Read everything once and say what it is."""
         found = {name: checked(self._archive, name) for name in self._names}
@@ -70,13 +76,14 @@ class Npz:
 
 def members(archive: zipfile.ZipFile, packed: int) -> list[str]:
     """Give the names of the arrays, or refuse an archive that is not what numpy writes."""
-    entries = archive.infolist()
+    everything = archive.infolist()
+    entries = declaration.without(everything)
     if not entries:
         raise DatasetInvalidError("The archive holds no arrays.")
     for entry in entries:
         if not entry.filename.endswith(".npy") or entry.filename == ".npy":
             raise DatasetInvalidError("The archive holds a member that is not an array (.npy).")
-    check_members(entries, packed, most_members=MOST_ARRAYS, most_bytes=MOST_BYTES)
+    check_members(everything, packed, most_members=MOST_ARRAYS, most_bytes=MOST_BYTES)
     return [entry.filename.removesuffix(".npy") for entry in entries]
 
 

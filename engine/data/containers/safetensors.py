@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from engine.data.containers import declaration
 from engine.data.containers.array import MOST_ARRAYS, Array, Header, check_finite, flat_chunks, nbytes
 from engine.errors import DatasetInvalidError
+from engine.inspection import Preprocessing
 
 _LENGTH_BYTES = 8
 _HEADER_BYTES = 16 << 20
@@ -37,13 +39,18 @@ class Safetensors:
                 raise DatasetInvalidError(f"The header has {length} bytes; {_HEADER_BYTES} are the limit.")
             described = _parsed(stream.read(length))
         self._start = _LENGTH_BYTES + length
-        described.pop("__metadata__", None)
+        metadata = described.pop("__metadata__", None)
+        self._declared = metadata.get(declaration.MEMBER) if isinstance(metadata, dict) else None
         if not described:
             raise DatasetInvalidError("The file holds no arrays.")
         if len(described) > MOST_ARRAYS:
             raise DatasetInvalidError(f"The file holds {len(described)} arrays; {MOST_ARRAYS} are the limit.")
         self._places = {name: _place(name, entry) for name, entry in described.items()}
         self._check_places(path.stat().st_size - self._start)
+
+    def preprocessing(self) -> Preprocessing | None:
+        """Give what the file's metadata say of its data, under `dataset.json`."""
+        return declaration.parse(str(self._declared).encode()) if self._declared is not None else None
 
     def names(self) -> list[str]:
         """List the arrays."""

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.data.containers import npz
+from engine.data.containers import declaration, npz
 from engine.data.containers.array import MOST_BYTES, Array, Header, Varying
 from engine.data.containers.zips import check_members, opened
 from engine.errors import DatasetInvalidError
+from engine.inspection import Preprocessing
 
 MOST_SAMPLES = 100_000
 _SAMPLE_BYTES = 256 << 20
@@ -23,10 +24,11 @@ class SampleZip:
     """The open archive."""
 
     def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
-        entries = archive.infolist()
+        everything = archive.infolist()
+        entries = declaration.without(everything)
         if any(not entry.filename.endswith(".npz") for entry in entries):
             raise DatasetInvalidError("The archive holds samples (.npz) and something else.")
-        check_members(entries, path.stat().st_size, most_members=MOST_SAMPLES, most_bytes=MOST_BYTES)
+        check_members(everything, path.stat().st_size, most_members=MOST_SAMPLES, most_bytes=MOST_BYTES)
         self._archive = archive
         self._path = path
         self._samples = sorted(entry.filename for entry in entries)
@@ -35,6 +37,10 @@ class SampleZip:
         """List the arrays."""
         with opened(self._bytes(self._archive, self._samples[0])) as inner:
             return list(self._one(inner, self._samples[0]))
+
+    def preprocessing(self) -> Preprocessing | None:
+        """Give what the file says of its data."""
+        return declaration.read(self._archive)
 
     def check(self) -> dict[str, Header]:
         """Read everything once and say what it is."""

@@ -153,3 +153,64 @@ def test_labels_of_several_sizes(tmp_path):
 def test_a_zip_of_samples_and_something_else(tmp_path):
     with pytest.raises(DatasetInvalidError, match="something else"):
         inspect_dataset(of_samples(tmp_path, [("0.npz", text(3, 0)), ("notes.txt", b"x")]))
+
+
+SAID = {
+    "kind": "images",
+    "summary": "2 images, 4 x 4.",
+    "parameters": {"scale": 0.25, "mean": [1, 2.5], "crop": None},
+    "classes": ["cat", "dog"],
+    "made_by": "a script",
+}
+
+
+def declared(path, said, samples=None):
+    """Write arrays, or samples of their own sizes, and beside them what is said of them."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, arrays in (samples or {}).items():
+            stream = io.BytesIO()
+            np.savez(stream, **arrays)
+            archive.writestr(f"{name}.npz", stream.getvalue())
+        for name, values in ({} if samples else ARRAYS).items():
+            stream = io.BytesIO()
+            np.save(stream, values)
+            archive.writestr(f"{name}.npy", stream.getvalue())
+        archive.writestr("dataset.json", said if isinstance(said, bytes) else json.dumps(said))
+    return path
+
+
+def test_a_file_says_what_was_done_to_its_data(tmp_path):
+    varying = {f"{at}": {"x": np.zeros(at + 1, np.float32)} for at in range(2)}
+    metadata = safetensors(ARRAYS)
+    length = int.from_bytes(metadata[:8], "little")
+    header = json.loads(metadata[8 : 8 + length])
+    header["__metadata__"]["dataset.json"] = json.dumps(SAID)
+    text = json.dumps(header).encode()
+    paths = (
+        declared(tmp_path / "data.npz", SAID),
+        declared(tmp_path / "samples.zip", SAID, varying),
+        stored(tmp_path, len(text).to_bytes(8, "little") + text + metadata[8 + length :]),
+    )
+    for path in paths:
+        found = inspect_dataset(path)
+        assert found.preprocessing.model_dump(mode="json") == SAID, path
+        assert [array.name for array in found.arrays] == ["x"]
+        assert list(Dataset.open(path, tmp_path).arrays) == ["x"]
+    np.savez(tmp_path / "silent.npz", **ARRAYS)
+    assert inspect_dataset(tmp_path / "silent.npz").preprocessing is None
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (b"no json", "JSON"),
+        ({"kind": "images"}, "summary"),
+        (SAID | {"summary": "x" * 5000}, "summary"),
+        (b'{"kind": "k", "summary": "s", "parameters": {"mean": NaN}}', "cannot say"),
+        (SAID | {"classes": ["x" * 1000] * 100}, "larger than"),
+    ],
+)
+def test_what_says_nothing_readable_is_refused(tmp_path, said, told):
+    with pytest.raises(DatasetInvalidError, match=r"dataset\.json") as refused:
+        inspect_dataset(declared(tmp_path / "data.npz", said))
+    assert told in refused.value.message
