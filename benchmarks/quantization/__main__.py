@@ -2,16 +2,16 @@
 
     python -m benchmarks.quantization [case ...] [--only ours|peers] [--keep] [--quick]
 
-Cases are those of benchmarks.cases, and `int4`, `calibration` and `large`. Results go to var/benchmarks/quantization.
+Cases are those of benchmarks.cases, and `int4`, `calibration`, `large` and `gptq`. Results go to var/benchmarks/quantization.
 """
 
 import argparse
 import sys
 
 from benchmarks import cases, contest, documents, tables
-from benchmarks.quantization import calibration, entries, int4, large
+from benchmarks.quantization import calibration, entries, gptq, int4, large
 
-SPECIAL = {"int4": int4.measure, "calibration": calibration.measure, "large": large.measure}
+SPECIAL = {"int4": int4.measure, "calibration": calibration.measure, "large": large.measure, "gptq": gptq.measure}
 GROUP = "quantization"
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.data.batches import Alone
 from engine.measure import metrics
 from engine.measure.metrics import Array
 
@@ -65,16 +64,6 @@ def plain(value: Array) -> Array:
     if value.dtype.kind == "V":
         return value.astype(np.float32 if metrics.is_float(value) else np.int64)
     return value
-
-
-def valid_positions(feed: Mapping[str, Array], count: int) -> NDArray[np.bool_] | None:
-    """Give which positions (samples, positions) are no padding, where an input is the mask that says so."""
-    for name, array in feed.items():
-        if "mask" in name.lower() and array.ndim == 2 and array.dtype.kind in "iub":
-            marks = np.asarray(array[:count] if not isinstance(feed, Alone) else array)
-            if marks.size and bool(((marks == 0) | (marks == 1)).all()):
-                return marks.astype(np.bool_)
-    return None
 
 
 def finite(values: Array) -> NDArray[np.bool_]:

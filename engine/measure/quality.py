@@ -13,9 +13,10 @@ import numpy as np
 import onnx_ir as ir
 
 from engine.contract import Samples
+from engine.data.padding import valid_positions
 from engine.errors import DatasetInvalidError, VerificationFailedError
 from engine.graph.endings import endings
-from engine.measure.arrangement import arranged, finite, has_nan, valid_positions
+from engine.measure.arrangement import arranged, finite, has_nan
 from engine.measure.kinds import KINDS, Batch, Comparison, Subject
 from engine.measure.metrics import Array
 from engine.measure.original_outputs import Hints, OriginalOutputs

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.quantize.integer_types import INT8_MAX, PAIR_LIMIT, WeightRule
-from engine.solve.gptq import damped, inverse_factor
+from engine.solve.gptq import damped, root_factor
 
 _BLOCK = 128
 _TOP = {"int8": INT8_MAX, "pairs": INT8_MAX, "int7": 64, "uint8": INT8_MAX}
@@ -22,21 +22,23 @@ def round_with(
     """
     outputs, inputs = weights.shape
     top = _TOP[rule]
-    upper = inverse_factor(damped(xtx, damping))
-    left = np.array(weights.T, np.float64, order="C")
+    root = root_factor(damped(xtx, damping))
+    # By column: what each input takes over from the errors of those before it.
+    shares = root / np.diag(root)
+    given = np.array(weights.T, np.float64, order="C")
+    moved = given.copy()
     steps = scale.astype(np.float64)
     codes = np.zeros((inputs, outputs), np.int8)
     for start in range(0, inputs, _BLOCK):
         stop = min(start + _BLOCK, inputs)
         errors = np.empty((stop - start, outputs))
         for row in range(start, stop):
-            code = np.clip(np.rint(left[row] / steps), -top, top)
+            moved[row] += shares[start:row, row] @ errors[: row - start]
+            code = np.clip(np.rint(moved[row] / steps), -top, top)
             if rule == "pairs" and row % 2:
                 first = codes[row - 1].astype(np.float64)
                 code = np.clip(code, -PAIR_LIMIT - np.minimum(first, 0), PAIR_LIMIT - np.maximum(first, 0))
             codes[row] = code
-            error = (left[row] - code * steps) / upper[row, row]
-            errors[row - start] = error
-            left[row + 1 : stop] -= upper[row, row + 1 : stop, None] * error
-        left[stop:] -= upper[start:stop, stop:].T @ errors
+            errors[row - start] = given[row] - code * steps
+        moved[stop:] += shares[start:stop, stop:].T @ errors
     return np.ascontiguousarray(codes.T)

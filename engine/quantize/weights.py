@@ -79,7 +79,9 @@ def quantize(model: ir.Model, settings: WeightsSettings, context: Context) -> Ch
             told[layer.name] = _told(layer, None)
             with context.working():
                 writer.replace(layer, None)
-        context.progress(0.8 * (number + 1) / len(plan.layers), f"quantized {number + 1} of {len(plan.layers)} layers")
+            context.progress(
+                0.8 * (number + 1) / len(plan.layers), f"quantized {number + 1} of {len(plan.layers)} layers"
+            )
     writer.finish()
     before = sum(layer.tensor.nbytes for layer in {layer.weight: layer for layer in plan.layers}.values())
     return Change(

@@ -61,6 +61,15 @@ def cpu_profile(cpuinfo: str | None = None) -> CpuProfile:
     )
 
 
+def threads() -> int:
+    """Give how many threads heavy work takes that is not measured: the usable cores, or fewer where OMP_NUM_THREADS says so.
+
+    BLAS, in which the solvers compute, obeys the same variable.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(_usable_cores(), int(asked))) if asked.isdecimal() and int(asked) else _usable_cores()
+
+
 def _read_cpuinfo() -> str:
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")

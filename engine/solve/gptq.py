@@ -1,13 +1,57 @@
 """GPTQ: weights rounded one input at a time, each error made good by the inputs that are still free."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy import linalg
 
 from engine.solve.grid import Bits, Quantized, fit
 
 Floats = NDArray[np.floating]
 Doubles = NDArray[np.float64]
+
+# Inputs within which errors are fed back row by row; beyond them a matrix product does it.
+_PART = 32
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """The damped H = X^T X of a layer's inputs and its factor, in the precision that weights are corrected in.
+
+    Layers that read one tensor share it.
+    """
+
+    hessian: Floats  # (inputs, inputs)
+    root: Floats  # upper triangular R with R R^T = H, inputs in `order`
+    order: NDArray[np.intp]  # in which inputs are rounded
+    by_energy: bool  # whether that is by falling diagonal, not as they come
+
+    @property
+    def importance(self) -> Floats:
+        """Give what an error of each input costs once the inputs after it have made good what they can: R[j, j]^2."""
+        found = np.empty(len(self.order), self.root.dtype)
+        found[self.order] = np.square(np.diag(self.root))
+        return found
+
+    def solve(self, right: Floats) -> Floats:
+        """Give H^-1 times a matrix (inputs, any)."""
+        half = linalg.solve_triangular(self.root, right[self.order], check_finite=False)
+        found = np.empty_like(right)
+        found[self.order] = linalg.solve_triangular(self.root, half, trans="T", check_finite=False)
+        return found
+
+
+def curvature(
+    xtx: Floats, *, damping: float = 0.01, activation_order: bool = False, dtype: DTypeLike = np.float64
+) -> Curvature:
+    """Damp and factorise X^T X (inputs, inputs), in float64; the results are kept as `dtype`."""
+    hessian = damped(xtx, damping)
+    order = np.argsort(-np.diag(hessian), kind="stable") if activation_order else np.arange(len(hessian))
+    root = root_factor(hessian[np.ix_(order, order)] if activation_order else hessian)
+    return Curvature(hessian.astype(dtype), root.astype(dtype), order, activation_order)
 
 
 def gptq(
@@ -25,54 +69,114 @@ def gptq(
 ) -> Quantized:
     """Quantize weights (outputs, inputs) so that X W^T changes least, given xtx = X^T X (inputs, inputs).
 
-    Frantar et al., "GPTQ" (ICLR 2023). With H = X^T X + damping * mean(diag) * I and the upper triangular U for which
-    H^-1 = U^T U, input j is rounded and its error e = (w - q) / U[j, j] taken off the inputs after it as e * U[j, j+1:].
-    U comes from one Cholesky factorisation of H with reversed order, so H^-1 is never formed. An input that was always
-    zero has a diagonal of mean size and no off-diagonal: it is rounded to nearest and disturbs no other.
+    Frantar et al., "GPTQ" (ICLR 2023), as Babai's nearest plane (Chen et al., "The Geometry of LLM Quantization", 2025):
+    with H = X^T X + damping * mean(diag) * I = R R^T and R upper triangular, the objective is |R^T (w - q)|^2, and each
+    input j is rounded once those before it are, from w_j + sum over k < j of R[k, j] / R[j, j] * (w_k - q_k). R comes from
+    one Cholesky factorisation of H with reversed order; no inverse is formed. An input that was always zero has a diagonal
+    of mean size and no off-diagonal: it is rounded to nearest and disturbs no other.
 
     A group's grid is fitted when its first input is reached, to the weights as corrected so far, and is what comes back.
     `activation_order` takes inputs by falling diagonal; grids are then fitted to the original weights, since a group's
-    inputs are no longer reached together. `search` as in `grid.fit`, weighted by 1 / U[j, j]^2.
+    inputs are no longer reached together. `search` as in `grid.fit`, weighted by R[j, j]^2.
 
     `sweeps` > 0 follows with as many rounds of coordinate descent on the same damped objective (Behdin et al.,
     "QuantEase", 2023), each with a least-squares refit of the scales. No round can raise the objective.
+
+    Weights of float32 are corrected in float32, others in float64; the factorisation is always float64.
     """
+    curved = curvature(xtx, damping=damping, activation_order=activation_order, dtype=_precision(weights))
+    return round_by(
+        weights, curved, bits=bits, group=group, symmetric=symmetric, search=search, sweeps=sweeps, block=block
+    )
+
+
+def round_by(
+    weights: Floats,
+    curved: Curvature,
+    *,
+    bits: Bits = 4,
+    group: int | None = 32,
+    symmetric: bool = False,
+    search: int = 16,
+    sweeps: int = 0,
+    block: int = 128,
+) -> Quantized:
+    """Do what `gptq` does with a factorisation that is known; outputs do not depend on each other."""
     outputs, inputs = weights.shape
     group = min(group or inputs, inputs)
-    hessian = damped(xtx, damping)
     # A group never reaches past the block that it begins in, so its weights are up to date when its grid is fitted.
     block = group * max(1, block // group) if group < inputs else block
-    order = np.argsort(-np.diag(hessian), kind="stable") if activation_order else np.arange(inputs)
-    upper = inverse_factor(hessian[np.ix_(order, order)])
-    importance = np.empty(inputs)
-    importance[order] = np.diag(upper) ** -2.0
-
-    grids = _Grids(outputs, inputs, bits, group, symmetric=symmetric, search=search, importance=importance)
+    order, dtype = curved.order, _precision(weights)
+    # By column: what each input takes over from the errors of those before it.
+    shares = curved.root / np.diag(curved.root)
+    grids = _Grids(outputs, inputs, bits, group, symmetric=symmetric, search=search, importance=curved.importance)
     # One row per input: the inner loop then works on contiguous memory.
-    left = np.array(weights.T[order], np.float64, order="C")
-    if activation_order:
+    target = np.array(weights.T, dtype, order="C")
+    given = target[order] if curved.by_energy else target
+    moved = given.copy()
+    if curved.by_energy:
         for index in range(grids.count):
-            grids.fit(index, np.asarray(weights.T[grids.span(index)], np.float64))
+            grids.fit(index, target[grids.span(index)])
 
     codes = np.empty((inputs, outputs), np.uint8)
     for start in range(0, inputs, block):
         stop = min(start + block, inputs)
-        errors = np.empty((stop - start, outputs))
-        for row in range(start, stop):
-            column = int(order[row])
-            if not activation_order and column % group == 0:
-                grids.fit(column // group, left[row : row + group])
-            scale, zero = grids.of(column)
-            code = np.clip(np.rint(left[row] / scale) + zero, 0, grids.levels)
-            codes[column] = code
-            error = (left[row] - (code - zero) * scale) / upper[row, row]
-            errors[row - start] = error
-            left[row + 1 : stop] -= upper[row, row + 1 : stop, None] * error
-        left[stop:] -= upper[start:stop, stop:].T @ errors
+        errors = np.empty((stop - start, outputs), dtype)
+        for first, last in _parts(start, stop, group):
+            if not curved.by_energy and first % group == 0:
+                rows = slice(first, min(first + group, inputs))
+                grids.fit(first // group, moved[rows] + shares[start:first, rows].T @ errors[: first - start])
+            moved[first:last] += shares[start:first, first:last].T @ errors[: first - start]
+            rows = slice(first, last)
+            _round_part(
+                moved[rows],
+                given[rows],
+                codes,
+                grids,
+                shares=shares[rows, rows],
+                columns=order[rows],
+                errors=errors[first - start :],
+            )
+        moved[stop:] += shares[start:stop, stop:].T @ errors
 
     if sweeps:
-        _descend(np.asarray(weights.T, np.float64), hessian, codes, grids, sweeps=sweeps, block=block)
+        _descend(target, curved.hessian, codes, grids, sweeps=sweeps, block=block)
     return Quantized(np.ascontiguousarray(codes.T), grids.scale, grids.zero, bits, group)
+
+
+def _parts(start: int, stop: int, group: int) -> Iterator[tuple[int, int]]:
+    """Cut rows into parts that do not cross the beginning of a group."""
+    for begin in range(start, stop, min(group, stop - start)):
+        end = min(begin + group, stop)
+        for first in range(begin, end, _PART):
+            yield first, min(first + _PART, end)
+
+
+def _round_part(
+    moved: Floats,
+    given: Floats,
+    codes: NDArray[np.uint8],
+    grids: "_Grids",
+    *,
+    shares: Floats,
+    columns: NDArray[np.intp],
+    errors: Floats,
+) -> None:
+    """Round neighbouring inputs: `moved` as corrected for those before them, `errors` is filled with `given` less its code."""
+    shares = np.ascontiguousarray(shares.T)
+    code = np.empty(moved.shape[1], moved.dtype)
+    for index, column in enumerate(columns):
+        current = moved[index]
+        if index:
+            current += shares[index, :index] @ errors[:index]
+        scale, zero, lowest, highest = grids.of(int(column))
+        np.divide(current, scale, out=code)
+        np.rint(code, out=code)
+        np.maximum(code, lowest, out=code)
+        np.minimum(code, highest, out=code)
+        np.add(code, zero, out=codes[column], casting="unsafe")
+        code *= scale
+        np.subtract(given[index], code, out=errors[index])
 
 
 def damped(xtx: Floats, damping: float) -> Doubles:
@@ -87,33 +191,40 @@ def damped(xtx: Floats, damping: float) -> Doubles:
     return hessian
 
 
-def inverse_factor(hessian: Doubles) -> Doubles:
-    """Give the upper triangular U with U^T U = H^-1.
+def root_factor(hessian: Floats) -> Doubles:
+    """Give the upper triangular R with R R^T = H: the Cholesky factor of H with both axes reversed, reversed back.
 
-    H reversed on both axes has a lower Cholesky factor; reversed back it is the upper R with R R^T = H, and U = R^-1.
     Where H is not positive definite in float64, its diagonal is raised by 10^-8 of its mean, then tenfold each time.
     """
+    if not np.isfinite(hessian).all():
+        raise ValueError("X^T X holds NaN or infinity")
+    factorise = linalg.get_lapack_funcs("potrf", dtype=np.float64)
     raised = 0.0
     for _ in range(12):
-        try:
-            lower = linalg.cholesky(
-                hessian[::-1, ::-1] + raised * np.eye(len(hessian)), lower=True, overwrite_a=True, check_finite=True
-            )
-        except linalg.LinAlgError:
-            raised = max(raised * 10, 1e-8 * float(np.trace(hessian)) / len(hessian))
-            continue
-        upper = np.asfortranarray(lower[::-1, ::-1])
-        (invert,) = linalg.get_lapack_funcs(("trtri",), (upper,))
-        inverse, _ = invert(upper, lower=0)
-        return np.ascontiguousarray(np.triu(inverse))
+        turned = np.array(hessian[::-1, ::-1], np.float64, order="F")
+        if raised:
+            turned[np.diag_indices_from(turned)] += raised
+        lower, failed = factorise(turned, lower=1, clean=1, overwrite_a=1)
+        if not failed:
+            root: Doubles = lower[::-1, ::-1]
+            return root
+        raised = max(raised * 10, 1e-8 * float(np.trace(hessian)) / len(hessian))
     raise linalg.LinAlgError("X^T X has no Cholesky factor, even with its diagonal raised")
+
+
+def inverse_factor(hessian: Floats) -> Doubles:
+    """Give the upper triangular U with U^T U = H^-1, which is R^-1 of `root_factor`."""
+    # The inverse of the reversed factor is the reversed inverse.
+    invert = linalg.get_lapack_funcs("trtri", dtype=np.float64)
+    inverse, _ = invert(np.asfortranarray(root_factor(hessian)[::-1, ::-1]), lower=1, overwrite_c=1)
+    return np.ascontiguousarray(inverse[::-1, ::-1])
 
 
 class _Grids:
     """The grids of one layer, fitted group by group."""
 
     def __init__(
-        self, outputs: int, inputs: int, bits: Bits, group: int, *, symmetric: bool, search: int, importance: Doubles
+        self, outputs: int, inputs: int, bits: Bits, group: int, *, symmetric: bool, search: int, importance: Floats
     ) -> None:
         self.count = -(-inputs // group)
         self.levels = (1 << bits) - 1
@@ -125,11 +236,12 @@ class _Grids:
         self._symmetric = symmetric
         self._search = search
         self._importance = importance
+        self._known: tuple[int, tuple[Floats, Floats, Floats, Floats]] | None = None
 
     def span(self, index: int) -> slice:
         return slice(index * self.group, min((index + 1) * self.group, self._inputs))
 
-    def fit(self, index: int, rows: Doubles) -> None:
+    def fit(self, index: int, rows: Floats) -> None:
         self.scale[:, index], self.zero[:, index] = fit(
             rows.T,
             bits=self._bits,
@@ -137,14 +249,34 @@ class _Grids:
             importance=self._importance[self.span(index)],
             search=self._search,
         )
+        self._known = None
 
-    def of(self, column: int) -> tuple[Doubles, Doubles]:
+    def of(self, column: int) -> tuple[Floats, Floats, Floats, Floats]:
+        """Give a column's scale and zero by output, and the least and the largest number of steps from zero."""
         index = column // self.group
-        return self.scale[:, index].astype(np.float64), self.zero[:, index].astype(np.float64)
+        if self._known is None or self._known[0] != index:
+            dtype = self._importance.dtype
+            scale, zero = self.scale[:, index].astype(dtype), self.zero[:, index].astype(dtype)
+            self._known = index, (scale, zero, -zero, self.levels - zero)
+        return self._known[1]
+
+    def moved(self, index: int, scale: NDArray[np.float32]) -> None:
+        """Take other scales for a group."""
+        self.scale[:, index] = scale
+        self._known = None
+
+    def values(self, codes: NDArray[np.uint8]) -> Floats:
+        """Give the weights (inputs, outputs) that codes stand for."""
+        found = codes.astype(self._importance.dtype)
+        for index in range(self.count):
+            span = self.span(index)
+            found[span] -= self.zero[:, index]
+            found[span] *= self.scale[:, index]
+        return found
 
 
 def _descend(
-    target: Doubles, hessian: Doubles, codes: NDArray[np.uint8], grids: _Grids, *, sweeps: int, block: int
+    target: Floats, hessian: Floats, codes: NDArray[np.uint8], grids: _Grids, *, sweeps: int, block: int
 ) -> None:
     """Improve codes (inputs, outputs) and scales in place; `target` is (inputs, outputs).
 
@@ -152,44 +284,66 @@ def _descend(
     and since the objective is a parabola in q_j, its nearest code is the best code.
     """
     inputs = len(target)
-    residual = hessian @ (target - _values(codes, grids))
+    residual = hessian @ (target - grids.values(codes))
     for _ in range(sweeps):
         for start in range(0, inputs, block):
             stop = min(start + block, inputs)
-            moved = np.empty((stop - start, target.shape[1]))
-            for row in range(start, stop):
-                scale, zero = grids.of(row)
-                old = codes[row].astype(np.float64)
-                wanted = (old - zero) + residual[row] / (hessian[row, row] * scale)
-                new = np.clip(np.rint(wanted) + zero, 0, grids.levels)
-                codes[row] = new
-                moved[row - start] = (new - old) * scale
-                residual[start:stop] -= hessian[start:stop, row, None] * moved[row - start]
-            residual[:start] -= hessian[:start, start:stop] @ moved
-            residual[stop:] -= hessian[stop:, start:stop] @ moved
-        for index in range(grids.count):
-            _refit(index, hessian, residual, codes, grids)
+            moved = np.empty((stop - start, target.shape[1]), target.dtype)
+            for first, last in _parts(start, stop, grids.group):
+                done = moved[: first - start]
+                rows = residual[first:last] - hessian[first:last, start:first] @ done
+                _move_part(rows, hessian, codes, grids, moved=moved[first - start : last - start], first=first)
+            residual -= hessian[:, start:stop] @ moved
+        for start in range(0, grids.count, max(1, block // grids.group)):
+            _refit(
+                range(start, min(start + max(1, block // grids.group), grids.count)), hessian, residual, codes, grids
+            )
 
 
-def _refit(index: int, hessian: Doubles, residual: Doubles, codes: NDArray[np.uint8], grids: _Grids) -> None:
-    """Move the scales of one group to their least-squares optimum for the present codes, where that gains."""
-    span = grids.span(index)
-    steps = codes[span].astype(np.float64) - grids.zero[:, index]
-    slope = np.einsum("io,io->o", steps, residual[span])
-    curve = np.einsum("io,io->o", steps, hessian[span, span] @ steps)
-    old = grids.scale[:, index]
-    wanted = old + np.divide(slope, curve, out=np.zeros_like(slope), where=curve > 0)
-    new = np.where(wanted > np.finfo(np.float32).tiny, wanted, old).astype(np.float32)
-    change = new.astype(np.float64) - old
-    # Rounding the scale to float32 may undo a gain that was tiny to begin with.
-    change = np.where(change * (slope - 0.5 * curve * change) > 0, change, 0.0)
-    grids.scale[:, index] = np.where(change != 0, new, old)
-    residual -= hessian[:, span] @ (steps * change)
+def _move_part(
+    rows: Floats, hessian: Floats, codes: NDArray[np.uint8], grids: _Grids, *, moved: Floats, first: int
+) -> None:
+    """Take the best code of each input from `first` on, given its row of the residual; tell in `moved` by how much it moves."""
+    wanted = np.empty(rows.shape[1], rows.dtype)
+    for index in range(len(moved)):
+        at, move = first + index, moved[index]
+        if index:
+            rows[index] -= hessian[at, first:at] @ moved[:index]
+        scale, zero, lowest, highest = grids.of(at)
+        np.subtract(codes[at], zero, out=move)
+        np.divide(rows[index], scale, out=wanted)
+        wanted /= hessian[at, at]
+        wanted += move
+        np.rint(wanted, out=wanted)
+        np.maximum(wanted, lowest, out=wanted)
+        np.minimum(wanted, highest, out=wanted)
+        np.add(wanted, zero, out=codes[at], casting="unsafe")
+        np.subtract(wanted, move, out=move)
+        np.multiply(move, scale, out=move)
 
 
-def _values(codes: NDArray[np.uint8], grids: _Grids) -> Doubles:
-    values = np.empty(codes.shape)
-    for index in range(grids.count):
+def _refit(indices: range, hessian: Floats, residual: Floats, codes: NDArray[np.uint8], grids: _Grids) -> None:
+    """Move the scales of neighbouring groups to their least-squares optimum for the present codes, where that gains."""
+    begin, end = grids.span(indices.start).start, grids.span(indices.stop - 1).stop
+    moved = np.empty((end - begin, residual.shape[1]), residual.dtype)
+    for index in indices:
         span = grids.span(index)
-        values[span] = (codes[span].astype(np.float64) - grids.zero[:, index]) * grids.scale[:, index]
-    return values
+        done = moved[: span.start - begin]
+        rows = residual[span] - hessian[span, begin : span.start] @ done
+        steps = codes[span].astype(residual.dtype)
+        steps -= grids.zero[:, index]
+        slope = np.einsum("io,io->o", steps, rows)
+        curve = np.einsum("io,io->o", steps, hessian[span, span] @ steps)
+        old = grids.scale[:, index]
+        wanted = old + np.divide(slope, curve, out=np.zeros_like(slope), where=curve > 0)
+        new = np.where(wanted > np.finfo(np.float32).tiny, wanted, old).astype(np.float32)
+        change = new.astype(residual.dtype) - old
+        # Rounding the scale to float32 may undo a gain that was tiny to begin with.
+        change = np.where(change * (slope - 0.5 * curve * change) > 0, change, 0.0)
+        grids.moved(index, np.where(change != 0, new, old))
+        np.multiply(steps, change, out=moved[span.start - begin : span.stop - begin])
+    residual -= hessian[:, begin:end] @ moved
+
+
+def _precision(weights: NDArray[Any]) -> type[np.floating]:
+    return np.float32 if weights.dtype == np.float32 else np.float64

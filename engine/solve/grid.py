@@ -10,6 +10,8 @@ Floats = NDArray[np.floating]
 Codes = NDArray[np.uint8]
 
 Bits = Literal[4, 8]
+# Ranges that a search tries before it looks between them.
+_COARSE = 4
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,10 @@ class Quantized:
     zero: Codes  # (outputs, groups)
     bits: Bits
     group: int
+
+    def part(self, outputs: slice) -> "Quantized":
+        """Give some of the outputs."""
+        return Quantized(self.codes[outputs], self.scale[outputs], self.zero[outputs], self.bits, self.group)
 
     def values(self) -> NDArray[np.float32]:
         """Give the weights that the codes stand for, (outputs, inputs)."""
@@ -44,8 +50,9 @@ def fit(
 ) -> tuple[NDArray[np.float32], Codes]:
     """Give scale and zero (each of the shape without the last axis) of the grid for each row on the last axis.
 
-    The range is the smallest that holds all weights and zero. `search` > 0 also tries that many smaller ranges, down to
-    half, and keeps the one with the least squared error, weighted by `importance` (broadcast on the last axis).
+    The range is the smallest that holds all weights and zero. `search` > 0 also looks among that many smaller ranges, down
+    to half, for the one with the least squared error, weighted by `importance` (broadcast on the last axis): coarsely over
+    all of them, then between the best and its neighbours, since the error has one valley but for its noise.
     """
     levels = (1 << bits) - 1
     if symmetric:
@@ -58,13 +65,22 @@ def fit(
     best = _grid(low, high, bits, symmetric=symmetric)
     if search <= 0:
         return best
-    least = _error(weights, *best, levels, importance)
-    for shrink in np.linspace(1.0, 0.5, search + 1)[1:]:
-        tried = _grid(low * shrink, high * shrink, bits, symmetric=symmetric)
-        error = _error(weights, *tried, levels, importance)
-        better = error < least
-        least = np.where(better, error, least)
-        best = (np.where(better, tried[0], best[0]), np.where(better, tried[1], best[1]))
+    room = np.empty_like(weights)
+    least = _error(weights, *best, levels, importance, off=room)
+    at = np.ones_like(low)
+    step = 0.5 / min(search, _COARSE)
+    tries = [np.full_like(low, 1 - step * part) for part in range(1, min(search, _COARSE) + 1)]
+    while tries:
+        for shrink in tries:
+            tried = _grid(low * shrink, high * shrink, bits, symmetric=symmetric)
+            error = _error(weights, *tried, levels, importance, off=room)
+            better = error < least
+            least = np.where(better, error, least)
+            best = (np.where(better, tried[0], best[0]), np.where(better, tried[1], best[1]))
+            at = np.where(better, shrink, at)
+        step /= 2
+        finer = step * search >= 0.5
+        tries = [np.clip(at + side, 0.5, 1).astype(low.dtype) for side in (-step, step)] if finer else []
     return best
 
 
@@ -104,10 +120,20 @@ def _grid(low: Floats, high: Floats, bits: Bits, *, symmetric: bool) -> tuple[ND
     return scale, np.clip(np.rint(-low / scale), 0, steps).astype(np.uint8)
 
 
-def _error(weights: Floats, scale: Floats, zero: Codes, levels: int, importance: Floats | None) -> Floats:
+def _error(
+    weights: Floats, scale: Floats, zero: Codes, levels: int, importance: Floats | None, *, off: Floats
+) -> Floats:
+    """Give each row's squared error on a grid; `off` is room for it, shaped as the weights."""
     origin = zero[..., None].astype(weights.dtype)
     step = scale[..., None].astype(weights.dtype)
-    off = (np.clip(np.rint(weights / step) + origin, 0, levels) - origin) * step - weights
+    np.divide(weights, step, out=off)
+    np.rint(off, out=off)
+    np.maximum(off, -origin, out=off)
+    np.minimum(off, levels - origin, out=off)
+    off *= step
+    off -= weights
     off *= off
-    found: Floats = (off if importance is None else off * importance).sum(-1)
+    if importance is not None:
+        off *= importance
+    found: Floats = off.sum(-1)
     return found
