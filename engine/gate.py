@@ -18,6 +18,7 @@ CostMetric = Literal[
     "latency_p90",
     "latency_p95",
     "latency_p99",
+    "latency_decode",
     "size_bytes",
     "peak_memory",
     "parameters",
@@ -57,7 +58,8 @@ class Gate(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     metric: TaskMetric | FidelityMetric | CostMetric = Field(
-        description="`top1@logits` is short for the metric `top1` of the output `logits`."
+        description="`top1@logits` is short for the metric `top1` of the output `logits`. `latency_decode` is the median time of"
+        " a decoder's run that writes one token; the other latencies are of a run on the data, which reads a prompt."
     )
     output: str | None = Field(
         None,

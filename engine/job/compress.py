@@ -168,12 +168,13 @@ class _Compression:
             return None
         return compare(original, compressed, feeds, self._target, lock=self._frame.lock, seconds=seconds)
 
-    def _generation(self, result: Path, prefill: LatencyComparison | None) -> Generation | None:
-        """Measure a decoder's writing beside its reading."""
-        if not self._decoding or prefill is None:
+    def _decode(self, result: Path) -> LatencyComparison | None:
+        """Measure a decoder's runs that write one token; None for other networks."""
+        return self._compare(self._frame.model, result, _FINAL_SECONDS, self._decoding) if self._decoding else None
+
+    def _generation(self, prefill: LatencyComparison | None, decode: LatencyComparison | None) -> Generation | None:
+        if prefill is None or decode is None:
             return None
-        decode = self._compare(self._frame.model, result, _FINAL_SECONDS, self._decoding)
-        assert decode is not None
         return generation(self._feeds, self._inspection.inputs, prefill, decode)
 
     def _verify(self, candidate: Path, before: Path, *, lossless: bool) -> None:
@@ -282,12 +283,14 @@ class _Compression:
         quality = final.evaluate(self._bench.open(result))
         frame.measuring("latency")
         latency = self._compare(frame.model, result, _FINAL_SECONDS, self._feeds)
-        speed = self._generation(result, latency)
+        decode = self._decode(result)
+        speed = self._generation(latency, decode)
         frame.measuring("memory")
         used = self._memory(result)
         sparse = any(step.status == "applied" and step.change and step.change.download for step in steps)
         size = compare_size(frame.model, result, download=sparse)
-        costs = Costs(size=size, latency=latency, memory=used, parameters=(parameters(frame.model), parameters(result)))
+        counts = (parameters(frame.model), parameters(result))
+        costs = Costs(size=size, latency=latency, decode=decode, memory=used, parameters=counts)
         warnings = list(self._warnings)
         if latency is not None and not latency.stable:
             warnings.append(f"The latency measurement is not stable: {latency.unstable_because}.")

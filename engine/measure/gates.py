@@ -24,6 +24,8 @@ class Costs:
 
     size: Size | None = None
     latency: LatencyComparison | None = None
+    # Of a decoder's runs that write.
+    decode: LatencyComparison | None = None
     memory: MemoryComparison | None = None
     parameters: tuple[int, int] | None = None
     strict_tails: bool = False
@@ -163,6 +165,8 @@ def _drop(gate: Gate, found: Quality) -> _Measured | None:
 
 
 def _of_costs(gate: Gate, costs: Costs) -> _Measured | None:
+    if gate.metric == "latency_decode":
+        return _of_latency(gate, costs.decode, strict_tails=costs.strict_tails)
     if gate.metric.startswith("latency_"):
         return _of_latency(gate, costs.latency, strict_tails=costs.strict_tails)
     pair = _pair(gate.metric, costs)
@@ -193,7 +197,7 @@ def runs_needed(gate: Gate) -> int:
 def _of_latency(gate: Gate, latency: LatencyComparison | None, *, strict_tails: bool) -> _Measured | None:
     if latency is None:
         return None
-    statistic = gate.metric.removeprefix("latency_")
+    statistic = {"latency_decode": "p50"}.get(gate.metric, gate.metric.removeprefix("latency_"))
     if gate.rule == "max_ratio":
         value, interval = latency.ratios[statistic].value, latency.ratios[statistic].interval
     else:
