@@ -18,6 +18,7 @@ from api.errors import ApiError, FieldError, Problem
 from engine import (
     Compress,
     DatasetInspection,
+    Estimate,
     Inspection,
     OutputDeclaration,
     Profile,
@@ -451,6 +452,9 @@ class PlanView(BaseModel):
     cache: Literal["miss", "hit", "refused"] = Field(description="`hit`: an earlier job's result would answer at once.")
     cached_from: str | None
     waits_for: str | None = Field(description="The job that is still to make the model.")
+    estimate: Estimate | None = Field(
+        None, description="What the work would take; null where it is not known, and where an earlier result answers."
+    )
 
 
 def _text_only(value: object) -> object:

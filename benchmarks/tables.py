@@ -33,7 +33,8 @@ def speed(result: Result) -> float | None:
         return 1.0
     if result.latency is None:
         return None
-    ratio = result.latency["ratios"]["p50"] if result.latency["stable"] else result.latency["cpu_ratio"]
+    by_cpu = result.latency.get("counts", "wall" if result.latency["stable"] else "cpu") == "cpu"
+    ratio = result.latency["cpu_ratio"] if by_cpu else result.latency["ratios"]["p50"]
     return 1 / float(ratio["value"])
 
 

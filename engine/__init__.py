@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from engine.compatibility import check_arrays, check_data, check_fit
     from engine.data.dataset import inspect_dataset
     from engine.errors import EngineError
+    from engine.estimate import estimate_job
     from engine.gate import TaskMetric
     from engine.graph.archive import inspect_archive
     from engine.graph.validate import inspect_model
-    from engine.inspection import DatasetInspection, Inspection, Prunability
+    from engine.inspection import DatasetInspection, Estimate, Inspection, Prunability
     from engine.job.run import run
     from engine.outputs import OutputDeclaration, read_declarations
     from engine.passes import list_passes
@@ -35,6 +36,7 @@ __all__ = [
     "Compress",
     "DatasetInspection",
     "EngineError",
+    "Estimate",
     "HostLock",
     "Inspection",
     "OutputDeclaration",
@@ -48,6 +50,7 @@ __all__ = [
     "check_data",
     "check_fit",
     "default_kind",
+    "estimate_job",
     "inspect_archive",
     "inspect_dataset",
     "inspect_model",
@@ -72,6 +75,7 @@ _HOME = {
     "Compress": "engine.spec",
     "DatasetInspection": "engine.inspection",
     "EngineError": "engine.errors",
+    "Estimate": "engine.inspection",
     "HostLock": "engine.runtime.host_lock",
     "Inspection": "engine.inspection",
     "OutputDeclaration": "engine.outputs",
@@ -85,6 +89,7 @@ _HOME = {
     "check_data": "engine.compatibility",
     "check_fit": "engine.compatibility",
     "default_kind": "engine.spec",
+    "estimate_job": "engine.estimate",
     "inspect_archive": "engine.graph.archive",
     "inspect_dataset": "engine.data.dataset",
     "inspect_model": "engine.graph.validate",

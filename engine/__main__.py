@@ -125,6 +125,8 @@ def _show(event: dict[str, object]) -> None:
         _say(f"  {event['message']}")
     elif kind == "step_finished":
         _say(f"  {event['status']}" + (f": {event['reason']}" if event["reason"] else ""))
+    elif kind == "estimate":
+        _say(f"estimate: {event['message']}")
     elif kind == "measuring":
         _say(f"measuring {event['what']}")
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from engine.target import Target
 
 
+# Of activations that are alive at once in one run, where the job's memory does not ask for less. See engine.graph.activations.
+RUN_BYTES = 64 << 20
+
+
 @dataclass(frozen=True)
 class Searchable:
     """Annotation of a field that a search may turn: its range or choices, and whether the scale is logarithmic."""
@@ -27,6 +31,31 @@ class Searchable:
     high: float | None = None
     log: bool = False
     choices: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a pass has before it: samples of two parts of the data, layers with weights, and elements of weights."""
+
+    calibrate: int
+    select: int
+    layers: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a pass does with it, as far as one can tell before.
+
+    `runs`: samples that are run through a network of the given one's size. `networks`: how many are loaded. `timed_s`: seconds
+    of timing networks in turn. `per_weight_s`: of arithmetic for each weight. `most_s`: what the pass bounds its runs by itself.
+    """
+
+    runs: float = 0.0
+    networks: int = 1
+    timed_s: float = 0.0
+    per_weight_s: float = 0.0
+    most_s: float = float("inf")
 
 
 @dataclass(frozen=True)
@@ -85,6 +114,8 @@ class Context:
     gates: "Sequence[Gate]" = ()
     # What the owner declared of the network's outputs, by name.
     outputs: "Mapping[str, OutputDeclaration]" = field(default_factory=dict)
+    # Bytes of activations that one run may hold alive: how many samples run at once follows from it.
+    run_bytes: int = RUN_BYTES
 
 
 class Pass(BaseModel):
@@ -98,6 +129,11 @@ class Pass(BaseModel):
     needs_data: ClassVar[bool] = False
     # True: takes weights from disk and puts them there one at a time, so networks larger than memory are welcome.
     streams: ClassVar[bool] = False
+
+    def work(self, load: Workload) -> Work:
+        """Say what the pass will have to do, for an estimate of its time."""
+        del load
+        return Work()
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse at submit, from the stored inspection alone."""

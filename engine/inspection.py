@@ -20,6 +20,14 @@ class TensorInfo(_Value):
     shape: tuple[int | str | None, ...] | None = Field(description="A name or null where open; null: rank unknown.")
 
 
+class NetworkCost(_Value):
+    """What one sample costs, by shapes; open sizes have stand-ins, and `input_elements` tells how large an input was."""
+
+    macs: int = Field(description="Multiply-accumulates.")
+    live_bytes: int = Field(description="The most bytes of activations that are alive at the same time.")
+    input_elements: int
+
+
 class Inspection(_Value):
     """What a network is."""
 
@@ -39,6 +47,9 @@ class Inspection(_Value):
         description="That of most floating-point weights."
     )
     external_data: bool
+    cost: NetworkCost | None = Field(
+        None, description="Null where shapes do not tell it, and for networks that an older version checked."
+    )
     warnings: tuple[str, ...] = ()
 
 
@@ -84,6 +95,28 @@ class DatasetInspection(_Value):
     )
     metric: TaskMetric | None = Field(description="Declared with the data, or top1 where labels are class numbers.")
     preprocessing: Preprocessing | None = Field(None, description="As the file says it, in a member `dataset.json`.")
+
+
+class StepEstimate(_Value):
+    """What a step will take, before it is done."""
+
+    index: int
+    type: str
+    seconds: float
+
+
+class Estimate(_Value):
+    """What a job will take, before it is done: the likely time, and the range in which it will most likely be."""
+
+    seconds: float
+    low: float
+    high: float
+    memory_bytes: int = Field(description="Of the job's process at its peak.")
+    basis: Literal["measured", "shapes"] = Field(
+        description="`measured`: runs of the network were timed when the job began. `shapes`: only its arithmetic is known."
+    )
+    steps: tuple[StepEstimate, ...] = ()
+    summary: str = Field(description="The same in words.")
 
 
 class PrunableMember(_Value):

@@ -27,6 +27,18 @@ def check(
         raise RejectedError(error.message, code=error.code, hint=error.hint, problem=error.problem()) from None
 
 
+def estimate(
+    model: Model, dataset: Dataset | None, judge: Dataset | None, spec: "engine.Spec"
+) -> "engine.Estimate | None":
+    """Say what a job that fits together will take; None where the network's cost is not known, or it is still to be made."""
+    if model.inspection is None:
+        return None
+    data, judging = (
+        engine.DatasetInspection.model_validate(each.inspection) if each else None for each in (dataset, judge)
+    )
+    return engine.estimate_job(engine.Inspection.model_validate(model.inspection), data, spec, judging)
+
+
 def check_job(session: Session, job: Job, model: Model) -> list[str]:
     """Check an accepted job against its network, now that this has been made; raises as `check` does."""
     dataset = session.get(Dataset, job.dataset_id) if job.dataset_id else None

@@ -70,6 +70,12 @@ class Plan:
     cache_key: str | None
     answer: tuple[Job, Model] | None
 
+    def estimate(self, spec: "engine.Spec") -> "engine.Estimate | None":
+        """Say what the work will take; None where nobody knows, or an earlier result answers."""
+        if self.answer is not None:
+            return None
+        return compatibility.estimate(self.model, self.dataset, self.judge, spec)
+
     @property
     def waits(self) -> bool:
         """Whether the network is still to be made by another job."""

@@ -21,7 +21,7 @@ from services.units import claim_of, lock_job
 _TEXT_LIMIT = 500
 # Whoever loses a unit to another worker looks for the next one.
 _TRIES = 5
-_EVENTS = frozenset({"started", "step_started", "progress", "step_finished", "measuring", "finished"})
+_EVENTS = frozenset({"started", "estimate", "step_started", "progress", "step_finished", "measuring", "finished"})
 
 
 def claim(
@@ -234,7 +234,7 @@ def _note(session: Session, job: Job, unit: Unit, event: dict[str, Any]) -> None
         unit.current_step = None
     if not KINDS[unit.kind].tells_steps:
         return
-    if kind in {"step_started", "progress", "measuring"}:
+    if kind in {"estimate", "step_started", "progress", "measuring"}:
         job.progress = event
     if step is not None and step < len(job.steps) and kind in {"step_started", "step_finished"}:
         moment = db.now(session).isoformat()

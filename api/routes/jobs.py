@@ -103,7 +103,11 @@ def validate_job(body: NewJob, scope: ReadScope) -> PlanView:
         plan = jobs.plan(scope.session, scope.tenant_id, request)
     except ServiceError as error:
         return view.model_copy(update={"valid": False, "problem": problem_of(error)})
-    found = {"warnings": plan.warnings, "waits_for": plan.model.job_id if plan.waits else None}
+    found = {
+        "warnings": plan.warnings,
+        "waits_for": plan.model.job_id if plan.waits else None,
+        "estimate": plan.estimate(request.spec),
+    }
     if plan.answer is not None:
         found |= {"cache": "hit", "cached_from": plan.answer[0].id}
     return view.model_copy(update=found)

@@ -89,10 +89,13 @@ def _latency_rows(latency: Json) -> Iterable[tuple[str, str, str, str]]:
             continue
         before, after = (latency[side][f"{statistic}_ms"] / 1e3 for side in ("original", "compressed"))
         interval = ratio["interval"]
-        change = (
-            f"{_factor(ratio['value'], 'faster', 'slower')} (ratio {ratio['value']:.3f}, {_between(interval, '.3f')})"
-        )
+        busy = "" if latency["stable"] else ", disturbed"
+        change = f"{_factor(ratio['value'], 'faster', 'slower')} (ratio {ratio['value']:.3f}, {_between(interval, '.3f')}){busy}"
         yield f"latency {statistic}", formatting.duration(before), formatting.duration(after), change
+    if latency.get("counts") == "cpu":
+        ratio = latency["cpu_ratio"]
+        change = f"{_factor(ratio['value'], 'faster', 'slower')} (ratio {ratio['value']:.3f}, {_between(ratio['interval'], '.3f')})"
+        yield "CPU time p50", "", "", f"{change}; this counts, because the machine was busy"
 
 
 def _generation_rows(generation: Json) -> Iterable[tuple[str, str, str, str]]:

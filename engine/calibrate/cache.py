@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.calibrate.statistics import ChannelMean, ChannelRange, Histogram, Range
 from engine.contract import Observe, Samples
-from engine.data.batches import Alone
+from engine.data.batches import Alone, sample_bytes
 from engine.graph import io
 from engine.runtime import library
 from engine.solve.gram import Moments
@@ -25,7 +25,8 @@ _KINDS: Mapping[str, type] = {
     "channel_mean": ChannelMean,
     "second_moment": Moments,
 }
-_BATCH = 64
+_BATCH_BYTES = 16 << 20
+_LARGEST_BATCH = 64
 _CHUNK_BYTES = 1 << 20
 
 
@@ -33,7 +34,9 @@ def digest_of(samples: Samples) -> str:
     """Give a digest of all samples. It reads them all: a job needs it once."""
     # One sample after another: the digest may not depend on how they are cut into batches.
     hashes: dict[str, Any] = {}
-    for feed in samples.batches(_BATCH):
+    first = next(iter(samples.batches(1)), {})
+    size = max(1, min(_LARGEST_BATCH, _BATCH_BYTES // max(sample_bytes(first), 1))) if first else 1
+    for feed in samples.batches(size):
         for name, array in feed.items():
             for row in [array] if isinstance(feed, Alone) else array:
                 hashes.setdefault(name, hashlib.sha256()).update(repr((row.shape, row.dtype)).encode() + row.tobytes())

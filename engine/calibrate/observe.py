@@ -10,15 +10,14 @@ import onnx_ir as ir
 from engine.calibrate import cache
 from engine.calibrate.cache import StoredStatistics
 from engine.calibrate.statistics import Statistic, statistic
-from engine.contract import Observe, Samples
+from engine.contract import RUN_BYTES, Observe, Samples
 from engine.data.batches import run_size, sample_count
 from engine.graph import io
-from engine.runtime import loading, sessions
+from engine.graph.activations import affordable_batch
+from engine.runtime import sessions
 from engine.runtime.host_lock import HostLock
 from engine.target import Target
 
-# Of activations that one run may give out; the batch size follows from it.
-_BUDGET_BYTES = 64 << 20
 _LARGEST_BATCH = 64
 
 
@@ -31,24 +30,29 @@ def observe(
     scratch: Path,
     stored: StoredStatistics | None = None,
     batch: int | None = None,
+    run_bytes: int = RUN_BYTES,
     lock: HostLock | None = None,
     progress: Callable[[float, str], None] = lambda _fraction, _message: None,
 ) -> dict[Observe, Any]:
     """Run the network once over the samples and give every requested statistic.
 
     Memory does not grow with the number of samples, and results do not depend on `batch`; by default the batch is as large
-    as a fixed memory budget allows. A fixed batch size of the network wins over both. What is `stored` for
+    as `run_bytes` of activations allow, those included that are given out. A fixed batch size of the network wins over both. What is `stored` for
     this network and these requests already is read from there, and what is not, is stored.
     """
     path = scratch / "observe.onnx"
-    io.save(_augmented(model, list(dict.fromkeys(request.tensor for request in requests))), path)
+    augmented = _augmented(model, list(dict.fromkeys(request.tensor for request in requests)))
+    io.save(augmented, path)
     try:
         known = stored.file(path, requests, target) if stored is not None else None
         found = cache.read(known, requests) if known is not None else None
         if found is None:
             fixed = fixed_batch(model, samples)
+            size = fixed or batch
+            if size is None:
+                size = affordable_batch(augmented, samples, _LARGEST_BATCH, budget=run_bytes, target=target)
             runner = _Runner(path, samples, target, lock or HostLock(None), progress)
-            found = runner.run(requests, fixed or batch, fixed=fixed is not None)
+            found = runner.run(requests, size, fixed=fixed is not None)
             if known is not None:
                 cache.write(known, requests, found)
     finally:
@@ -67,11 +71,10 @@ class _Runner:
     lock: HostLock
     progress: Callable[[float, str], None]
 
-    def run(self, requests: Sequence[Observe], size: int | None, *, fixed: bool) -> dict[Observe, Any]:
+    def run(self, requests: Sequence[Observe], size: int, *, fixed: bool) -> dict[Observe, Any]:
         """Collect the statistics, `size` samples at a time."""
         statistics = {request: statistic(request) for request in requests}
         session = sessions.session(self.path, self.target)
-        size = size or self._affordable(session)
         done = 0
         for feed in self.samples.batches(size):
             length = sample_count(feed)
@@ -82,11 +85,6 @@ class _Runner:
             done += length
             self.progress(done / len(self.samples), f"calibrated with {done} of {len(self.samples)} samples")
         return {request: collector.result() for request, collector in statistics.items()}
-
-    def _affordable(self, session: loading.Session) -> int:
-        first = session.run(next(iter(self.samples.batches(1)))) if len(self.samples) else {}
-        given = sum(int(array.nbytes) for array in first.values())
-        return max(1, min(_LARGEST_BATCH, _BUDGET_BYTES // max(1, given)))
 
 
 def fixed_batch(model: ir.Model, samples: Samples | None) -> int | None:

@@ -70,6 +70,11 @@ def sample_count(feed: Mapping[str, Array]) -> int:
     return 1 if isinstance(feed, Alone) else len(next(iter(feed.values())))
 
 
+def sample_bytes(feed: Mapping[str, Array]) -> int:
+    """Give the bytes of one sample's inputs, of a feed of any number."""
+    return sum(int(array.nbytes) for array in feed.values()) // max(sample_count(feed), 1)
+
+
 def take(feed: Mapping[str, Array], chosen: Any) -> Mapping[str, Array]:
     """Give some samples of a feed: a slice, or a mask that is not all false."""
     return feed if isinstance(feed, Alone) else {name: array[chosen] for name, array in feed.items()}

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from engine.errors import EngineError, ModelInvalidError
 from engine.graph.derived import is_stored
-from engine.graph.validate import OPEN_SIZE
+from engine.graph.sizes import OPEN_SIZE
 from engine.report.values import ModelFacts
 from engine.runtime.network_files import parameters, stored_bytes
 

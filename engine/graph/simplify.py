@@ -38,7 +38,7 @@ _CONTROL_FLOW = frozenset({"If", "Loop"})
 
 def simplify(model: ir.Model, context: Context) -> Change | Refusal:
     """Simplify in place; the best stages in the best order, without those that broke something."""
-    before = _counts(model)
+    before, stored = _counts(model), io.weight_bytes(model)
     feeds = verify.model_feeds(model, context.calibration) if context.calibration is not None else []
     reference = io.to_bytes(model)
     helped: list[str] = []
@@ -55,7 +55,7 @@ def simplify(model: ir.Model, context: Context) -> Change | Refusal:
     io.strip(model)
     after = _counts(model)
     return Change(
-        summary=_summary(before, after),
+        summary=_summary(before, after, io.weight_bytes(model) - stored, helped, dropped),
         details=SimplifyDetails(
             nodes=CountChange(before=sum(before.values()), after=sum(after.values())),
             ops={
@@ -197,9 +197,32 @@ def _counts(model: ir.Model) -> dict[str, int]:
     return counts
 
 
-def _summary(before: dict[str, int], after: dict[str, int]) -> str:
+def _summary(
+    before: dict[str, int], after: dict[str, int], grown: int, helped: Sequence[str], dropped: Sequence[DroppedStage]
+) -> str:
+    """Say what changed, operators by operators where their number did not; `grown`: bytes of constants."""
     was, now = sum(before.values()), sum(after.values())
-    return "The network was as simple as it gets." if was == now else f"{was} operators became {now}."
+    told = []
+    if was != now:
+        told.append(f"{was} operators became {now}")
+    elif before != after:
+        gone, come = (_listed(one, other) for one, other in ((before, after), (after, before)))
+        told.append(f"{gone} became {come}, {now} operator{'s' * (now != 1)} as before")
+    if "constant weights" in helped:
+        told.append("weights that were inputs too became constants")
+    if not told and not helped:
+        failed = "; ".join(f"{each.stage} was dropped, because {each.reason}" for each in dropped)
+        return f"Nothing was simplified: {failed}." if failed else "The network was as simple as it gets."
+    if grown > 0:
+        told.append(f"constants that were computed in every run are stored and take {grown} bytes more")
+    text = "; ".join(told) or "the operators are the same, their constants are not"
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _listed(one: dict[str, int], other: dict[str, int]) -> str:
+    """List the operators of which one network has more."""
+    more = {kind: count - other.get(kind, 0) for kind, count in one.items() if count > other.get(kind, 0)}
+    return " and ".join(f"{count} {kind}" for kind, count in sorted(more.items()))
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Concrete sizes of every value at chosen input dimensions, with the small constants that follow from them."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from engine.graph.shape_arithmetic import ELEMENTWISE, MOST_INTEGERS, evaluate, 
 Shape = tuple[int, ...]
 Array = np.ndarray
 
+# What some exporters write for a dimension that is open.
+OPEN_SIZE = -1
 # Stand-ins for dynamic dimensions: images divide by every common stride, sequences stay short.
 BATCH = 1
 _IMAGE = 64
@@ -52,6 +55,11 @@ class Sizes:
             self.known[value.name] = tensor.numpy()
 
 
+def elements(shape: Shape | None) -> int:
+    """Give how many elements a tensor has; 0 where its shape is unknown."""
+    return 0 if shape is None else math.prod(shape)
+
+
 def infer(model: ir.Model, dims: Mapping[str, int] | None = None) -> Sizes:
     """Walk the graph with every dynamic dimension replaced by a number; `dims` names some, the rest get defaults.
 
@@ -63,6 +71,28 @@ def infer(model: ir.Model, dims: Mapping[str, int] | None = None) -> Sizes:
         if node.outputs and node.outputs[0].name in first.known:
             _mark_moving(first, second, node)
     return first
+
+
+def of_feed(model: ir.Model, shapes: Mapping[str, Shape]) -> Sizes:
+    """Walk the graph once with inputs of these shapes; raises ModelUnsupportedError where one is missing that has no rank."""
+    found = Sizes()
+    chosen: dict[str, int] = {}
+    for value in model.graph.inputs:
+        given = shapes.get(str(value.name))
+        if given is None or value.shape is None or len(value.shape) != len(given):
+            continue
+        for axis, size in enumerate(value.shape):
+            if not isinstance(size, int) or size < 0:
+                name = (None if isinstance(size, int) else size.value) or f"{value.name}.{axis}"
+                chosen.setdefault(name, given[axis])
+    for value in model.graph.inputs:
+        if not value.is_initializer() and isinstance(value.type, ir.TensorType | None):
+            _enter(found, value, shapes.get(str(value.name)) or _concrete(value, chosen, factors=(1, 1)))
+    for value in model.graph.initializers.values():
+        found.enter_initializer(value)
+    for node in model.graph:
+        _walk(model, found, node, chosen, factors=(1, 1))
+    return found
 
 
 def _mark_moving(first: Sizes, second: Sizes, node: ir.Node) -> None:

@@ -24,9 +24,12 @@ from onnx import (
 )
 
 from engine.errors import ModelInvalidError, ModelUnsupportedError
+from engine.graph import io
 from engine.graph.cache_sizes import with_cache_sizes
 from engine.graph.foreign_formats import recognise, recognise_broken
+from engine.graph.network_cost import network_cost
 from engine.graph.quantized import is_quantized
+from engine.graph.sizes import OPEN_SIZE
 from engine.inspection import Inspection, TensorInfo
 
 FILE_BYTES = (1 << 31) - 1
@@ -35,8 +38,6 @@ DEPTH = 16
 TENSOR_BYTES = 16 << 30
 OLDEST_OPSET = 7
 OLDEST_IR = 3
-# How some exporters write that a size is open; onnxruntime reads it so too.
-OPEN_SIZE = -1
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _STANDARD = frozenset({"", "ai.onnx"})
 
@@ -110,6 +111,7 @@ def inspect_model(path: Path, *, alone: bool = False) -> Inspection:
         quantized=_quantized(nodes),
         float_type=_float_type(nodes.tensors),
         external_data=bool(external),
+        cost=network_cost(io.load(path)),
         warnings=tuple(_warnings(model, nodes)),
     )
 

@@ -12,20 +12,30 @@ import onnx_ir as ir
 from engine.compatibility import check_fit
 from engine.contract import Pass
 from engine.data.batches import padded, run_size
-from engine.errors import BaselineFailedError, ModelInvalidError, ModelUnsupportedError, VerificationFailedError
+from engine.errors import (
+    BaselineFailedError,
+    EngineError,
+    ModelInvalidError,
+    ModelUnsupportedError,
+    VerificationFailedError,
+)
+from engine.estimate import Speed, estimate_job, measured_speed
 from engine.gate import FIDELITY_METRICS, TASK_METRICS
 from engine.graph import io, verify
-from engine.graph.pieces import memory_to_load
+from engine.graph.activations import live_bytes
+from engine.graph.pieces import Pieces, memory_to_load
 from engine.graph.validate import inspect_model
+from engine.inspection import Estimate
 from engine.job.data import JobData, Labelled
 from engine.job.frame import Blame, Frame
-from engine.job.workbench import Workbench, open_network
+from engine.job.workbench import Workbench, open_network, run_bytes
 from engine.job.workspace import copy_network, remove_network
-from engine.measure.acceptance import decide
+from engine.measure.acceptance import DECIDES, decide
 from engine.measure.decoding import decoding_feeds, generation
 from engine.measure.gates import Costs, judge, labelled_output
 from engine.measure.latency import compare
 from engine.measure.quality import Evaluator, Network
+from engine.measure.runs import seconds_per_sample
 from engine.measure.size import compare_size
 from engine.report.markdown import summarise
 from engine.report.values import (
@@ -42,6 +52,7 @@ from engine.report.values import (
 )
 from engine.runtime.environment import environment
 from engine.runtime.network_files import parameters
+from engine.runtime.sessions import Session
 from engine.spec import Compress
 
 _FEEDS = 8
@@ -86,10 +97,13 @@ class _Compression:
         self._feeds = self._latency_feeds()
         # Of a decoder: the token after each of them.
         self._decoding: list[verify.Feed] = []
+        self._data = data
+        self._estimate: Estimate | None = None
 
     def run(self) -> Report:
         self._frame.tell({"type": "started"})
         with ExitStack() as stack:
+            self._foresee()
             select = stack.enter_context(self._baseline(self._parts.select))
             # Nothing but the report's measurement may have it. It is made now so that data that do not fit end the job at once.
             final = stack.enter_context(self._baseline(self._parts.judge, select)) if self._parts.apart else select
@@ -101,13 +115,38 @@ class _Compression:
         self._frame.finish(report)
         return report
 
+    def _foresee(self) -> None:
+        """Time a run of the original and say what the job will take. One that does not run is told of later."""
+        try:
+            # A run in pieces reads all weights: it is not made for an estimate.
+            speed = None if self._in_pieces else self._measured_speed()
+        except EngineError:
+            return
+        self._estimate = estimate_job(
+            self._inspection, self._data.described, self._spec, self._data.judge_described, speed=speed
+        )
+        if self._estimate is not None:
+            self._frame.tell({"type": "estimate", "message": self._estimate.summary})
+            if self._estimate.memory_bytes > self._spec.limits.max_memory_mb << 20:
+                self._warnings.append(_may_not_fit(self._estimate, self._spec.limits.max_memory_mb))
+
+    def _measured_speed(self) -> Speed:
+        samples = self._parts.select.samples
+        with self._frame.lock.working():
+            seconds = seconds_per_sample(self._open_original(), samples)
+        alive = live_bytes(io.load(self._frame.model), next(iter(samples.batches(1))))
+        return measured_speed(seconds, alive or 0)
+
     # What the job works with
+
+    def _open_original(self) -> Session | Pieces:
+        return open_network(self._frame.model, self._target, in_pieces=self._in_pieces)
 
     def _baseline(self, data: Labelled, like: Evaluator | None = None) -> Evaluator:
         """Run the original; a job on a network that does not run is over here."""
         frame = self._frame
         try:
-            session = open_network(frame.model, self._target, in_pieces=self._in_pieces)
+            session = self._open_original()
             session.run(self._feeds[0])
             if like is None:
                 self._decoding = self._decoding_feeds(session)
@@ -120,6 +159,7 @@ class _Compression:
                 declared=self._declared,
                 graph=io.load(frame.model),
                 like=like,
+                run_bytes=run_bytes(self._spec.limits.max_memory_mb),
                 scratch=frame.scratch,
                 lock=frame.lock,
             )
@@ -144,6 +184,7 @@ class _Compression:
             declared=self._declared,
             in_pieces=self._in_pieces,
             deadline=self._frame.deadline,
+            run_bytes=run_bytes(self._spec.limits.max_memory_mb),
         )
 
     def _latency_feeds(self) -> list[verify.Feed]:
@@ -161,12 +202,19 @@ class _Compression:
             return []
 
     def _compare(
-        self, original: Path, compressed: Path, seconds: float, feeds: Sequence[verify.Feed]
+        self,
+        original: Path,
+        compressed: Path,
+        seconds: float,
+        feeds: Sequence[verify.Feed],
+        against: Sequence[float] = (),
     ) -> LatencyComparison | None:
         """Measure two networks beside each other; None where they do not fit into memory."""
         if self._in_pieces:
             return None
-        return compare(original, compressed, feeds, self._target, lock=self._frame.lock, seconds=seconds)
+        return compare(
+            original, compressed, feeds, self._target, lock=self._frame.lock, seconds=seconds, against=against
+        )
 
     def _decode(self, result: Path) -> LatencyComparison | None:
         """Measure a decoder's runs that write one token; None for other networks."""
@@ -248,13 +296,15 @@ class _Compression:
         measured["size"] = compare_size(self._frame.model, candidate, download=outcome.download)
         measured["quality"] = self._bench.evaluator.evaluate(self._bench.open(candidate))
         faster: LatencyComparison | None = None
-        if not outcome.lossless:
+        if not outcome.lossless or any(gate.metric.startswith("latency_") for gate in self._spec.gates):
             self._frame.measuring("latency", index)
             # A decoder spends its time on writing, token by token.
-            faster = self._compare(self._current, candidate, _STEP_SECONDS, self._decoding or self._feeds)
+            faster = self._compare(
+                self._current, candidate, _STEP_SECONDS, self._decoding or self._feeds, against=DECIDES
+            )
             measured["latency"] = faster and without_runs(faster)
         size = compare_size(self._current, candidate, download=outcome.download)
-        refused = decide(outcome, size, faster, measured["quality"], self._spec.gates)
+        refused = decide(outcome, size, faster, measured["quality"], self._spec.gates, of_original=measured["size"])
         if refused is None:
             del measured["change"]
         return refused or outcome
@@ -318,6 +368,7 @@ class _Compression:
             held_out_samples=told.judge if told is not None else 0,
             environment=environment(self._target),
             seconds=frame.seconds,
+            estimate=self._estimate,
             warnings=tuple(warnings),
         )
 
@@ -374,6 +425,13 @@ def _too_large(needed: int, limit_mb: int) -> str:
         f"The network does not fit into max_memory_mb ({limit_mb}): it was verified and judged in pieces, with weights quantized"
         " without data, and neither latency nor peak memory was measured. To have them measured, give the job"
         f" {_mebibytes(needed)} MiB."
+    )
+
+
+def _may_not_fit(found: Estimate, limit_mb: int) -> str:
+    return (
+        f"The job may take {found.memory_bytes / 1e9:.1f} GB of memory, its max_memory_mb is {limit_mb}: if it is ended for"
+        " that, give it more."
     )
 
 

@@ -11,9 +11,10 @@ from engine.graph import io
 from engine.inspection import TensorInfo
 from engine.job.data import JobData
 from engine.job.frame import Frame
+from engine.job.workbench import run_bytes
 from engine.measure.gates import labelled_output, runs_needed
 from engine.measure.intervals import critical
-from engine.measure.latency import compare, measure_alone
+from engine.measure.latency import compare, measure_alone, without_warm_up
 from engine.measure.quality import Evaluator
 from engine.measure.throughput import measure_throughput
 from engine.measure.tune import find_options
@@ -135,7 +136,8 @@ class _Measuring:
 
     def _latency(self) -> LatencyComparison:
         needed = max((runs_needed(gate) for gate in self._spec.gates), default=1)
-        runs = max(50, round(needed * _SPARE_RUNS))
+        # A gate on a tail gets its runs, whatever time they take.
+        least = round(needed * _SPARE_RUNS) if needed > 1 else None
         # All of the time is taken: tails take runs, and a precise median says nothing of them.
         if self._frame.baseline is None:
             return measure_alone(
@@ -144,7 +146,7 @@ class _Measuring:
                 self._target,
                 lock=self._frame.lock,
                 seconds=self._spec.measure_seconds,
-                min_runs=runs,
+                least_runs=least,
                 max_runs=_MAX_RUNS,
             )
         return compare(
@@ -154,15 +156,21 @@ class _Measuring:
             self._target,
             lock=self._frame.lock,
             seconds=self._spec.measure_seconds,
-            min_runs=runs,
+            least_runs=least,
             max_runs=_MAX_RUNS,
             precision=0.0,
         )
 
     def _operators(self) -> tuple[OpProfile, Placement]:
         with self._frame.lock.measuring():
-            traced = tracing.trace(self._frame.model, self._target, self._feeds, runs=_WARM_UP + _PROFILED_RUNS)
-        runs = traced.runs[_WARM_UP:]
+            traced = tracing.trace(
+                self._frame.model,
+                self._target,
+                self._feeds,
+                runs=_WARM_UP + _PROFILED_RUNS,
+                seconds=self._spec.measure_seconds,
+            )
+        runs = without_warm_up(traced.runs)
         counts = tracing.count_nodes(runs[-1], self._target)
         wanted = PROVIDERS[self._target.provider].runtime
         costs = summarise(runs)
@@ -200,6 +208,7 @@ class _Measuring:
             output=labelled_output(self._spec.gates),
             declared={**self._network.data.declared, **self._spec.outputs},
             graph=io.load(baseline or self._frame.model),
+            run_bytes=run_bytes(self._spec.limits.max_memory_mb),
             scratch=self._frame.scratch,
             lock=self._frame.lock,
         ) as judge_by:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from engine.calibrate import observe
 from engine.calibrate.cache import StoredStatistics, digest_of
-from engine.contract import Context, Observe, Samples
+from engine.contract import RUN_BYTES, Context, Observe, Samples
 from engine.errors import ModelUnsupportedError
 from engine.gate import Gate
 from engine.graph import io
@@ -22,13 +22,18 @@ from engine.graph.verify import Feed
 from engine.measure.latency import compare_many
 from engine.measure.quality import Evaluator
 from engine.outputs import OutputDeclaration
+from engine.report.counted_time import counted
 from engine.report.values import Quality
 from engine.runtime import sessions
 from engine.runtime.host_lock import HostLock
 from engine.runtime.sessions import Session
 from engine.target import Target
 
-_RACE_SECONDS = 5.0
+# A race of more networks than so many takes longer.
+_RACE_SECONDS, _RACED_IN_TIME = 5.0, 4
+# Several networks are loaded at a time, each takes about three times what is alive in a run, and the job has other needs.
+_RUNS_SHARE = 32
+_LEAST_RUN_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Workbench:
     declared: Mapping[str, OutputDeclaration]
     in_pieces: bool
     deadline: float | None
+    run_bytes: int
 
     def context(self, checkpoint: Path, tell: Callable[[float, str], None]) -> Context:
         """Give what a pass may ask of the job in one step."""
@@ -77,6 +83,7 @@ class Workbench:
             has_data=self.calibrate is not None and not self.in_pieces,
             gates=self.gates,
             outputs=self.declared,
+            run_bytes=self.run_bytes,
         )
 
     def open(self, path: Path) -> Session | Pieces:
@@ -90,7 +97,7 @@ class Workbench:
         return self.evaluator.evaluate(self.open(path))
 
     def race(self, models: Sequence[ir.Model]) -> Sequence[float]:
-        """Give each network's time per run as a multiple of the first one's; by CPU time where one thread does all."""
+        """Give each network's time per run as a multiple of the first one's, by the clock that counts."""
         if self.in_pieces:
             raise ModelUnsupportedError("The network is too large to be timed in this memory")
         paths = []
@@ -103,12 +110,10 @@ class Workbench:
             self.feeds,
             self.target,
             lock=self.lock,
-            seconds=_RACE_SECONDS,
+            seconds=_RACE_SECONDS * max(1.0, len(paths) / _RACED_IN_TIME),
             precision=0.005,
         )
-        one_thread = self.target.threads == 1 and self.target.provider == "cpu"
-        ratios = [(each.cpu_ratio if one_thread else each.ratios["p50"]).value for each in compared.values()]
-        return [1.0, *ratios]
+        return [1.0, *(counted(each).ratio.value for each in compared.values())]
 
     def _observe(
         self,
@@ -128,6 +133,7 @@ class Workbench:
             self.target,
             scratch=self.scratch,
             stored=StoredStatistics(checkpoint, self._calibrate_digest),
+            run_bytes=self.run_bytes,
             lock=self.lock,
             progress=progress,
         )
@@ -136,6 +142,11 @@ class Workbench:
     def _calibrate_digest(self) -> str:
         assert self.calibrate is not None
         return digest_of(self.calibrate)
+
+
+def run_bytes(max_memory_mb: int) -> int:
+    """Give the bytes of activations that one run may hold alive in a job with this much memory."""
+    return max(_LEAST_RUN_BYTES, min(RUN_BYTES, (max_memory_mb << 20) // _RUNS_SHARE))
 
 
 def open_network(path: Path, target: Target, *, in_pieces: bool) -> Session | Pieces:

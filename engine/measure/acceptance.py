@@ -6,12 +6,15 @@ from engine.gate import FIDELITY_METRICS, TASK_METRICS, Gate
 from engine.measure.gates import Costs, judge, outputs_of
 from engine.measure.kinds import KINDS
 from engine.outputs import OutputKind
+from engine.report.counted_time import counted
 from engine.report.values import Change, LatencyComparison, Quality, Refusal, Size
 
-# A lossless step may cost a little size where it saves operators.
-_GROWTH = 1.01
+# What is worth having, as a share of the file. A lossless step may cost as much where it saves operators.
+_MATERIAL = 0.01
 # Slower than this is slower, whatever the noise; only asked for where no gate says what matters.
 _SLOWER = 1.05
+# The ratios of times that decide about a step.
+DECIDES = (1.0, _SLOWER)
 # Allowance where no gate limits quality: one point of a metric between 0 and 1. For fidelity each kind has its floors.
 _DROP = 0.01
 _SHARES = frozenset({"top1", "top5", "f1", "iou"})
@@ -25,15 +28,15 @@ def decide(
     latency: LatencyComparison | None,
     quality: Sequence[Quality],
     gates: Sequence[Gate],
+    *,
+    of_original: Size | None = None,
 ) -> Refusal | None:
-    """Refuse a step that does not gain on what was asked, or costs more quality than is allowed.
+    """Refuse a step that does not gain what is worth having of what was asked, or costs more quality than is allowed.
 
-    `size` and `latency` compare with the network before the step, `quality` with the original.
+    `size` and `latency` compare with the network before the step, `quality` and the size `of_original` with the original.
     """
     if change.lossless:
-        if size.compressed > size.original * _GROWTH:
-            return Refusal(code="no_gain", reason=f"The file grew from {size.original} to {size.compressed} bytes.")
-        return None
+        return _harm_without_loss(size, latency, quality, gates, of_original)
     if change.repair:
         # The pass itself made sure that quality rose; what is lost was allowed to earlier steps.
         return None
@@ -42,6 +45,44 @@ def decide(
     if loss is None and change.download and told.compressed >= told.original:
         return Refusal(code="no_gain", reason="The network is not smaller to download.")
     return loss or _without_gain(told, latency, gates)
+
+
+def _harm_without_loss(
+    size: Size,
+    latency: LatencyComparison | None,
+    quality: Sequence[Quality],
+    gates: Sequence[Gate],
+    of_original: Size | None,
+) -> Refusal | None:
+    """Say what a step without loss makes worse. It need not gain anything: others may need what it does."""
+    if size.compressed > size.original * (1 + _MATERIAL):
+        return Refusal(code="no_gain", reason=f"The file grew from {size.original} to {size.compressed} bytes.")
+    for gate in gates:
+        broken = _breaks(gate, quality, size, of_original)
+        if broken is not None:
+            return Refusal(code="no_gain", reason=f"It would break a gate that held before: {broken}.")
+    time = None if latency is None else counted(latency)
+    if time is not None and time.slower(_SLOWER):
+        said = f"a run takes {time.ratio.value:.2f} times as long as before{time.said}"
+        return Refusal(code="no_gain", reason=f"Nothing is lost, but {said}.")
+    return None
+
+
+def _breaks(gate: Gate, quality: Sequence[Quality], size: Size, of_original: Size | None) -> str | None:
+    """Say why a gate fails that did not fail before; what the original itself does not keep, no step has broken."""
+    if gate.metric == "size_bytes" and of_original is not None:
+        before = of_original.model_copy(update={"compressed": size.original})
+        held = judge(gate, (), Costs(size=before)).outcome != "fail"
+        found = judge(gate, (), Costs(size=of_original))
+        return found.reason if held and found.outcome == "fail" else None
+    if gate.metric not in (*TASK_METRICS, *FIDELITY_METRICS):
+        return None
+    found = judge(gate, quality, Costs())
+    if found.outcome != "fail":
+        return None
+    values = [each.original for each in outputs_of(gate, quality) if each.original is not None]
+    beyond = (value > gate.value if gate.rule == "max" else value < gate.value for value in values)
+    return None if gate.rule in {"min", "max"} and any(beyond) else found.reason
 
 
 def _told_size(change: Change, size: Size) -> Size:
@@ -127,29 +168,34 @@ def _kind_of_older(quality: Mapping[str, Quality]) -> OutputKind:
 
 def _without_gain(size: Size, latency: LatencyComparison | None, gates: Sequence[Gate]) -> Refusal | None:
     asked = {"latency" if gate.metric.startswith("latency_") else gate.metric for gate in gates}
-    smaller = size.compressed < size.original
-    ratio = _time_ratio(latency)
-    slower = ratio is not None and ratio > (1.0 if "latency" in asked else _SLOWER)
-    said = "" if ratio is None else f"a run takes {ratio:.2f} times as long as before"
+    smaller = size.compressed <= size.original * (1 - _MATERIAL)
+    time = None if latency is None else counted(latency)
+    slower = time is not None and time.slower(1.0 if "latency" in asked else _SLOWER)
+    faster = time is not None and time.faster
+    said = "" if time is None else f"a run takes {time.ratio.value:.2f} times as long as before{time.said}"
     if "latency" in asked and slower:
-        return Refusal(code="no_gain", reason=f"Latency was asked for, but {said} on this target.")
-    if asked & {"size_bytes", "peak_memory", "parameters"}:
-        return None if smaller else Refusal(code="no_gain", reason="Size was asked for, but the file is not smaller.")
+        return Refusal(code="no_gain", reason=f"Latency was asked for, but on this target {said}.")
+    small = sorted(asked & {"size_bytes", "peak_memory", "parameters"})
+    if small:
+        if smaller or (faster and "latency" in asked):
+            return None
+        wanted = " and ".join(small)
+        return Refusal(code="no_gain", reason=f"A gate asks for {wanted}, but {_told_growth(size)}.")
     if slower:
         return Refusal(
             code="no_gain",
             reason=f"It does not pay on this target: {said}.",
             hint="A gate on size_bytes asks for size alone.",
         )
-    if not smaller and (ratio is None or ratio > 1.0):
-        return Refusal(code="no_gain", reason="The network is neither smaller nor faster.")
+    if not smaller and not faster:
+        speed = "was not measured" if time is None else f"is the same beyond noise: {said}"
+        return Refusal(code="no_gain", reason=f"Nothing is gained: {_told_growth(size)}, and the speed {speed}.")
     return None
 
 
-def _time_ratio(latency: LatencyComparison | None) -> float | None:
-    """Give the best-known ratio of times: by the wall's clock where the machine was quiet, else by the CPU's."""
-    if latency is None:
-        return None
-    trusted = latency.ratios["p50"] if latency.stable else latency.cpu_ratio
-    # Only what is slower beyond its own interval counts as slower.
-    return trusted.value if trusted.interval.low > 1.0 or trusted.value <= 1.0 else 1.0
+def _told_growth(size: Size) -> str:
+    """Say how the file changed, where it did not become materially smaller."""
+    if size.compressed >= size.original:
+        grown = size.compressed / size.original - 1
+        return "the file has the same size" if size.compressed == size.original else f"the file is {grown:.1%} larger"
+    return f"the file is only {1 - size.compressed / size.original:.2%} smaller, less than {_MATERIAL:.0%}"

@@ -15,6 +15,7 @@ from engine.errors import ModelUnsupportedError
 from engine.inspection import TensorInfo
 from engine.measure.metrics import Array
 from engine.measure.runs import Network
+from engine.report.counted_time import counted
 from engine.report.values import Generation, LatencyComparison, Ratio, TokenRate
 from engine.runtime.sessions import Feed
 
@@ -96,7 +97,7 @@ def generation(
 
 def _rate(tokens: float, compared: LatencyComparison) -> TokenRate:
     before, after = compared.original.p50_ms, compared.compressed.p50_ms
-    ratio: Ratio = compared.ratios["p50"]
+    ratio: Ratio = counted(compared).ratio
     return TokenRate(
         original_ms=before,
         compressed_ms=after,

@@ -1,7 +1,8 @@
 """The verdict: each gate's limit held against a one-sided confidence bound.
 
 Pass when even the unfavourable bound is inside the limit, fail when even the favourable one is outside, else inconclusive: the
-data cannot tell. A gate whose metric was not measured is inconclusive too, and so is one on latency from an unstable machine.
+data cannot tell. A gate whose metric was not measured is inconclusive too. One on latency that a busy machine measured is
+decided only where the effect is far larger than the noise, by every clock that there is.
 """
 
 from collections.abc import Sequence
@@ -10,8 +11,13 @@ from math import ceil, log
 
 from engine.gate import LOWER_IS_BETTER, TASK_METRICS, Gate
 from engine.measure.intervals import one_sided, rescale, rescale_ratio, tango
+from engine.report.counted_time import counted
 from engine.report.values import GateResult, LatencyComparison, MemoryComparison, Quality, Size, Verdict
 
+# The least that an interval of a median can be made of: the true one lies between the extremes of six in 97 of 100 cases.
+FEWEST_RUNS = 6
+# A disturbed clock that no other one confirms decides where the effect is so many times as large as all that is not known.
+_ALONE = 3.0
 _QUANTILES = {"latency_p50": 0.5, "latency_p90": 0.9, "latency_p95": 0.95, "latency_p99": 0.99}
 
 
@@ -42,6 +48,10 @@ class _Measured:
     high: float
     # Why it cannot be judged.
     doubt: str | None = None
+    # What disturbed the measurement, where it did.
+    disturbed: str | None = None
+    # How the value was measured, where that is not the usual way.
+    how: str = ""
 
 
 def verdict(gates: Sequence[Gate], quality: Sequence[Quality], costs: Costs) -> Verdict:
@@ -106,19 +116,22 @@ def _held(gate: Gate, measured: _Measured | None, costs: Costs, named: str) -> G
     at_least = gate.rule == "min"
     unfavourable, favourable = (measured.low, measured.high) if at_least else (measured.high, measured.low)
     limit = f"{'at least' if at_least else 'at most'} {gate.value:.6g}"
-    said = f"{_subject(gate, costs)}{named} is {measured.value:.6g}, allowed is {limit}"
+    said = f"{_subject(gate, costs)}{named} is {measured.value:.6g}{measured.how}, allowed is {limit}"
     bound = "" if measured.low == measured.high else f"; with {gate.confidence:.1%} confidence it is {_worse(at_least)}"
     if measured.doubt is not None:
-        outcome, reason = "inconclusive", f"{said}; {measured.doubt}"
+        outcome, reason = "inconclusive", f"undecided: {said}; {measured.doubt}"
     elif _inside(unfavourable, gate.value, at_least=at_least):
         outcome, reason = "pass", f"{said}{bound and f'{bound} {unfavourable:.6g}'}"
     elif _inside(favourable, gate.value, at_least=at_least):
         outcome, reason = (
             "inconclusive",
-            f"{said}, but it may be as {'low' if at_least else 'high'} as {unfavourable:.6g}",
+            f"undecided: {said}, but it may be as {'low' if at_least else 'high'} as {unfavourable:.6g}",
         )
     else:
         outcome, reason = "fail", said
+    if measured.disturbed is not None:
+        so = ", so that this cannot be told" if outcome == "inconclusive" else "; the effect is far larger than that"
+        reason = f"{reason}; {measured.disturbed}{so}"
     return GateResult.model_validate(
         {"gate": gate, "measured": measured.value, "bound": unfavourable, "outcome": outcome, "reason": reason}
     )
@@ -198,6 +211,9 @@ def _of_latency(gate: Gate, latency: LatencyComparison | None, *, strict_tails: 
     if latency is None:
         return None
     statistic = {"latency_decode": "p50"}.get(gate.metric, gate.metric.removeprefix("latency_"))
+    doubt = _distrust(gate, latency, strict_tails=strict_tails)
+    if not latency.stable:
+        return _of_disturbed(gate, latency, statistic, doubt)
     if gate.rule == "max_ratio":
         value, interval = latency.ratios[statistic].value, latency.ratios[statistic].interval
     else:
@@ -205,13 +221,41 @@ def _of_latency(gate: Gate, latency: LatencyComparison | None, *, strict_tails: 
     low, high = (rescale_ratio(value, interval, gate.confidence, upper=upper) for upper in (False, True))
     # Where even the original beside itself excludes 1, that much of any ratio is the machine's and not the network's.
     floor = latency.noise_floor
-    doubt = 1 + max(0.0, floor.low - 1, 1 - floor.high)
-    return _Measured(value, low / doubt, high * doubt, _distrust(gate, latency, strict_tails=strict_tails))
+    beyond = 1 + max(0.0, floor.low - 1, 1 - floor.high)
+    return _Measured(value, low / beyond, high * beyond, doubt)
+
+
+def _of_disturbed(gate: Gate, latency: LatencyComparison, statistic: str, doubt: str | None) -> _Measured:
+    """Bound what a busy machine measured: by all clocks that there are, with all of the noise on both sides."""
+    why = latency.unstable_because or "the machine was too disturbed"
+    disturbed = f"{why[0].lower()}{why[1:]}"
+    floor = latency.noise_floor
+    if gate.rule != "max_ratio":
+        # Others can only have made it slower, by how much nobody knows: it may keep a limit that it seems to break.
+        value = float(getattr(latency.compressed, f"{statistic}_ms"))
+        high = rescale_ratio(value, latency.compressed.intervals[statistic], gate.confidence, upper=True)
+        return _Measured(value, 0.0, high * max(floor.high, 1.0), doubt, disturbed)
+    time = counted(latency)
+    read, margin = [(latency.ratios[statistic], floor)], _ALONE
+    if time.clock == "cpu":
+        # The processor's clock was only read for p50. It has a say about tails too: they are tails of the same work.
+        read, margin = [*read, (time.ratio, time.noise)], 1.0
+    lows, highs = [], []
+    for ratio, noise in read:
+        low, high = (
+            rescale_ratio(ratio.value, ratio.interval, gate.confidence, upper=upper) for upper in (False, True)
+        )
+        low, high = low * min(noise.low, 1.0), high * max(noise.high, 1.0)
+        lows.append(ratio.value * (low / ratio.value) ** margin)
+        highs.append(ratio.value * (high / ratio.value) ** margin)
+    told = time.ratio.value if statistic == "p50" else latency.ratios[statistic].value
+    return _Measured(told, min(lows), max(highs), doubt, disturbed, time.said if statistic == "p50" else "")
 
 
 def _distrust(gate: Gate, latency: LatencyComparison, *, strict_tails: bool) -> str | None:
-    if not latency.stable:
-        return "the latency measurement was not stable"
+    fewest = min(latency.original.samples, latency.compressed.samples)
+    if fewest < FEWEST_RUNS:
+        return f"{fewest} runs are too few for an interval, {FEWEST_RUNS} are needed"
     kept, needed = latency.compressed.samples, runs_needed(gate)
     if strict_tails and kept < needed:
         return f"{kept} runs are too few to bound it, {needed} are needed"

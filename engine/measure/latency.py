@@ -16,11 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.measure.gates import FEWEST_RUNS
 from engine.measure.intervals import Floats, block_weights
+from engine.report.counted_time import clock_that_counts
 from engine.report.values import MOST_RUNS, Interval, Latency, LatencyComparison, Ratio
 from engine.runtime.failures import explain_run
 from engine.runtime.host_lock import HostLock
-from engine.runtime.kernel_times import OpProfile, summarise
+from engine.runtime.kernel_times import OpProfile, Run, summarise
 from engine.runtime.library import run_errors
 from engine.runtime.sessions import Feed, ModelSource, Session, session
 from engine.runtime.tracing import nodes_by_provider, profile
@@ -31,14 +33,29 @@ _STATISTICS = ("mean", *_QUANTILES)
 
 _WARM_UP_TURNS = 5
 _MAX_FEEDS = 16
+# Of the time for a comparison: what may go into first runs on every feed, and into runs before the first that counts.
+_FEEDS_SHARE, _WARM_UP_SHARE = 0.1, 0.2
+# Not even those are waited for beyond so many times the seconds that a comparison may take.
+_LATEST = 8.0
+_FIRST_LOOK = 12
+_PROFILE_SECONDS = 4.0
+# An effect is clear when it is so many times as large as what is not known of it.
+_CLEAR = 3.0
+# No ratio is known better than that.
+_FINEST = 0.002
 _RESAMPLES = 1000
 # A percentile needs some samples even to be wrong about; below this all runs are used and the result is not stable.
 _FEWEST_KEPT = 10
 _MOST_DROPPED = 0.5
+# A preempted run waits about that long. It spoils a run of which that is a noticeable part, and no longer one.
+_PREEMPTED_MS, _NOTICEABLE = 4.0, 0.01
 # Of the original beside itself: always allowed, or else up to this share of the effect that is measured, or never.
 _SMALL_NOISE, _NOISE_OF_EFFECT, _LARGE_NOISE = 0.05, 0.25, 0.15
 # How far the ratios by CPU and by wall may differ. With more threads the two also differ in how well the work is spread.
 _CLOCKS_AGREE = {True: 0.10, False: 0.30}
+
+# The processor does the work: its clock says something.
+_BY_PROCESSOR = frozenset({"cpu", "openvino"})
 
 _ORIGINAL, _AGAIN = 0, 1
 
@@ -64,6 +81,8 @@ def compare(
     min_runs: int = 50,
     max_runs: int = 2000,
     precision: float = 0.02,
+    against: Sequence[float] = (),
+    least_runs: int | None = None,
     seed: int = 0,
 ) -> LatencyComparison:
     """Measure a candidate beside the original; `compare_many` says how."""
@@ -77,6 +96,8 @@ def compare(
         min_runs=min_runs,
         max_runs=max_runs,
         precision=precision,
+        against=against,
+        least_runs=least_runs,
         seed=seed,
     )
     return compared["candidate"]
@@ -93,13 +114,18 @@ def compare_many(
     min_runs: int = 50,
     max_runs: int = 2000,
     precision: float = 0.02,
+    against: Sequence[float] = (),
+    least_runs: int | None = None,
     seed: int = 0,
 ) -> dict[str, LatencyComparison]:
     """Measure any number of candidates beside the original in the same turns.
 
     Turns are taken until the intervals of mean, p50, p90 and p95 of every ratio are narrower than `precision` (relative), or
-    `max_runs` are made, or `seconds` are over; but at least `min_runs`, even when that takes longer than `seconds`. Feeds are
-    batches as the target says, used in turn; all runners of a turn run on the same one.
+    `max_runs` are made, or `seconds` are over. A comparison that only asks whether ratios are above or below some values
+    names these in `against`, and ends as soon as that is clear. `min_runs` are made before it ends early for precision; of a
+    network too slow for them within `seconds`, six are made and no more, and fewer where even those take eight times as
+    long; `least_runs` are made whatever time they take. What goes before the first run that counts has a share of the time too. Feeds are batches as the target says, used
+    in turn; all runners of a turn run on the same one. A slow network is run on fewer of them.
 
     Raises:
         TargetUnavailableError: none of a network's nodes ran on the target's provider.
@@ -112,7 +138,15 @@ def compare_many(
         ran_on = {name: nodes_by_provider(model, target, batches[0]) for name, model in candidates.items()}
     with lock.measuring():
         turns = take_turns(
-            sessions, batches, seconds=seconds, min_runs=min_runs, max_runs=max_runs, precision=precision, seed=seed
+            sessions,
+            batches,
+            seconds=seconds,
+            min_runs=min_runs,
+            max_runs=max_runs,
+            precision=precision,
+            against=against,
+            least_runs=least_runs,
+            seed=seed,
         )
     return {name: judge_turns(turns, name, target, ran_on[name], seed=seed) for name in candidates}
 
@@ -126,6 +160,7 @@ def measure_alone(
     seconds: float = 10.0,
     min_runs: int = 50,
     max_runs: int = 2000,
+    least_runs: int | None = None,
     seed: int = 0,
 ) -> LatencyComparison:
     """Measure a network beside itself: there is no other to compare with, but the noise shows.
@@ -139,7 +174,14 @@ def measure_alone(
         ran_on = nodes_by_provider(model, target, batches[0])
     with lock.measuring():
         turns = take_turns(
-            sessions, batches, seconds=seconds, min_runs=min_runs, max_runs=max_runs, precision=0.0, seed=seed
+            sessions,
+            batches,
+            seconds=seconds,
+            min_runs=min_runs,
+            max_runs=max_runs,
+            precision=0.0,
+            least_runs=least_runs,
+            seed=seed,
         )
     return judge_turns(turns, "original again", target, ran_on, seed=seed)
 
@@ -149,11 +191,18 @@ def per_op(
 ) -> OpProfile:
     """Give where a network's time goes, from onnxruntime's own profile; the first runs are discarded.
 
-    The profiler itself costs about a microsecond per node, so tiny nodes look dearer than they are.
+    The profiler itself costs about a microsecond per node, so tiny nodes look dearer than they are. Of a network that takes
+    seconds there are fewer runs.
     """
     batches = [feeds] if isinstance(feeds, Mapping) else list(feeds)[:_MAX_FEEDS]
     with (lock or HostLock(None)).measuring():
-        return summarise(profile(model, target, batches, runs=_WARM_UP_TURNS + runs)[_WARM_UP_TURNS:])
+        made = profile(model, target, batches, runs=_WARM_UP_TURNS + runs, seconds=_PROFILE_SECONDS)
+        return summarise(without_warm_up(made))
+
+
+def without_warm_up(runs: Sequence[Run]) -> Sequence[Run]:
+    """Leave out the first runs, but never more than half of them."""
+    return runs[min(_WARM_UP_TURNS, len(runs) // 2) :]
 
 
 def take_turns(
@@ -164,27 +213,50 @@ def take_turns(
     min_runs: int,
     max_runs: int,
     precision: float,
+    against: Sequence[float] = (),
+    least_runs: int | None = None,
     seed: int = 0,
 ) -> Turns:
     """Take the raw samples. The first two sessions are of the original."""
-    most = max(max_runs, min_runs)
+    most = max(max_runs, min_runs, least_runs or 0)
+    fewest, latest = (min(FEWEST_RUNS, min_runs), _LATEST * seconds) if least_runs is None else (least_runs, np.inf)
     record = _Record(len(sessions), most)
-    deadline = time.monotonic() + seconds
+    started = time.monotonic()
     with ExitStack() as stack:
-        runners = [_Runner(each, feeds, stack) for each in sessions.values()]
+        runners = _runners(list(sessions.values()), feeds, _FEEDS_SHARE * seconds, stack)
         orders = _orders(len(runners), seed)
         stack.enter_context(_no_garbage_collection())
         for turn in range(_WARM_UP_TURNS):
+            if time.monotonic() > started + (_FEEDS_SHARE + _WARM_UP_SHARE) * seconds:
+                break
             record.take(runners, next(orders), turn, column=0)
-        done, next_look = 0, min_runs
-        while done < most and (done < min_runs or time.monotonic() < deadline):
+        done, next_look = 0, min(_FIRST_LOOK, min_runs)
+        while done < most and not (done and time.monotonic() - started > (seconds if done >= fewest else latest)):
             record.take(runners, next(orders), done, column=done)
             done += 1
             if done == next_look:
-                if _widest(record.turns(sessions, done), seed) < precision:
+                turns = record.turns(sessions, done)
+                if (against and _clear(turns, against, seed)) or (
+                    done >= min_runs and _widest(turns, seed) < precision
+                ):
                     break
-                next_look = done + max(done // 2, 10)
+                # The first look at precision is after `min_runs`, whatever was looked at before.
+                following = done + max(done // 2, 10)
+                next_look = min_runs if done < min_runs < following else following
     return record.turns(sessions, done)
+
+
+def _runners(sessions: Sequence[Session], feeds: Sequence[Feed], seconds: float, stack: ExitStack) -> list["_Runner"]:
+    """Prepare runs of every session on as many of the feeds as their first runs have time for: all on the same ones."""
+    started = time.monotonic()
+    runners = [_Runner(each, feeds[0], stack) for each in sessions]
+    for feed in feeds[1:]:
+        spent = time.monotonic() - started
+        if spent + spent / len(runners[0].calls) > seconds:
+            break
+        for runner in runners:
+            runner.add(feed)
+    return runners
 
 
 def judge_turns(
@@ -201,14 +273,17 @@ def judge_turns(
         _Resampled.of(turns.wall_ms[row], mask, weights)
         for row, mask in zip((_ORIGINAL, _AGAIN, candidate), kept, strict=True)
     ]
-    cpus = [_Resampled.of(turns.cpu_ms[row], kept[at], weights) for at, row in ((0, _ORIGINAL), (2, candidate))]
+    cpus = [
+        _Resampled.of(turns.cpu_ms[row], mask, weights)
+        for row, mask in zip((_ORIGINAL, _AGAIN, candidate), kept, strict=True)
+    ]
     ratios = {statistic: walls[2].ratio_to(walls[0], statistic) for statistic in _STATISTICS}
-    cpu_ratio = cpus[1].ratio_to(cpus[0], "p50")
+    cpu_ratio = cpus[2].ratio_to(cpus[0], "p50") if target.provider in _BY_PROCESSOR else None
     noise = walls[1].ratio_to(walls[0], "p50").interval
     reason = (
         _too_disturbed(turns, (_ORIGINAL, _AGAIN, candidate))
         or _too_noisy(noise, ratios["p50"])
-        or (_clocks_disagree(ratios["p50"], cpu_ratio, target) if same_threads else None)
+        or (_clocks_disagree(ratios["p50"], cpu_ratio, target) if same_threads and cpu_ratio is not None else None)
     )
     return LatencyComparison(
         original=walls[0].latency(turns, _ORIGINAL),
@@ -216,8 +291,10 @@ def judge_turns(
         ratios=ratios,
         cpu_ratio=cpu_ratio,
         noise_floor=noise,
+        cpu_noise_floor=cpus[1].ratio_to(cpus[0], "p50").interval,
         stable=reason is None,
         unstable_because=reason,
+        counts=clock_that_counts(cpu_ratio if same_threads else None, stable=reason is None),
         nodes_by_provider=dict(ran_on),
     )
 
@@ -287,7 +364,9 @@ def _kept(turns: Turns, row: int) -> NDArray[np.bool_]:
 def _too_disturbed(turns: Turns, rows: Sequence[int]) -> str | None:
     for row in rows:
         dropped, made = int(turns.disturbed[row].sum()), turns.disturbed.shape[1]
-        if dropped > _MOST_DROPPED * made or made - dropped < _FEWEST_KEPT:
+        if made < FEWEST_RUNS:
+            return f"There was time for {made} runs of each network; an interval takes at least {FEWEST_RUNS}"
+        if dropped > _MOST_DROPPED * made or made - dropped < min(_FEWEST_KEPT, made):
             return f"The kernel preempted {dropped} of {made} runs: other programs are using the processor"
     return None
 
@@ -301,8 +380,7 @@ def _too_noisy(noise: Interval, ratio: Ratio) -> str | None:
 
 
 def _clocks_disagree(wall: Ratio, cpu: Ratio, target: Target) -> str | None:
-    """Compare the clocks where the CPU does the work."""
-    if target.provider not in {"cpu", "openvino"} or cpu.value <= 0:
+    if cpu.value <= 0:
         return None
     apart = abs(np.log(cpu.value / wall.value)) > _CLOCKS_AGREE[target.threads == 1]
     overlap = cpu.interval.low <= wall.interval.high and wall.interval.low <= cpu.interval.high
@@ -322,15 +400,36 @@ def _widest(turns: Turns, seed: int) -> float:
     return max(((ratio.interval.high - ratio.interval.low) / ratio.value for ratio in ratios), default=0.0)
 
 
+def _clear(turns: Turns, against: Sequence[float], seed: int) -> bool:
+    """Say whether every candidate's ratio is on one side of all these values, by far more than what is not known of it."""
+    if any(_kept(turns, row).sum() < turns.wall_ms.shape[1] * (1 - _MOST_DROPPED) for row in range(len(turns.names))):
+        return False
+    weights = block_weights(turns.wall_ms.shape[1], _RESAMPLES // 5, seed)
+    rows = [_Resampled.of(turns.wall_ms[row], _kept(turns, row), weights) for row in range(len(turns.names))]
+    noise = rows[_AGAIN].ratio_to(rows[_ORIGINAL], "p50")
+    unknown = max(abs(np.log(noise.interval.low)), abs(np.log(noise.interval.high)), _FINEST)
+    for row in rows[_AGAIN + 1 :]:
+        ratio = row.ratio_to(rows[_ORIGINAL], "p50")
+        half = max(np.log(ratio.interval.high / ratio.interval.low) / 2, unknown)
+        if any(abs(np.log(ratio.value / value)) < _CLEAR * half for value in against):
+            return False
+    return True
+
+
 class _Runner:
     """A session with its runs prepared, and the preemptions of the threads that do its work."""
 
-    def __init__(self, run_by: Session, feeds: Sequence[Feed], stack: ExitStack) -> None:
-        self.calls = [run_by.bind(feed) for feed in feeds]
+    def __init__(self, run_by: Session, feed: Feed, stack: ExitStack) -> None:
+        self._run_by = run_by
+        self.calls = [run_by.bind(feed)]
         alone = run_by.target.provider == "cpu" and run_by.target.threads == 1
         # A thread's own clock leaves out whatever else this process does; a pool's work is only in the process's.
         self.cpu_clock: Callable[[], int] = time.thread_time_ns if alone else time.process_time_ns
         self._pool = [] if alone else [_open_status(thread, stack) for thread in sorted(run_by.pool_threads)]
+
+    def add(self, feed: Feed) -> None:
+        """Prepare a run on one more feed; its first run is made."""
+        self.calls.append(self._run_by.bind(feed))
 
     def preemptions(self) -> int:
         """Count the involuntary context switches so far of this thread and the session's pool."""
@@ -371,7 +470,8 @@ class _Record:
                 raise explain_run(error) from error
             end = now()
             cpu_end = cpu_clock()
-            self.disturbed[row, column] = runner.preemptions() != before
+            waited_ms = (runner.preemptions() - before) * _PREEMPTED_MS
+            self.disturbed[row, column] = waited_ms * 1e6 > _NOTICEABLE * (end - start)
             self.wall[row, column] = end - start
             self.cpu[row, column] = cpu_end - cpu_start
 

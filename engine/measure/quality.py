@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 import onnx_ir as ir
 
-from engine.contract import Samples
+from engine.contract import RUN_BYTES, Samples
 from engine.data.padding import valid_positions
 from engine.errors import DatasetInvalidError, VerificationFailedError
 from engine.graph.endings import endings
@@ -46,7 +46,9 @@ class Evaluator:
         declared: what the owner says of outputs, by name.
         graph: the original as a graph, by which outputs are recognised; without it names and values have to do.
         like: one of the same network on other samples; outputs are taken for the same.
-        batch: samples per run; by default the network's fixed batch, else 32.
+        batch: samples per run; by default the network's fixed batch, else 32, or with a graph as many of those as
+            `run_bytes` of activations allow.
+        run_bytes: see engine.graph.activations.
         scratch: folder for the files.
         lock: taken round each batch.
 
@@ -68,6 +70,7 @@ class Evaluator:
         graph: ir.Model | None = None,
         like: "Evaluator | None" = None,
         batch: int | None = None,
+        run_bytes: int = RUN_BYTES,
         scratch: Path | None = None,
         lock: HostLock | None = None,
     ) -> None:
@@ -77,6 +80,8 @@ class Evaluator:
             raise DatasetInvalidError(f"There are {len(labels)} labels for {len(samples)} samples")
         self._metric = metric if labels is not None else None
         self._runs = Runs(original, samples, labels if metric else None, batch, lock or HostLock(None))
+        if batch is None and graph is not None:
+            self._runs.afford(graph, run_bytes)
         taken = {} if like is None else {each.name: (each.kind, each.reason) for each in like.outputs if each.kind}
         self._hints = Hints(declared or {}, {} if graph is None else endings(graph), self._metric, output, taken)
         self._original = OriginalOutputs(original, self._runs, self._hints, scratch)

@@ -1,18 +1,22 @@
 """Running networks over samples, batch by batch, with what is known of each run."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import onnx_ir as ir
 
 from engine.contract import Samples
 from engine.data.batches import padded, run_size, sample_count
+from engine.graph.activations import affordable_batch
 from engine.measure.arrangement import tensors
 from engine.measure.metrics import Array
 from engine.runtime.host_lock import HostLock
 
 _BATCH = 32
+_TIMED_RUNS, _TIMED_SECONDS = 5, 1.0
 
 
 class Port(Protocol):
@@ -51,6 +55,19 @@ class Run:
     label: Array | None
 
 
+def seconds_per_sample(network: Network, samples: Samples) -> float:
+    """Give the time of the fastest of a few runs, for each sample: the others were disturbed. A slow network runs twice."""
+    size = run_size([port.shape for port in network.inputs], samples) or 1
+    feed = padded(next(iter(samples.batches(size))), size)
+    network.run(feed)
+    times: list[float] = []
+    while len(times) < _TIMED_RUNS and sum(times) < _TIMED_SECONDS:
+        started = time.perf_counter()
+        network.run(feed)
+        times.append(time.perf_counter() - started)
+    return min(times) / size
+
+
 class Runs:
     """The same samples in the same batches for every network."""
 
@@ -59,8 +76,15 @@ class Runs:
     ) -> None:
         self._samples, self._labels, self._lock = samples, labels, lock
         # The network's own batch, where it takes no other.
+        self._target = getattr(network, "target", None)
         self.fixed = run_size([port.shape for port in network.inputs], samples)
         self.batch = self.fixed or batch or _BATCH
+
+    def afford(self, graph: ir.Model, run_bytes: int) -> None:
+        """Put as many samples into a run as `run_bytes` of the network's activations allow, but no more than by default."""
+        if self.fixed is None:
+            with self._lock.working():
+                self.batch = affordable_batch(graph, self._samples, self.batch, budget=run_bytes, target=self._target)
 
     @property
     def apart(self) -> bool:

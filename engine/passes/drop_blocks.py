@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from engine.contract import Context, Observe, Pass, Searchable
+from engine.contract import Context, Observe, Pass, Searchable, Work, Workload
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -46,6 +46,11 @@ class DropBlocks(Pass):
         description="Least signal-to-noise ratio (dB) of the outputs where they do not; null: no limit.",
     )
     samples: int = Field(128, ge=2, le=4096, description="At most so many samples score every candidate.")
+
+    def work(self, load: Workload) -> Work:
+        """Every branch is left out once, on the samples that score."""
+        branches = max(load.layers // 3, 1)
+        return Work(runs=2 * branches * min(load.select, self.samples), networks=2 * branches)
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks without a sum."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from engine.contract import Context, Observe, Pass, Searchable
+from engine.contract import Context, Observe, Pass, Searchable, Work, Workload
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -54,6 +54,10 @@ class Factorise(Pass):
         if self.ratio is not None and self.ratio > self.break_even:
             raise ValueError(f"a ratio of {self.ratio:g} is beyond the break-even of {self.break_even:g}")
         return self
+
+    def work(self, load: Workload) -> Work:
+        """Sums over what layers read, and a decomposition of each weight."""
+        return Work(runs=2 * load.calibrate, networks=4, timed_s=5.0 if self.race else 0.0, per_weight_s=3e-6)
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks that are quantized, or hold none of the operators."""

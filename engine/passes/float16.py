@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from engine.contract import Context, Observe, Pass, Searchable
+from engine.contract import Context, Observe, Pass, Searchable, Work, Workload
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -54,6 +54,11 @@ class Float16(Pass):
             margin=self.margin,
             exclude=self.exclude,
         )
+
+    def work(self, load: Workload) -> Work:
+        """Where 16 bits are computed in, candidates are compared."""
+        del load
+        return Work(runs=60, networks=4)
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks whose weights are 16-bit floats already, or integers alone."""

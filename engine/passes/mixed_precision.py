@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from engine.contract import Context, Observe, Pass, Searchable
+from engine.contract import Context, Observe, Pass, Searchable, Work, Workload
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -61,6 +61,17 @@ class MixedPrecision(Pass):
             minimise=self.minimise,
             candidates=self.candidates,
             exclude=self.exclude,
+        )
+
+    def work(self, load: Workload) -> Work:
+        """Many networks are made; how much they are run is bounded by time."""
+        networks = 3 * len(self.candidates)
+        return Work(
+            runs=load.calibrate + networks * (4 * load.calibrate + 2000 + 8 * load.layers),
+            networks=5 * networks,
+            timed_s=5.0 + networks,
+            per_weight_s=2e-6,
+            most_s=150.0,
         )
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":

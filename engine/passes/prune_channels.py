@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from engine.contract import Context, Observe, Pass, Searchable
+from engine.contract import Context, Observe, Pass, Searchable, Work, Workload
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -74,6 +74,18 @@ class PruneChannels(Pass):
     exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
         (), max_length=4096, description="Names of nodes that keep all their channels and their weights.", strict=False
     )
+
+    def work(self, load: Workload) -> Work:
+        """Importance is read from the calibration samples, the result refitted; a limit is found by bisection."""
+        searches = self.max_drop is not None or self.target_latency_ratio is not None
+        refits = 2 * load.calibrate if self.reconstruct else 0
+        rounds = 7 if searches else 1
+        return Work(
+            runs=load.calibrate + rounds * (refits + load.select),
+            networks=4 * rounds,
+            timed_s=5.0 * rounds if self.target_latency_ratio is not None else 0.0,
+            per_weight_s=1e-6 * rounds,
+        )
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse quantized networks: their weights cannot be refitted."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from engine.contract import Context, Observe, Pass, Searchable
+from engine.contract import Context, Observe, Pass, Searchable, Work, Workload
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -66,6 +66,11 @@ class PruneWeights(Pass):
         if self.scope == "global" and (self.method in {"wanda", "sparsegpt"} or self.pattern is not None):
             raise ValueError("the scope global needs the method magnitude and no pattern")
         return self
+
+    def work(self, load: Workload) -> Work:
+        """Sums over what layers read, and a solution for each weight."""
+        by_data = self.method != "magnitude" and load.calibrate > 0
+        return Work(runs=2 * load.calibrate if by_data else 0, networks=3, per_weight_s=1e-6 if by_data else 5e-8)
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks without float weights of these operators."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from engine.contract import Context, Observe, Pass, Searchable
+from engine.contract import Context, Observe, Pass, Searchable, Work, Workload
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -89,6 +89,11 @@ class QuantizeWeights(Pass):
             exclude=self.exclude,
             head_bits=self.head_bits,
         )
+
+    def work(self, load: Workload) -> Work:
+        """GPTQ runs the calibration samples once for each stage of layers, and solves for each weight."""
+        fits = self.method != "rtn" and load.calibrate > 0
+        return Work(runs=3 * load.calibrate if fits else 0, networks=4, per_weight_s=1e-6 if fits else 5e-8)
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks that are quantized already or hold none of the operators."""

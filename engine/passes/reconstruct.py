@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from engine.contract import Context, Observe, Pass
+from engine.contract import Context, Observe, Pass, Work, Workload
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -29,6 +29,10 @@ class Reconstruct(Pass):
     exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
         (), max_length=4096, description="Names of nodes that keep their weights.", strict=False
     )
+
+    def work(self, load: Workload) -> Work:
+        """Network and original run side by side, and each layer is refitted."""
+        return Work(runs=2 * load.calibrate, networks=2 + load.layers, per_weight_s=1e-6)
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse quantized networks: their weights cannot be refitted."""

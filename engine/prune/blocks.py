@@ -232,6 +232,7 @@ class _Damage:
             samples,
             declared=context.outputs,
             graph=context.original,
+            run_bytes=context.run_bytes,
             scratch=folder,
         )
         own = main_metrics(self._evaluator.evaluate(self._session(context.original)))

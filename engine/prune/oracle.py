@@ -11,6 +11,7 @@ from engine.calibrate.observe import fixed_batch
 from engine.contract import Samples
 from engine.errors import VerificationFailedError
 from engine.graph import io
+from engine.graph.activations import affordable_batch
 from engine.graph.agreement import Feed, agreement
 from engine.graph.endings import rows_may_swap
 from engine.runtime import loading, sessions
@@ -42,7 +43,8 @@ def compare(masked: ir.Model, pruned: ir.Model, samples: Samples, target: Target
     """
     plain, optimised = (_open(masked, target, optimise=optimise) for optimise in (False, True))
     candidate = _open(pruned, target, optimise=False)
-    feeds = list(islice(samples.batches(fixed_batch(masked, samples) or _SAMPLES), _BATCHES))
+    size = fixed_batch(masked, samples) or affordable_batch(masked, samples, _SAMPLES, target=target)
+    feeds = list(islice(samples.batches(size), _BATCHES))
     swapping = cache(lambda: rows_may_swap(masked))
     own, found = _difference(plain, optimised, feeds, swapping), _difference(plain, candidate, feeds, swapping)
     result = Agreement(found, max(TOLERANCE, own))

@@ -12,8 +12,9 @@ import onnx_ir as ir
 
 from engine.calibrate.observe import fixed_batch
 from engine.contract import Context, Samples
-from engine.data.batches import sample_count
+from engine.data.batches import sample_bytes, sample_count
 from engine.graph import io, linear
+from engine.graph.activations import affordable_batch
 from engine.graph.walk import DISK_BYTES, Walk
 from engine.prune.refittable import Normalisation, Refittable, Rows, refittable, residual
 from engine.prune.schedule import quality_drop
@@ -33,6 +34,7 @@ _HELD_OUT_EVERY = 5
 _LARGEST_BATCH = 32
 _LEAST_BATCHES = 10
 _MOST_SAMPLES = 1024
+_MOST_BYTES = 256 << 20
 # Rows per layer: this many, or so many for each column where that is more.
 _ROWS = 16384
 _ROWS_PER_COLUMN = 8
@@ -115,9 +117,13 @@ def _op(model: ir.Model, name: str) -> str:
 
 def batches(model: ir.Model, samples: Samples) -> list[Mapping[str, Array]]:
     """Give the calibration samples in feeds: enough of them that some can be held out."""
-    count = min(len(samples), _MOST_SAMPLES)
+    first = next(iter(samples.batches(1)), None)
+    if first is None:
+        return []
+    # They are all held in memory.
+    count = min(len(samples), _MOST_SAMPLES, max(_LEAST_BATCHES, _MOST_BYTES // max(sample_bytes(first), 1)))
     fixed = fixed_batch(model, samples)
-    size = fixed or max(1, min(_LARGEST_BATCH, count // _LEAST_BATCHES))
+    size = fixed or affordable_batch(model, samples, max(1, min(_LARGEST_BATCH, count // _LEAST_BATCHES)))
     feeds: list[Mapping[str, Array]] = []
     taken = 0
     for feed in samples.batches(size):

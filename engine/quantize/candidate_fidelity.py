@@ -28,13 +28,17 @@ _LEAST_SQNR_DB = 20.0
 class CandidateFidelity:
     """Holds the outputs of the network that was given, and says how near others come.
 
-    `drop`: the loss of the dataset's metric that is allowed.
+    `drop`: the loss of the dataset's metric that is allowed. `most`: samples that are looked at.
     """
 
-    def __init__(self, model: ir.Model, samples: Samples, context: Context, *, drop: float) -> None:
+    def __init__(
+        self, model: ir.Model, samples: Samples, context: Context, *, drop: float, most: int = _MOST_SAMPLES
+    ) -> None:
         self._context = context
-        self._samples = First(samples, _MOST_SAMPLES)
-        self._evaluator = Evaluator(self._open(model), self._samples, declared=context.outputs, graph=model)
+        self._samples = First(samples, most)
+        self._evaluator = Evaluator(
+            self._open(model), self._samples, declared=context.outputs, graph=model, run_bytes=context.run_bytes
+        )
         self._run = fixed_batch(model, samples) or 1
         self._drop = drop
 

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from engine.calibrate import Range
 from engine.contract import Context, Observe
+from engine.data.subsets import First
 from engine.errors import EngineError
 from engine.graph import io
 from engine.graph.digest import content_digest
@@ -15,8 +16,11 @@ from engine.measure.acceptance import main_metrics
 from engine.quantize import float16, integer_types, regions
 from engine.quantize.candidate_fidelity import CandidateFidelity
 from engine.quantize.dynamic_plan import DynamicSettings
+from engine.quantize.effort import Effort
 from engine.quantize.float16 import Float16Settings
 from engine.quantize.methods import Method, dynamic_method, float16_method, static_method, weights_method
+from engine.quantize.ranges import Method as RangeMethod
+from engine.quantize.refinement import kept_ranges
 from engine.quantize.sensitivity import sensitivities
 from engine.quantize.static import StaticSettings
 from engine.quantize.static_plan import make_plan
@@ -46,6 +50,7 @@ _TABLE_GROUP = 16
 # Weights that share a scale elsewhere.
 _GROUP = 32
 _DYNAMIC: tuple[Literal["MatMul", "Gemm", "LSTM", "Gather"], ...] = ("MatMul", "Gemm", "LSTM", "Gather")
+_NO_REGION = "by the target's profile, converting to integers and back costs more than its integers save"
 # Dynamic layers with fewer weights stay in float: they cost more.
 _SMALLEST = 4096
 
@@ -58,7 +63,8 @@ class Candidate:
     model: ir.Model
     what: str
     steps: tuple[MethodDetails, ...] = ()
-    in_float: tuple[str, ...] = ()
+    # Layers without fixed ranges by name, and why.
+    in_float: Mapping[str, str] = field(default_factory=dict)
     # Whether layers compute in integers, or are only stored in fewer bits.
     integers: bool = True
     size: int = 0
@@ -87,18 +93,26 @@ class Candidate:
 
 
 def static_settings(
-    exclude: Iterable[str] = (), *, measure_layers: bool = True, embeddings: bool = True
+    exclude: Iterable[str] = (),
+    *,
+    measure_layers: bool = True,
+    embeddings: bool = True,
+    known_ranges: RangeMethod | None = None,
+    left_out: Mapping[str, str] | None = None,
+    equalise: bool = True,
 ) -> StaticSettings:
-    """Give how candidates are quantized with fixed ranges."""
+    """Give how candidates are quantized with fixed ranges; with `known_ranges` by these, without refining anything."""
     return StaticSettings(
         per_channel=True,
         activations="auto",
         weights="auto",
-        ranges="auto",
-        improve=True,
+        ranges=known_ranges or "auto",
+        improve=known_ranges is None,
         embeddings=embeddings,
         measure_layers=measure_layers,
         exclude=tuple(dict.fromkeys(exclude)),
+        left_out=left_out or {},
+        equalise=equalise,
     )
 
 
@@ -151,10 +165,15 @@ class CandidateMaker:
         *,
         kinds: Sequence[Kind],
         exclude: Sequence[str],
+        effort: Effort,
     ) -> None:
         self._model, self._kinds, self._exclude = model, kinds, tuple(exclude)
         self._context, self._fidelity = context, fidelity
-        self._inner = replace(context, progress=lambda _fraction, _message: None)
+        self._effort = effort
+        refined_on = context.select if context.select is None else First(context.select, effort.refine_samples)
+        self._inner = replace(context, progress=lambda _fraction, _message: None, select=refined_on)
+        # The ranges that the first refined network kept, where the others are not refined again.
+        self._known_ranges: RangeMethod | None = "min_max" if effort.refined == "none" else None
         self._observations = observations
         self._ranges = {
             request.tensor: found
@@ -194,7 +213,7 @@ class CandidateMaker:
 
     def _whole(self) -> Iterator[Candidate]:
         """All layers in integers; and if that loses too much, the most sensitive ones in float, found by bisection."""
-        everything = self._static_but(frozenset(), "static, all layers", rest=True)
+        everything = self._static_but({}, "static, all layers", rest=True)
         if everything is None:
             return
         yield everything
@@ -205,14 +224,14 @@ class CandidateMaker:
                 yield best
         if best is not None:
             yield from self._measured(best)
-            steps = self._static_steps(frozenset(best.in_float), rest=True, embeddings=False)
+            steps = self._static_steps(best.in_float, rest=True, embeddings=False)
             yield from self._with_small_tables(best, steps)
 
     def _measured(self, candidate: Candidate) -> Iterator[Candidate]:
         """Let `quantize_static` measure which kinds of layers to leave in float, and how to lay out the others."""
         if not any(layer.node.op_type == "Conv" for layer in self._all.layers):
             return
-        steps = self._static_steps(frozenset(candidate.in_float), rest=True, measured=True)
+        steps = self._static_steps(candidate.in_float, rest=True, measured=True)
         made = self._applied(self._model, steps, self._observations)
         if made is not None:
             name = f"{candidate.name}, kinds of layers by measurement"
@@ -222,11 +241,14 @@ class CandidateMaker:
         """Find the fewest of the most sensitive layers that must not have fixed ranges."""
         best: Candidate | None = None
         low, high = 1, len(order) - 1
-        while low <= high:
+        for _ in range(self._effort.bisections):
+            if low > high:
+                break
             count = (low + high) // 2
             self._context.progress(0.55, f"the {count} most sensitive of {len(order)} layers left out")
             name = f"static, {count} most sensitive layers not"
-            tried = self._static_but(frozenset(order[:count]), name, rest=True)
+            why = f"its rounding is among the {count} that move the outputs most"
+            tried = self._static_but(dict.fromkeys(order[:count], why), name, rest=True)
             if tried is not None and self._fidelity.accepts(tried.fidelity):
                 best, high = tried, count - 1
             else:
@@ -253,7 +275,7 @@ class CandidateMaker:
         plan = self._all
         if self._context.target.provider != "cpu" or not any(layer.node.op_type == "Conv" for layer in plan.layers):
             return
-        static = self._static_network(frozenset())
+        static = self._static_network({})
         if static is None:
             return
         feeds = self._fidelity.feeds(1)
@@ -266,7 +288,8 @@ class CandidateMaker:
                 continue
             seen.add(names)
             kept = sum(str(layer.node.name) not in names for layer in plan.layers)
-            made = self._static_but(names, f"static where it pays, {kept} of {len(plan.layers)} layers")
+            left_out = dict.fromkeys(sorted(names), _NO_REGION)
+            made = self._static_but(left_out, f"static where it pays, {kept} of {len(plan.layers)} layers")
             if made is not None:
                 yield self._with_stored_weights(made)
                 if not self._fidelity.accepts(made.fidelity):
@@ -286,7 +309,9 @@ class CandidateMaker:
         inside = [name for name in self._by_sensitivity() if name not in names]
         back = frozenset(inside[: (kept + 1) // 2])
         if back and len(back) < kept:
-            made = self._static_but(names | back, f"static where it pays, {kept - len(back)} least sensitive layers")
+            why = "its rounding moves the outputs more than that of the layers in integers"
+            left_out = dict.fromkeys(sorted(names), _NO_REGION) | dict.fromkeys(sorted(back), why)
+            made = self._static_but(left_out, f"static where it pays, {kept - len(back)} least sensitive layers")
             if made is not None:
                 yield made
 
@@ -301,7 +326,8 @@ class CandidateMaker:
         matrices = frozenset(str(layer.node.name) for layer in self._all.layers if layer.node.op_type in _MATRIX)
         if made is None or not convolutions or not matrices:
             return
-        static = self._static_network(matrices)
+        why = "its input's range is taken in every run"
+        static = self._static_network(dict.fromkeys(sorted(matrices), why))
         if static is None:
             return
         both = self._applied(static[0], [dynamic_method(dynamic_settings(self._exclude))])
@@ -346,23 +372,30 @@ class CandidateMaker:
         if made is not None:
             yield self._candidate("float16", "weights stored in 16 bits", made, integers=False)
 
-    def _static_but(self, in_float: frozenset[str], name: str, *, rest: bool = False) -> Candidate | None:
+    def _static_but(self, in_float: Mapping[str, str], name: str, *, rest: bool = False) -> Candidate | None:
         made = self._static_network(in_float, rest=rest)
         if made is None:
             return None
         candidate = self._candidate(name, name, made)
-        candidate.in_float = tuple(sorted(in_float))
+        candidate.in_float = in_float
         return candidate
 
-    def _static_network(self, in_float: frozenset[str], *, rest: bool = False) -> "_Made | None":
+    def _static_network(self, in_float: Mapping[str, str], *, rest: bool = False) -> "_Made | None":
         """Quantize all but some layers; with `rest`, matrix products and tables among those get fresh ranges, not float."""
         return self._applied(self._model, self._static_steps(in_float, rest=rest), self._observations)
 
     def _static_steps(
-        self, in_float: frozenset[str], *, rest: bool, embeddings: bool = True, measured: bool = False
+        self, in_float: Mapping[str, str], *, rest: bool, embeddings: bool = True, measured: bool = False
     ) -> list[Method]:
-        exclude = (*self._exclude, *sorted(in_float))
-        steps = [static_method(static_settings(exclude, measure_layers=measured, embeddings=embeddings))]
+        settings = static_settings(
+            self._exclude,
+            measure_layers=measured,
+            embeddings=embeddings,
+            known_ranges=self._known_ranges,
+            left_out=in_float,
+            equalise=self._effort.refined == "all",
+        )
+        steps = [static_method(settings)]
         if rest and "dynamic" in self._kinds:
             steps.append(dynamic_method(dynamic_settings(self._exclude)))
         return steps
@@ -387,10 +420,23 @@ class CandidateMaker:
                     return None
             elif isinstance(outcome.details, StaticDetails | DynamicDetails | WeightsDetails | Float16Details):
                 done.append(outcome.details)
-        return copy, tuple(done)
+                if isinstance(outcome.details, StaticDetails) and self._effort.refined == "first":
+                    self._known_ranges = self._known_ranges or kept_ranges(outcome.details.candidates)
+        return copy, without_taken_later(done)
 
 
 _Made = tuple[ir.Model, tuple[MethodDetails, ...]]
+
+
+def without_taken_later(steps: Sequence[MethodDetails]) -> tuple[MethodDetails, ...]:
+    """Leave out of what the first methods left in float whatever a later one has quantized."""
+    taken = {layer.node for step in steps if isinstance(step, DynamicDetails | WeightsDetails) for layer in step.layers}
+    return tuple(
+        step.model_copy(update={"in_float": tuple(each for each in step.in_float if each.node not in taken)})
+        if isinstance(step, StaticDetails)
+        else step
+        for step in steps
+    )
 
 
 def without_duplicates(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[SameAs]]:

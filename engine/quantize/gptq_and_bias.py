@@ -13,6 +13,7 @@ from engine.contract import Context, Samples
 from engine.data.batches import sample_count
 from engine.data.subsets import First
 from engine.graph import io
+from engine.graph.activations import affordable_batch
 from engine.graph.linear import LinearLayer
 from engine.quantize import integer_types
 from engine.quantize.kernel_order import kernel_matrix, kernel_order
@@ -91,12 +92,14 @@ def _moments(
     model = prefix.model
     inputs = {layer.node: prefix.names.get(str(layer.input.name), str(layer.input.name)) for layer in layers}
     names = sorted(set(inputs.values()) - {value.name for value in model.graph.inputs})
-    session = sessions.session(io.to_bytes(cut(model, names)), context.target) if names else None
+    part = cut(model, names) if names else model
+    session = sessions.session(io.to_bytes(part), context.target) if names else None
     groups = {_name(layer): layer.groups for layer in layers}
     grams = {_name(layer): Gram(layer.inputs, groups=groups[_name(layer)], block=256) for layer in layers}
     first = 0
     fixed = fixed_batch(model, samples)
-    for feed in samples.batches(fixed or _BATCH):
+    size = fixed or affordable_batch(part, samples, _BATCH, budget=context.run_bytes, target=context.target)
+    for feed in samples.batches(size):
         length = sample_count(feed)
         if fixed and length < fixed:
             break

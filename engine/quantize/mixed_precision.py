@@ -10,7 +10,7 @@ from engine.contract import Context, Observe
 from engine.graph import io
 from engine.graph.names import require_nodes
 from engine.measure.acceptance import losses
-from engine.quantize import dynamic, static, weights
+from engine.quantize import dynamic, effort, static, weights
 from engine.quantize.candidate_fidelity import CandidateFidelity, least_sqnr
 from engine.quantize.candidates import (
     Candidate,
@@ -101,9 +101,13 @@ def mix(
             reason=f"Candidates can only be compared on {_FEWEST_SAMPLES} or more samples that set no range.",
         )
     drop = settings.drop(context)
-    fidelity = CandidateFidelity(model, context.select, context, drop=drop)
+    layers = len(make_plan(model, frozenset(settings.exclude)).layers)
+    spent = effort.choose(model, layers, context)
+    fidelity = CandidateFidelity(model, context.select, context, drop=drop, most=spent.fidelity_samples)
     given = Candidate("float32", model, "all layers in float32", size=stored_size(model))
-    maker = CandidateMaker(model, observations, context, fidelity, kinds=settings.candidates, exclude=settings.exclude)
+    maker = CandidateMaker(
+        model, observations, context, fidelity, kinds=settings.candidates, exclude=settings.exclude, effort=spent
+    )
     candidates = [given, *maker.candidates()]
     context.progress(0.7, f"racing {len(candidates)} networks")
     for candidate, ratio in zip(candidates, context.race([each.model for each in candidates]), strict=True):
@@ -117,6 +121,7 @@ def mix(
         processor=processor.cpu_profile().dot,
         not_made=tuple(maker.not_made),
         duplicates=tuple(maker.duplicates),
+        effort=spent.said,
         steps=() if chosen is None else chosen.steps,
     )
     if chosen is None:
@@ -210,17 +215,27 @@ def _closeness(candidate: Candidate) -> float:
 def _nothing_pays(candidates: Sequence[Candidate]) -> str:
     tried = candidates[1:]
     if not tried:
-        return "No quantized network could be made of it: keep float32."
+        return "No smaller or faster network could be made of it: keep float32."
     fastest = min(tried, key=lambda each: each.time)
+    integers = min((each for each in tried if each.integers), key=lambda each: each.time, default=None)
     if fastest.time >= 1 - _GAIN:
+        what = "INT8 does not pay" if fastest is integers else "None of them pays"
         return (
-            f"INT8 does not pay on this target: of {len(tried)} quantized networks the fastest ({fastest.name}) takes"
-            f" {fastest.time:.2f} times as long as float32: keep float32."
+            f"{what} on this target: of {len(tried)} networks in fewer bits the fastest ({fastest.name}) takes"
+            f" {fastest.time:.2f} times as long as float32, and {_why_not_smaller(tried, candidates[0])}: keep float32."
         )
     return (
-        f"Quantization within the allowed loss does not pay on this target: {fastest.name} takes {fastest.time:.2f} times as"
+        f"Fewer bits within the allowed loss do not pay on this target: {fastest.name} takes {fastest.time:.2f} times as"
         f" long as float32, but {fastest.why_not or 'it gains too little'}: keep float32."
     )
+
+
+def _why_not_smaller(tried: Sequence[Candidate], given: Candidate) -> str:
+    """Say why the smallest network was not taken for its size."""
+    smallest = min(tried, key=lambda each: each.size)
+    if smallest.size >= given.size:
+        return "none is smaller"
+    return f"the smallest ({smallest.name}) was left: {smallest.why_not or 'it gains too little'}"
 
 
 def _said_of_integers(candidates: Sequence[Candidate], chosen: Candidate) -> str:
@@ -231,8 +246,9 @@ def _said_of_integers(candidates: Sequence[Candidate], chosen: Candidate) -> str
     best = min(tried, key=lambda each: each.time)
     if best.time * _AS_FAST < chosen.time:
         return f" The fastest network that computes in integers ({best.name}) was left: {best.why_not}."
+    pays = "does not pay" if best.time >= 1 - _GAIN else "pays less"
     return (
-        f" Computing in integers does not pay on this target: the fastest such network ({best.name}) takes"
+        f" Computing in integers {pays} on this target: the fastest such network ({best.name}) takes"
         f" {best.time:.2f} times as long as float32, this one {chosen.time:.2f} times."
     )
 

@@ -10,9 +10,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from engine.calibrate.observe import fixed_batch
-from engine.contract import Context, Samples
+from engine.contract import RUN_BYTES, Context, Samples
 from engine.data.batches import sample_count
 from engine.graph import io, row_sets
+from engine.graph.activations import affordable_batch
 from engine.graph.endings import endings
 from engine.outputs import DEFAULT_WEIGHTS, OutputDeclaration
 from engine.runtime import sessions
@@ -42,6 +43,8 @@ class OutputFidelity:
         target: Target,
         working: Working,
         declared: Mapping[str, OutputDeclaration] | None = None,
+        *,
+        run_bytes: int = RUN_BYTES,
     ) -> None:
         self._target, self._working = target, working
         self._weights = _weights(model, declared or {})
@@ -51,7 +54,7 @@ class OutputFidelity:
         if samples is None or len(samples) < max(_FEWEST_SAMPLES, fixed or 1):
             return
         session = sessions.session(io.to_bytes(model), target)
-        size = fixed or _BATCH
+        size = fixed or affordable_batch(model, samples, _BATCH, budget=run_bytes, target=target)
         used = 0
         for feed in islice(samples.batches(size), max(1, _MOST_SAMPLES // size)):
             if fixed and sample_count(feed) < fixed:
@@ -69,7 +72,7 @@ class OutputFidelity:
     def of(cls, model: ir.Model, context: Context) -> "OutputFidelity":
         """Give it for a pass's own network; without samples where the job has no data."""
         samples = context.select if context.has_data else None
-        return cls(model, samples, context.target, context.working, context.outputs)
+        return cls(model, samples, context.target, context.working, context.outputs, run_bytes=context.run_bytes)
 
     @property
     def ready(self) -> bool:

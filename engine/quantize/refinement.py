@@ -1,6 +1,6 @@
 """Candidates that may make a quantized network more faithful; each is kept only for a gain on samples to choose by."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from engine.report.quantization_details import RefinementCandidate
 
 # Less is noise.
 _LEAST_GAIN_DB = 0.1
+_BY = "ranges by "
 _ALPHAS = {"cross-layer equalisation": (0.5,), "SmoothQuant": (0.5, 0.75)}
 
 
@@ -77,10 +78,12 @@ class Refinement:
         *,
         per_channel: bool,
         search_ranges: bool,
+        equalise: bool = True,
     ) -> None:
         self._model = model
         self._per_channel = per_channel
         self._search_ranges = search_ranges
+        self._attempts = (self._ranges, self._equalise, self._round) if equalise else (self._ranges, self._round)
         self._types = types
         self._context = context
         self._observations = observations
@@ -95,7 +98,7 @@ class Refinement:
         if not self.fidelity.ready:
             return design
         self._best = self._score(self._model, design)
-        for number, attempt in enumerate((self._ranges, self._equalise, self._round)):
+        for number, attempt in enumerate(self._attempts):
             self._context.progress(
                 0.65 + 0.04 * number, f"trying {len(self.candidates) + 1}: {attempt.__name__.strip('_')}"
             )
@@ -122,7 +125,7 @@ class Refinement:
             tried = design.but(ranges=ranges_by(self._sources, method))
             if tried.ranges == design.ranges:
                 continue
-            if self._keep(f"ranges by {method}", self._score(self._model, tried)):
+            if self._keep(f"{_BY}{method}", self._score(self._model, tried)):
                 design, self._method = tried, method
         return design
 
@@ -184,6 +187,12 @@ class Refinement:
         if self._keep("bias correction", self._score(self._model, tried)):
             design = tried
         return design
+
+
+def kept_ranges(candidates: Iterable[RefinementCandidate]) -> Method:
+    """Give the last method of setting ranges that was kept."""
+    kept = [each.candidate.removeprefix(_BY) for each in candidates if each.kept and each.candidate.startswith(_BY)]
+    return next((method for method in METHODS if kept and method == kept[-1]), METHODS[0])
 
 
 def sources(observations: Mapping[Observe, Any]) -> dict[str, Range | Histogram]:

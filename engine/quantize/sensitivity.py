@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,13 @@ from engine.quantize import integer_types
 from engine.quantize.kernel_order import kernel_matrix, stored_weights
 from engine.quantize.static_plan import make_plan
 from engine.runtime import sessions
+from engine.runtime.sessions import Session
 
 Feed = Mapping[str, npt.NDArray[Any]]
 
 _SECONDS = 40.0
+# Of the seconds: how much longer the first batch may take.
+_LATEST = 3.0
 
 
 def sensitivities(
@@ -36,6 +40,9 @@ def sensitivities(
 
     Rounding is simulated in float: what a layer reads and its weights go through the grid that its kernel would use. A
     layer's noise is measured where it matters, at the network's outputs, so what later layers amplify or forget is counted.
+
+    After `seconds` no further batch begins. The first one is finished, because layers are only compared on the same samples,
+    unless even that takes three times as long: the layers that are left then are missing.
     """
     switched = io.copy(model)
     plan = make_plan(switched, exclude)
@@ -46,23 +53,51 @@ def sensitivities(
     for number, layer in enumerate(plan.layers):
         builder.add(number, layer)
     session = sessions.session(io.to_bytes(switched), context.target)
-    off = np.zeros(len(plan.layers), np.bool_)
-    noise = np.zeros(len(plan.layers))
-    energy = 0.0
-    deadline = time.monotonic() + seconds
-    for feed in feeds:
-        with context.working():
-            reference = _floats(session.run({**feed, str(switch.name): off}))
-        energy += sum(float(np.square(array).sum()) for array in reference.values())
-        for number in range(len(plan.layers)):
-            on = off.copy()
-            on[number] = True
-            with context.working():
-                found = _floats(session.run({**feed, str(switch.name): on}))
-            noise[number] += sum(row_sets.noise(array, found[name], name) for name, array in reference.items())
-        if time.monotonic() > deadline:
+    measure = _Measuring(session, str(switch.name), len(plan.layers), context)
+    started = time.monotonic()
+    names = [layer.name for layer in plan.layers]
+    noise, energy = np.zeros(len(names)), 0.0
+    for number, feed in enumerate(feeds):
+        found, of_outputs = measure.batch(feed, started + seconds * (1 if number else _LATEST))
+        if number and len(found) < len(noise):
             break
-    return {layer.name: float(value) / max(energy, 1e-30) for layer, value in zip(plan.layers, noise, strict=True)}
+        noise[: len(found)] += found
+        energy += of_outputs
+        if len(found) < len(noise):
+            return dict(zip(names, _shares(found, energy), strict=False))
+    return dict(zip(names, _shares(noise, energy), strict=True))
+
+
+def _shares(noise: npt.NDArray[np.float64], energy: float) -> list[float]:
+    return [float(each) for each in noise / max(energy, 1e-30)]
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    """The network with its switches, loaded."""
+
+    session: Session
+    switch: str
+    layers: int
+    context: Context
+
+    def batch(self, feed: Feed, ends: float) -> tuple[npt.NDArray[np.float64], float]:
+        """Give the noise that each layer adds to the outputs on a batch, of as many as there is time for, and their energy."""
+        reference = self._run(feed, None)
+        noise = []
+        for number in range(self.layers):
+            if time.monotonic() > ends:
+                break
+            found = self._run(feed, number)
+            noise.append(sum(row_sets.noise(array, found[name], name) for name, array in reference.items()))
+        return np.asarray(noise, np.float64), sum(float(np.square(array).sum()) for array in reference.values())
+
+    def _run(self, feed: Feed, rounded: int | None) -> dict[str, npt.NDArray[np.float64]]:
+        on = np.zeros(self.layers, np.bool_)
+        if rounded is not None:
+            on[rounded] = True
+        with self.context.working():
+            return _floats(self.session.run({**feed, self.switch: on}))
 
 
 class _Switches:

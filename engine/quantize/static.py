@@ -1,7 +1,7 @@
 """Static quantization: ranges of activations are fixed from calibration data, and layers compute in integers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -54,8 +54,17 @@ class StaticSettings:
     embeddings: bool
     # Whether to leave kinds of layers in float that are measured to run faster so.
     measure_layers: bool
-    # Names of nodes that stay in float.
+    # Names of nodes that stay in float because the recipe says so.
     exclude: tuple[str, ...]
+    # And because of whoever quantizes, by name with the reason.
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    # Whether what is tried includes equalisation, for which each try calibrates anew.
+    equalise: bool = True
+
+    @property
+    def in_float(self) -> frozenset[str]:
+        """Name all nodes that stay in float."""
+        return frozenset((*self.exclude, *self.left_out))
 
 
 def prepare(model: ir.Model) -> None:
@@ -80,11 +89,11 @@ def check(model: ir.Model, settings: StaticSettings) -> Refusal | None:
             hint="Upload the floating-point network that it was made from.",
         )
     require_nodes(model, settings.exclude)
-    plan = make_plan(model, frozenset(settings.exclude))
+    plan = make_plan(model, settings.in_float)
     if plan.layers or plan.left:
         return None
     if plan.refused:
-        node, reason = next(iter(plan.refused.items()))
+        node, reason = next(iter(_told(plan, settings).items()))
         return Refusal(
             code="not_applicable",
             reason=f"No layer can be quantized; the first, `{node}`, because {reason}.",
@@ -100,7 +109,7 @@ def observes(model: ir.Model, settings: StaticSettings) -> Sequence[Observe]:
 
     Where fewer layers are quantized, a tensor that shared its scale may need its own; it is always one of these.
     """
-    exclude = frozenset(settings.exclude)
+    exclude = settings.in_float
     plan = make_plan(model, exclude, products=settings.measure_layers)
     moving = settings.ranges == "moving_average"
     kind: Literal["moving_average", "histogram"] = "moving_average" if moving else "histogram"
@@ -125,7 +134,7 @@ def quantize(
     profile = processor.cpu_profile()
     types = integer_types.choose(profile, activations=settings.activations, weights=settings.weights)
     method: Method = "min_max" if settings.ranges in {"auto", "moving_average"} else cast("Method", settings.ranges)
-    structure = Structure(Design(frozenset(settings.exclude), ranges_by(sources(observations), method)))
+    structure = Structure(Design(settings.in_float, ranges_by(sources(observations), method)))
     context.progress(0.6, "choosing layers")
     if settings.measure_layers:
         structure = choose_structure(model, structure.design, types, context, per_channel=settings.per_channel)
@@ -159,7 +168,7 @@ def quantize(
         )
         told = [_with_sensitivity(layer, noise) for layer in told]
     inner = dict.fromkeys((node_name(node) for node in subgraph_layers(model)), _IN_A_BODY)
-    in_float = {**plan.refused, **structure.in_float, **inner}
+    in_float = {**_told(plan, settings), **structure.in_float, **inner}
     return Change(
         summary=_summary(plan, types, len(in_float)),
         details=StaticDetails(
@@ -181,6 +190,12 @@ def quantize(
     )
 
 
+def _told(plan: StaticPlan, settings: StaticSettings) -> dict[str, str]:
+    """Give why layers stay in float: what someone else left out, the recipe has not excluded."""
+    left_out = {node: reason for node, reason in settings.left_out.items() if node in plan.refused}
+    return {**plan.refused, **{node: why for node, why in left_out.items() if node not in settings.exclude}}
+
+
 def _refinement(
     model: ir.Model,
     settings: StaticSettings,
@@ -198,6 +213,7 @@ def _refinement(
         context,
         per_channel=settings.per_channel,
         search_ranges=settings.ranges == "auto",
+        equalise=settings.equalise,
     )
 
 

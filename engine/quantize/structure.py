@@ -89,7 +89,8 @@ class _Chooser:
         if gains[best] <= 0:
             return Structure(self.design, {}, races)
         won = candidates[best]
-        reason = f"measured: the network takes {gains[best]:.1%} less time with it in float"
+        which = "it" if len(won.in_float) == 1 else f"these {len(won.in_float)} layers"
+        reason = f"measured: the network takes {gains[best]:.1%} less time with {which} in float"
         return Structure(won.design, dict.fromkeys(sorted(won.in_float), reason), races)
 
     def _built(self, design: Design) -> ir.Model:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import assert_never
 
+from engine.report.counted_time import counted
 from engine.report.detail_parts import Detail
 from engine.report.generation_markdown import generation_gain, generation_rows
 from engine.report.outputs_markdown import output_lines, quality_rows
@@ -19,7 +20,7 @@ from engine.report.values import (
     Size,
     StepReport,
 )
-from engine.report.wording import MARKS, difference, metric_value, parts_sentence, table
+from engine.report.wording import MARKS, difference, metric_value, parts_sentence, speed, table, times_smaller
 from engine.report.wording import size as size_text
 
 
@@ -36,14 +37,12 @@ def summarise(
     refused = [f"{step.type}: {step.refusal.reason}" for step in steps if step.refusal is not None]
     if unchanged:
         return "Nothing helped, so the result is the original network. " + " ".join(refused)
-    gains = [f"{size.original / size.compressed:.2f}x smaller"]
+    gains = [times_smaller(size.original, size.compressed)]
     if size.original_download is not None and size.compressed_download is not None:
-        gains.append(f"{size.original_download / size.compressed_download:.2f}x smaller to download (deflated)")
+        gains.append(f"{times_smaller(size.original_download, size.compressed_download)} to download (deflated)")
     if latency is not None:
-        p50 = latency.ratios["p50"]
-        low, high = 1 / p50.interval.high, 1 / p50.interval.low
-        speed = f"{1 / p50.value:.2f}x as fast ({low:.2f} to {high:.2f})"
-        gains.append(speed if latency.stable else f"{speed}, measured on a busy machine")
+        time = counted(latency)
+        gains.append(f"{speed(time.ratio)}{time.said}")
     if generation is not None:
         gains.append(generation_gain(generation))
     lost = next((_cost(each) for each in quality if each.difference is not None), None) or next(
@@ -106,22 +105,24 @@ def _measures(report: Report) -> Iterator[tuple[str, ...]]:
         "size",
         size_text(size.original),
         size_text(size.compressed),
-        f"{size.original / size.compressed:.2f}x smaller",
+        times_smaller(size.original, size.compressed),
     )
     if size.original_download is not None and size.compressed_download is not None:
-        fewer = f"{size.original_download / size.compressed_download:.2f}x smaller"
+        fewer = times_smaller(size.original_download, size.compressed_download)
         yield "download (deflate)", size_text(size.original_download), size_text(size.compressed_download), fewer
     if report.latency is not None:
         before, after = report.latency.original, report.latency.compressed
+        busy = "" if report.latency.stable else ", disturbed"
         for name in ("p50", "p95"):
-            ratio = report.latency.ratios[name]
-            low, high = 1 / ratio.interval.high, 1 / ratio.interval.low
             yield (
                 f"latency {name}",
                 f"{getattr(before, name + '_ms'):.3f} ms",
                 f"{getattr(after, name + '_ms'):.3f} ms",
-                f"{1 / ratio.value:.2f}x as fast ({low:.2f} to {high:.2f})",
+                f"{speed(report.latency.ratios[name])}{busy}",
             )
+        if report.latency.counts == "cpu":
+            time = counted(report.latency)
+            yield "CPU time p50", "", "", f"{speed(time.ratio)}; the machine was busy, so this counts"
     if report.generation is not None:
         yield from generation_rows(report.generation)
     yield from quality_rows(report.quality, report.selected_quality)
@@ -152,12 +153,19 @@ def _conditions(report: Report) -> Iterator[str]:
     if report.preprocessing is not None:
         # Somebody's words from a file, kept to one line of text.
         yield "Data: " + " ".join(report.preprocessing.summary.split()).replace("<", "&lt;")
+    if report.estimate is not None:
+        yield f"When it began, the job was expected to take this: {report.estimate.summary} It took {report.seconds:.0f} s."
     if latency is not None:
         yield (
-            f"Latency from {latency.compressed.samples} runs of each, in turn; {latency.compressed.dropped} disturbed runs"
-            f" dropped; ratio by CPU time {1 / latency.cpu_ratio.value:.2f}x; the original beside itself reads"
-            f" {latency.noise_floor.low:.3f} to {latency.noise_floor.high:.3f}."
+            f"Latency from {latency.original.samples} runs of the original and {latency.compressed.samples} of the result, in"
+            f" turn; {latency.original.dropped} and {latency.compressed.dropped} disturbed runs left out{_by_cpu(latency)}; the"
+            f" original beside itself reads {latency.noise_floor.low:.3f} to {latency.noise_floor.high:.3f}."
         )
+
+
+def _by_cpu(latency: LatencyComparison) -> str:
+    cpu = latency.cpu_ratio
+    return "" if cpu is None or cpu.value <= 0 else f"; by CPU time {1 / cpu.value:.2f}x as fast"
 
 
 def _cost(quality: Quality) -> str:

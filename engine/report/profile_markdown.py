@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 
+from engine.report.counted_time import counted
 from engine.report.outputs_markdown import output_lines, quality_rows
 from engine.report.values import (
     LatencyComparison,
     Memory,
     OpCost,
     ProfileReport,
-    Ratio,
     TargetMeasurement,
     TargetProfile,
     Tuning,
 )
-from engine.report.wording import MARKS, size, table
+from engine.report.wording import MARKS, size, speed, table
 
 _PERCENTILES = ("p50", "p90", "p95", "p99")
 _MOST_ROWS = 10
@@ -67,13 +67,9 @@ def _sentence(profile: TargetProfile) -> str:
         return f"not measured, {profile.refusal.reason.rstrip('.') if profile.refusal else 'for no known reason'}"
     text = f"a run takes {_ms(measured.latency.p50_ms)} (p99 {_ms(measured.latency.p99_ms)})"
     if measured.comparison is not None:
-        text += f", {_speed(measured.comparison.ratios['p50'])} as the baseline"
+        time = counted(measured.comparison)
+        return f"{text}, {speed(time.ratio)} as the baseline{time.said}"
     return text if measured.stable else f"{text}, measured on a busy machine"
-
-
-def _speed(ratio: Ratio) -> str:
-    low, high = 1 / ratio.interval.high, 1 / ratio.interval.low
-    return f"{1 / ratio.value:.2f}x as fast ({low:.2f} to {high:.2f})"
 
 
 def _row(profile: TargetProfile) -> tuple[str, ...]:
@@ -90,8 +86,15 @@ def _row(profile: TargetProfile) -> tuple[str, ...]:
         _ms(memory.load_ms),
         "" if memory.warm_load_ms is None else _ms(memory.warm_load_ms),
         size(memory.peak_rss_bytes),
-        _speed(measured.comparison.ratios["p50"]) if measured.comparison else "",
+        _beside(measured.comparison),
     )
+
+
+def _beside(comparison: LatencyComparison | None) -> str:
+    if comparison is None:
+        return ""
+    time = counted(comparison)
+    return f"{speed(time.ratio)}{time.said}"
 
 
 def _target(profile: TargetProfile) -> Iterator[str]:
@@ -150,7 +153,7 @@ def _compared(comparison: LatencyComparison) -> Iterator[tuple[str, ...]]:
             name,
             _ms(getattr(before, f"{name}_ms")),
             _ms(getattr(after, f"{name}_ms")),
-            _speed(comparison.ratios[name]),
+            speed(comparison.ratios[name]),
         )
     if before.max_ms is not None and after.max_ms is not None:
         yield "max", _ms(before.max_ms), _ms(after.max_ms), ""
@@ -205,7 +208,7 @@ def _tuning(tuning: Tuning) -> Iterator[str]:
                 trial.options.graph_optimization,
                 "yes" if trial.options.spinning else "no",
                 _ms(trial.p50_ms),
-                _speed(trial.ratio) + ("" if trial.stable else ", not stable"),
+                speed(trial.ratio) + ("" if trial.stable else ", not stable"),
                 "chosen" if trial.options == tuning.chosen else "",
             )
             for trial in tuning.trials

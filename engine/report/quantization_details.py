@@ -227,3 +227,4 @@ class MixedDetails(Detail):
     not_made: tuple[NotMade, ...]
     duplicates: tuple[SameAs, ...] = Field(description="Networks that are another candidate once more.")
     steps: tuple[MethodDetails, ...] = Field(description="What each method did that made the chosen network.")
+    effort: str | None = Field(None, description="What was saved because a run is slow, in words; null: nothing.")

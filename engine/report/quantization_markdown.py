@@ -104,6 +104,8 @@ def _front(index: int, details: MixedDetails) -> Iterator[str]:
             for each in details.front
         ),
     )
+    if details.effort is not None:
+        yield from ("", details.effort)
     for again in details.duplicates:
         yield from ("", f"{again.name} is the same network as {again.same_as}.")
 

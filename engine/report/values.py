@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from engine.gate import Gate, ProfileGate
-from engine.inspection import Preprocessing
+from engine.inspection import Estimate, Preprocessing
 from engine.outputs import OutputKind
 from engine.report.details import AnyDetails
 from engine.target import Target
@@ -106,18 +106,31 @@ class DataParts(_Value):
     reason: str = Field(description="By which rule the samples were parted, in words.")
 
 
+# `wall`: what a user waits for. `cpu`: time of the processor, which stands still while other programs run.
+Clock = Literal["wall", "cpu"]
+
+
 class LatencyComparison(_Value):
     """Original and compressed, run by run in turn in one process."""
 
     original: Latency
     compressed: Latency
     ratios: dict[str, Ratio] = Field(description="By statistic: mean, p50, p90, p95, p99.")
-    cpu_ratio: Ratio = Field(
-        description="The ratio of p50 by CPU time of the process; it should agree with the wall's."
+    cpu_ratio: Ratio | None = Field(
+        description="The ratio of p50 by CPU time of the process, which should agree with the wall's; null where the processor"
+        " does not do the work."
     )
     noise_floor: Interval = Field(description="The ratio of the original to itself, measured in the same turns.")
-    stable: bool = Field(description="False: the machine was too disturbed; gates on latency are inconclusive.")
+    cpu_noise_floor: Interval | None = Field(None, description="The same by CPU time.")
+    stable: bool = Field(
+        description="False: the machine was too disturbed for the wall's clock; gates on latency are only decided where the"
+        " effect is far larger than the noise."
+    )
     unstable_because: str | None = None
+    counts: Clock = Field(
+        "wall",
+        description="The clock that the headline, gates and decisions about steps go by: `ratios` or `cpu_ratio`.",
+    )
     nodes_by_provider: dict[str, int] = Field(
         description="Nodes of the compressed network by the provider that ran them."
     )
@@ -320,6 +333,7 @@ class Report(_Value):
     held_out_samples: int = Field(description="Those that `quality` is of.")
     environment: Environment
     seconds: float
+    estimate: Estimate | None = Field(None, description="What the job was expected to take when it began.")
     warnings: tuple[str, ...] = ()
 
 
@@ -401,7 +415,10 @@ class TargetMeasurement(_Value):
     environment: Environment
     latency: Latency
     noise_floor: Interval = Field(description="The ratio of a network to itself, measured in the same turns.")
-    stable: bool = Field(description="False: the machine was too disturbed; gates on latency are inconclusive.")
+    stable: bool = Field(
+        description="False: the machine was too disturbed; gates on latency are only decided where the effect is far larger"
+        " than the noise."
+    )
     unstable_because: str | None = None
     comparison: LatencyComparison | None = Field(
         description="The baseline (`original`) and the network (`compressed`), run by run in turn; None without a baseline."

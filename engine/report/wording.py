@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from engine.report.values import Quality, Report
+from engine.report.values import Quality, Ratio, Report
 
 # Metrics that are shares of samples.
 SHARES = frozenset(
@@ -35,6 +35,21 @@ def metric_value(metric: str, value: float) -> str:
         return f"{100 * value:.2f} %"
     # A cosine says something only by how far it is from 1.
     return f"{value:.6f}" if metric == "cosine" else f"{value:.4g}"
+
+
+def speed(ratio: Ratio) -> str:
+    """Give a ratio of times as a speed with its interval."""
+    low, high = 1 / ratio.interval.high, 1 / ratio.interval.low
+    return f"{1 / ratio.value:.2f}x as fast ({low:.2f} to {high:.2f})"
+
+
+def times_smaller(before: int, after: int) -> str:
+    """Say how a file's size changed: which way is part of the fact."""
+    if before == after:
+        return "of the same size"
+    if f"{max(before, after) / min(before, after):.2f}" == "1.00":
+        return "of about the same size"
+    return f"{before / after:.2f}x smaller" if after < before else f"{after / before:.2f}x larger"
 
 
 def size(count: float) -> str:

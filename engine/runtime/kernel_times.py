@@ -22,6 +22,11 @@ class NodeRun:
     node: str
     provider: str
     microseconds: float
+    # Of activations that it read and wrote.
+    bytes: int = 0
+
+
+Run = list[NodeRun]
 
 
 @dataclass(frozen=True)
@@ -90,4 +95,5 @@ def _node(event: dict[str, Any]) -> NodeRun:
         node=event["name"].removesuffix("_kernel_time"),
         provider=arguments.get("provider", ""),
         microseconds=float(event["dur"]),
+        bytes=sum(int(arguments.get(name) or 0) for name in ("activation_size", "output_size")),
     )

@@ -1,6 +1,8 @@
 """What really ran: kernels and their times by onnxruntime's profiler, nodes by provider, the optimised graph."""
 
+import math
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from engine.target import Target
 
 # Models near protobuf's 2 GiB cannot be written with their weights inside.
 _LARGE_MODEL_BYTES = 1 << 30
+# The first run of a session is none to judge by.
+_FEWEST_RUNS = 2
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,17 @@ class Trace:
     nodes: tuple[NodePlacement, ...]
 
 
-def profile(model: ModelSource, target: Target, feeds: Sequence[Feed], runs: int = 1) -> list[list[NodeRun]]:
+def profile(
+    model: ModelSource, target: Target, feeds: Sequence[Feed], runs: int = 1, *, seconds: float = math.inf
+) -> list[list[NodeRun]]:
     """Run the network with onnxruntime's profiler; give the nodes of each run. Feeds are taken in turn."""
-    return trace(model, target, feeds, runs).runs
+    return trace(model, target, feeds, runs, seconds=seconds).runs
 
 
-def trace(model: ModelSource, target: Target, feeds: Sequence[Feed], runs: int = 1) -> Trace:
-    """Run the network with onnxruntime's profiler. Feeds are taken in turn."""
+def trace(
+    model: ModelSource, target: Target, feeds: Sequence[Feed], runs: int = 1, *, seconds: float = math.inf
+) -> Trace:
+    """Run the network with onnxruntime's profiler. Feeds are taken in turn; after `seconds` no further run begins but the second."""
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
         options = session_options(target, optimise=True)
         options.enable_profiling = True
@@ -45,7 +53,10 @@ def trace(model: ModelSource, target: Target, feeds: Sequence[Feed], runs: int =
         with _explained():
             nodes = _placements(opened._inner)  # noqa: SLF001  # the session is this module's own class
         try:
+            ends = time.monotonic() + seconds
             for turn in range(runs):
+                if turn >= _FEWEST_RUNS and time.monotonic() > ends:
+                    break
                 opened.run(feeds[turn % len(feeds)])
         finally:
             with _explained():

@@ -34,6 +34,7 @@ INSPECTION = {
     "quantized": "none",
     "float_type": "float32",
     "external_data": False,
+    "cost": {"macs": 8, "live_bytes": 32, "input_elements": 4},
 }
 DATASET_INSPECTION = {
     "arrays": [{"name": "x", "dtype": "float32", "shape": [32, 4]}],

@@ -183,6 +183,10 @@ def test_a_dry_run_tells_what_would_come_of_it(client, body):
     assert (plan["valid"], plan["problem"], plan["cache"], plan["waits_for"]) == (True, None, "miss", None)
     assert plan["spec"]["limits"]["max_runtime_s"] == 1800
     assert any("Without a dataset" in warning for warning in plan["warnings"])
+    expected = plan["estimate"]
+    assert (expected["basis"], [step["type"] for step in expected["steps"]]) == ("shapes", ["simplify"])
+    assert expected["low"] <= expected["seconds"] <= expected["high"]
+    assert "which is rough" in expected["summary"]
     refused = client.post("/v1/jobs:validate", json={**body, "recipe": {"passes": [{"type": "quantize_static"}]}})
     assert refused.status_code == 200
     plan = refused.json()

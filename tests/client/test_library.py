@@ -152,12 +152,14 @@ def test_a_dry_run_ends_as_the_job_would(scripted, cli, large):
     scripted.on("POST", "/models", {"status": 201, "json": MODEL})
     problem = {"title": "x", "status": 422, "code": "spec_invalid", "detail": "It is quantized already."}
     plan = {"valid": True, "problem": None, "warnings": ["few samples"], "cached_from": "job_0"}
+    plan["estimate"] = {"summary": "About 2 min (1 to 5) and 0.7 GB of memory."}
     scripted.on("POST", "/jobs:validate", {"json": plan}, {"json": plan | {"valid": False, "problem": problem}})
     words = ["compress", large, "--recipe", "int8", "--dry-run", "--no-cache", "--priority", 3]
     done = cli(scripted.url, KEY, *words, "--json")
     assert (done.code, done.json["plan"]) == (0, plan)
     assert "few samples" in done.stderr
     assert "job_0 would answer" in done.stderr
+    assert "estimate: About 2 min" in done.stderr
     asked = json.loads(scripted.asked("POST", "/jobs:validate")[0].body)
     assert (asked["cache"], asked["priority"], asked["model"]) == ("refuse", 3, "mdl_1")
     refused = cli(scripted.url, KEY, *words)

@@ -84,6 +84,8 @@ def dry_run_submission(client: Client, request: JobRequest, deadline: Deadline, 
         tell(f"warning: {warning}")
     if found["cached_from"]:
         tell(f"the result of {found['cached_from']} would answer at once")
+    if found.get("estimate"):
+        tell(f"estimate: {found['estimate']['summary']}")
     tell("the job would be accepted")
     if as_json:
         give_json({"plan": found, "exit_code": 0})

@@ -5,7 +5,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import zoo as topologies
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from engine.data.dataset import Samples
 from engine.graph import io, simplify, verify
@@ -167,3 +167,46 @@ def test_strips_what_exporters_leave_behind(simplified, residual_cnn):
     model.graph.value_info.append(helper.make_tensor_value_info("stem_out", TensorProto.FLOAT, None))
     after, _ = simplified(model.SerializeToString())
     assert b"/home/someone" not in after
+
+
+def _unary(build_nodes, weights=()):
+    graph = helper.make_graph(
+        build_nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4, 6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4, "H", "W"])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in weights],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+def test_as_many_operators_are_not_the_same_operators(simplified):
+    mean = _unary([helper.make_node("ReduceMean", ["x"], ["y"], axes=[2, 3], keepdims=1)])
+    _, change = simplified(mean, {"x": np.ones((4, 4, 6, 6), np.float32)})
+    assert change.summary == "1 ReduceMean became 1 GlobalAveragePool, 1 operator as before."
+
+
+def test_constants_that_are_stored_now_are_told(simplified):
+    nodes = [
+        helper.make_node("Expand", ["one", "shape"], ["wide"]),
+        helper.make_node("Add", ["x", "wide"], ["y"]),
+    ]
+    weights = [("one", np.full((1, 1, 1, 1), 0.5, np.float32)), ("shape", np.array([1, 4, 6, 6]))]
+    after, change = simplified(_unary(nodes, weights), {"x": np.ones((4, 4, 6, 6), np.float32)})
+    assert _ops(after) == ["Add"]
+    assert change.summary == (
+        "2 operators became 1; constants that were computed in every run are stored and take 540 bytes more."
+    )
+
+
+def test_nothing_simplified_because_stages_failed_is_said(simplified, residual_cnn, monkeypatch):
+    once, _ = simplified(residual_cnn())
+
+    def broken(_model):
+        raise simplify._LibraryFailedError from RuntimeError("no")
+
+    monkeypatch.setattr(simplify, "_onnxslim", broken)
+    _, change = simplified(once)
+    assert change.summary.startswith(
+        "Nothing was simplified: constant folding and fusion was dropped, because the library"
+    )

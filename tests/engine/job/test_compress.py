@@ -10,6 +10,7 @@ from engine import Compress, Report, run
 from engine.errors import BaselineFailedError, DatasetInvalidError, SpecInvalidError
 from engine.job import compress as compress_module
 from engine.job import workbench
+from engine.report.markdown import markdown
 from engine.report.values import Memory, Refusal
 from engine.runtime import sessions
 from engine.target import Target
@@ -334,3 +335,14 @@ def test_a_network_that_does_not_fit_into_memory_is_verified_in_pieces(step, tmp
     assert report.size.compressed < 0.5 * report.size.original
     assert next(each for each in report.quality if each.metric == "sqnr_db").compressed > 20
     assert not [model for model in whole if not isinstance(model, bytes)]
+
+
+def test_a_job_begins_with_an_estimate_and_ends_with_it_in_the_report(job, compress):
+    events = []
+    report = compress(job(), [{"type": "simplify"}], events=events)
+    told = [event for event in events if event["type"] == "estimate"]
+    assert len(told) == 1
+    assert events.index(told[0]) < next(n for n, event in enumerate(events) if event["type"] == "step_started")
+    assert report.estimate.basis == "measured"
+    assert report.estimate.summary == told[0]["message"]
+    assert report.estimate.summary in markdown(report)

@@ -10,14 +10,15 @@ LOSSY, LOSSLESS = Change(summary=""), Change(summary="", lossless=True)
 SMALLER, SAME = Size(original=100, compressed=30), Size(original=100, compressed=100)
 
 
-def _latency(ratio, *, stable=True, cpu=None):
+def _latency(ratio, *, stable=True, cpu=None, noise=(1, 1)):
     def around(value):
         return Ratio(value=value, interval=Interval(low=value * 0.98, high=value * 1.02))
 
     one = Latency(mean_ms=1, p50_ms=1, p90_ms=1, p95_ms=1, p99_ms=1, samples=100, dropped=0)
     return LatencyComparison(
         original=one, compressed=one, ratios={name: around(ratio) for name in ("mean", "p50", "p90", "p95", "p99")},
-        cpu_ratio=around(cpu or ratio), noise_floor=Interval(low=1, high=1), stable=stable, nodes_by_provider={},
+        cpu_ratio=around(cpu or ratio), noise_floor=Interval(low=noise[0], high=noise[1]), stable=stable,
+        counts="wall" if stable else "cpu", nodes_by_provider={},
     )  # fmt: skip
 
 
@@ -60,7 +61,16 @@ DROP = Gate(metric="top1", rule="max_drop", value=0.003)
         (LOSSY, SMALLER, _latency(1.04), (_top1(0.0),), (LATENCY,), "no_gain"),
         (LOSSY, SMALLER, _latency(1.01), (_top1(0.0),), (LATENCY,), None),
         (LOSSY, SAME, _latency(0.7), (_top1(0.0),), (SIZE,), "no_gain"),
-        (LOSSY, SAME, _latency(1.0), (_top1(0.0),), (), None),
+        (LOSSY, SAME, _latency(1.0), (_top1(0.0),), (), "no_gain"),
+        # 2 % by a clock that reads the original itself 5 % faster than itself is nothing.
+        (LOSSY, SAME, _latency(0.9), (_top1(0.0),), (), None),
+        (LOSSY, SAME, _latency(0.95, noise=(0.9, 1.1)), (_top1(0.0),), (), "no_gain"),
+        (LOSSY, Size(original=1000, compressed=995), _latency(1.0), (_top1(0.0),), (), "no_gain"),
+        (LOSSY, Size(original=1000, compressed=990), _latency(1.0), (_top1(0.0),), (), None),
+        (LOSSY, Size(original=1000, compressed=995), _latency(1.0), (_top1(0.0),), (SIZE,), "no_gain"),
+        (LOSSY, SAME, _latency(0.7), (_top1(0.0),), (SIZE, LATENCY), None),
+        # 4.85 times as fast by the wall's clock on a busy machine, and slower by the CPU's.
+        (LOSSY, SAME, _latency(0.2, stable=False, cpu=1.2), (_top1(0.0),), (), "no_gain"),
         (LOSSY, SAME, _latency(1.03), (_top1(0.0),), (), "no_gain"),
         (LOSSY, SMALLER, _latency(1.5, stable=False, cpu=0.7), (_top1(0.0),), (LATENCY,), None),
         (LOSSY, SMALLER, _latency(0.7), (_top1(-0.02),), (), "too_lossy"),
@@ -77,6 +87,40 @@ def test_keeps_gains_and_rolls_back_harm(change, size, latency, quality, gates, 
     assert (refusal.code if refusal else None) == code
     if refusal:
         assert refusal.reason.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("size", "of_original", "latency", "quality", "gates", "code"),
+    [
+        (SAME, SAME, None, (_top1(-0.02),), (), None),
+        (SAME, SAME, None, (_top1(-0.02),), (DROP,), "no_gain"),
+        (SAME, SAME, None, (_fidelity("sqnr_db", 90),), (Gate(metric="sqnr_db", rule="min", value=100),), "no_gain"),
+        # The original itself is not so good, so no step has broken it.
+        (SAME, SAME, None, (_top1(-0.0),), (Gate(metric="top1", rule="min", value=0.99),), None),
+        (
+            Size(original=1000, compressed=1005), Size(original=1000, compressed=1005), None, (),
+            (Gate(metric="size_bytes", rule="max_ratio", value=1.0),), "no_gain",
+        ),
+        (
+            Size(original=1000, compressed=1005), Size(original=2000, compressed=1005), None, (),
+            (Gate(metric="size_bytes", rule="max_ratio", value=0.6),), None,
+        ),
+        (SAME, SAME, _latency(1.2), (), (LATENCY,), "no_gain"),
+        (SAME, SAME, _latency(1.03), (), (LATENCY,), None),
+        (SAME, SAME, _latency(1.2, noise=(0.8, 1.25)), (), (LATENCY,), None),
+    ],
+)  # fmt: skip
+def test_a_step_without_loss_may_not_break_a_gate_either(size, of_original, latency, quality, gates, code):
+    refusal = decide(LOSSLESS, size, latency, quality, gates, of_original=of_original)
+    assert (refusal.code if refusal else None) == code
+
+
+def test_a_refusal_says_what_was_asked_and_by_which_clock():
+    gates = (Gate(metric="parameters", rule="max_ratio", value=0.5),)
+    larger = Size(original=1000, compressed=1100)
+    assert decide(LOSSY, larger, None, (), gates).reason == "A gate asks for parameters, but the file is 10.0% larger."
+    busy = decide(LOSSY, SAME, _latency(0.2, stable=False, cpu=1.2), (), ())
+    assert "1.20 times as long as before by CPU time, because the machine was busy" in busy.reason
 
 
 @pytest.mark.parametrize(

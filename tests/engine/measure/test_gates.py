@@ -36,20 +36,21 @@ def mse(difference, half):
     )
 
 
-def latency(ratio=0.5, half=0.02, *, stable=True):
-    one = Latency(mean_ms=2, p50_ms=2, p90_ms=2, p95_ms=2, p99_ms=2, samples=100, dropped=0)
+def latency(ratio=0.5, half=0.02, *, stable=True, cpu=None, noise=(0.99, 1.01), samples=100):
+    one = Latency(mean_ms=2, p50_ms=2, p90_ms=2, p95_ms=2, p99_ms=2, samples=samples, dropped=0)
     names = ("mean", "p50", "p90", "p95", "p99")
     intervals = {name: Interval(low=0.9, high=1.1) for name in names}
-    other = Latency(mean_ms=1, p50_ms=1, p90_ms=1, p95_ms=1, p99_ms=1, samples=100, dropped=0, intervals=intervals)
+    other = Latency(mean_ms=1, p50_ms=1, p90_ms=1, p95_ms=1, p99_ms=1, samples=samples, dropped=0, intervals=intervals)
     value = Ratio(value=ratio, interval=Interval(low=ratio - half, high=ratio + half))
     return LatencyComparison(
         original=one,
         compressed=other,
         ratios=dict.fromkeys(names, value),
-        cpu_ratio=value,
-        noise_floor=Interval(low=0.99, high=1.01),
+        cpu_ratio=None if cpu is None else Ratio(value=cpu, interval=Interval(low=cpu - half, high=cpu + half)),
+        noise_floor=Interval(low=noise[0], high=noise[1]),
         stable=stable,
-        unstable_because=None if stable else "noise",
+        unstable_because=None if stable else "Other programs ran",
+        counts="wall" if stable or cpu is None else "cpu",
         nodes_by_provider={},
     )
 
@@ -111,11 +112,34 @@ def test_a_biased_noise_floor_widens_the_bound():
     assert found.bound == pytest.approx(plain.bound * 1.04)
 
 
-def test_unstable_latency_decides_nothing():
-    found = judge(gate("latency_p50", "max_ratio", 0.9), [], Costs(latency=latency(stable=False)))
-    assert found.outcome == "inconclusive"
-    assert "not stable" in found.reason
-    assert judge(gate("latency_p50", "max", 9), [], Costs(latency=latency(stable=False))).outcome == "inconclusive"
+@pytest.mark.parametrize(
+    ("options", "limit", "outcome"),
+    [
+        # 4.85 times as fast by the wall's clock, 1.84 by the processor's.
+        ({"ratio": 0.206, "cpu": 0.543}, 0.9, "pass"),
+        ({"ratio": 0.206, "cpu": 0.543}, 0.5, "inconclusive"),
+        ({"ratio": 0.206, "cpu": 0.543}, 0.1, "fail"),
+        ({"ratio": 0.5, "cpu": 0.5, "noise": (0.6, 1.7)}, 0.9, "pass"),
+        ({"ratio": 0.5, "cpu": 0.5, "noise": (0.6, 1.7)}, 0.8, "inconclusive"),
+        # No other clock confirms it.
+        ({"ratio": 0.5}, 0.9, "pass"),
+        ({"ratio": 0.5, "noise": (0.8, 1.25)}, 0.9, "inconclusive"),
+        ({"ratio": 0.5, "cpu": 0.5, "samples": 5}, 0.9, "inconclusive"),
+    ],
+)
+def test_a_busy_machine_decides_where_the_effect_dwarfs_the_noise(options, limit, outcome):
+    for statistic in ("p50", "p95"):
+        compared = latency(stable=False, **options)
+        found = judge(gate(f"latency_{statistic}", "max_ratio", limit), [], Costs(latency=compared))
+        assert found.outcome == outcome, statistic
+        assert found.reason.startswith("undecided: ") == (outcome == "inconclusive")
+        assert "other programs ran" in found.reason or "too few" in found.reason
+
+
+def test_a_budget_in_milliseconds_on_a_busy_machine_can_be_kept_but_not_missed():
+    compared = Costs(latency=latency(stable=False))
+    assert judge(gate("latency_p50", "max", 9), [], compared).outcome == "pass"
+    assert judge(gate("latency_p50", "max", 0.5), [], compared).outcome == "inconclusive"
 
 
 def test_latency_in_milliseconds():

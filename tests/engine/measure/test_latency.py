@@ -17,7 +17,7 @@ from engine.target import Target
 
 CPU = Target()
 FEED = {"x": np.ones((1, 16, 16, 16), np.float32)}
-QUICK = {"seconds": 0.0, "min_runs": 12}
+QUICK = {"seconds": 600.0, "min_runs": 12, "precision": 1e9}
 
 
 def turns(rng, count=400, ratio=0.5, *, cpu_ratio=None, again=1.0, disturbed=0.0):
@@ -139,11 +139,85 @@ def test_many_candidates_share_the_turns(convolutions):
 
 def test_raw_samples_hold_every_turn(convolutions):
     sessions = {name: session(convolutions(1), CPU) for name in ("original", "original again", "candidate")}
-    sample = take_turns(sessions, [FEED], seconds=0.0, min_runs=7, max_runs=20, precision=0.0)
+    sample = take_turns(sessions, [FEED], seconds=0.0, min_runs=7, max_runs=20, precision=0.0, least_runs=7)
     assert sample.wall_ms.shape == sample.cpu_ms.shape == sample.disturbed.shape == (3, 7)
     assert (sample.wall_ms > 0).all()
     assert take_turns(sessions, [FEED], seconds=60.0, min_runs=7, max_runs=9, precision=0.0).wall_ms.shape == (3, 9)
     assert take_turns(sessions, [FEED], seconds=60.0, min_runs=7, max_runs=900, precision=1e9).wall_ms.shape == (3, 7)
+
+
+class Slow:
+    """A session whose runs take so many seconds of a clock that only they move on."""
+
+    def __init__(self, clock, seconds):
+        self.target, self.pool_threads = CPU, frozenset()
+        self._clock, self._seconds, self.runs = clock, seconds, 0
+
+    def bind(self, _feed):
+        def run():
+            self._clock.now += self._seconds
+            self.runs += 1
+
+        run()
+        return run
+
+
+class Clock:
+    """In the place of `time`: stands still while nobody runs."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def perf_counter_ns(self):
+        return round(self.now * 1e9)
+
+    thread_time_ns = process_time_ns = perf_counter_ns
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "turns", "most_seconds"),
+    [
+        # 55 runs of each of three would take 25 minutes.
+        (5.0, {"seconds": 4.0}, 2, 60),
+        (0.5, {"seconds": 4.0}, 6, 20),
+        (0.01, {"seconds": 4.0}, None, 5),
+        (0.5, {"seconds": 4.0, "least_runs": 40}, 40, 80),
+    ],
+)
+def test_a_slow_network_is_not_run_fifty_times(monkeypatch, run, options, turns, most_seconds):
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    sessions = {name: Slow(clock, run) for name in ("original", "original again", "candidate")}
+    sample = take_turns(sessions, [FEED] * 8, min_runs=50, max_runs=2000, precision=0.0, **options)
+    made = sample.wall_ms.shape[1]
+    assert turns is None or made == turns
+    assert clock.now <= most_seconds
+    if made < 6:
+        assert "There was time for 2 runs" in judged(sample).unstable_because
+
+
+def test_what_is_only_asked_for_a_side_ends_when_the_side_is_clear(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    sessions = {name: Slow(clock, 0.01) for name in ("original", "original again")} | {"candidate": Slow(clock, 0.004)}
+    options = {"seconds": 600.0, "min_runs": 50, "max_runs": 300, "precision": 0.0}
+    assert take_turns(sessions, [FEED], **options, against=(1.0, 1.05)).wall_ms.shape[1] == 12
+    assert take_turns(sessions, [FEED], **options).wall_ms.shape[1] == 300
+    # A ratio of just 0.4 says nothing clear about being above or below it.
+    assert take_turns(sessions, [FEED], **options, against=(0.4,)).wall_ms.shape[1] == 300
+
+
+def test_a_preemption_is_nothing_to_a_run_of_a_second(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(module._Runner, "preemptions", lambda runner: runner._run_by.runs)
+    for seconds, disturbed in ((0.05, True), (1.0, False)):
+        sessions = {name: Slow(clock, seconds) for name in ("original", "original again", "candidate")}
+        sample = take_turns(sessions, [FEED], seconds=1e9, min_runs=6, max_runs=6, precision=0.0)
+        assert (sample.disturbed == disturbed).all()
 
 
 @pytest.mark.parametrize("runs", [40, 4000])
@@ -165,7 +239,7 @@ def test_the_report_keeps_raw_samples_but_not_without_end(runs):
 
 def test_preemptions_of_the_pool_are_seen(convolutions):
     with ExitStack() as stack:
-        runner = module._Runner(session(convolutions(1), Target(threads=2)), [FEED], stack)
+        runner = module._Runner(session(convolutions(1), Target(threads=2)), FEED, stack)
         assert len(runner._pool) == 1
         assert runner.preemptions() >= 0
 

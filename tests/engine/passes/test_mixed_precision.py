@@ -13,7 +13,7 @@ from engine.gate import Gate
 from engine.graph import io
 from engine.measure.quality import Evaluator
 from engine.passes.mixed_precision import MixedPrecision
-from engine.quantize import integer_types
+from engine.quantize import effort, integer_types, static
 from engine.quantize.regions import Times, choose
 from engine.quantize.sensitivity import sensitivities
 from engine.quantize.static_plan import make_plan
@@ -198,6 +198,37 @@ def test_bisection_leaves_the_most_sensitive_layers_in_float(tools, tmp_path):
     assert len(names) == len(made) - 1
     assert names == ["float32", "static, all layers", "static, 1 most sensitive layers not"]
     assert next(iter(outcome.details.sensitivity)) == "c2"
+
+
+def test_what_the_pass_left_out_the_recipe_has_not_excluded(tools, tmp_path):
+    model = convolutions(tools, close=True)
+    samples = tools.Feeds(x=draw(200, 3, 8, 8))
+    given = context(tools, model, samples, tmp_path, race=lambda models: [1.0, *[0.5] * (len(models) - 1)])
+    step = MixedPrecision(candidates=("static",), max_drop=0.01, exclude=("c3",))
+    outcome = apply(model, step, given)
+    steps = [each for each in outcome.details.steps if isinstance(each, StaticDetails)]
+    reasons = {each.node: each.reason for each in steps[0].in_float}
+    assert reasons["c3"] == "excluded by the recipe"
+    assert reasons["c2"] == "its rounding is among the 1 that move the outputs most"
+
+
+@pytest.mark.parametrize("refined", ["first", "none"])
+def test_a_slow_network_is_refined_once_or_never(tools, tmp_path, monkeypatch, refined):
+    little = effort.Effort(
+        fidelity_samples=20, refined=refined, refine_samples=10, bisections=2, seconds_per_sample=0.2
+    )
+    monkeypatch.setattr(effort, "choose", lambda *_: little)
+    made = []
+    real = static.quantize
+    monkeypatch.setattr(static, "quantize", lambda *given: (made.append(given[1]), real(*given))[1])
+    model = convolutions(tools)
+    samples = tools.Feeds(x=draw(100, 3, 8, 8))
+    race = lambda models: [1.0, *[0.5] * (len(models) - 1)]  # noqa: E731
+    outcome = apply(model, MixedPrecision(), context(tools, model, samples, tmp_path, race=race))
+    assert [each.improve for each in made] == [refined == "first"] + [False] * (len(made) - 1)
+    assert len(made) > 2
+    assert not any(each.equalise for each in made)
+    assert "about 200 ms, so candidates were compared on 20 samples" in outcome.details.effort
 
 
 def test_regions_pay_for_their_borders(tools, tmp_path):

@@ -1,0 +1,89 @@
+"""How much a search over quantized networks may run them: less where a run is slow, and what that means in words."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil, log2
+from typing import Literal
+
+import onnx_ir as ir
+
+from engine.contract import Context, Samples
+from engine.graph import io
+from engine.measure.runs import seconds_per_sample
+from engine.runtime import sessions
+
+# Of running networks, all candidates of a search together; races come on top, they have a time of their own.
+_SECONDS = 150.0
+# Of the time that the job has left.
+_SHARE_OF_REST = 0.4
+# Of one refinement: scores, each of a run over its samples, and fits, in samples; equalisation also calibrates so many times.
+_SCORES, _FITS, _CALIBRATIONS = 12, 200, 3
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Samples that candidates are compared on, which networks with fixed ranges are refined, and on how many samples."""
+
+    fidelity_samples: int
+    refined: Literal["all", "first", "none"]
+    refine_samples: int
+    # Networks that are made to find the fewest layers that must stay in float.
+    bisections: int
+    seconds_per_sample: float = 0.0
+
+    def cost(self, layers: int, calibrate: int) -> float:
+        """Give the seconds of running that a search takes with it, of a network with so many layers."""
+        networks = 8 + min(self.bisections, ceil(log2(max(layers, 2))))
+        refinement = _SCORES * self.refine_samples + _FITS + 8 * layers
+        refinement += _CALIBRATIONS * calibrate if self.refined == "all" else 0
+        refined = {"all": networks, "first": 1, "none": 0}[self.refined]
+        return self.seconds_per_sample * ((networks + 6) * self.fidelity_samples + refined * refinement)
+
+    @property
+    def said(self) -> str | None:
+        """Say what was saved for want of time; None where nothing was."""
+        if self.refined == "all":
+            return None
+        which = (
+            "only the first network with fixed ranges was refined, without equalisation"
+            if self.refined == "first"
+            else "none was refined"
+        )
+        each = (
+            f"{self.seconds_per_sample:.2g} s"
+            if self.seconds_per_sample >= 1
+            else f"{1e3 * self.seconds_per_sample:.0f} ms"
+        )
+        return (
+            f"A sample takes about {each}, so candidates were compared on {self.fidelity_samples} samples and {which}."
+        )
+
+
+_LEVELS = (
+    Effort(fidelity_samples=256, refined="all", refine_samples=128, bisections=16),
+    Effort(fidelity_samples=96, refined="first", refine_samples=48, bisections=8),
+    Effort(fidelity_samples=32, refined="first", refine_samples=16, bisections=5),
+    Effort(fidelity_samples=16, refined="none", refine_samples=0, bisections=3),
+)
+
+
+def choose(model: ir.Model, layers: int, context: Context) -> Effort:
+    """Give the most that the time allows, by the time that the network takes for a sample; the least where none fits.
+
+    That time is rounded to a power of two, so that a job that is run again chooses as before.
+    """
+    measured = _seconds_per_sample(model, context.calibration or context.select, context)
+    rounded = 2.0 ** round(log2(max(measured, 1e-6)))
+    rest = float("inf") if context.deadline is None else context.deadline - time.monotonic()
+    allowed = min(_SECONDS, _SHARE_OF_REST * rest)
+    calibrate = len(context.calibration) if context.calibration is not None else 0
+    levels: Sequence[Effort] = [replace(each, seconds_per_sample=rounded) for each in _LEVELS]
+    return next((each for each in levels if each.cost(layers, calibrate) <= allowed), levels[-1])
+
+
+def _seconds_per_sample(model: ir.Model, samples: Samples | None, context: Context) -> float:
+    if samples is None or not len(samples):
+        return 0.0
+    with context.working():
+        return seconds_per_sample(sessions.session(io.to_bytes(model), context.target), samples)

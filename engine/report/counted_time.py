@@ -1,0 +1,52 @@
+"""Which clock counts where two networks were timed in turn: one rule for gates, steps, races, the headline and the tables.
+
+The wall's clock is what a user waits for, so it counts wherever the machine was quiet enough. Where it was not, the
+processor's clock counts, which stands still while others run. Where there is no such clock, beside a GPU, the wall's has to
+do, and only an effect beside which the noise is nothing is decided by it.
+"""
+
+from dataclasses import dataclass
+
+from engine.report.values import Clock, Interval, LatencyComparison, Ratio
+
+
+@dataclass(frozen=True)
+class CountedTime:
+    """The ratio that counts, compressed / original, and what the original beside itself reads by the same clock.
+
+    `quiet`: it was measured by the wall's clock on a machine that was quiet enough.
+    """
+
+    clock: Clock
+    ratio: Ratio
+    noise: Interval
+    quiet: bool
+
+    @property
+    def faster(self) -> bool:
+        """Whether less time is taken, beyond the ratio's interval and beyond what the original differs from itself."""
+        return self.ratio.interval.high < min(1.0, self.noise.low)
+
+    def slower(self, than: float = 1.0) -> bool:
+        """Say whether more than so many times the original's time is taken, and more than it beyond noise."""
+        return self.ratio.value > than and self.ratio.interval.low > max(1.0, self.noise.high)
+
+    @property
+    def said(self) -> str:
+        """Say which clock it is where that is not the wall's on a quiet machine; else nothing."""
+        if self.clock == "cpu":
+            return " by CPU time, because the machine was busy"
+        return "" if self.quiet else ", measured on a busy machine"
+
+
+def clock_that_counts(cpu_ratio: Ratio | None, *, stable: bool) -> Clock:
+    """Give the wall's clock where the measurement was stable, else the processor's where there is one."""
+    return "wall" if stable or cpu_ratio is None or cpu_ratio.value <= 0 else "cpu"
+
+
+def counted(latency: LatencyComparison) -> CountedTime:
+    """Give what counts of a comparison, of p50: no other statistic was read by the processor's clock."""
+    cpu = latency.cpu_ratio
+    if latency.counts == "wall" or cpu is None:
+        return CountedTime("wall", latency.ratios["p50"], latency.noise_floor, latency.stable)
+    return CountedTime("cpu", cpu, latency.cpu_noise_floor or Interval(low=1.0, high=1.0), quiet=False)

@@ -1,0 +1,82 @@
+"""What a job will take: it follows what is asked, what the network costs, and whether that was measured."""
+
+import numpy as np
+import pytest
+
+from engine import inspect_dataset, inspect_model, read_spec
+from engine.estimate import estimate_job, measured_speed
+
+SIMPLIFY = {"recipe": {"passes": [{"type": "simplify"}]}}
+STATIC = {"recipe": {"passes": [{"type": "simplify"}, {"type": "quantize_static"}]}}
+
+
+@pytest.fixture
+def network(tmp_path, residual_cnn):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(residual_cnn())
+    return inspect_model(path)
+
+
+@pytest.fixture
+def data(tmp_path, images):
+    def make(count):
+        np.savez(tmp_path / "data.npz", image=images(count))
+        return inspect_dataset(tmp_path / "data.npz")
+
+    return make
+
+
+def test_an_inspection_tells_what_a_sample_costs(network):
+    assert network.cost.macs > network.parameters
+    assert network.cost.live_bytes > 0
+    assert network.cost.input_elements > 0
+
+
+def test_more_work_takes_longer(network, data):
+    few, many = data(60), data(600)
+    speed = measured_speed(0.01, 1 << 20)
+    times = [
+        estimate_job(network, each, read_spec(spec), speed=speed).seconds
+        for spec, each in ((SIMPLIFY, few), (STATIC, few), (STATIC, many))
+    ]
+    assert times == sorted(times)
+    assert times[0] < times[2]
+
+
+def test_what_was_measured_is_known_better(network, data):
+    guessed = estimate_job(network, data(100), read_spec(STATIC))
+    measured = estimate_job(network, data(100), read_spec(STATIC), speed=measured_speed(guessed.seconds / 1e4, 1 << 20))
+    assert (guessed.basis, measured.basis) == ("shapes", "measured")
+    assert "which is rough" in guessed.summary
+    assert "a sample takes" in measured.summary
+    for found in (guessed, measured):
+        assert found.low <= found.seconds <= found.high
+        assert [step.type for step in found.steps] == ["simplify", "quantize_static"]
+    slow = estimate_job(network, data(100), read_spec(STATIC), speed=measured_speed(0.1, 1 << 20))
+    assert slow.high / slow.low < 6
+
+
+def test_memory_follows_activations_but_the_batch_follows_memory(network, data):
+    def memory(live_bytes, **target):
+        spec = read_spec({**SIMPLIFY, "target": target})
+        return estimate_job(network, data(60), spec, speed=measured_speed(0.01, live_bytes)).memory_bytes
+
+    assert memory(1 << 10) < memory(8 << 20)
+    # Samples of 60 MiB are run one by one: 32 of them at once would take eleven GB.
+    assert memory(60 << 20) < 1 << 30
+    assert memory(8 << 20, batch=64) > memory(8 << 20)
+
+
+def test_a_profile_takes_what_it_measures(network, data):
+    spec = {
+        "kind": "profile",
+        "targets": [{"threads": 1}, {"threads": 2}],
+        "measure_seconds": 20,
+        "tune": {"max_seconds": 60},
+    }
+    found = estimate_job(network, data(60), read_spec(spec))
+    assert found.seconds > 2 * (20 + 60)
+
+
+def test_what_nobody_knows_is_not_told(network, data):
+    assert estimate_job(network.model_copy(update={"cost": None}), data(60), read_spec(STATIC)) is None
