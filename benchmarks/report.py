@@ -16,6 +16,7 @@ GROUPS = {
     "quantization-avx2": "Quantization, AVX2 without VNNI",
     "quantization": "Quantization",
     "pruning": "Pruning",
+    "gpu": "GPUs",
 }
 HIDDEN = """\
 ONNX Runtime ran its kernels for processors with AVX2 and nothing newer, which was hidden from it on the machine that is named

@@ -87,7 +87,9 @@ def _row(result: Result, original_bytes: int) -> list[str]:
         _quality(score),
         "" if not score else f"{_points(score['change'])} ({_points(score['low'])} to {_points(score['high'])})",
         "fp32 kept" if result.unchanged else "" if latency is None else _ratio(latency["ratios"]["p50"], latency),
-        "" if latency is None or result.unchanged else _times(1 / latency["cpu_ratio"]["value"]),
+        ""
+        if latency is None or result.unchanged or latency["cpu_ratio"] is None
+        else _times(1 / latency["cpu_ratio"]["value"]),
         "" if result.cpu_seconds is None else f"{seconds(result.cpu_seconds)} CPU",
         "" if not result.peak_rss_bytes else f"{result.peak_rss_bytes / 1e6:,.0f} MB",
     ]

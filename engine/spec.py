@@ -41,6 +41,20 @@ Outputs = Annotated[
 ]
 
 
+class Tune(_Value):
+    """Look for better session options: threads, execution mode, graph optimisation, spinning, and the provider's own.
+
+    On a GPU also inputs and outputs that stay in its memory, and runs that are recorded and played back.
+    """
+
+    max_threads: int | None = Field(
+        None, ge=1, le=256, description="Most intra-op threads to try; by default the machine's cores."
+    )
+    max_seconds: float = Field(
+        30.0, ge=1, le=3600, description="How long the options of one network on one target are measured."
+    )
+
+
 class Compress(_Value):
     """Apply a recipe to a network and report what it did, measured beside the original."""
 
@@ -50,15 +64,10 @@ class Compress(_Value):
     gates: tuple[Gate, ...] = Field(default=(), max_length=32, strict=False)
     outputs: Outputs
     limits: Limits = Field(default_factory=Limits)
-
-
-class Tune(_Value):
-    """Look for better session options on each target: threads, execution mode, graph optimisation, spinning."""
-
-    max_threads: int | None = Field(
-        None, ge=1, le=256, description="Most intra-op threads to try; by default the machine's cores."
+    tune: Tune | None = Field(
+        None,
+        description="Measure each network with the session options that it runs best with, and name them; `{}` for the defaults.",
     )
-    max_seconds: float = Field(30.0, ge=1, le=3600, description="How long the options of one target are measured.")
 
 
 class Profile(_Value):

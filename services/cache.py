@@ -13,6 +13,7 @@ from models import Artifact, Dataset, Job, JobStatus, Model, ModelState
 from services import workers
 from services.idempotency import digest
 
+_OF_A_GPU = ("gpu", "gpu_memory_bytes", "driver", "cuda", "cudnn")
 # "use": an earlier result may answer; "refuse": the work is done again.
 Mode = Literal["use", "refuse"]
 
@@ -53,10 +54,12 @@ def machine(described: Mapping[str, Any], flags: str) -> str:
     """Name a kind of machine by what its figures depend on; `flags` is the name of the processor's flags there.
 
     The runtime counts with the distribution that brought it: `onnxruntime` and `onnxruntime-openvino` are built otherwise,
-    also where both run on the CPU. A provider that is a plugin has a version of its own.
+    also where both run on the CPU. A provider that is a plugin has a version of its own. Of a GPU its driver counts, and the
+    libraries that compute on it: each brings kernels of its own.
     """
     names = ("provider", "cpu", "onnxruntime", "distribution", "ep_version")
-    return digest([described.get(name) for name in names] + [sorted(described[flags])])
+    gpu = [described.get(name) for name in _OF_A_GPU] if described.get("gpu") else []
+    return digest([described.get(name) for name in names] + [sorted(described[flags])] + gpu)
 
 
 def find(session: Session, tenant_id: str, name: str, spec: "engine.Spec") -> tuple[Job, Model] | None:

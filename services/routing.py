@@ -23,13 +23,20 @@ def provider_of(name: str) -> str | None:
 
 
 def target_class(target: Mapping[str, Any]) -> str:
-    """Name the class of machines that a proven target belongs to: its provider, and the GPU or the processor's flags.
+    """Name the class of machines that a proven target belongs to: its provider, and its GPU with what drives it or its flags.
 
     Kernels, and with them what is fast, differ between classes. A unit may ask for one; without it any worker of the
     provider takes it.
     """
-    device = target.get("gpu") or "+".join(target.get("flags") or ()) or "any"
-    return f"{target.get('provider')}/{device}"
+    flags = "+".join(target.get("flags") or ())
+    return f"{target.get('provider')}/{_gpu(target) or flags or 'any'}"
+
+
+def _gpu(target: Mapping[str, Any]) -> str | None:
+    if not target.get("gpu"):
+        return None
+    versions = [f"{name} {target[name]}" for name in ("driver", "cuda", "cudnn") if target.get(name)]
+    return ", ".join([str(target["gpu"]), *versions])
 
 
 def target_classes(targets: Iterable[Mapping[str, Any]]) -> list[str]:

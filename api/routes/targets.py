@@ -30,7 +30,12 @@ class TargetInfo(BaseModel):
     threads: int | None = Field(None, description="Cores that a worker may use.")
     onnxruntime: str | None = Field(None, description="Its version.")
     distribution: str | None = Field(None, description="The package that brought onnxruntime, which decides its build.")
-    ep_version: str | None = Field(None, description="Of an execution provider that is a plugin.")
+    ep_version: str | None = Field(None, description="Of an execution provider that is a plugin, and of TensorRT.")
+    gpu: str | None = Field(None, description="Name of the GPU, where the provider runs on one.")
+    gpu_memory_bytes: int | None = Field(None, description="Of the GPU, as its driver tells it.")
+    driver: str | None = Field(None, description="Version of the GPU's driver.")
+    cuda: str | None = Field(None, description="Version of the CUDA runtime.")
+    cudnn: str | None = None
 
 
 class UnavailableInfo(BaseModel):

@@ -139,7 +139,7 @@ def _row(
         f"{sizes[name]:,}",
         f"{sizes['fp32'] / sizes[name]:.2f}x",
         f"{1 / p50.value:.3f}x ({1 / p50.interval.high:.3f} to {1 / p50.interval.low:.3f})",
-        f"{1 / comparison.cpu_ratio.value:.3f}x",
+        "" if comparison.cpu_ratio is None else f"{1 / comparison.cpu_ratio.value:.3f}x",
     ]
 
 

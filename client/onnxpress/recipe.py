@@ -17,7 +17,10 @@ GATE_FORM = (
     "METRIC RULE VALUE [confidence=C] [warn], such as 'top1 max_drop 0.01', 'latency_p95 max_ratio 80% warn' or"
     " 'latency_p99 max 5ms'"
 )
-TARGET_FORM = "PROVIDER[:threads=N][,batch=N], such as 'cpu' or 'openvino:threads=4,batch=8'"
+TARGET_FORM = (
+    "PROVIDER[:threads=N][,batch=N][,inputs_on_device][,OPTION=VALUE...] with the provider's own options, such as 'cpu',"
+    " 'openvino:threads=4,batch=8' or 'cuda:batch=32,prefer_nhwc=1'"
+)
 
 
 def read_spec(recipe: str) -> dict[str, Any]:
@@ -76,14 +79,20 @@ def parse_milliseconds(text: str, context: str) -> float:
 
 
 def parse_target(text: str) -> dict[str, Any]:
-    """Give a target from `PROVIDER[:threads=N][,batch=N]`."""
+    """Give a target from `PROVIDER[:threads=N][,batch=N][,inputs_on_device][,OPTION=VALUE...]`."""
     provider, _, rest = text.partition(":")
     target: dict[str, Any] = {"provider": provider}
     for word in rest.split(",") if rest else ():
         name, _, value = word.partition("=")
-        if name not in {"threads", "batch"} or not value.isdecimal():
+        if name in {"threads", "batch"} and value.isdecimal():
+            target[name] = int(value)
+        elif word == "inputs_on_device":
+            target[word] = True
+        elif name and value and name not in {"threads", "batch", "inputs_on_device"}:
+            # Whether the provider has it the service knows.
+            target.setdefault("provider_options", {})[name] = value
+        else:
             raise UsageError(f"target {text!r}: {word!r} is not known; the form is {TARGET_FORM}")
-        target[name] = int(value)
     if not provider:
         raise UsageError(f"target {text!r} is not of the form {TARGET_FORM}")
     return target

@@ -30,7 +30,7 @@ def parts(report: Json, *, title: str | None = None) -> Iterator[RenderableType]
         if measured["quality"]:
             yield _quality(one)
         if measured["tuning"]:
-            yield from _tuning(one)
+            yield from tuning_parts(measured["tuning"], f"{_name(one)}: session options")
 
 
 def names(report: Json) -> dict[int, str]:
@@ -49,7 +49,7 @@ def _refusal(profile: Json) -> str:
 
 
 def _where(environment: Json) -> str:
-    return f"{environment['cpu']}, {environment.get('distribution') or 'onnxruntime'} {environment['onnxruntime']}"
+    return f"{environment.get('gpu') or environment['cpu']}, {environment.get('distribution') or 'onnxruntime'} {environment['onnxruntime']}"
 
 
 def _overview(targets: Iterable[Json], title: str | None) -> Table:
@@ -122,23 +122,33 @@ def _metric(quality: Json) -> str:
     return str(quality["metric"]) if output is None else f"{quality['metric']} of {output}"
 
 
-def _tuning(profile: Json) -> Iterator[RenderableType]:
-    tuning = profile["measured"]["tuning"]
-    head = ("threads", "mode", "graph optimisation", "spinning", "p50", "beside the target's own", "")
-    table = _table(f"{_name(profile)}: session options", *head)
+def tuning_parts(tuning: Json, title: str) -> Iterator[RenderableType]:
+    """Give a search for session options: what was tried, what came of it, and Python that makes the best session."""
+    told = any(_own_options(one["options"]) for one in tuning["trials"])
+    head = ("threads", "mode", "graph optimisation", "spinning", *(("options",) if told else ()))
+    table = _table(title, *head, "p50", "beside the target's own", "")
     for one in tuning["trials"]:
         options = one["options"]
-        table.add_row(
+        cells = (
             str(options["threads"]),
             options["execution_mode"],
             options["graph_optimization"],
             "yes" if options["spinning"] else "no",
+            *((_own_options(options),) if told else ()),
             _ms(one["p50_ms"]),
             _speed(one["ratio"]) + ("" if one["stable"] else ", not stable"),
             "chosen" if options == tuning["chosen"] else "",
         )
+        table.add_row(*map(safe_text, cells))
     yield table
     yield safe_text(tuning["reason"])
+    if tuning["chosen"] and tuning.get("usage"):
+        yield safe_text(tuning["usage"].rstrip(), style="dim")
+
+
+def _own_options(options: Json) -> str:
+    named = [f"{name}={value}" for name, value in (options.get("provider_options") or {}).items()]
+    return ", ".join([*named, *(("inputs on the device",) if options.get("inputs_on_device") else ())])
 
 
 def _table(title: str | None, *columns: str) -> Table:

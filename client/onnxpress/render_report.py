@@ -40,6 +40,8 @@ def result(report: Json, *, title: str | None = None) -> RenderableType:
         parts += render_profile.parts(report, title=title)
     else:
         parts += [numbers(report, title=title), *outputs(report.get("outputs") or ()), steps(report["steps"])]
+        for network, tuning in (report.get("tuning") or {}).items():
+            parts += render_profile.tuning_parts(tuning, f"session options of the {network} network")
     if verdict["gates"]:
         parts.append(gates(verdict["gates"], render_profile.names(report) if is_profile else {}))
     parts.append(safe_text(report["summary"]))
@@ -169,6 +171,14 @@ def _memory_rows(memory: Json) -> Iterable[tuple[str, str, str, str]]:
         formatting.size(after[peak]),
         _factor(after[peak] / before[peak], "less", "more"),
     )
+    on_gpu = "device_peak_bytes"
+    if before.get(on_gpu) and after.get(on_gpu) is not None:
+        yield (
+            "peak GPU memory",
+            formatting.size(before[on_gpu]),
+            formatting.size(after[on_gpu]),
+            _factor(after[on_gpu] / before[on_gpu], "less", "more"),
+        )
     cold = [side["load_ms"] / 1e3 for side in (before, after)]
     yield "load", formatting.duration(cold[0]), formatting.duration(cold[1]), ""
 
@@ -176,7 +186,7 @@ def _memory_rows(memory: Json) -> Iterable[tuple[str, str, str, str]]:
 def _caption(report: Json) -> str:
     target, machine = report["target"], report["environment"]
     load = f"{target['provider']}, {target['threads']} thread{'s' * (target['threads'] > 1)}, batch {target['batch']}"
-    return f"{load} on {machine['cpu']}, onnxruntime {machine['onnxruntime']}; {_samples(report)}"
+    return f"{load} on {machine.get('gpu') or machine['cpu']}, onnxruntime {machine['onnxruntime']}; {_samples(report)}"
 
 
 def _samples(report: Json) -> str:

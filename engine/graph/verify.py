@@ -51,9 +51,11 @@ def verify(
 ) -> Agreement:
     """Climb the ladder; raises VerificationFailedError at the first broken rung, gives the agreement with the original.
 
-    `in_pieces`: on fewer samples, without ever loading a whole network.
+    `in_pieces`: on fewer samples, without ever loading a whole network. Products of float32 numbers are computed as such, also
+    where the target rounds them to fewer bits: that is none of a change.
     """
     valid(candidate)
+    target = sessions.exact_target(target)
     load: Callable[..., Runnable] = Pieces if in_pieces else sessions.session
     optimised, reference = load(candidate, target), load(original, target)
     _same_boundary(optimised, reference)
@@ -136,6 +138,7 @@ def valid(path: Path) -> None:
 
 def same_outputs(before: ModelSource, after: ModelSource, feeds: Sequence[Feed], target: Target) -> Agreement:
     """Compare two stored or serialized networks, and where they differ, beside what the first differs by from itself."""
+    target = sessions.exact_target(target)
     reference, swapping = sessions.session(before, target), _swapping(before)
     found = agreement(reference, sessions.session(after, target), feeds, swapping)
     if found.relative <= FLOAT_TOLERANCE:

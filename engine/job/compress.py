@@ -37,6 +37,7 @@ from engine.measure.latency import compare
 from engine.measure.quality import Evaluator, Network
 from engine.measure.runs import seconds_per_sample
 from engine.measure.size import compare_size
+from engine.measure.tune import find_options
 from engine.report.markdown import summarise
 from engine.report.values import (
     Change,
@@ -47,7 +48,10 @@ from engine.report.values import (
     Quality,
     Refusal,
     Report,
+    SessionOptions,
     StepReport,
+    Tuning,
+    TuningComparison,
     Verdict,
 )
 from engine.runtime.environment import environment
@@ -82,6 +86,8 @@ class _Compression:
     def __init__(self, spec: Compress, frame: Frame) -> None:
         self._spec, self._target, self._frame = spec, spec.target, frame
         self._current = frame.model
+        # By the network's file.
+        self._tuned: dict[Path, Tuning] = {}
         self._inspection = inspect_model(frame.model)
         data = JobData.open(frame.workspace, frame.scratch)
         self._declared = {**data.declared, **spec.outputs}
@@ -213,8 +219,35 @@ class _Compression:
         if self._in_pieces:
             return None
         return compare(
-            original, compressed, feeds, self._target, lock=self._frame.lock, seconds=seconds, against=against
+            original,
+            compressed,
+            feeds,
+            self._target,
+            lock=self._frame.lock,
+            seconds=seconds,
+            against=against,
+            options=(self._best_options(original), self._best_options(compressed)),
         )
+
+    def _best_options(self, network: Path) -> SessionOptions | None:
+        """Give the options that a network runs best with; None where the job did not ask for them, or the target's are best."""
+        tuning = self._tuning(network)
+        return None if tuning is None else tuning.chosen
+
+    def _tuning(self, network: Path) -> Tuning | None:
+        if self._spec.tune is None or self._in_pieces:
+            return None
+        if network not in self._tuned:
+            self._frame.measuring("session options")
+            self._tuned[network] = find_options(
+                network,
+                self._feeds,
+                self._target,
+                max_seconds=self._spec.tune.max_seconds,
+                max_threads=self._spec.tune.max_threads,
+                lock=self._frame.lock,
+            )
+        return self._tuned[network]
 
     def _decode(self, result: Path) -> LatencyComparison | None:
         """Measure a decoder's runs that write one token; None for other networks."""
@@ -263,8 +296,11 @@ class _Compression:
             self._current = self._network(index)
             # External data keep their names: the network refers to them.
             candidate.rename(self._current)
+            if candidate in self._tuned:
+                self._tuned[self._current] = self._tuned.pop(candidate)
         else:
             remove_network(candidate)
+            self._tuned.pop(candidate, None)
         self._frame.keep(index, report, status=report.status, refusal=report.refusal)
         return report
 
@@ -332,9 +368,12 @@ class _Compression:
             self._verify(result, frame.model, lossless=False)
         quality = final.evaluate(self._bench.open(result))
         frame.measuring("latency")
+        if self._current in self._tuned:
+            self._tuned[result] = self._tuned[self._current]
         latency = self._compare(frame.model, result, _FINAL_SECONDS, self._feeds)
         decode = self._decode(result)
         speed = self._generation(latency, decode)
+        tuned = (self._tuning(frame.model), self._tuning(result))
         frame.measuring("memory")
         used = self._memory(result)
         sparse = any(step.status == "applied" and step.change and step.change.download for step in steps)
@@ -360,6 +399,7 @@ class _Compression:
             selected_quality=_selected(steps) if self._parts.apart else (),
             latency=latency,
             generation=speed,
+            tuning=TuningComparison(original=tuned[0], compressed=tuned[1]) if tuned[0] and tuned[1] else None,
             memory=used,
             verdict=self._verdict(quality, costs),
             parts=told,

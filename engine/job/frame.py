@@ -14,6 +14,7 @@ from engine.job.workspace import write_atomically
 from engine.measure.memory import store_feed
 from engine.report.files import report_files
 from engine.report.values import AnyReport, Memory, Refusal
+from engine.runtime.engine_cache import keep_engines_in
 from engine.runtime.host_lock import HostLock
 from engine.runtime.sessions import Feed
 from engine.target import Target
@@ -60,6 +61,7 @@ class Frame:
     def __post_init__(self) -> None:
         for folder in (self.steps, self.scratch):
             folder.mkdir(exist_ok=True)
+        keep_engines_in(self.scratch / "engines")
 
     @property
     def model(self) -> Path:

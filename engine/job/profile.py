@@ -158,7 +158,7 @@ def _beside_itself(measured: TargetMeasurement) -> LatencyComparison:
         original=measured.latency,
         compressed=measured.latency,
         ratios=dict.fromkeys(("mean", "p50", "p90", "p95", "p99"), one),
-        cpu_ratio=one,
+        cpu_ratio=None,
         noise_floor=measured.noise_floor,
         stable=measured.stable,
         unstable_because=measured.unstable_because,

@@ -2,7 +2,8 @@
 
 Blocks of runs cannot be compared on a machine that does other things too: the longer block is preempted more often. So each
 sample is one run, the order rotates, a run that the kernel preempted is dropped and counted, time by the CPU's clock stands
-beside time by the wall's, and the original runs a second time under another name, which shows how much of a ratio is noise.
+beside time by the wall's where the processor does the work, and the original runs a second time under another name, which shows
+how much of a ratio is noise. A run has ended when its results are there: on a GPU too, the wall's clock sees all of it.
 """
 
 import gc
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from engine.measure.gates import FEWEST_RUNS
 from engine.measure.intervals import Floats, block_weights
 from engine.report.counted_time import clock_that_counts
-from engine.report.values import MOST_RUNS, Interval, Latency, LatencyComparison, Ratio
+from engine.report.values import MOST_RUNS, Interval, Latency, LatencyComparison, Ratio, SessionOptions
 from engine.runtime.failures import explain_run
 from engine.runtime.host_lock import HostLock
 from engine.runtime.kernel_times import OpProfile, Run, summarise
@@ -84,8 +85,9 @@ def compare(
     against: Sequence[float] = (),
     least_runs: int | None = None,
     seed: int = 0,
+    options: tuple[SessionOptions | None, SessionOptions | None] = (None, None),
 ) -> LatencyComparison:
-    """Measure a candidate beside the original; `compare_many` says how."""
+    """Measure a candidate beside the original, each with its options; `compare_many` says how."""
     compared = compare_many(
         original,
         {"candidate": candidate},
@@ -99,6 +101,7 @@ def compare(
         against=against,
         least_runs=least_runs,
         seed=seed,
+        options=dict(zip(("original", "candidate"), options, strict=True)),
     )
     return compared["candidate"]
 
@@ -117,6 +120,7 @@ def compare_many(
     against: Sequence[float] = (),
     least_runs: int | None = None,
     seed: int = 0,
+    options: Mapping[str, SessionOptions | None] | None = None,
 ) -> dict[str, LatencyComparison]:
     """Measure any number of candidates beside the original in the same turns.
 
@@ -125,7 +129,8 @@ def compare_many(
     names these in `against`, and ends as soon as that is clear. `min_runs` are made before it ends early for precision; of a
     network too slow for them within `seconds`, six are made and no more, and fewer where even those take eight times as
     long; `least_runs` are made whatever time they take. What goes before the first run that counts has a share of the time too. Feeds are batches as the target says, used
-    in turn; all runners of a turn run on the same one. A slow network is run on fewer of them.
+    in turn; all runners of a turn run on the same one. A slow network is run on fewer of them. `options` take the place of the
+    target's own, by candidate and for `original`.
 
     Raises:
         TargetUnavailableError: none of a network's nodes ran on the target's provider.
@@ -133,8 +138,10 @@ def compare_many(
     lock = lock or HostLock(None)
     batches = [feeds] if isinstance(feeds, Mapping) else list(feeds)[:_MAX_FEEDS]
     with lock.working():
-        sessions = {"original": session(original, target), "original again": session(original, target)}
-        sessions |= {name: session(model, target) for name, model in candidates.items()}
+        given = {name: chosen for name, chosen in (options or {}).items() if chosen is not None}
+        first = given.get("original")
+        sessions = {name: session(original, target, options=first) for name in ("original", "original again")}
+        sessions |= {name: session(model, target, options=given.get(name)) for name, model in candidates.items()}
         ran_on = {name: nodes_by_provider(model, target, batches[0]) for name, model in candidates.items()}
     with lock.measuring():
         turns = take_turns(
@@ -148,7 +155,13 @@ def compare_many(
             least_runs=least_runs,
             seed=seed,
         )
-    return {name: judge_turns(turns, name, target, ran_on[name], seed=seed) for name in candidates}
+    threads = {name: each.target.threads for name, each in sessions.items()}
+    return {
+        name: judge_turns(
+            turns, name, target, ran_on[name], seed=seed, same_threads=threads[name] == threads["original"]
+        )
+        for name in candidates
+    }
 
 
 def measure_alone(
@@ -278,7 +291,9 @@ def judge_turns(
         for row, mask in zip((_ORIGINAL, _AGAIN, candidate), kept, strict=True)
     ]
     ratios = {statistic: walls[2].ratio_to(walls[0], statistic) for statistic in _STATISTICS}
-    cpu_ratio = cpus[2].ratio_to(cpus[0], "p50") if target.provider in _BY_PROCESSOR else None
+    # Where another device does the work the processor's clock says nothing, and some are too coarse to see a short run.
+    counted = target.provider in _BY_PROCESSOR and min(cpus[0].value["p50"], cpus[2].value["p50"]) > 0
+    cpu_ratio = cpus[2].ratio_to(cpus[0], "p50") if counted else None
     noise = walls[1].ratio_to(walls[0], "p50").interval
     reason = (
         _too_disturbed(turns, (_ORIGINAL, _AGAIN, candidate))
@@ -291,7 +306,7 @@ def judge_turns(
         ratios=ratios,
         cpu_ratio=cpu_ratio,
         noise_floor=noise,
-        cpu_noise_floor=cpus[1].ratio_to(cpus[0], "p50").interval,
+        cpu_noise_floor=None if cpu_ratio is None else cpus[1].ratio_to(cpus[0], "p50").interval,
         stable=reason is None,
         unstable_because=reason,
         counts=clock_that_counts(cpu_ratio if same_threads else None, stable=reason is None),

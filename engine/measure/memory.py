@@ -21,6 +21,7 @@ from engine import errors
 from engine.errors import EngineError, ModelInvalidError, OutOfTimeError
 from engine.report.values import Memory
 from engine.runtime.discovery import prove
+from engine.runtime.gpu import memory_watch
 from engine.runtime.network_files import stored_files
 from engine.runtime.sessions import Feed, session
 from engine.target import Target
@@ -41,6 +42,7 @@ def probe(model_path: Path, target: Target, feed_path: Path, *, timeout: float =
 
     The peak is the whole process's resident set, interpreter and runtime included: what a user would see. With `loads` the
     file is dropped from the page cache before (as far as the system does that for anyone), and is loaded a second time after.
+    On a GPU the device's memory is told beside it, without what the provider takes before it has any network.
 
     Raises:
         EngineError: as loading and running would raise here; ModelInvalidError when the process dies.
@@ -90,13 +92,17 @@ def measure_here(model_path: Path, target: Target, feed_path: Path, *, loads: bo
         _forget(model_path)
     with np.load(feed_path, allow_pickle=False) as arrays:
         feed = {name: arrays[name] for name in arrays.files}
-    start = time.perf_counter()
-    loaded = session(model_path, target)
-    after_load = time.perf_counter()
-    loaded.run(feed)
-    after_run = time.perf_counter()
+    with memory_watch(target.provider) as device:
+        start = time.perf_counter()
+        loaded = session(model_path, target)
+        after_load = time.perf_counter()
+        loaded.run(feed)
+        after_run = time.perf_counter()
     found = Memory(
-        peak_rss_bytes=_peak_rss(), load_ms=(after_load - start) * 1e3, first_run_ms=(after_run - after_load) * 1e3
+        peak_rss_bytes=_peak_rss(),
+        load_ms=(after_load - start) * 1e3,
+        first_run_ms=(after_run - after_load) * 1e3,
+        device_peak_bytes=device.peak_bytes,
     )
     if not loads:
         return found

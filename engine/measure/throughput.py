@@ -12,7 +12,7 @@ from engine.runtime.host_lock import HostLock
 from engine.runtime.library import run_errors
 from engine.runtime.processor import cpu_profile
 from engine.runtime.providers import PROVIDERS
-from engine.runtime.sessions import Feed, ModelSource, session
+from engine.runtime.sessions import Feed, ModelSource, captures, session
 from engine.target import Target
 
 # More callers than this only wait for each other on the hosts that we know.
@@ -35,7 +35,8 @@ def measure_throughput(
     """
     lock, batches = lock or HostLock(None), feeds[:_MOST_FEEDS]
     if levels is None:
-        levels = _levels(cpu_profile().cores) if PROVIDERS[target.provider].concurrent else (1,)
+        alone = captures(target) or not PROVIDERS[target.provider].concurrent
+        levels = (1,) if alone else _levels(cpu_profile().cores)
     with lock.working():
         shared = session(model, target)
         callers = [[shared.bind(feed) for feed in batches] for _ in range(max(levels))]

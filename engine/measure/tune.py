@@ -1,20 +1,29 @@
 """The search for better session options on a target: each try is measured in turn with the target's own options."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
+import numpy as np
+
+from engine.errors import EngineError, VerificationFailedError
+from engine.graph.agreement import agreement
 from engine.measure.latency import judge_turns, take_turns
-from engine.report.values import LatencyComparison, OptionTrial, SessionOptions, Tuning
+from engine.report.usage import usage
+from engine.report.values import ImpossibleOptions, LatencyComparison, OptionTrial, SessionOptions, Tuning
+from engine.runtime.device_binding import DeviceRun
 from engine.runtime.host_lock import HostLock
 from engine.runtime.processor import cpu_profile
-from engine.runtime.providers import PROVIDERS
-from engine.runtime.sessions import Feed, ModelSource, default_options, session
+from engine.runtime.providers import PROVIDERS, Provider
+from engine.runtime.sessions import Feed, ModelSource, Session, default_options, session
 from engine.target import Target
 
 _MIN_RUNS, _MAX_RUNS = 20, 1000
 # Options that gain less are not worth setting.
 _WORTH_IT = 0.98
-# Threads, then how they are used, then what becomes of the graph, then the winner once more.
-_ROUNDS = 4
+# Of an output's largest value: more than kernels of one precision round apart, and less than a wrong result is off.
+_ROUNDING = 2e-2
 
 
 def find_options(
@@ -28,8 +37,10 @@ def find_options(
 ) -> Tuning:
     """Look for session options that run a network faster than the target's own.
 
-    One option after the other, from the best so far: number of threads; execution mode and spinning; graph optimisation. What
-    was best is then measured again, because the best of several is partly luck. Only options that reach the provider are tried.
+    One option after the other, from the best so far: number of threads; execution mode and spinning; graph optimisation; inputs
+    that stay on the device; the provider's own options, twice, since two may add up; runs that are recorded and played back.
+    What was best is then measured again, because the best of several is partly luck. Only options that reach the provider are
+    tried, and what does not run with them, or gives other numbers, is named.
 
     Args:
         model: the network.
@@ -40,29 +51,31 @@ def find_options(
         lock: held alone while it measures.
     """
     cores = max_threads or cpu_profile().cores
-    search = _Search(model, feeds, target, lock or HostLock(None), seconds=max_seconds / _ROUNDS, cores=cores)
-    tunable = PROVIDERS[target.provider].tunable
-    for tries in (_threads, _scheduling, _optimisation):
-        search.round([each for each in tries(search.best, search.cores) if _differ(each, search.best) <= tunable])
+    provider = PROVIDERS[target.provider]
+    rounds = [each for each in _rounds(provider, cores) if each(default_options(target))]
+    # The winner once more.
+    search = _Search(model, feeds, target, lock or HostLock(None), seconds=max_seconds / (len(rounds) + 1))
+    for tries in rounds:
+        search.round(tries(search.best))
     return search.result()
 
 
 class _Search:
     def __init__(
-        self, model: ModelSource, feeds: Sequence[Feed], target: Target, lock: HostLock, *, seconds: float, cores: int
+        self, model: ModelSource, feeds: Sequence[Feed], target: Target, lock: HostLock, *, seconds: float
     ) -> None:
         self._model, self._feeds, self._target, self._lock = model, feeds, target, lock
         self._seconds = seconds
-        self.cores = cores
         self.default = default_options(target)
         self.best, self._best_ratio = self.default, 1.0
         self._trials: list[OptionTrial] = []
+        self._impossible: list[ImpossibleOptions] = []
 
     def round(self, tries: Sequence[SessionOptions]) -> None:
         """Measure some options, and go on from the best where that is one of them."""
-        compared = self._race(tries)
-        self._trials += [_trial(options, found) for options, found in zip(tries, compared, strict=True)]
-        for options, found in zip(tries, compared, strict=True):
+        known = [trial.options for trial in self._trials] + [each.options for each in self._impossible]
+        for options, found in self._race([each for each in tries if each not in known]):
+            self._trials.append(_trial(options, found))
             if _is_faster(found) and found.ratios["p50"].value < self._best_ratio:
                 self.best, self._best_ratio = options, found.ratios["p50"].value
 
@@ -70,27 +83,37 @@ class _Search:
         """Measure the best again, beside the default alone."""
         chosen, gain, reason = None, None, "No other options were faster than the target's own beyond noise."
         if self.best != self.default:
-            again = self._race([self.best])[0]
-            ratio = again.ratios["p50"]
-            if not again.stable:
+            again = next((found for _, found in self._race([self.best])), None)
+            ratio = None if again is None else again.ratios["p50"]
+            if again is None or ratio is None:
+                reason = "The fastest options did not run again."
+            elif not again.stable:
                 reason = f"The fastest options could not be confirmed: {again.unstable_because}."
             elif _is_faster(again):
                 chosen, gain = self.best, ratio
                 reason = f"A run takes {ratio.value:.2f} of the time with {_words(self.best, self.default)}."
             else:
                 reason = "The fastest options were not faster when they were measured again."
-        return Tuning(default=self.default, trials=tuple(self._trials), chosen=chosen, gain=gain, reason=reason)
+        return Tuning(
+            default=self.default,
+            trials=tuple(self._trials),
+            impossible=tuple(self._impossible),
+            chosen=chosen,
+            gain=gain,
+            reason=reason,
+            usage=usage(self._target, chosen or self.default),
+        )
 
-    def _race(self, tries: Sequence[SessionOptions]) -> list[LatencyComparison]:
+    def _race(self, tries: Sequence[SessionOptions]) -> list[tuple[SessionOptions, LatencyComparison]]:
         if not tries:
             return []
         with self._lock.working():
-            # The default twice: the first beside the second is the noise.
-            candidates = {"default": self.default, "default again": self.default}
-            candidates |= {str(number): options for number, options in enumerate(tries)}
-            sessions = {
-                name: session(self._model, self._target, options=options) for name, options in candidates.items()
-            }
+            sessions = dict(self._defaults)
+            opened = [(options, self._open(options, sessions["default"])) for options in tries]
+            running = [(options, each) for options, each in opened if each is not None]
+            sessions |= {str(number): each for number, (_, each) in enumerate(running)}
+        if not running:
+            return []
         with self._lock.measuring():
             turns = take_turns(
                 sessions,
@@ -100,10 +123,89 @@ class _Search:
                 max_runs=_MAX_RUNS,
                 precision=0.02,
             )
+        same = [options.threads == self.default.threads for options, _ in running]
         return [
-            judge_turns(turns, str(number), self._target, {}, same_threads=options.threads == self.default.threads)
-            for number, options in enumerate(tries)
+            (options, judge_turns(turns, str(number), self._target, {}, same_threads=same[number]))
+            for number, (options, _) in enumerate(running)
         ]
+
+    @cached_property
+    def _defaults(self) -> dict[str, Session]:
+        """Open the default twice: the first beside the second is the noise."""
+        names = ("default", "default again")
+        return {name: session(self._model, self._target, options=self.default) for name in names}
+
+    def _open(self, options: SessionOptions, default: Session) -> Session | None:
+        """Give a session with some options; None where the network does not run with them, or gives other numbers."""
+        try:
+            opened = session(self._model, self._target, options=options)
+            # Options that leave the provider alone leave the kernels' results alone too.
+            if options.provider_options != self.default.provider_options:
+                moved = agreement(default, _AsTimed(opened), self._feeds[:1])
+                if moved.relative > _ROUNDING:
+                    raise VerificationFailedError(  # told as all other reasons are
+                        f"Output `{moved.worst}` is {moved.relative:.1e} of its largest value off with these options"
+                    )
+        except EngineError as error:
+            self._impossible.append(ImpossibleOptions(options=options, reason=error.message))
+            return None
+        return opened
+
+
+@dataclass(frozen=True)
+class _AsTimed:
+    """Runs a session in the way in which it is timed: what was recorded is played back."""
+
+    session: Session
+
+    def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Give every output by name."""
+        call = self.session.bind(feed)
+        if not isinstance(call, DeviceRun):
+            return self.session.run(feed)
+        call()
+        return dict(zip((port.name for port in self.session.outputs), call.outputs(), strict=True))
+
+
+_Tries = Callable[[SessionOptions], list[SessionOptions]]
+
+
+def _rounds(provider: Provider, cores: int) -> list[_Tries]:
+    """Give what is tried, round by round; each leaves out options that do not reach the provider."""
+
+    def reaching(tries: _Tries) -> _Tries:
+        return lambda best: [each for each in tries(best) if _differ(each, best) <= provider.tunable]
+
+    in_order: list[_Tries] = [
+        lambda best: _threads(best, cores),
+        lambda best: _scheduling(best, cores),
+        _optimisation,
+        lambda best: _on_device(best, provider),
+        lambda best: _of_the_provider(best, provider),
+        lambda best: _of_the_provider(best, provider),
+        lambda best: _recorded(best, provider),
+    ]
+    return [reaching(each) for each in in_order]
+
+
+def _on_device(best: SessionOptions, provider: Provider) -> list[SessionOptions]:
+    if provider.memory is None or best.inputs_on_device:
+        return []
+    return [best.model_copy(update={"inputs_on_device": True})]
+
+
+def _of_the_provider(best: SessionOptions, provider: Provider) -> list[SessionOptions]:
+    changed = [{**best.provider_options, **candidate} for candidate in provider.candidates]
+    return [best.model_copy(update={"provider_options": each}) for each in changed if each != best.provider_options]
+
+
+def _recorded(best: SessionOptions, provider: Provider) -> list[SessionOptions]:
+    if provider.captures is None:
+        return []
+    changed = {**best.provider_options, provider.captures: "1"}
+    if changed == best.provider_options:
+        return []
+    return [best.model_copy(update={"provider_options": changed, "inputs_on_device": True})]
 
 
 def _threads(best: SessionOptions, cores: int) -> list[SessionOptions]:
@@ -120,7 +222,7 @@ def _scheduling(best: SessionOptions, cores: int) -> list[SessionOptions]:
     return tries
 
 
-def _optimisation(best: SessionOptions, _cores: int) -> list[SessionOptions]:
+def _optimisation(best: SessionOptions) -> list[SessionOptions]:
     levels = ("disabled", "basic", "extended", "all")
     return [
         best.model_copy(update={"graph_optimization": level}) for level in levels if level != best.graph_optimization
@@ -155,5 +257,11 @@ def _words(options: SessionOptions, default: SessionOptions) -> str:
         "execution_mode": f"{options.execution_mode} execution on {options.inter_op_threads} threads",
         "graph_optimization": f"graph optimisation `{options.graph_optimization}`",
         "spinning": "spinning" if options.spinning else "no spinning",
+        "inputs_on_device": "inputs and outputs on the device" if options.inputs_on_device else "inputs on the host",
+        "provider_options": ", ".join(
+            f"`{name}={value}`"
+            for name, value in options.provider_options.items()
+            if default.provider_options.get(name) != value
+        ),
     }
     return ", ".join(text for name, text in told.items() if name in _differ(options, default))

@@ -58,7 +58,7 @@ def compare(masked: ir.Model, pruned: ir.Model, samples: Samples, target: Target
 
 
 def _open(model: ir.Model, target: Target, *, optimise: bool) -> loading.Session:
-    return sessions.session(io.to_bytes(model), target, optimise=optimise)
+    return sessions.session(io.to_bytes(model), sessions.exact_target(target), optimise=optimise)
 
 
 def _difference(

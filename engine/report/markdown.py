@@ -10,6 +10,7 @@ from engine.report.outputs_markdown import output_lines, quality_rows
 from engine.report.profile_markdown import profile_lines
 from engine.report.pruning_markdown import pruning_lines
 from engine.report.quantization_markdown import quantization_lines
+from engine.report.tuning_markdown import tuning_lines
 from engine.report.values import (
     AnyReport,
     Generation,
@@ -20,7 +21,17 @@ from engine.report.values import (
     Size,
     StepReport,
 )
-from engine.report.wording import MARKS, difference, metric_value, parts_sentence, speed, table, times_smaller
+from engine.report.wording import (
+    MARKS,
+    difference,
+    machine,
+    metric_value,
+    parts_sentence,
+    speed,
+    table,
+    tf32_sentence,
+    times_smaller,
+)
 from engine.report.wording import size as size_text
 
 
@@ -94,6 +105,9 @@ def _lines(report: Report) -> Iterator[str]:
         yield from quantization_lines(step)
         if step.change is not None and isinstance(step.change.details, Detail):
             yield from pruning_lines(step.change.details, step.index)
+    if report.tuning is not None:
+        yield from tuning_lines(report.tuning.original, "## Session options of the original")
+        yield from tuning_lines(report.tuning.compressed, "## Session options of the result")
     for warning in report.warnings:
         yield from ("", f"> {warning}")
     yield from ("", *_conditions(report))
@@ -130,6 +144,9 @@ def _measures(report: Report) -> Iterator[tuple[str, ...]]:
         left, right = report.memory.original, report.memory.compressed
         ratio_text = f"{right.peak_rss_bytes / left.peak_rss_bytes:.2f}x"
         yield "peak memory", size_text(left.peak_rss_bytes), size_text(right.peak_rss_bytes), ratio_text
+        if left.device_peak_bytes and right.device_peak_bytes is not None:
+            of_device = f"{right.device_peak_bytes / left.device_peak_bytes:.2f}x"
+            yield "peak GPU memory", size_text(left.device_peak_bytes), size_text(right.device_peak_bytes), of_device
         yield "load", f"{left.load_ms:.1f} ms", f"{right.load_ms:.1f} ms", ""
     yield "parameters", str(report.original.parameters), str(report.compressed.parameters), ""
     yield "operators", str(report.original.nodes), str(report.compressed.nodes), ""
@@ -146,13 +163,16 @@ def _conditions(report: Report) -> Iterator[str]:
     where, latency = report.environment, report.latency
     target = report.target
     yield (
-        f"Measured on {where.cpu} ({', '.join(where.cpu_flags)}), {target.provider}, {target.threads} thread(s), batch"
+        f"Measured on {machine(where)}, {target.provider}, {target.threads} thread(s), batch"
         f" {target.batch}, ONNX Runtime {where.onnxruntime}, Python {where.python}, {where.system}."
     )
+    yield from tf32_sentence(where)
     yield parts_sentence(report)
     if report.preprocessing is not None:
         # Somebody's words from a file, kept to one line of text.
         yield "Data: " + " ".join(report.preprocessing.summary.split()).replace("<", "&lt;")
+    if report.tuning is not None:
+        yield "Latency is of each network with the session options that it runs best with."
     if report.estimate is not None:
         yield f"When it began, the job was expected to take this: {report.estimate.summary} It took {report.seconds:.0f} s."
     if latency is not None:

@@ -54,6 +54,9 @@ def _of_compression(report: Report) -> Iterator[tuple[str, Samples]]:
     if report.memory is not None:
         original, compressed = report.memory.original.peak_rss_bytes, report.memory.compressed.peak_rss_bytes
         yield "peak_memory_bytes", _both(original, compressed)
+        device = report.memory.original.device_peak_bytes, report.memory.compressed.device_peak_bytes
+        if device[0] is not None and device[1] is not None:
+            yield "peak_device_memory_bytes", _both(device[0], device[1])
     if report.quality:
         yield "quality", [(_quality_labels(each), each.compressed) for each in report.quality]
 
@@ -76,6 +79,13 @@ def _of_profile(report: ProfileReport) -> Iterator[tuple[str, Samples]]:
                 for each, costs in measured
             ],
         )
+        on_device = [
+            (f'target="{each.index}",provider="{each.target.provider}"', float(costs.memory.device_peak_bytes))
+            for each, costs in measured
+            if costs.memory.device_peak_bytes is not None
+        ]
+        if on_device:
+            yield "peak_device_memory_bytes", on_device
 
 
 def _quality_labels(quality: Quality) -> str:

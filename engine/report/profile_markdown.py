@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from engine.report.counted_time import counted
 from engine.report.outputs_markdown import output_lines, quality_rows
+from engine.report.tuning_markdown import tuning_lines
 from engine.report.values import (
     LatencyComparison,
     Memory,
@@ -11,9 +12,8 @@ from engine.report.values import (
     ProfileReport,
     TargetMeasurement,
     TargetProfile,
-    Tuning,
 )
-from engine.report.wording import MARKS, size, speed, table
+from engine.report.wording import MARKS, machine, milliseconds, size, speed, table, tf32_sentence
 
 _PERCENTILES = ("p50", "p90", "p95", "p99")
 _MOST_ROWS = 10
@@ -65,7 +65,7 @@ def _sentence(profile: TargetProfile) -> str:
     measured = profile.measured
     if measured is None:
         return f"not measured, {profile.refusal.reason.rstrip('.') if profile.refusal else 'for no known reason'}"
-    text = f"a run takes {_ms(measured.latency.p50_ms)} (p99 {_ms(measured.latency.p99_ms)})"
+    text = f"a run takes {milliseconds(measured.latency.p50_ms)} (p99 {milliseconds(measured.latency.p99_ms)})"
     if measured.comparison is not None:
         time = counted(measured.comparison)
         return f"{text}, {speed(time.ratio)} as the baseline{time.said}"
@@ -79,12 +79,12 @@ def _row(profile: TargetProfile) -> tuple[str, ...]:
     latency, memory = measured.latency, measured.memory
     return (
         _name(profile),
-        _ms(latency.p50_ms),
-        _ms(latency.p99_ms),
-        "" if latency.max_ms is None else _ms(latency.max_ms),
+        milliseconds(latency.p50_ms),
+        milliseconds(latency.p99_ms),
+        "" if latency.max_ms is None else milliseconds(latency.max_ms),
         f"{max(each.runs_per_s for each in measured.throughput):.0f}",
-        _ms(memory.load_ms),
-        "" if memory.warm_load_ms is None else _ms(memory.warm_load_ms),
+        milliseconds(memory.load_ms),
+        "" if memory.warm_load_ms is None else milliseconds(memory.warm_load_ms),
         size(memory.peak_rss_bytes),
         _beside(measured.comparison),
     )
@@ -115,8 +115,8 @@ def _target(profile: TargetProfile) -> Iterator[str]:
                 str(each.concurrency),
                 f"{each.runs_per_s:.1f}",
                 f"{each.samples_per_s:.1f}",
-                _ms(each.p50_ms),
-                _ms(each.p99_ms),
+                milliseconds(each.p50_ms),
+                milliseconds(each.p99_ms),
             )
             for each in measured.throughput
         ),
@@ -136,13 +136,13 @@ def _target(profile: TargetProfile) -> Iterator[str]:
     yield from table(
         ("node", "operator", "provider", "time", "share"),
         (
-            (f"`{each.node}`", each.op_type, each.provider, _ms(each.ms), f"{each.share:.1%}")
+            (f"`{each.node}`", each.op_type, each.provider, milliseconds(each.ms), f"{each.share:.1%}")
             for each in measured.slowest[:_MOST_ROWS]
         ),
     )
     yield from _placement(measured)
     if measured.tuning is not None:
-        yield from _tuning(measured.tuning)
+        yield from tuning_lines(measured.tuning, "### Session options")
     yield from ("", *_conditions(profile, measured))
 
 
@@ -151,37 +151,39 @@ def _compared(comparison: LatencyComparison) -> Iterator[tuple[str, ...]]:
     for name in _PERCENTILES:
         yield (
             name,
-            _ms(getattr(before, f"{name}_ms")),
-            _ms(getattr(after, f"{name}_ms")),
+            milliseconds(getattr(before, f"{name}_ms")),
+            milliseconds(getattr(after, f"{name}_ms")),
             speed(comparison.ratios[name]),
         )
     if before.max_ms is not None and after.max_ms is not None:
-        yield "max", _ms(before.max_ms), _ms(after.max_ms), ""
+        yield "max", milliseconds(before.max_ms), milliseconds(after.max_ms), ""
 
 
 def _percentiles(measured: TargetMeasurement) -> Iterator[tuple[str, ...]]:
     for name in _PERCENTILES:
         interval = measured.latency.intervals[name]
         value = getattr(measured.latency, f"{name}_ms")
-        yield name, f"{_ms(value)} ({_ms(interval.low)} to {_ms(interval.high)})"
+        yield name, f"{milliseconds(value)} ({milliseconds(interval.low)} to {milliseconds(interval.high)})"
     if measured.latency.max_ms is not None:
-        yield "max", _ms(measured.latency.max_ms)
+        yield "max", milliseconds(measured.latency.max_ms)
 
 
 def _memory(measured: TargetMeasurement) -> Iterator[tuple[str, ...]]:
     both = [each for each in (measured.baseline_memory, measured.memory) if each is not None]
-    yield "cold load", *(_ms(each.load_ms) for each in both)
+    yield "cold load", *(milliseconds(each.load_ms) for each in both)
     yield "warm load", *(_warm(each) for each in both)
-    yield "first run", *(_ms(each.first_run_ms) for each in both)
+    yield "first run", *(milliseconds(each.first_run_ms) for each in both)
     yield "peak memory", *(size(each.peak_rss_bytes) for each in both)
+    if any(each.device_peak_bytes is not None for each in both):
+        yield "peak GPU memory", *(size(each.device_peak_bytes or 0) for each in both)
 
 
 def _warm(memory: Memory) -> str:
-    return "" if memory.warm_load_ms is None else _ms(memory.warm_load_ms)
+    return "" if memory.warm_load_ms is None else milliseconds(memory.warm_load_ms)
 
 
 def _cost(cost: OpCost) -> tuple[str, ...]:
-    return cost.op_type, cost.provider, str(cost.count), _ms(cost.ms), f"{cost.share:.1%}"
+    return cost.op_type, cost.provider, str(cost.count), milliseconds(cost.ms), f"{cost.share:.1%}"
 
 
 def _placement(measured: TargetMeasurement) -> Iterator[str]:
@@ -197,37 +199,15 @@ def _placement(measured: TargetMeasurement) -> Iterator[str]:
         yield from ("", f"{len(placement.fallbacks) - _MOST_ROWS} more fell back; report.json names them all.")
 
 
-def _tuning(tuning: Tuning) -> Iterator[str]:
-    yield from ("", "### Session options", "", tuning.reason, "")
-    yield from table(
-        ("threads", "mode", "graph optimisation", "spinning", "p50", "beside the target's own", ""),
-        (
-            (
-                str(trial.options.threads),
-                trial.options.execution_mode,
-                trial.options.graph_optimization,
-                "yes" if trial.options.spinning else "no",
-                _ms(trial.p50_ms),
-                speed(trial.ratio) + ("" if trial.stable else ", not stable"),
-                "chosen" if trial.options == tuning.chosen else "",
-            )
-            for trial in tuning.trials
-        ),
-    )
-
-
 def _conditions(profile: TargetProfile, measured: TargetMeasurement) -> Iterator[str]:
     where, latency = measured.environment, measured.latency
     package = f" ({where.distribution})" if where.distribution else ""
     yield (
-        f"Measured on {where.cpu} ({', '.join(where.cpu_flags)}), {_name(profile)}, ONNX Runtime"
+        f"Measured on {machine(where)}, {_name(profile)}, ONNX Runtime"
         f" {where.onnxruntime}{package}, Python {where.python}, {where.system}."
     )
+    yield from tf32_sentence(where)
     yield (
         f"Latency from {latency.samples} runs; {latency.dropped} disturbed runs dropped; the network beside itself reads"
         f" {measured.noise_floor.low:.3f} to {measured.noise_floor.high:.3f}."
     )
-
-
-def _ms(milliseconds: float) -> str:
-    return f"{milliseconds:.3f} ms" if milliseconds < 10 else f"{milliseconds:.1f} ms"

@@ -117,8 +117,8 @@ class LatencyComparison(_Value):
     compressed: Latency
     ratios: dict[str, Ratio] = Field(description="By statistic: mean, p50, p90, p95, p99.")
     cpu_ratio: Ratio | None = Field(
-        description="The ratio of p50 by CPU time of the process, which should agree with the wall's; null where the processor"
-        " does not do the work."
+        description="The ratio of p50 by CPU time of the process; it should agree with the wall's. null where the processor does"
+        " not do the work: beside a GPU its clock says nothing."
     )
     noise_floor: Interval = Field(description="The ratio of the original to itself, measured in the same turns.")
     cpu_noise_floor: Interval | None = Field(None, description="The same by CPU time.")
@@ -178,6 +178,11 @@ class Memory(_Value):
     first_run_ms: float
     warm_load_ms: float | None = Field(
         None, description="The same again in the same process, after the peak was read; in profiles only."
+    )
+    device_peak_bytes: int | None = Field(
+        None,
+        description="Most of the GPU's memory that loading and running took, over what the provider itself takes; null where"
+        " there is no GPU, or it does not tell.",
     )
 
 
@@ -287,7 +292,20 @@ class Environment(_Value):
     distribution: str | None = Field(
         None, description="The package that onnxruntime came in; it decides the providers."
     )
-    ep_version: str | None = Field(None, description="Of an execution provider that is a plugin.")
+    ep_version: str | None = Field(None, description="Of an execution provider that is a plugin, and of TensorRT.")
+    gpu: str | None = Field(None, description="Name of the GPU, where the provider runs on one.")
+    gpu_memory_bytes: int | None = Field(None, description="Of the GPU, as its driver tells it.")
+    driver: str | None = Field(None, description="Version of the GPU's driver.")
+    cuda: str | None = Field(None, description="Version of the CUDA runtime.")
+    cudnn: str | None = None
+    tf32: bool | None = Field(
+        None,
+        description="Whether products of float32 numbers were measured in TF32 (10 bits of mantissa). What lossless steps change"
+        " is always compared without it. null: there is no TF32.",
+    )
+    provider_options: dict[str, str] = Field(
+        default_factory=dict, description="Those that the job set for its execution provider."
+    )
 
 
 class ModelFacts(_Value):
@@ -298,6 +316,57 @@ class ModelFacts(_Value):
     parameters: int
     nodes: int
     ops: dict[str, int]
+
+
+class SessionOptions(_Value):
+    """Options of an onnxruntime session and its provider that change its speed, and its numbers by no more than rounding."""
+
+    threads: int = Field(description="Intra-op threads.")
+    inter_op_threads: int = 1
+    execution_mode: Literal["sequential", "parallel"] = "sequential"
+    graph_optimization: Literal["disabled", "basic", "extended", "all"] = "all"
+    spinning: bool = Field(default=True, description="Whether idle pool threads spin instead of sleeping.")
+    provider_options: dict[str, str] = Field(
+        default_factory=dict, description="Of the execution provider, beside what it is always given."
+    )
+    inputs_on_device: bool = Field(
+        default=False, description="Whether inputs and outputs stay in the device's memory, by IOBinding."
+    )
+
+
+class OptionTrial(_Value):
+    """Options that were tried, in turn with the target's own."""
+
+    options: SessionOptions
+    p50_ms: float
+    ratio: Ratio = Field(description="p50 with these options / p50 with the target's own; below 1 is better.")
+    stable: bool
+
+
+class ImpossibleOptions(_Value):
+    """Options with which the network does not run, or gives other numbers."""
+
+    options: SessionOptions
+    reason: str
+
+
+class Tuning(_Value):
+    """The search for better session options on a target."""
+
+    default: SessionOptions = Field(description="The target's own.")
+    trials: tuple[OptionTrial, ...]
+    chosen: SessionOptions | None = Field(description="None: no options are better than the target's beyond noise.")
+    gain: Ratio | None = Field(description="Of the chosen ones, measured again after they were chosen.")
+    reason: str
+    impossible: tuple[ImpossibleOptions, ...] = ()
+    usage: str = Field("", description="Python that makes a session with the chosen options, or the target's own.")
+
+
+class TuningComparison(_Value):
+    """The best session options of the original and of the compressed network."""
+
+    original: Tuning
+    compressed: Tuning
 
 
 class Report(_Value):
@@ -321,6 +390,10 @@ class Report(_Value):
     outputs: tuple[OutputReport, ...] = ()
     latency: LatencyComparison | None
     generation: Generation | None = Field(None, description="Of decoders with a cache only.")
+    tuning: TuningComparison | None = Field(
+        None,
+        description="Where the job asked for it; `latency`, here and in steps, is of each network with its best options.",
+    )
     memory: MemoryComparison | None
     verdict: Verdict
     parts: DataParts | None = Field(
@@ -378,35 +451,6 @@ class Throughput(_Value):
     p50_ms: float = Field(description="Of one run, as its caller waits for it.")
     p99_ms: float
     runs: int
-
-
-class SessionOptions(_Value):
-    """Options of an onnxruntime session that change its speed and nothing else."""
-
-    threads: int = Field(description="Intra-op threads.")
-    inter_op_threads: int = 1
-    execution_mode: Literal["sequential", "parallel"] = "sequential"
-    graph_optimization: Literal["disabled", "basic", "extended", "all"] = "all"
-    spinning: bool = Field(default=True, description="Whether idle pool threads spin instead of sleeping.")
-
-
-class OptionTrial(_Value):
-    """Options that were tried, in turn with the target's own."""
-
-    options: SessionOptions
-    p50_ms: float
-    ratio: Ratio = Field(description="p50 with these options / p50 with the target's own; below 1 is better.")
-    stable: bool
-
-
-class Tuning(_Value):
-    """The search for better session options on a target."""
-
-    default: SessionOptions = Field(description="The target's own.")
-    trials: tuple[OptionTrial, ...]
-    chosen: SessionOptions | None = Field(description="None: no options are better than the target's beyond noise.")
-    gain: Ratio | None = Field(description="Of the chosen ones, measured again after they were chosen.")
-    reason: str
 
 
 class TargetMeasurement(_Value):

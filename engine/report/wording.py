@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from engine.report.values import Quality, Ratio, Report
+from engine.report.values import Environment, Quality, Ratio, Report
 
 # Metrics that are shares of samples.
 SHARES = frozenset(
@@ -60,6 +60,28 @@ def size(count: float) -> str:
             return f"{left:.0f} {unit}" if unit == "B" else f"{left:.1f} {unit}"
         left /= 1000
     return f"{left:.2f} GB"
+
+
+def milliseconds(value: float) -> str:
+    """Give a time with the digits that say something."""
+    return f"{value:.3f} ms" if value < 10 else f"{value:.1f} ms"
+
+
+def machine(where: Environment) -> str:
+    """Name what did the work: the GPU and what drives it, then the processor."""
+    processor = f"{where.cpu} ({', '.join(where.cpu_flags)})"
+    if where.gpu is None:
+        return processor
+    versions = (("driver", where.driver), ("CUDA", where.cuda), ("cuDNN", where.cudnn))
+    told = ", ".join(f"{name} {version}" for name, version in versions if version)
+    return f"{where.gpu}{f' ({told})' if told else ''} beside {processor}"
+
+
+def tf32_sentence(where: Environment) -> Iterator[str]:
+    """Say how products of float32 numbers were computed, where there is a choice."""
+    if where.tf32 is not None:
+        how = "in TF32, as ONNX Runtime does by itself" if where.tf32 else "in float32: the job switched TF32 off"
+        yield f"Products of float32 numbers were computed {how}; what lossless steps change was compared without TF32."
 
 
 def parts_sentence(report: Report) -> str:

@@ -8,8 +8,10 @@ from typing import Any, cast
 import numpy as np
 
 from engine.errors import EngineError, TargetUnavailableError
-from engine.runtime.failures import explain_provider
+from engine.runtime.failures import explain_provider, explain_start
+from engine.runtime.gpu import described, gpu_profile
 from engine.runtime.library import check_single_onnxruntime, runtime_version
+from engine.runtime.native_output import Printed, held_back
 from engine.runtime.plugins import built_in, ep_version, is_listed, load_plugin, offered, plugin_devices
 from engine.runtime.processor import cpu_profile
 from engine.runtime.providers import PROVIDERS
@@ -22,7 +24,8 @@ class AvailableTarget:
     """A provider on this host: proven by a run, or the reason why it is not advertised. `threads` are the usable cores.
 
     `listed`: the runtime claims to have it, which alone means nothing. `distribution` is the installed one that
-    brought the runtime, `ep_version` the version that a plugin provider gives itself.
+    brought the runtime, `ep_version` the version that a plugin provider gives itself. `gpu` and what follows are of the GPU that a
+    proven provider runs on.
     """
 
     provider: ProviderName
@@ -36,6 +39,11 @@ class AvailableTarget:
     onnxruntime: str
     distribution: str
     ep_version: str | None
+    gpu: str | None = None
+    gpu_memory_bytes: int | None = None
+    driver: str | None = None
+    cuda: str | None = None
+    cudnn: str | None = None
 
 
 def targets(providers: Sequence[str] = PROVIDER_NAMES) -> list[dict[str, Any]]:
@@ -49,22 +57,26 @@ def targets(providers: Sequence[str] = PROVIDER_NAMES) -> list[dict[str, Any]]:
 
 def available_targets(names: Iterable[ProviderName] | None = None) -> tuple[AvailableTarget, ...]:
     """Try every provider of the table, or only the named ones, on a tiny network, now, on this host."""
-    cpu, distribution = cpu_profile(), check_single_onnxruntime()
-    return tuple(
-        AvailableTarget(
-            provider=name,
-            available=(reason := _why_not(name)) is None,
-            listed=is_listed(provider),
-            reason=reason,
-            device=provider.device,
-            cpu=cpu.name,
-            flags=cpu.flags,
-            threads=cpu.cores,
-            onnxruntime=runtime_version(),
-            distribution=distribution,
-            ep_version=ep_version(name),
-        )
-        for name, provider in ((name, PROVIDERS[name]) for name in (PROVIDERS if names is None else names))
+    return tuple(_tried(name) for name in (PROVIDERS if names is None else names))
+
+
+def _tried(name: ProviderName) -> AvailableTarget:
+    provider, cpu, distribution = PROVIDERS[name], cpu_profile(), check_single_onnxruntime()
+    reason = _why_not(name)
+    gpu = gpu_profile(name) if reason is None else None
+    return AvailableTarget(
+        provider=name,
+        available=reason is None,
+        listed=is_listed(provider),
+        reason=reason,
+        device=provider.device,
+        cpu=cpu.name,
+        flags=cpu.flags,
+        threads=cpu.cores,
+        onnxruntime=runtime_version(),
+        distribution=distribution,
+        ep_version=ep_version(name),
+        **described(gpu),
     )
 
 
@@ -81,13 +93,15 @@ def prove(name: ProviderName) -> None:
         raise TargetUnavailableError(f"This onnxruntime was built without the execution provider {name}")
     _not_emulated(name)
     feed = {"x": np.linspace(-1, 1, 16, dtype=np.float32).reshape(2, 8)}
+    printed = Printed()
     try:
-        counts = nodes_by_provider(_tiny_network(), target, feed)
-    except TargetUnavailableError:
-        raise
+        with held_back(on_failure="keep") as printed:
+            counts = nodes_by_provider(_tiny_network(), target, feed)
+    except TargetUnavailableError as error:
+        raise explain_start(error, printed.text) from error
     except EngineError as error:
         # The network is ours and runs everywhere, so it is the provider that does not.
-        raise explain_provider(error.__cause__ or error, name) from error
+        raise explain_start(explain_provider(error.__cause__ or error, name), printed.text) from error
     elsewhere = sorted(set(counts) - {provider.runtime})
     if elsewhere:
         raise TargetUnavailableError(f"A part of a network of two nodes that {name} should run ran on {elsewhere[0]}")

@@ -3,6 +3,7 @@
 import platform
 
 from engine.report.values import Environment
+from engine.runtime.gpu import described, gpu_profile
 from engine.runtime.library import check_single_onnxruntime, runtime_version
 from engine.runtime.plugins import ep_version
 from engine.runtime.processor import cpu_profile
@@ -11,7 +12,8 @@ from engine.target import Target
 
 def environment(target: Target) -> Environment:
     """Describe this machine and runtime for a report."""
-    cpu = cpu_profile()
+    cpu, gpu = cpu_profile(), gpu_profile(target.provider)
+    tf32 = None if gpu is None or gpu.tf32 is None else target.provider_options.get("use_tf32") != "0"
     return Environment(
         cpu=cpu.name,
         cpu_flags=cpu.flags,
@@ -22,4 +24,7 @@ def environment(target: Target) -> Environment:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         distribution=check_single_onnxruntime(),
         ep_version=ep_version(target.provider),
+        **described(gpu),
+        tf32=tf32,
+        provider_options=target.provider_options,
     )

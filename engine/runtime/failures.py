@@ -177,3 +177,36 @@ def explain_provider(error: BaseException, provider: str) -> EngineError:
         f"The execution provider {provider} is part of this onnxruntime, but did not start{_told(error)}",
         hint="Its driver, device or libraries may be missing on this host.",
     )
+
+
+# What CUDA's libraries print of a start that failed; these words hold no path.
+_STARTS: tuple[tuple[re.Pattern[str], str, str], ...] = (
+    (
+        re.compile(r"\b(libcuda\.so[.\d]*): cannot open shared object file"),
+        "{0} is missing, which comes with the GPU's driver",
+        "Install the driver on the host, and give the container its devices.",
+    ),
+    (
+        re.compile(r"\b(lib[\w+-]+\.so[.\d]*): cannot open shared object file"),
+        "its library {0} is missing",
+        "The extra `gpu` of onnxpress-server brings CUDA and cuDNN; TensorRT is installed beside them.",
+    ),
+    (
+        re.compile(r"driver version is insufficient for CUDA runtime version"),
+        "the GPU's driver is older than this CUDA needs",
+        "Update the driver.",
+    ),
+    (
+        re.compile(r"CUDA failure \d+: ([\w ,'-]+)"),
+        "CUDA says: {0}",
+        "`nvidia-smi` shows whether the driver sees a GPU.",
+    ),
+)
+
+
+def explain_start(error: EngineError, printed: str) -> EngineError:
+    """Add to a provider's failure what its libraries printed of the cause, where it is recognised."""
+    for pattern, said, hint in _STARTS:
+        if found := pattern.search(printed):
+            return TargetUnavailableError(f"{error.message}: {said.format(*found.groups())}", hint=hint)
+    return error

@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import TargetUnavailableError
+from engine.runtime.native_output import held_back
+
+# Of onnxruntime's levels: warnings are about devices and graphs, and nobody can do anything about them.
+_ERRORS = 3
 
 
 @cache
@@ -22,8 +26,16 @@ def onnxruntime_module() -> Any:
     """Give the package, imported with telemetry off."""
     check_single_onnxruntime()
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # again: someone may have cleaned the environment since
-    import onnxruntime as module  # noqa: PLC0415  # whoever only imports this module must not load it
+    # It looks for devices while it is imported, and warns of those that are not there.
+    with held_back():
+        import onnxruntime  # noqa: PLC0415  # whoever only imports this module must not load it
 
+        module: Any = onnxruntime
+        module.set_default_logger_severity(_ERRORS)
+        if getattr(module, "cuda_version", ""):
+            # The CUDA libraries that pip installs lie where the system's loader does not look. What is missing is told when
+            # the provider is proven.
+            module.preload_dlls()
     return module
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.errors import TargetUnavailableError
 from engine.report.values import SessionOptions
+from engine.runtime.device_binding import bind_on_device, unrecorded
 from engine.runtime.failures import explain_load, explain_run
 from engine.runtime.library import load_errors, onnxruntime_module, run_errors
 from engine.runtime.plugins import built_in, plugin_devices
@@ -45,11 +46,16 @@ class Session:
         # The ids of the session's own pool threads, as named in /proc/self/task.
         self.pool_threads = threads
         self._output_names = [port.name for port in self.outputs]
+        provider = PROVIDERS[target.provider]
+        self._memory = provider.memory if target.inputs_on_device or captures(target) else None
+        self._captures = captures(target)
 
     def run(self, feed: Feed) -> dict[str, Any]:
         """Give every output by name."""
         try:
-            values = self._inner.run(self._output_names, self._fitted(feed))
+            # A recording would be played back on the arrays that it was made with.
+            options = unrecorded() if self._captures else None
+            values = self._inner.run(self._output_names, self._fitted(feed), options)
         except run_errors() as error:
             raise explain_run(error) from error
         return dict(zip(self._output_names, values, strict=True))
@@ -57,15 +63,17 @@ class Session:
     def bind(self, feed: Feed) -> Callable[[], object]:
         """Give a call that runs the network on this feed with nothing to convert or allocate in Python; it was run once.
 
-        Made for timing: the call raises onnxruntime's own exceptions.
+        Made for timing: the call raises onnxruntime's own exceptions. Where the target says so, inputs and outputs lie in the
+        device's memory.
         """
         fitted = self._fitted(feed)
         call: Callable[[], object] | None = None
         try:
             if all(port.dtype is not None and port.dtype != np.dtype(object) for port in (*self.inputs, *self.outputs)):
-                call = self._bound(fitted)
+                in_memory = self._memory
+                call = self._bound(fitted) if in_memory is None else self._bound_on_device(fitted, in_memory)
             if call is None:
-                call = partial(self._inner.run, self._output_names, fitted)
+                call = partial(self._inner.run, self._output_names, fitted, unrecorded() if self._captures else None)
                 call()
         except run_errors() as error:
             raise explain_run(error) from error
@@ -87,6 +95,12 @@ class Session:
         found = zip(self.outputs, binding.get_outputs(), strict=True)
         return call if all(_as_declared(port, value.shape()) for port, value in found) else None
 
+    def _bound_on_device(self, fitted: Feed, memory: str) -> Callable[[], object] | None:
+        """Give a run whose inputs and outputs stay in the device's memory; None where outputs have other shapes than declared."""
+        call = bind_on_device(self._inner, fitted, self._output_names, memory, captures=self._captures)
+        found = zip(self.outputs, call.binding.get_outputs(), strict=True)
+        return call if all(_as_declared(port, value.shape()) for port, value in found) else None
+
     def _fitted(self, feed: Feed) -> dict[str, np.ndarray]:
         """Give float arrays the width that the network wants: one of a pair may take 16 bits where the other takes 32."""
         wanted = {port.name: port.dtype for port in self.inputs if port.dtype is not None and port.dtype.name in FLOATS}
@@ -104,7 +118,17 @@ def _as_declared(port: Port, shape: Sequence[int]) -> bool:
 
 def default_options(target: Target) -> SessionOptions:
     """Give the session options that a target has by itself."""
-    return SessionOptions(threads=target.threads)
+    return SessionOptions(
+        threads=target.threads,
+        provider_options=target.provider_options,
+        inputs_on_device=target.inputs_on_device,
+    )
+
+
+def captures(target: Target) -> bool:
+    """Say whether runs on a target are recorded and played back."""
+    name = PROVIDERS[target.provider].captures
+    return name is not None and target.provider_options.get(name) == "1"
 
 
 def load(model: ModelSource, target: Target, options: Any) -> Session:
@@ -134,9 +158,12 @@ def _choose_providers(target: Target, options: Any) -> list[tuple[str, dict[str,
         # The devices say what `device_type` says to a built-in provider.
         wanted = {key: value for key, value in provider.options(target).items() if key != "device_type"}
         kind = [device for device in devices if device.device.type.name.lower() == provider.device]
-        options.add_provider_for_devices(kind or devices, wanted)
+        # One device: some plugins take no more, and figures are of one.
+        options.add_provider_for_devices((kind or devices)[:1], wanted)
         return None
-    between: list[tuple[str, dict[str, str]]] = [(name, {}) for name in provider.before_cpu if name in compiled_in]
+    between: list[tuple[str, dict[str, str]]] = [
+        (name, {"device_id": "0"}) for name in provider.before_cpu if name in compiled_in
+    ]
     return [(provider.runtime, provider.options(target)), *between, (PROVIDERS["cpu"].runtime, {})]
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from engine.errors import TargetUnavailableError
 from engine.runtime.failures import explain_provider
 from engine.runtime.library import load_errors, onnxruntime_module
+from engine.runtime.native_output import held_back
+from engine.runtime.nvidia import tensorrt_version
 from engine.runtime.providers import PROVIDERS, Provider
 from engine.target import ProviderName
 
@@ -18,8 +20,10 @@ _registered: set[str] = set()
 def register_plugin(name: ProviderName, library: Path) -> None:
     """Load a plugin execution provider's library, so that the provider is offered beside the built-in ones."""
     runtime = PROVIDERS[name].runtime
+    module = onnxruntime_module()
     try:
-        onnxruntime_module().register_execution_provider_library(runtime, str(library))
+        with held_back(on_failure="keep"):
+            module.register_execution_provider_library(runtime, str(library))
     except load_errors() as error:
         raise explain_provider(error, name) from error
     _registered.add(runtime)
@@ -72,6 +76,8 @@ def is_listed(provider: Provider) -> bool:
 
 
 def ep_version(name: ProviderName) -> str | None:
-    """Give the version that a plugin provider tells of itself; the built-in ones are the package's."""
+    """Give the version that a plugin provider tells of itself, and TensorRT's; the other built-in ones are the package's."""
+    if name == "tensorrt":
+        return tensorrt_version()
     versions = {device.ep_metadata.get("version") for device in plugin_devices(PROVIDERS[name].runtime)}
     return next((str(version) for version in versions if version), None)

@@ -2,10 +2,11 @@
 
 from engine.report.values import SessionOptions
 from engine.runtime.discovery import prove
-from engine.runtime.loading import Feed, ModelSource, Port, Session, default_options, load, session_options
+from engine.runtime.loading import Feed, ModelSource, Port, Session, captures, default_options, load, session_options
+from engine.runtime.providers import exact_target
 from engine.target import Target
 
-__all__ = ["Feed", "ModelSource", "Port", "Session", "default_options", "session"]
+__all__ = ["Feed", "ModelSource", "Port", "Session", "captures", "default_options", "exact_target", "session"]
 
 
 def session(
@@ -13,10 +14,11 @@ def session(
 ) -> Session:
     """Load a network on a target, or raise: TargetUnavailableError rather than a silent run on the CPU.
 
-    `options` take the place of the target's own, its number of threads included.
+    `options` take the place of the target's own, its number of threads and its provider's options included.
     """
     if target.provider != "cpu":
         prove(target.provider)
     if options is not None:
-        target = target.model_copy(update={"threads": options.threads})
+        names = ("threads", "provider_options", "inputs_on_device")
+        target = target.model_copy(update={name: getattr(options, name) for name in names})
     return load(model, target, session_options(target, optimise=optimise, chosen=options))

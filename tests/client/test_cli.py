@@ -132,6 +132,15 @@ def test_a_second_dataset_judges(press, cli, files, tmp_path, stored):
     assert len(keys) == 2
 
 
+def test_a_target_with_options_and_a_search_for_more_are_asked_for(press, cli, files):
+    scripted = press()
+    words = [*files, "--target", "cuda:batch=32,prefer_nhwc=1", "--batch", 16, "--tune"]
+    assert cli(scripted.url, KEY, *words).code == 0
+    body = json.loads(scripted.asked("POST", "/jobs")[0].body)
+    assert body["target"] == {"provider": "cuda", "batch": 16, "provider_options": {"prefer_nhwc": "1"}}
+    assert body["tune"] == {}
+
+
 def test_options_add_to_a_job_file(press, cli, files, tmp_path):
     job = {
         "recipe": {"passes": [{"type": "simplify"}]},

@@ -244,7 +244,29 @@ def test_what_was_typed_is_what_the_engine_takes():
     assert [gate.value for gate in read.gates] == [5.0, 0.8]
 
 
-@pytest.mark.parametrize("text", ["cpu:cores=2", "cpu:threads=many", ":threads=2", "cpu:threads"])
+def test_a_target_takes_its_providers_options():
+    target = recipe.parse_target("cuda:batch=32,prefer_nhwc=1,inputs_on_device")
+    (read,) = engine.read_spec({"kind": "profile", "targets": [target]}).targets
+    assert (read.batch, read.provider_options, read.inputs_on_device) == (32, {"prefer_nhwc": "1"}, True)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        # An address of memory is no option of a job.
+        ("cuda:gpu_external_alloc=140000", "cuda has no option gpu_external_alloc that a job may set"),
+        ("cuda:prefer_nhwc=yes", "prefer_nhwc of cuda is one of 0, 1, and not yes"),
+        ("tensorrt:trt_engine_cache_path=/tmp", "has no option trt_engine_cache_path"),
+        ("cpu:cores=2", "cpu has no option cores that a job may set: it has none"),
+        ("cpu:inputs_on_device", "cannot be bound on the device of cpu"),
+    ],
+)
+def test_an_option_that_a_provider_lacks_is_refused_by_name(target, words):
+    with pytest.raises(ValueError, match=words):
+        engine.read_spec({"kind": "profile", "targets": [recipe.parse_target(target)]})
+
+
+@pytest.mark.parametrize("text", ["cpu:cores", "cpu:threads=many", ":threads=2", "cpu:threads", "cpu:threads="])
 def test_a_target_that_cannot_be_read_says_what_one_is(text):
     with pytest.raises(UsageError, match="PROVIDER"):
         recipe.parse_target(text)

@@ -40,6 +40,13 @@ def test_targets_workers_load_and_reasons_are_shown():
     assert told.count("A CPU has avx2 avx512_vnni") == 1
 
 
+def test_a_gpu_is_named_with_what_drives_it():
+    gpu = {**TARGET, "gpu": "NVIDIA H100", "driver": "580.1", "cuda": "13.0", "cudnn": "9.15.1"}
+    assert "NVIDIA H100, driver 580.1, CUDA 13.0, cuDNN 9.15.1" in " ".join(
+        part.split("│")[-2].strip() for part in lines(shown(items=[gpu])) if part.count("│") > 2
+    )
+
+
 def test_what_is_empty_is_left_out():
     assert lines(shown(items=[TARGET]))[0] == "targets"
     assert "workers" not in shown(items=[TARGET])

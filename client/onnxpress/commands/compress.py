@@ -37,9 +37,15 @@ def compress(
     gate: Annotated[
         list[str] | None, typer.Option("--gate", metavar="GATE", help=f"Repeatable: {recipes.GATE_FORM}.")
     ] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", metavar="TARGET", help=f"What the result is for: {recipes.TARGET_FORM}.")
+    ] = None,
     provider: Annotated[str | None, typer.Option(metavar="NAME", help="Execution provider of the target.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads of the target.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, metavar="N", help="Batch size of the target.")] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Measure each network with the session options that it runs best with.")
+    ] = False,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Repeatable: mark the job.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the compressed network goes.")] = None,
     report: Annotated[
@@ -71,8 +77,10 @@ def compress(
             )
         writable(out, "--out")
         writable(report, "--report")
-        target = {"provider": provider, "threads": threads, "batch": batch}
-        spec = _spec(recipe, gate or [], target, recipes.parse_labels(label or []))
+        named = {"provider": provider, "threads": threads, "batch": batch}
+        wanted = {**(recipes.parse_target(target) if target else {}), **_told(named)}
+        spec = _spec(recipe, gate or [], wanted, recipes.parse_labels(label or []))
+        spec |= {"tune": spec.get("tune") or {}} if tune else {}
         spec |= {} if priority is None else {"priority": priority}
         spec |= {} if cache else {"cache": "refuse"}
         request, deadline = JobRequest(spec, model, data, metric, judge=judge), Deadline.after(timeout)
@@ -87,13 +95,17 @@ def compress(
 def _spec(recipe: str, gates: list[str], target: dict[str, Any], labels: dict[str, str]) -> dict[str, Any]:
     """Read the recipe and let the options add to it, and win where both say something."""
     spec = recipes.read_spec(recipe)
-    if named := {key: value for key, value in target.items() if value is not None}:
-        spec["target"] = {**spec.get("target", {}), **named}
+    if target:
+        spec["target"] = {**spec.get("target", {}), **target}
     if gates:
         spec["gates"] = [*spec.get("gates", ()), *map(recipes.parse_gate, gates)]
     if labels:
         spec["labels"] = {**spec.get("labels", {}), **labels}
     return spec
+
+
+def _told(named: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in named.items() if value is not None}
 
 
 def _deliver(  # noqa: PLR0917 - one private call

@@ -13,6 +13,7 @@ from onnxpress.terminal_text import safe_text
 
 # Names that somebody may copy.
 _WHOLE = frozenset({"provider", "id", "state", "busy"})
+_DRIVEN_BY = (("driver", "driver"), ("CUDA", "cuda"), ("cuDNN", "cudnn"))
 
 
 def passes(*, as_json: AsJson = False, url: Url = None) -> None:
@@ -40,10 +41,11 @@ def capacity(found: Mapping[str, Any]) -> list[RenderableType]:
     providers = [{**_with_load(item), "state": "live" if item["live"] else "away"} for item in found["items"]]
     for item in providers:
         item["runtime"] = f"{item.get('distribution') or 'onnxruntime'} {item.get('onnxruntime') or ''}".strip()
+        item["on"] = _hardware(item)
     broken = [item for item in found["unavailable"] if item["listed"]]
     workers = [_with_load(item) for item in found["workers"]]
     tables = [
-        _table("targets", providers, ("provider", "state", "busy", "runtime", "device", "cpu")),
+        _table("targets", providers, ("provider", "state", "busy", "runtime", "device", "on")),
         _table("listed by a runtime, but it does not run", broken, ("provider", "reason", "workers")),
         _table("workers", workers, ("id", "state", "targets", "busy", "cores", "isolation")),
     ]
@@ -52,6 +54,14 @@ def capacity(found: Mapping[str, Any]) -> list[RenderableType]:
         *(table for table in tables if table.row_count),
         *(safe_text(f"{cpu} has {told}", style="dim") for cpu, told in flags.items()),
     ]
+
+
+def _hardware(item: Mapping[str, Any]) -> str:
+    """Name the GPU and what drives it, or the processor."""
+    if not item.get("gpu"):
+        return str(item.get("cpu") or "")
+    versions = [f"{name} {item[key]}" for name, key in _DRIVEN_BY if item.get(key)]
+    return ", ".join([str(item["gpu"]), *versions])
 
 
 def _with_load(item: Mapping[str, Any]) -> dict[str, Any]:

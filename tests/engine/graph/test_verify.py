@@ -1,5 +1,7 @@
 """The ladder: each kind of broken network is caught on its rung."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -8,6 +10,7 @@ from onnx import numpy_helper
 from engine.data.dataset import Samples
 from engine.errors import VerificationFailedError
 from engine.graph import verify
+from engine.runtime import providers
 from engine.runtime.processor import cpu_profile
 from engine.runtime.sessions import session
 from engine.target import Target
@@ -229,3 +232,22 @@ def test_what_the_original_itself_differs_by_is_no_fault(tmp_path, feeds_of):
     # What one optimisation differs by from another, which is more than a change of numbers may be.
     assert verify.agreement(plain, optimised, feeds).relative > verify.FLOAT_TOLERANCE
     verify.verify(path, path, samples, Target(), lossless=True)
+
+
+def test_a_change_is_looked_for_where_float32_is_float32(climb, monkeypatch, tmp_path, images):
+    """CUDA rounds products to TF32: transformers then moved by 1e-3 from one form of the same graph to another."""
+    line = replace(providers.PROVIDERS["cpu"], exact={"use_tf32": "0"})
+    monkeypatch.setitem(providers.PROVIDERS, "cpu", line)
+    seen, original = [], verify.sessions.session
+
+    def session(model, target, **more):
+        seen.append(target.provider_options)
+        return original(model, target, **more)
+
+    monkeypatch.setattr(verify.sessions, "session", session)
+    climb()
+    verify.same_outputs(
+        tmp_path / "original.onnx", tmp_path / "candidate.onnx", [{"image": images(2).astype(np.float32)}], Target()
+    )
+    assert len(seen) > 4
+    assert all(options == {"use_tf32": "0"} for options in seen)

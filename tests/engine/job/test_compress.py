@@ -11,7 +11,7 @@ from engine.errors import BaselineFailedError, DatasetInvalidError, SpecInvalidE
 from engine.job import compress as compress_module
 from engine.job import workbench
 from engine.report.markdown import markdown
-from engine.report.values import Memory, Refusal
+from engine.report.values import Memory, Refusal, SessionOptions, Tuning
 from engine.runtime import sessions
 from engine.target import Target
 
@@ -90,6 +90,30 @@ def test_a_job_gives_a_verified_smaller_network_and_its_report(job, compress):
     assert kinds.count("step_started") == kinds.count("step_finished") == 2
     assert all(0 <= event["fraction"] <= 1 for event in events if event["type"] == "progress")
     json.dumps(events)
+
+
+def test_each_network_is_measured_with_its_best_options(job, monkeypatch):
+    """Here the search is told what is best; tests of the search itself show how it finds out."""
+    seen = []
+
+    def find(network, _feeds, target, **_limits):
+        best = None if "00" in network.name else SessionOptions(threads=2)
+        return Tuning(default=SessionOptions(threads=target.threads), trials=(), chosen=best, gain=None, reason="so")
+
+    original = compress_module.compare
+
+    def compare(*networks, options, **more):
+        seen.append(tuple(each and each.threads for each in options))
+        return original(*networks, options=options, **more)
+
+    monkeypatch.setattr(compress_module, "find_options", find)
+    monkeypatch.setattr(compress_module, "compare", compare)
+    body = {"recipe": {"passes": [{"type": "quantize_static", "measure_layers": False}]}, "gates": SIZE, "tune": {}}
+    report = run(Compress.model_validate(body), job(), lambda _: None, probe=_probe)
+    # The step's network beside the original, then the stored result beside it: the search is not made again for that.
+    assert seen == [(2, None), (2, None)]
+    assert (report.tuning.original.chosen.threads, report.tuning.compressed.chosen) == (2, None)
+    assert "session options that it runs best with" in markdown(report)
 
 
 def test_goes_on_after_the_last_finished_step(job, compress, monkeypatch):

@@ -93,7 +93,18 @@ def test_noise_is_held_against_the_effect():
 
 def test_clocks_are_compared_only_where_the_cpu_works():
     sample = turns(np.random.default_rng(4), cpu_ratio=1.0)
-    assert judged(sample, Target(provider="cuda")).stable
+    found = judged(sample, Target(provider="cuda"))
+    assert found.stable
+    assert found.cpu_ratio is None
+
+
+def test_a_clock_that_stands_still_says_nothing():
+    """Beside a GPU the processor waits, and on some systems its clock is coarse: it read 0, and 0 was divided by."""
+    sample = turns(np.random.default_rng(4))
+    still = Turns(sample.names, sample.wall_ms, np.zeros_like(sample.cpu_ms), sample.disturbed)
+    found = judged(still)
+    assert found.stable
+    assert found.cpu_ratio is None
 
 
 def test_weighted_quantiles_are_those_of_the_drawn_samples():

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -19,11 +20,10 @@ TRAP = """
 import json, sys
 sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
-import onnxruntime
 from engine import EngineError, read_spec, run, targets
-from engine.runtime import discovery, sessions
+from engine.runtime import discovery, library, sessions
 
-told = {"listed": onnxruntime.get_available_providers(), "proven": [each["provider"] for each in targets() if each["available"]]}
+told = {"listed": library.onnxruntime_module().get_available_providers(), "proven": [each["provider"] for each in targets() if each["available"]]}
 told["reasons"] = {each.provider: each.reason for each in discovery.available_targets(["cuda", "tensorrt"])}
 cuda = {"provider": "cuda"}
 jobs = {
@@ -94,11 +94,14 @@ def test_a_runtime_that_lists_a_gpu_without_one_never_yields_a_number(packages, 
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout.splitlines()[-1])
+    told = json.loads(done.stdout)
+    assert "[W:" not in done.stderr
     assert {"CUDAExecutionProvider", "TensorrtExecutionProvider"} <= set(told["listed"])
     assert told["proven"] == ["cpu"]
     assert "fell back from cuda to CPUExecutionProvider" in told["reasons"]["cuda"]
     assert "did not start" in told["reasons"]["tensorrt"]
+    # The cause, which onnxruntime only prints: libraries of CUDA are no part of the wheel, and TensorRT is none of CUDA's.
+    assert re.search(r"its library lib\w+\.so[.\d]* is missing", told["reasons"]["cuda"])
     for name in ("profile", "beside", "compress"):
         assert told[name]["code"] == "target_unavailable"
         assert "cuda" in told[name]["message"]

@@ -1,11 +1,16 @@
 """The search for session options: its tries run for real, its judgement is shown with times that are made up."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from engine.errors import ModelUnsupportedError
+from engine.graph.agreement import Agreement, OutputAgreement
 from engine.measure import tune as tune_module
 from engine.measure.latency import Turns
 from engine.measure.tune import find_options
+from engine.runtime.providers import PROVIDERS
 from engine.target import Target
 
 FEED = {"x": np.ones((1, 16, 16, 16), np.float32)}
@@ -83,3 +88,55 @@ def test_the_tries_are_real_sessions(convolutions):
     assert tried[0].threads == 1
     assert "parallel" in {options.execution_mode for options in tried}
     assert all(trial.p50_ms > 0 for trial in found.trials)
+
+
+@pytest.fixture
+def with_options(monkeypatch):
+    """The processor with what GPU providers have: options of its own, memory to put inputs into, runs that are recorded."""
+    line = replace(
+        PROVIDERS["cpu"],
+        tunable=frozenset({"provider_options", "inputs_on_device"}),
+        memory="cpu",
+        candidates=({"nhwc": "1"}, {"search": "quick"}, {"wrong": "1"}),
+        captures="recorded",
+    )
+    monkeypatch.setitem(PROVIDERS, "cpu", line)
+
+
+def test_the_providers_own_options_add_up(convolutions, clock, with_options, monkeypatch):
+    def cost(options, _round):
+        gains = {"nhwc": 4, "search": 2, "recorded": 1, "wrong": 8}
+        return 16 - sum(gains[name] for name in options.provider_options) - options.inputs_on_device / 2
+
+    def agreement(_default, candidate, _feeds):
+        apart = float("wrong" in candidate.session.target.provider_options)
+        return Agreement({"y": OutputAgreement(apart, 0.0)})
+
+    rounds = clock(cost)
+    monkeypatch.setattr(tune_module, "agreement", agreement)
+    found = find_options(convolutions(1), [FEED], Target(), **LIMITS)
+    assert found.chosen.provider_options == {"nhwc": "1", "search": "quick", "recorded": "1"}
+    assert found.chosen.inputs_on_device
+    assert {"wrong"} <= {name for each in found.impossible for name in each.options.provider_options}
+    assert "largest value off" in found.impossible[0].reason
+    assert "`nhwc=1`, `search=quick`, `recorded=1`" in found.reason
+    # On the device, options twice, recorded, and the winner once more: nothing is measured twice.
+    assert len(rounds) == 5
+    tried = [trial.options.model_dump_json() for trial in found.trials]
+    assert len(tried) == len(set(tried))
+    assert "recorded" in found.usage
+
+
+def test_options_that_the_network_does_not_run_with_are_named(convolutions, with_options, monkeypatch):
+    original = tune_module.session
+
+    def session(model, target, *, options):
+        if options.provider_options:
+            raise ModelUnsupportedError("The target cannot record it")
+        return original(model, target, options=options)
+
+    monkeypatch.setattr(tune_module, "session", session)
+    found = find_options(convolutions(1), [FEED], Target(), max_seconds=0.5)
+    assert found.impossible[0].reason == "The target cannot record it"
+    assert {trial.options.inputs_on_device for trial in found.trials} == {True}
+    assert found.trials[0].p50_ms > 0

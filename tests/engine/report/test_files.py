@@ -8,6 +8,7 @@ import engine
 from engine import REPORT_FORMATS, report_files
 from engine.gate import Gate
 from engine.report.junit import junit
+from engine.report.markdown import markdown
 from engine.report.openmetrics import prometheus
 from engine.report.values import GateResult, Report, Verdict
 
@@ -75,6 +76,32 @@ def test_prometheus_has_verdict_and_sizes():
     assert 'onnxpress_report_size_bytes{network="compressed"} 100\n' in text
     for line in text.splitlines():
         assert line.startswith("# TYPE onnxpress_report_") or float(line.rpartition(" ")[2]) >= 0
+
+
+def test_a_report_from_a_gpu_names_it_and_says_nothing_of_the_processors_time():
+    one = {"value": 0.5, "interval": {"low": 0.5, "high": 0.5}}
+    times = {f"{name}_ms": 1.0 for name in ("mean", "p50", "p90", "p95", "p99")}
+    latency = {
+        "original": {**times, "samples": 50, "dropped": 0}, "compressed": {**times, "samples": 50, "dropped": 0},
+        "ratios": dict.fromkeys(("mean", "p50", "p90", "p95", "p99"), one), "cpu_ratio": None,
+        "noise_floor": {"low": 1, "high": 1}, "stable": True, "nodes_by_provider": {"CUDAExecutionProvider": 3},
+    }  # fmt: skip
+    memory = {"peak_rss_bytes": 1, "load_ms": 1, "first_run_ms": 1, "device_peak_bytes": 4_000_000}
+    gpu = {"gpu": "NVIDIA H100", "driver": "580.1", "cuda": "13.0", "cudnn": "9.15.1", "tf32": True}
+    report = Report.model_validate(
+        {
+            **REPORT.model_dump(),
+            "latency": latency,
+            "memory": {"original": memory, "compressed": {**memory, "device_peak_bytes": 3_000_000}},
+            "environment": {**REPORT.environment.model_dump(), **gpu},
+        }
+    )
+    text = markdown(report)
+    assert "NVIDIA H100 (driver 580.1, CUDA 13.0, cuDNN 9.15.1) beside x" in text
+    assert "in TF32, as ONNX Runtime does by itself; what lossless steps change was compared without TF32" in text
+    assert "| peak GPU memory | 4.0 MB | 3.0 MB | 0.75x |" in text
+    assert "CPU time" not in text
+    assert 'onnxpress_report_peak_device_memory_bytes{network="compressed"} 3000000' in prometheus(report)
 
 
 def test_every_format_is_written():
