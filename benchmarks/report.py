@@ -17,6 +17,7 @@ GROUPS = {
     "quantization": "Quantization",
     "pruning": "Pruning",
     "gpu": "GPUs",
+    "field": "Networks out of wheels",
 }
 HIDDEN = """\
 ONNX Runtime ran its kernels for processors with AVX2 and nothing newer, which was hidden from it on the machine that is named

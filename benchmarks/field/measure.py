@@ -38,6 +38,7 @@ RECIPES: Mapping[str, Sequence[Mapping[str, Any]]] = {
 }
 PEERS: Mapping[str, Mapping[str, Any]] = {
     "static": {"kind": "static", "activations": "uint8", "weights": "int8", "per_channel": True},
+    "static per tensor": {"kind": "static", "activations": "uint8", "weights": "int8"},
     "dynamic": {"kind": "dynamic", "weights": "int8", "per_channel": True},
 }
 
@@ -111,7 +112,9 @@ def measure(
     samples = _Samples.of(network, downloads)
     made = [_ours(model, samples, setting, folder / f"ours_{setting}") for setting in recipes]
     if peers:
-        made += [_peer(model, samples, setting, folder / f"onnxruntime_{setting}") for setting in PEERS]
+        made += [
+            _peer(model, samples, setting, folder / f"onnxruntime_{setting.replace(' ', '_')}") for setting in PEERS
+        ]
     results = [Result("fp32", "original", bytes=stored_bytes(model)), *(result for result, _ in made)]
     paths = {"fp32 original": model} | {result.name: path for result, path in made if path is not None}
     judged = _raced(_judged(results, paths, samples), paths, samples, seconds)
@@ -241,8 +244,10 @@ def _faults(network: Network, result: Result, results: Sequence[Result]) -> Iter
         yield f"`{main}` is judged as {result.outputs.get(main)}, and is {' or '.join(network.kinds)}"
     if (result.peak_bytes or 0) > MOST_BYTES:
         yield f"takes {(result.peak_bytes or 0) / 1e9:.1f} GB"
-    if (result.seconds or 0) > MOST_SECONDS:
-        yield f"takes {result.seconds:.0f} s"
+    # Other work on the machine makes the wall's clock longer, and more threads the processor's.
+    spent = min(result.seconds or 0.0, result.cpu_seconds or result.seconds or 0.0)
+    if spent > MOST_SECONDS:
+        yield f"takes {spent:.0f} s"
     better = [other for other in results if other.maker == "onnxruntime" and _beats(network, other, result)]
     yield from (f"{other.name} is better at no more size and time" for other in better)
 
