@@ -181,6 +181,7 @@ def test_texts_are_padded_and_the_padding_is_masked(tokenizer, tmp_path):
     assert not data.arrays["token_type_ids"].any()
     assert found.preprocessing.parameters["padding"] == {"to": 5, "side": "right", "id": 0, "mask": 0}
     assert len(found.preprocessing.parameters["tokenizer_sha256"]) == 64
+    assert found.preprocessing.parameters["tokenizer"] == "net/tokenizer.json"
     assert "1 blank lines were left out" in found.preprocessing.summary
 
 

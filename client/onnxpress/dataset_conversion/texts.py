@@ -161,7 +161,7 @@ def _encode(texts: _Texts, tokenizer: Path, length: int | None) -> _Encoded:
         left=padding.get("direction") == "left",
         cut=sum(bool(one.overflowing) for one in found),
         length=longest,
-        name=tokenizer.name,
+        name=f"{tokenizer.name}/tokenizer.json" if tokenizer.is_dir() else tokenizer.name,
         sha256=hashlib.sha256(content).hexdigest(),
     )
 
