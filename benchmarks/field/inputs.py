@@ -2,6 +2,7 @@
 
 import string
 import sysconfig
+import tempfile
 import unicodedata
 import wave
 import zipfile
@@ -15,6 +16,8 @@ import numpy.typing as npt
 
 from benchmarks.field.drawings import Artist, Pixels
 from benchmarks.networks import packages, reviews
+from engine.runtime.sessions import session
+from engine.target import Target
 
 Array = npt.NDArray[Any]
 Feed = dict[str, Array]
@@ -93,14 +96,25 @@ def speech_spectra(_downloads: Path, count: int) -> Feed:
     return {"degraded_audio": spectra[:, None], "rater_embed": draw.standard_normal((count, 64)).astype(np.float32)}
 
 
-def speech_frames(_downloads: Path, count: int) -> Feed:
-    """Frames for Silero's detector, 64 samples of context before 512 new ones, each with an empty state."""
-    sound = _speech()
-    starts = np.linspace(_CONTEXT, len(sound) - _FRAME, count).astype(int)
-    return {
-        "input": np.stack([sound[start - _CONTEXT : start + _FRAME] for start in starts]),
-        "state": np.zeros((count, 2, 128), np.float32),
-    }
+def speech_frames(downloads: Path, count: int) -> Feed:
+    """Frames for Silero's detector, 64 samples of context before 512 new ones, with the states that speech drove it into.
+
+    `count` frames spread over all recordings, played one after the other by the network itself.
+    """
+    sound = np.concatenate([np.zeros(_CONTEXT, np.float32), _speech()])
+    frames = [sound[start : start + _CONTEXT + _FRAME] for start in range(0, len(sound) - _CONTEXT - _FRAME, _FRAME)]
+    with tempfile.TemporaryDirectory(prefix="silero-") as folder:
+        model = Path(folder) / "model.onnx"
+        with zipfile.ZipFile(packages.fetch(packages.SILERO, downloads)) as archive:
+            model.write_bytes(archive.read("silero_vad/data/silero_vad.onnx"))
+        running = session(model, Target(provider="cpu", threads=1, batch=1))
+    states = [np.zeros((2, 1, 128), np.float32)]
+    for frame in frames[:-1]:
+        states.append(
+            running.run({"input": frame[None], "state": states[-1], "sr": np.array(RATE, np.int64)})["stateN"]
+        )
+    chosen = np.linspace(0, len(frames) - 1, count).astype(int)
+    return {"input": np.stack([frames[at] for at in chosen]), "state": np.stack([states[at][:, 0] for at in chosen])}
 
 
 def notes(_downloads: Path, count: int) -> Feed:
