@@ -192,6 +192,8 @@ def _caption(report: Json) -> str:
 def _samples(report: Json) -> str:
     """Say how many samples judged, and whether steps were chosen on others."""
     parts = report.get("parts")
+    if parts is None and not report["held_out_samples"]:
+        return "no data: compared on random inputs"
     if parts is None:
         return f"{report['held_out_samples']} held-out samples, {report['calibration_samples']} for calibration"
     calibrated = f"{parts['calibrate']} for calibration"

@@ -34,6 +34,7 @@ from engine.measure.acceptance import DECIDES, decide
 from engine.measure.decoding import decoding_feeds, generation
 from engine.measure.gates import Costs, judge, labelled_output
 from engine.measure.latency import compare
+from engine.measure.parameter_growth import explain_growth
 from engine.measure.quality import Evaluator, Network
 from engine.measure.runs import seconds_per_sample
 from engine.measure.size import compare_size
@@ -409,6 +410,7 @@ class _Compression:
             environment=environment(self._target),
             seconds=frame.seconds,
             estimate=self._estimate,
+            more_parameters=explain_growth(frame.model, result),
             warnings=tuple(warnings),
         )
 

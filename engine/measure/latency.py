@@ -353,7 +353,8 @@ class _Resampled:
             p95_ms=value["p95"],
             p99_ms=value["p99"],
             samples=self.samples,
-            dropped=int(turns.disturbed[row].sum()),
+            # Where too few would be left, none is left out.
+            dropped=int((~_kept(turns, row)).sum()),
             max_ms=float(turns.wall_ms[row].max()),
             runs_ms=_thinned(turns.wall_ms[row][_kept(turns, row)]),
             intervals={name: _interval(value[name], self.resampled[name]) for name in _STATISTICS},

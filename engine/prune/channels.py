@@ -98,10 +98,17 @@ def prune(model: ir.Model, settings: ChannelSettings, context: Context) -> Chang
     bytes_left = details.weight_bytes_after / max(1, details.weight_bytes_before)
     return Change(
         summary=(
-            f"{1 - macs_left:.0%} of the multiply-accumulates and {1 - bytes_left:.0%} of the weights are gone.{repaired}"
+            f"{1 - macs_left:.0%} of the multiply-accumulates are gone, and {_weights_said(bytes_left)}.{repaired}"
         ),
         details=details,
     )
+
+
+def _weights_said(left: float) -> str:
+    """Say what became of the weights' bytes: where layers shared some and do no longer, there may be more."""
+    if left > 1:
+        return f"the weights take {left - 1:.0%} more bytes"
+    return f"{1 - left:.0%} of the weights' bytes"
 
 
 class Pruning:

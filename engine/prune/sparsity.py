@@ -121,7 +121,7 @@ def _expectation(settings: SparsitySettings, context: Context) -> str:
     if context.target.provider == "tensorrt" and settings.pattern == "2:4":
         return "TensorRT may run 2:4 weights faster where sparsity is enabled (trt_sparsity_enable) and the GPU can."
     prepared = " TensorRT on GPUs with sparse tensor cores can make use of them." if settings.pattern == "2:4" else ""
-    return f"The download is smaller; no latency gain is expected on this target.{prepared}"
+    return f"What zeros save is the download; no latency gain is expected on this target.{prepared}"
 
 
 def _layers(model: ir.Model, settings: SparsitySettings) -> Layers:

@@ -78,7 +78,7 @@ def quantize(model: ir.Model, settings: DynamicSettings, context: Context) -> Ch
     writer.finish()
     return Change(
         summary=(
-            f"{len(plan.layers)} layers compute with 8-bit weights and activations whose ranges are taken in every run"
+            _said(sum(layer.node.op_type == "Gather" for layer in plan.layers), len(plan.layers))
             + (f"; {len(plan.refused)} stay in float." if plan.refused else ".")
         ),
         details=DynamicDetails(
@@ -90,6 +90,17 @@ def quantize(model: ir.Model, settings: DynamicSettings, context: Context) -> Ch
             in_float=left_alone(plan.refused),
         ),
     )
+
+
+def _said(tables: int, layers: int) -> str:
+    """Tell layers that compute in integers from tables that are only stored so."""
+    stored = f"{tables} tables of embeddings are stored in 8 bits"
+    if tables == layers:
+        return stored
+    computing = (
+        f"{layers - tables} layers compute with 8-bit weights and activations whose ranges are taken in every run"
+    )
+    return f"{computing}, {stored}" if tables else computing
 
 
 def _leave_lstms(plan: DynamicPlan, provider: str) -> None:

@@ -47,7 +47,7 @@ def summarise(
     """Say in one or two plain sentences what was gained at what cost."""
     refused = [f"{step.type}: {step.refusal.reason}" for step in steps if step.refusal is not None]
     if unchanged:
-        return "Nothing helped, so the result is the original network. " + " ".join(refused)
+        return "No step was kept, so the result is the original network. " + " ".join(refused)
     gains = [times_smaller(size.original, size.compressed)]
     if size.original_download is not None and size.compressed_download is not None:
         gains.append(f"{times_smaller(size.original_download, size.compressed_download)} to download (deflated)")
@@ -148,7 +148,7 @@ def _measures(report: Report) -> Iterator[tuple[str, ...]]:
             of_device = f"{right.device_peak_bytes / left.device_peak_bytes:.2f}x"
             yield "peak GPU memory", size_text(left.device_peak_bytes), size_text(right.device_peak_bytes), of_device
         yield "load", f"{left.load_ms:.1f} ms", f"{right.load_ms:.1f} ms", ""
-    yield "parameters", str(report.original.parameters), str(report.compressed.parameters), ""
+    yield "parameters", str(report.original.parameters), str(report.compressed.parameters), report.more_parameters or ""
     yield "operators", str(report.original.nodes), str(report.compressed.nodes), ""
 
 

@@ -407,6 +407,9 @@ class Report(_Value):
     environment: Environment
     seconds: float
     estimate: Estimate | None = Field(None, description="What the job was expected to take when it began.")
+    more_parameters: str | None = Field(
+        None, description="What the parameters are that there are more of; null: no more."
+    )
     warnings: tuple[str, ...] = ()
 
 

@@ -84,12 +84,20 @@ def tf32_sentence(where: Environment) -> Iterator[str]:
         yield f"Products of float32 numbers were computed {how}; what lossless steps change was compared without TF32."
 
 
+def _calibrated(report: Report) -> bool:
+    """Say whether a step that was kept changes weights or ranges by data: one that is without loss does not."""
+    return any(step.status == "applied" and step.change and not step.change.lossless for step in report.steps)
+
+
 def parts_sentence(report: Report) -> str:
     """Say how many samples did what."""
     parts = report.parts
+    if parts is None and not report.held_out_samples:
+        return "There were no data: outputs were compared on random inputs."
     if parts is None:
         return f"Calibrated with {report.calibration_samples} samples, judged on {report.held_out_samples} others."
-    calibrated = f"Calibrated with {parts.calibrate} samples"
+    # Where nothing was kept that calibrates, the samples for it were only at hand.
+    calibrated = f"{'Calibrated with' if _calibrated(report) else 'For calibration'} {parts.calibrate} samples"
     if parts.select_is_judge:
         return f"{calibrated}, chosen and judged on the same {parts.judge}: {parts.reason}."
     return f"{calibrated}, chosen on {parts.select} and judged on {parts.judge} others. {parts.reason}."
