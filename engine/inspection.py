@@ -1,5 +1,6 @@
 """What a network and a dataset are: the values that are stored. They are light, so that a web process may read them."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -51,6 +52,33 @@ class Inspection(_Value):
         None, description="Null where shapes do not tell it, and for networks that an older version checked."
     )
     warnings: tuple[str, ...] = ()
+
+
+# Operators that are one of these with something fused in, or in other words; passes spell them out.
+_SPELLED_OUT = {
+    "FusedMatMul": "MatMul",
+    "Einsum": "MatMul",
+    "Attention": "MatMul",
+    "FusedGemm": "Gemm",
+    "FusedConv": "Conv",
+}
+
+
+def holds_any(inspection: Inspection, operators: Sequence[str]) -> bool:
+    """Say whether a network has any of these operators, as they are or in a form that passes spell out as one of them."""
+    return any(
+        kind in operators or _SPELLED_OUT.get(kind) in operators for kind, count in inspection.ops.items() if count
+    )
+
+
+_TREES = ("TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor")
+
+
+def hint_without_layers(inspection: Inspection, otherwise: str | None = None) -> str | None:
+    """Give the way out for who asked for a pass of layers on a network that has none: trees have another pass."""
+    if any(inspection.ops.get(kind) for kind in _TREES):
+        return "Tree ensembles have no weights that are multiplied; `simplify` stores them in fewer bytes."
+    return otherwise
 
 
 class ArrayInfo(_Value):

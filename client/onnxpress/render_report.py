@@ -24,6 +24,16 @@ STYLES = {
     "refused": "yellow",
     "warn": "yellow",
 }
+BYTE_KINDS = {
+    "quantized": "quantized values",
+    "scales": "scales",
+    "zero_points": "zero points",
+    "float_weights": "weights in float",
+    "other_floats": "biases and other small floats",
+    "other_tensors": "other tensors",
+    "tree_ensembles": "tree ensembles",
+    "graph": "operators, names and framing",
+}
 Json = Mapping[str, Any]
 
 
@@ -39,7 +49,8 @@ def result(report: Json, *, title: str | None = None) -> RenderableType:
     if is_profile:
         parts += render_profile.parts(report, title=title)
     else:
-        parts += [numbers(report, title=title), *outputs(report.get("outputs") or ()), steps(report["steps"])]
+        parts += [numbers(report, title=title), *outputs(report.get("outputs") or ()), *bytes_held(report.get("bytes"))]
+        parts.append(steps(report["steps"]))
         for network, tuning in (report.get("tuning") or {}).items():
             parts += render_profile.tuning_parts(tuning, f"session options of the {network} network")
     if verdict["gates"]:
@@ -200,6 +211,24 @@ def _samples(report: Json) -> str:
     if parts["select_is_judge"]:
         return f"chosen and judged on the same {parts['judge']} samples, {calibrated}"
     return f"judged on {parts['judge']} samples, chosen on {parts['select']} others, {calibrated}"
+
+
+def bytes_held(account: Json | None) -> Iterable[Table]:
+    """Give what the compressed network's file holds, row by row; older reports do not say."""
+    if account is None:
+        return
+    table = Table(title="where the bytes are", title_justify="left")
+    table.add_column("", ratio=1)
+    table.add_column("tensors", justify="right")
+    table.add_column("bytes", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    for row in account["rows"]:
+        # A worker of a newer version may know further kinds.
+        what = BYTE_KINDS.get(row["kind"], row["kind"]) + (f": {row['reason']}" if row.get("reason") else "")
+        share = f"{row['bytes'] / account['total'] * 100:.1f} %"
+        table.add_row(safe_text(what), str(row["tensors"] or ""), f"{row['bytes']:,}", share)
+    table.add_row("all", "", f"{account['total']:,}", "")
+    yield table
 
 
 def steps(reports: Sequence[Json]) -> Table:

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from engine.errors import EngineError, ModelInvalidError
 from engine.graph.derived import is_stored
+from engine.graph.merging import merged
 from engine.graph.sizes import OPEN_SIZE
 from engine.report.values import ModelFacts
 from engine.runtime.network_files import parameters, stored_bytes
@@ -40,12 +41,13 @@ def _open_sizes(value: ir.Value) -> None:
 
 
 def save(model: ir.Model, path: Path) -> None:
-    """Write a network under its name only when it is complete.
+    """Write a network under its name only when it is complete; equal constants are written once.
 
     Weights go beside it when one file cannot hold them, or when they are many and come from disk: then one tensor at a time
     is in memory.
     """
     partial = path.with_name(path.name + ".partial")
+    model = merged(model)
     if weight_bytes(model) < (_STREAMED_FILE_BYTES if _is_streamed(model) else SINGLE_FILE_BYTES):
         partial.write_bytes(to_bytes(model))
     else:
@@ -157,6 +159,11 @@ def value_names(model: ir.Model) -> set[str]:
         for node in graph:
             names.update(value.name for value in node.outputs if value.name)
     return names
+
+
+def all_names(model: ir.Model) -> set[str]:
+    """Collect every value's and every node's name."""
+    return value_names(model) | {node.name for node in model.graph.all_nodes() if node.name}
 
 
 def _is_streamed(model: ir.Model) -> bool:

@@ -22,6 +22,8 @@ Array = npt.NDArray[Any]
 OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 STANDARD = frozenset({"", "ai.onnx"})
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+# Operators between weights and the constant that they follow from.
+_DEPTH = 16
 # Why a node of these operators is no linear layer.
 BOTH_ACTIVATIONS = "both operands are activations"
 NOT_CONSTANT = "its weights are not constant"
@@ -219,9 +221,10 @@ def read(node: ir.Node) -> LinearLayer | str | None:
 
 def _objections(node: ir.Node, weight: ir.Value | None, activation: ir.Value | None) -> Iterator[str]:
     if node.op_type == "MatMul" and not _is_stored(weight):
-        yield BOTH_ACTIVATIONS
+        computed = next((each for each in (weight, activation) if each is not None and _is_computed(each)), None)
+        yield BOTH_ACTIVATIONS if computed is None else _computed_by(computed)
     if weight is None or not is_constant(weight):
-        yield NOT_CONSTANT
+        yield _not_constant(weight)
         return
     tensor = _tensor(weight)
     if tensor.dtype != ir.DataType.FLOAT:
@@ -234,9 +237,50 @@ def _objections(node: ir.Node, weight: ir.Value | None, activation: ir.Value | N
         yield NO_MATRIX
 
 
+def _not_constant(weight: ir.Value | None) -> str:
+    """Say that weights are not constant or, where they follow from a constant, from which and how."""
+    found = None if weight is None else constant_root(weight)
+    if found is None:
+        return _computed_by(weight) if weight is not None and _is_computed(weight) else NOT_CONSTANT
+    root, moves = found
+    how = " and ".join(dict.fromkeys(move.op_type for move in moves))
+    others = sorted({node_name(use.node) for use in root.uses()} - {node_name(moves[0])})
+    shared = f", and `{others[0]}` needs them as they are" if others else ""
+    return f"its weights, `{root.name}`, are stored as {_tensor(root).dtype.name.lower()} behind {how}{shared}"
+
+
+def _computed_by(value: ir.Value) -> str:
+    maker = cast("ir.Node", value.producer())
+    return (
+        f"its weights are computed from constants, by {maker.op_type} at last; `simplify` before this step does it once"
+    )
+
+
+def _is_computed(value: ir.Value, depth: int = 0) -> bool:
+    """Say whether a value that a node makes follows from constants alone."""
+    maker = value.producer()
+    if maker is None or depth > _DEPTH:
+        return False
+    inputs = [each for each in maker.inputs if each is not None]
+    random = maker.op_type.startswith("Random") or maker.op_type in {"Bernoulli", "Multinomial"}
+    return not random and all(is_constant(each) or _is_computed(each, depth + 1) for each in inputs)
+
+
 def node_name(node: ir.Node) -> str:
     """Give what reports call a node: its name or, where it has none, that of its first output."""
     return node.name or str(node.outputs[0].name)
+
+
+def constant_root(value: ir.Value) -> tuple[ir.Value, tuple[ir.Node, ...]] | None:
+    """Give the constant that a chain of Cast and Transpose makes a value of, and the chain; None where it is of another make."""
+    moves: list[ir.Node] = []
+    while not value.is_initializer():
+        move = value.producer()
+        if move is None or move.op_type not in {"Cast", "Transpose"} or move.domain not in STANDARD:
+            return None
+        moves.insert(0, move)
+        value = cast("ir.Value", move.inputs[0])
+    return (value, tuple(moves)) if is_constant(value) else None
 
 
 def is_constant(value: ir.Value) -> bool:
@@ -294,7 +338,7 @@ def _transposed_window(node: ir.Node, shape: Sequence[int]) -> Window:
 
 
 def _is_stored(value: ir.Value | None) -> bool:
-    return value is not None and value.is_initializer()
+    return value is not None and (value.is_initializer() or constant_root(value) is not None)
 
 
 def _only_reader(value: ir.Value) -> ir.Node | None:

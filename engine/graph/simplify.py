@@ -19,6 +19,7 @@ from engine.contract import Context
 from engine.errors import EngineError
 from engine.graph import io, verify
 from engine.graph.spatial_mean import use_global_average_pool
+from engine.graph.tree_ensembles import holds_ensembles, shorten, to_version_5, why_kept
 from engine.report.detail_parts import CountChange
 from engine.report.graph_details import DroppedStage, SimplifyDetails
 from engine.report.values import Change, Refusal
@@ -33,6 +34,7 @@ _LIBRARY_ERRORS = (
 _BROKEN_RESULT = (
     EngineError, ir.serde.SerdeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError,
 )  # fmt: skip
+_SHORTER_TREES, _NEW_TREES = "shorter tree ensembles", "tree ensembles of ai.onnx.ml 5"
 _CONTROL_FLOW = frozenset({"If", "Loop"})
 
 
@@ -49,9 +51,11 @@ def simplify(model: ir.Model, context: Context) -> Change | Refusal:
         attempt, reason = _attempt(model, stage, reference, feeds, context)
         if attempt is None:
             dropped.append(DroppedStage(stage=name, reason=reason))
-        elif _counts(attempt) != _counts(model) or name == "constant weights":
+        elif _has_helped(name, model, attempt):
             _replace(model, attempt)
             helped.append(name)
+    if holds_ensembles(model) and not {_SHORTER_TREES, _NEW_TREES} & set(helped):
+        dropped.append(DroppedStage(stage=_SHORTER_TREES, reason=why_kept(model)))
     io.strip(model)
     after = _counts(model)
     return Change(
@@ -85,6 +89,9 @@ def _stages(model: ir.Model) -> Iterator[tuple[str, Stage]]:
     yield "constant folding and fusion", _onnxslim
     yield "batch normalisation", _fold_batch_norms
     yield "spatial means", use_global_average_pool
+    if holds_ensembles(model):
+        yield _SHORTER_TREES, shorten
+        yield _NEW_TREES, to_version_5
     yield "unused nodes and weights", _remove_unused
 
 
@@ -106,6 +113,13 @@ def _attempt(
     if found.relative > verify.FLOAT_TOLERANCE:
         return None, f"it moved the outputs by {found.relative:.1e} of their largest value"
     return changed, ""
+
+
+def _has_helped(stage: str, before: ir.Model, after: ir.Model) -> bool:
+    """Say whether a stage changed anything for the better; those of trees rewrite lists inside nodes."""
+    if stage in {_SHORTER_TREES, _NEW_TREES}:
+        return len(io.to_bytes(after)) < len(io.to_bytes(before))
+    return _counts(after) != _counts(before) or stage == "constant weights"
 
 
 def _make_weights_constant(model: ir.Model) -> ir.Model:

@@ -26,6 +26,7 @@ def unshare(model: ir.Model, consumers: frozenset[str] = frozenset({"Conv", "Con
                 shape=value.shape,
                 const_value=value.const_value,
             )
+            twin.meta.update(value.meta)
             graph.register_initializer(twin)
             node.replace_input_with(index, twin)
             copies += 1

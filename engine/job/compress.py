@@ -31,6 +31,7 @@ from engine.job.frame import Blame, Frame
 from engine.job.workbench import Workbench, open_network, run_bytes
 from engine.job.workspace import copy_network, remove_network
 from engine.measure.acceptance import DECIDES, decide
+from engine.measure.byte_account import byte_account
 from engine.measure.decoding import decoding_feeds, generation
 from engine.measure.gates import Costs, judge, labelled_output
 from engine.measure.latency import compare
@@ -39,6 +40,7 @@ from engine.measure.quality import Evaluator, Network
 from engine.measure.runs import seconds_per_sample
 from engine.measure.size import compare_size
 from engine.measure.tune import find_options
+from engine.report.in_float import in_float_reasons
 from engine.report.markdown import summarise
 from engine.report.values import (
     Change,
@@ -393,6 +395,7 @@ class _Compression:
             target=self._target,
             original=io.facts(frame.model),
             compressed=io.facts(result),
+            bytes=byte_account(result, in_float_reasons(steps)),
             steps=steps,
             size=size,
             quality=quality,

@@ -90,7 +90,7 @@ class MixedPrecision(Pass):
         """Un-share weights, convert old operator sets, and give every operator a name."""
         from engine.quantize.mixed_precision import prepare
 
-        prepare(model)
+        prepare(model, self.exclude)
 
     def check(self, model: "ir.Model") -> "Refusal | None":
         """Refuse with the graph in hand: quantized already, too large to hold several of, or nothing to quantize."""

@@ -66,6 +66,7 @@ class QuantizeDynamic(Pass):
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks that are quantized already or hold none of the operators."""
+        from engine.inspection import hint_without_layers, holds_any
         from engine.report.values import Refusal
 
         if inspection.quantized == "fully":
@@ -74,11 +75,11 @@ class QuantizeDynamic(Pass):
                 reason="The network is fully quantized already.",
                 hint="Upload the floating-point network that it was made from.",
             )
-        if not any(inspection.ops.get(operator) for operator in self.operators):
+        if not holds_any(inspection, self.operators):
             return Refusal(
                 code="not_applicable",
                 reason=f"The network has no {', '.join(self.operators)}.",
-                hint="Convolutions gain from quantize_static.",
+                hint=hint_without_layers(inspection, "Convolutions gain from quantize_static."),
             )
         return None
 
@@ -86,7 +87,7 @@ class QuantizeDynamic(Pass):
         """Look for weights in Constant nodes too; convert networks older than the operators that are needed."""
         from engine.quantize.dynamic import prepare
 
-        prepare(model)
+        prepare(model, self.exclude)
 
     def check(self, model: "ir.Model") -> "Refusal | None":
         """Refuse a network of which no layer can be quantized; name the first and why."""

@@ -94,7 +94,7 @@ class QuantizeStatic(Pass):
         """Un-share weights, and convert old operator sets."""
         from engine.quantize.static import prepare
 
-        prepare(model)
+        prepare(model, self.exclude)
 
     def check(self, model: "ir.Model") -> "Refusal | None":
         """Refuse with the graph in hand: quantized already, or no layer that can be quantized."""

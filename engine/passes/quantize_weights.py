@@ -57,10 +57,11 @@ class QuantizeWeights(Pass):
         "matmul_nbits",
         description="`matmul_nbits`: ONNX Runtime's own operators, MatMulNBits and GatherBlockQuantized; `qdq` is standard ONNX (needs opset 21 for blocks).",
     )
-    accuracy: Annotated[Literal["int8", "float32"], Searchable(choices=("int8", "float32"))] = Field(
-        "int8",
-        description="How MatMulNBits computes: `int8` also rounds each block of activations to 8 bits in passing and is far"
-        " faster; `float32` does not round them.",
+    accuracy: Annotated[Literal["auto", "int8", "float32"], Searchable(choices=("int8", "float32"))] = Field(
+        "auto",
+        description="How MatMulNBits computes (its accuracy_level): `int8` (4) also rounds each block of activations to 8 bits"
+        " in passing and is far faster; `float32` (1) does not round them. `auto` runs both on the samples to choose by and"
+        " takes the better one; without data it is `int8`.",
     )
     operators: tuple[Literal["MatMul", "Gemm", "Conv", "Gather"], ...] = Field(
         ("MatMul", "Gemm", "Conv", "Gather"),
@@ -97,6 +98,7 @@ class QuantizeWeights(Pass):
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks that are quantized already or hold none of the operators."""
+        from engine.inspection import hint_without_layers, holds_any
         from engine.report.values import Refusal
 
         if inspection.quantized == "fully":
@@ -105,8 +107,12 @@ class QuantizeWeights(Pass):
                 reason="The network is fully quantized already.",
                 hint="Upload the floating-point network that it was made from.",
             )
-        if not any(inspection.ops.get(operator) for operator in self.operators):
-            return Refusal(code="not_applicable", reason=f"The network has no {', '.join(self.operators)}.")
+        if not holds_any(inspection, self.operators):
+            return Refusal(
+                code="not_applicable",
+                reason=f"The network has no {', '.join(self.operators)}.",
+                hint=hint_without_layers(inspection),
+            )
         return None
 
     def prepare(self, model: "ir.Model") -> None:

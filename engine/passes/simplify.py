@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 
 
 class Simplify(Pass):
-    """Fold constants, remove what has no effect, fuse batch normalisation into convolutions.
+    """Fold constants, remove what has no effect, fuse batch normalisation into convolutions, store tree ensembles smaller.
 
     Lossless: after each stage the outputs are compared with those of the network that was given; a stage that changes
-    them beyond float rounding is dropped and named in the report. Names of inputs and outputs stay.
+    them beyond float rounding is dropped and named in the report. Names of inputs and outputs stay. Ensembles of
+    decision trees lose branches that no sample takes and lists that say nothing, and become the operator of ai.onnx.ml
+    version 5 where it can hold them; where not, the report says why.
     """
 
     type: Literal["simplify"] = "simplify"

@@ -12,6 +12,7 @@ from engine.data.subsets import First
 from engine.errors import EngineError
 from engine.graph import io
 from engine.graph.digest import content_digest
+from engine.graph.merging import merged
 from engine.measure.acceptance import main_metrics
 from engine.quantize import float16, integer_types, regions
 from engine.quantize.candidate_fidelity import CandidateFidelity
@@ -454,7 +455,7 @@ def stored_size(model: ir.Model) -> int:
     """Give the bytes of a network's file."""
     copy = io.copy(model)
     io.strip(copy)
-    return len(io.to_bytes(copy))
+    return len(io.to_bytes(merged(copy)))
 
 
 def _shorten_names(model: ir.Model, known: set[str]) -> None:

@@ -1,17 +1,23 @@
 """Dynamic quantization: ranges of activations are taken anew in every run, so it needs no data."""
 
+from collections.abc import Collection
+
 import onnx_ir as ir
 
 from engine.contract import Context
 from engine.errors import VerificationFailedError
 from engine.graph import io
+from engine.graph.folded_constants import fold_constants, restore_constants
+from engine.graph.linear import constant_root
 from engine.graph.names import require_nodes
 from engine.graph.opset import upgrade
+from engine.graph.products import spell_out
 from engine.graph.quantized import first_quantized
 from engine.graph.weights import lift_weights
 from engine.quantize import integer_types
-from engine.quantize.dynamic_plan import DynamicPlan, DynamicSettings, make_plan
+from engine.quantize.dynamic_plan import OPERATORS, DynamicPlan, DynamicSettings, make_plan
 from engine.quantize.dynamic_writer import DynamicWriter
+from engine.quantize.rest_in_float import rest_in_float
 from engine.report.detail_parts import left_alone
 from engine.report.quantization_details import DynamicDetails
 from engine.report.values import Change, Refusal
@@ -22,11 +28,13 @@ OLDEST_OPSET = 11
 _INTEGERS = {ir.DataType.INT8, ir.DataType.UINT8}
 
 
-def prepare(model: ir.Model) -> None:
-    """Look for weights in Constant nodes too; convert networks older than the operators that are needed."""
+def prepare(model: ir.Model, exclude: Collection[str] = ()) -> None:
+    """Bring every product's weights to where they are looked for; convert networks older than the operators needed."""
     # Where it cannot be converted, `check` refuses.
     upgrade(model, OLDEST_OPSET)
     lift_weights(model)
+    spell_out(model, exclude)
+    fold_constants(model, exclude)
 
 
 def check(model: ir.Model, settings: DynamicSettings) -> Refusal | None:
@@ -65,21 +73,31 @@ def quantize(model: ir.Model, settings: DynamicSettings, context: Context) -> Ch
     plan = make_plan(model, settings)
     if context.target.provider != "cpu":
         _leave_lstms(plan, context.target.provider)
+    rest = rest_in_float(
+        model,
+        {*plan.refused, *(layer.name for layer in plan.layers)},
+        operators=settings.operators,
+        known=OPERATORS,
+        exclude=settings.exclude,
+    )
     if not plan.layers:
         return Refusal(code="not_applicable", reason="The target has no integer kernel for any of the layers.")
     profile = processor.cpu_profile()
     types = integer_types.choose(profile, activations="uint8", weights=settings.weights)
-    writer = DynamicWriter(model, types, per_channel=settings.per_channel)
+    tables = [layer.weights[0] for layer in plan.layers if layer.node.op_type == "Gather"]
+    writer = DynamicWriter(model, types, per_channel=settings.per_channel, tables=tables)
     told = []
     for number, layer in enumerate(plan.layers):
         with context.working():
             told.append(writer.replace(layer))
         context.progress(0.8 * (number + 1) / len(plan.layers), f"quantized {number + 1} of {len(plan.layers)} layers")
     writer.finish()
+    restore_constants(model)
+    in_float = {**plan.refused, **rest}
     return Change(
         summary=(
             _said(sum(layer.node.op_type == "Gather" for layer in plan.layers), len(plan.layers))
-            + (f"; {len(plan.refused)} stay in float." if plan.refused else ".")
+            + (f"; {len(in_float)} stay in float." if in_float else ".")
         ),
         details=DynamicDetails(
             weights=types.weight,
@@ -87,7 +105,7 @@ def quantize(model: ir.Model, settings: DynamicSettings, context: Context) -> Ch
             per_channel=settings.per_channel,
             processor=profile.dot,
             layers=tuple(told),
-            in_float=left_alone(plan.refused),
+            in_float=left_alone(in_float),
         ),
     )
 
@@ -115,7 +133,9 @@ def ensures(model: ir.Model) -> None:
         positions = {"MatMulInteger": (1,), "DynamicQuantizeLSTM": (1, 2)}.get(node.op_type, ())
         for position in positions:
             weight = node.inputs[position]
-            if weight is None or weight.const_value is None or weight.const_value.dtype not in _INTEGERS:
+            root = None if weight is None else constant_root(weight)
+            constant = None if root is None else root[0].const_value
+            if constant is None or constant.dtype not in _INTEGERS:
                 raise VerificationFailedError(
                     "The weights of an integer product are no constant integers.", node=node.name
                 )

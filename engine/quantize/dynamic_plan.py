@@ -19,6 +19,7 @@ from engine.graph.linear import (
 )
 from engine.quantize.integer_types import AskedWeights
 
+OPERATORS = ("MatMul", "Gemm", "LSTM", "Gather")
 _NO_KERNEL = {
     "Conv": "integer convolutions with ranges taken in every run are several times slower than float",
     "GRU": "ONNX Runtime has no integer kernel for it",

@@ -1,7 +1,7 @@
 """Writes integer layers whose inputs are rounded in every run, and tables of integer rows, into the network."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ import onnx_ir as ir
 from engine.errors import VerificationFailedError
 from engine.graph import io
 from engine.graph.derived import Derivation, Form, is_stored, transposed
+from engine.graph.folded_constants import tied_to
 from engine.graph.linear import LinearLayer
 from engine.quantize import integer_types
 from engine.quantize.dynamic_plan import IntegerNode
@@ -71,13 +72,22 @@ def _round(name: str, weights: Floats, rule: integer_types.WeightRule, *, by_row
 class DynamicWriter:
     """Writes integer layers into the network."""
 
-    def __init__(self, model: ir.Model, types: integer_types.IntegerTypes, *, per_channel: bool) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        types: integer_types.IntegerTypes,
+        *,
+        per_channel: bool,
+        tables: Collection[ir.Value] = (),
+    ) -> None:
+        """`tables`: those that `replace` will be given, so that products that are tied to one share its integers."""
         self._model = model
+        self._tables = tables
         self._types = types
         self._per_channel = per_channel
         self._unsigned = types.rule == "uint8"
         self._kind = ir.DataType.UINT8 if self._unsigned else ir.DataType.INT8
-        self._taken = io.value_names(model)
+        self._taken = io.all_names(model)
         self._owner = {value: graph for graph, value in io.initializers(model)}
         self._derivation = Derivation()
         self._activations: dict[tuple[ir.Value, ir.Graph], ir.Node] = {}
@@ -128,6 +138,10 @@ class DynamicWriter:
         key = (weight, "product", by_row, alpha)
         if key in self._made:
             return self._made[key]
+        table = self._shared_table(layer)
+        if table is not None:
+            self._made[key] = self._turned_rows(table, layer)
+            return self._made[key]
         inputs, outputs = layer.inputs, layer.outputs
         count = outputs if self._per_channel else 1
         told: list[RoundedWeights] = []
@@ -152,30 +166,8 @@ class DynamicWriter:
     def _gather(self, layer: IntegerNode) -> IntegerTable:
         """An embedding: integer rows and their scales are picked, and only what was picked becomes float."""
         node, graph = layer.node, cast("ir.Graph", layer.node.graph)
-        table = layer.weights[0]
-        tensor = cast("ir.TensorProtocol", table.const_value)
-        rows, columns = (int(size) for size in tensor.shape.numpy())
-        key = (table, "rows", True, 1.0)
-        half = _scales_fit_half(tensor)
-        if key not in self._made:
-            told: list[RoundedWeights] = []
-
-            def compute(array: Floats) -> Sequence[npt.NDArray[Any]]:
-                # Nothing is multiplied in integers here, so nothing can saturate.
-                rounded = _round(layer.name, array, "int8", by_row=True, per_channel=True)
-                told.append(rounded.told)
-                if not half:
-                    return [rounded.values, rounded.scale]
-                scale = rounded.scale.astype(np.float16)
-                return [integer_types.requantize(array.astype(np.float32), scale.astype(np.float32)), scale]
-
-            scale_type = ir.DataType.FLOAT16 if half else ir.DataType.FLOAT
-            forms = [
-                Form(self._free(f"{table.name}_rows_"), ir.DataType.INT8, (rows, columns)),
-                Form(self._free(f"{table.name}_row_scale_"), scale_type, (rows, 1)),
-            ]
-            self._made[key] = (self._register(table, tensor, compute, forms), told[0] if told else None)
-        (integers, scale), rows_told = self._made[key]
+        (integers, scale), rows_told = self._rows(layer.weights[0], layer.name)
+        half = scale.dtype == ir.DataType.FLOAT16
         ids = node.inputs[1]
         picked = self._node("Gather", [integers, ids], ir.DataType.INT8, layer)
         scales = self._node("Gather", [scale, ids], ir.DataType.FLOAT16 if half else ir.DataType.FLOAT, layer)
@@ -189,6 +181,55 @@ class DynamicWriter:
             graph, node, [node], [*nodes, wide, restored], node.outputs, restored.outputs
         )
         return IntegerTable(node=layer.name, weight_sqnr_db=None if rows_told is None else rows_told.weight_sqnr_db)
+
+    def _rows(self, table: ir.Value, name: str) -> tuple[list[ir.Value], RoundedWeights | None]:
+        """Give a table's integer rows and their scales, in 16 bits where those hold them."""
+        tensor = cast("ir.TensorProtocol", table.const_value)
+        rows, columns = (int(size) for size in tensor.shape.numpy())
+        key = (table, "rows", True, 1.0)
+        if key in self._made:
+            return self._made[key]
+        half = _scales_fit_half(tensor)
+        told: list[RoundedWeights] = []
+
+        def compute(array: Floats) -> Sequence[npt.NDArray[Any]]:
+            # Nothing is multiplied in integers here, so nothing can saturate.
+            rounded = _round(name, array, "int8", by_row=True, per_channel=True)
+            told.append(rounded.told)
+            if not half:
+                return [rounded.values, rounded.scale]
+            scale = rounded.scale.astype(np.float16)
+            return [integer_types.requantize(array.astype(np.float32), scale.astype(np.float32)), scale]
+
+        scale_type = ir.DataType.FLOAT16 if half else ir.DataType.FLOAT
+        forms = [
+            Form(self._free(f"{table.name}_rows_"), ir.DataType.INT8, (rows, columns)),
+            Form(self._free(f"{table.name}_row_scale_"), scale_type, (rows, 1)),
+        ]
+        self._made[key] = (self._register(table, tensor, compute, forms), told[0] if told else None)
+        return self._made[key]
+
+    def _shared_table(self, layer: LinearLayer) -> ir.Value | None:
+        """Give the table whose integer rows a product can read turned: one that its weights are tied to, on the same grid."""
+        table = tied_to(layer.weight, self._tables)
+        if table is None or self._types.rule != "int8" or not self._per_channel or layer.alpha != 1:
+            return None
+        return table if layer.node.graph is self._owner[table] and layer.node.op_type == "MatMul" else None
+
+    def _turned_rows(self, table: ir.Value, layer: LinearLayer) -> tuple[list[ir.Value], RoundedWeights | None]:
+        """Let a product read a table's rows as its columns: all of it constant, so ONNX Runtime turns them once."""
+        (integers, scale), told = self._rows(table, layer.name)
+        whole = IntegerNode(layer.node, (layer.position,), layer)
+        turned = self._node("Transpose", [integers], ir.DataType.INT8, whole)
+        turned.attributes["perm"] = ir.AttrInt64s("perm", [1, 0])
+        nodes, factor = [turned], scale
+        if scale.dtype == ir.DataType.FLOAT16:
+            nodes.append(self._node("Cast", [scale], ir.DataType.FLOAT, whole, to=ir.DataType.FLOAT))
+            factor = nodes[-1].outputs[0]
+        flat = self._constant(f"{table.name}_flat_", np.array([-1], np.int64))
+        nodes.append(self._node("Reshape", [factor, flat], ir.DataType.FLOAT, whole))
+        self._owner[table].insert_before(layer.node, nodes)
+        return [turned.outputs[0], nodes[-1].outputs[0], self._zeros(table, (layer.outputs,))], told
 
     def _lstm(self, layer: IntegerNode) -> DynamicLstm:
         node = layer.node

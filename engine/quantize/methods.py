@@ -36,7 +36,8 @@ def static_method(settings: StaticSettings) -> Method:
         return static.quantize(model, settings, observations, context)
 
     check = partial(static.check, settings=settings)
-    return Method("quantize_static", static.prepare, check, apply, fixes_ranges=True)
+    prepare = partial(static.prepare, exclude=settings.exclude)
+    return Method("quantize_static", prepare, check, apply, fixes_ranges=True)
 
 
 def dynamic_method(settings: DynamicSettings) -> Method:
@@ -45,7 +46,8 @@ def dynamic_method(settings: DynamicSettings) -> Method:
     def apply(model: ir.Model, _: Mapping[Observe, Any], context: Context) -> Change | Refusal:
         return dynamic.quantize(model, settings, context)
 
-    return Method("quantize_dynamic", dynamic.prepare, partial(dynamic.check, settings=settings), apply)
+    prepare = partial(dynamic.prepare, exclude=settings.exclude)
+    return Method("quantize_dynamic", prepare, partial(dynamic.check, settings=settings), apply)
 
 
 def weights_method(settings: WeightsSettings) -> Method:

@@ -1,6 +1,6 @@
 """Mixed precision: a few networks are made, raced side by side, and the best that is good enough is kept."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,9 +53,9 @@ class MixedSettings:
         return self.max_drop if self.max_drop is not None else min(allowed, default=_DEFAULT_DROP)
 
 
-def prepare(model: ir.Model) -> None:
+def prepare(model: ir.Model, exclude: Collection[str] = ()) -> None:
     """Bring the network into the form that all candidates start from."""
-    static.prepare(model)
+    static.prepare(model, exclude)
     taken = {node.name for node in model.graph.all_nodes() if node.name}
     for node in model.graph.all_nodes():
         if not node.name:

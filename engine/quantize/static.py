@@ -1,6 +1,6 @@
 """Static quantization: ranges of activations are fixed from calibration data, and layers compute in integers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -11,9 +11,11 @@ from engine.calibrate import Histogram
 from engine.contract import Context, Observe
 from engine.errors import VerificationFailedError
 from engine.graph import io
+from engine.graph.folded_constants import fold_constants, restore_constants
 from engine.graph.linear import node_name
 from engine.graph.names import require_nodes
 from engine.graph.opset import upgrade
+from engine.graph.products import spell_out
 from engine.graph.quantized import CONVERSIONS, first_quantized
 from engine.graph.unshare import unshare
 from engine.quantize import dynamic, integer_types
@@ -22,6 +24,7 @@ from engine.quantize.dynamic_plan import make_plan as make_dynamic_plan
 from engine.quantize.explain import Compared, Feed, ProfileKey, conversions_left
 from engine.quantize.ranges import Method
 from engine.quantize.refinement import Design, Refinement, ranges_by, sources, statistics
+from engine.quantize.rest_in_float import rest_in_float
 from engine.quantize.sensitivity import sensitivities
 from engine.quantize.static_plan import StaticPlan, make_plan, subgraph_layers
 from engine.quantize.static_writer import StaticWriter, WrittenLayer
@@ -67,7 +70,7 @@ class StaticSettings:
         return frozenset((*self.exclude, *self.left_out))
 
 
-def prepare(model: ir.Model) -> None:
+def prepare(model: ir.Model, exclude: Collection[str] = ()) -> None:
     """Give every layer its own weights and the network an operator set that has per-channel quantization."""
     if not upgrade(model, OLDEST_OPSET):
         raise VerificationFailedError(
@@ -75,6 +78,8 @@ def prepare(model: ir.Model) -> None:
             " cannot be converted.",
             hint=f"Export the network again with opset {OLDEST_OPSET} or later.",
         )
+    spell_out(model, exclude)
+    fold_constants(model, exclude)
     unshare(model)
 
 
@@ -144,6 +149,10 @@ def quantize(
         design = refinement.run(design)
     before = io.copy(model)
     plan = make_plan(model, design.exclude, products=design.products)
+    inner = dict.fromkeys((node_name(node) for node in subgraph_layers(model)), _IN_A_BODY)
+    told_already = {**_told(plan, settings), **structure.in_float, **inner}
+    told_of = {*told_already, *(layer.name for layer in (*plan.layers, *plan.left))}
+    rest = rest_in_float(model, told_of, exclude=settings.exclude)
     keys = [ProfileKey.of(layer) for layer in plan.layers]
     writer = StaticWriter(
         model, plan, design.ranges, types, per_channel=settings.per_channel, overrides=design.overrides
@@ -151,7 +160,8 @@ def quantize(
     with context.working():
         written = writer.run()
     told = [layer.told for layer in written]
-    tables = _quantize_tables(model, settings, context)
+    tables, left_tables = _quantize_tables(model, settings, context)
+    restore_constants(model)
     if refinement is not None and refinement.fidelity.ready:
         context.progress(0.77, "explaining")
         feeds = refinement.fidelity.feeds[:_EXPLAIN_FEEDS]
@@ -167,8 +177,7 @@ def quantize(
             seconds=_SENSITIVITY_SECONDS,
         )
         told = [_with_sensitivity(layer, noise) for layer in told]
-    inner = dict.fromkeys((node_name(node) for node in subgraph_layers(model)), _IN_A_BODY)
-    in_float = {**_told(plan, settings), **structure.in_float, **inner}
+    in_float = told_already | _without_tables(rest, tables, left_tables)
     return Change(
         summary=_summary(plan, types, len(in_float)),
         details=StaticDetails(
@@ -217,16 +226,32 @@ def _refinement(
     )
 
 
-def _quantize_tables(model: ir.Model, settings: StaticSettings, context: Context) -> tuple[DynamicLayer, ...]:
-    """Store tables of embeddings as int8 rows with a scale each, as `quantize_dynamic` does; they need no activations."""
+def _quantize_tables(
+    model: ir.Model, settings: StaticSettings, context: Context
+) -> tuple[tuple[DynamicLayer, ...], Mapping[str, str]]:
+    """Store tables of embeddings as int8 rows with a scale each, as `quantize_dynamic` does; they need no activations.
+
+    Give also the tables that stay, with the reason.
+    """
     rows = DynamicSettings(
         per_channel=True, weights="auto", operators=("Gather",), smallest=_SMALLEST_TABLE, exclude=settings.exclude
     )
-    if not settings.embeddings or not make_dynamic_plan(model, rows).layers:
-        return ()
+    plan = make_dynamic_plan(model, rows)
+    if not settings.embeddings:
+        return (), dict.fromkeys(
+            (layer.name for layer in plan.layers), "the recipe leaves tables of embeddings in float"
+        )
+    if not plan.layers:
+        return (), plan.refused
     outcome = dynamic.quantize(model, rows, context)
     details = outcome.details
-    return details.layers if isinstance(details, DynamicDetails) else ()
+    return details.layers if isinstance(details, DynamicDetails) else (), plan.refused
+
+
+def _without_tables(rest: Mapping[str, str], tables: Sequence[DynamicLayer], left: Mapping[str, str]) -> dict[str, str]:
+    """Leave out of what stays in float the tables that are quantized, and say of the others why they are not."""
+    quantized = {table.node for table in tables}
+    return {node: left.get(node, reason) for node, reason in rest.items() if node not in quantized}
 
 
 def _with_measurements(

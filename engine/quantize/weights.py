@@ -1,16 +1,31 @@
 """Weights stored in few bits, block by block; activations stay in float."""
 
+from typing import Literal
+
 import numpy as np
 import onnx_ir as ir
 
 from engine.contract import Context
 from engine.errors import VerificationFailedError
+from engine.graph.folded_constants import fold_constants, restore_constants
 from engine.graph.names import require_nodes
 from engine.graph.opset import upgrade
+from engine.graph.products import spell_out
 from engine.graph.quantized import holds_integer_weights
 from engine.graph.weights import lift_weights
+from engine.quantize.accuracy_levels import ONNX_LEVELS, choose_level
+from engine.quantize.rest_in_float import rest_in_float
 from engine.quantize.weights_gptq import SolvedLayer, is_solvable, solve
-from engine.quantize.weights_plan import AXIS_OPSET, BLOCKS_OPSET, StoredLayer, WeightsPlan, WeightsSettings, make_plan
+from engine.quantize.weights_plan import (
+    AXIS_OPSET,
+    BLOCKS_OPSET,
+    OPERATORS,
+    StoredLayer,
+    WeightsPlan,
+    WeightsSettings,
+    make_plan,
+    tied_tables,
+)
 from engine.quantize.weights_writer import WeightsWriter
 from engine.report import quantization_details as details
 from engine.report.detail_parts import left_alone
@@ -25,6 +40,8 @@ def prepare(model: ir.Model, settings: WeightsSettings) -> None:
     elif settings.bits == 4 and "Conv" in settings.operators and _has_convolution(model):
         upgrade(model, BLOCKS_OPSET)
     lift_weights(model)
+    spell_out(model, settings.exclude)
+    fold_constants(model, settings.exclude)
 
 
 def _has_convolution(model: ir.Model) -> bool:
@@ -64,9 +81,19 @@ def quantize(model: ir.Model, settings: WeightsSettings, context: Context) -> Ch
             hint="Add a dataset, or ask for the method `rtn`.",
         )
     plan = make_plan(model, settings)
-    writer = WeightsWriter(model, accuracy=settings.accuracy, range_search=settings.range_search)
+    rest = rest_in_float(
+        model,
+        {*plan.refused, *(layer.name for layer in plan.layers)},
+        operators=settings.operators,
+        known=OPERATORS,
+        exclude=settings.exclude,
+    )
+    tied = tied_tables(plan)
+    writer = WeightsWriter(model, accuracy=_first_level(settings), range_search=settings.range_search, tied=tied)
     told: dict[str, details.StoredLayer] = {}
-    solvable = [layer for layer in plan.layers if is_solvable(layer, model)]
+    # What GPTQ makes of a product is no better a table.
+    heads = [head.name for head in tied.values()]
+    solvable = [layer for layer in plan.layers if is_solvable(layer, model) and layer.name not in heads]
     solving = settings.method != "rtn" and has_data and bool(solvable)
     if solving:
         for solved in solve(model, solvable, context, activation_order=settings.activation_order):
@@ -83,15 +110,22 @@ def quantize(model: ir.Model, settings: WeightsSettings, context: Context) -> Ch
                 0.8 * (number + 1) / len(plan.layers), f"quantized {number + 1} of {len(plan.layers)} layers"
             )
     writer.finish()
+    restore_constants(model)
+    in_float = {**plan.refused, **rest}
+    level = None
+    if settings.accuracy == "auto":
+        context.progress(0.8, "measuring how the products compute best")
+        level = choose_level(model, context)
     before = sum(layer.tensor.nbytes for layer in {layer.weight: layer for layer in plan.layers}.values())
     return Change(
-        summary=_summary(plan, settings.bits, solved=by_gptq),
+        summary=_summary(plan, settings.bits, solved=by_gptq, in_float=len(in_float)) + _level_sentence(level),
         details=details.WeightsDetails(
             method="gptq" if solving else "rtn",
             weight_bytes_before=before,
             weight_bytes_after=writer.bytes,
+            accuracy=level,
             layers=tuple(told[layer.name] for layer in plan.layers),
-            in_float=left_alone(plan.refused),
+            in_float=left_alone(in_float),
         ),
     )
 
@@ -132,9 +166,9 @@ def ensures(model: ir.Model) -> None:
             raise VerificationFailedError("A weight's scale is not a positive number.", node=node.name)
 
 
-def _summary(plan: WeightsPlan, bits: int, *, solved: int) -> str:
+def _summary(plan: WeightsPlan, bits: int, *, solved: int, in_float: int) -> str:
     how = "GPTQ" if solved else "rounding to nearest"
-    rest = f"; {len(plan.refused)} layers stay in float" if plan.refused else ""
+    rest = f"; {in_float} layers stay in float" if in_float else ""
     apart = sum(layer.bits != bits and layer.group is not None for layer in plan.layers)
     if apart:
         rest = f"; {apart} of them, which make the outputs, in {12 - bits} bits{rest}"
@@ -143,6 +177,21 @@ def _summary(plan: WeightsPlan, bits: int, *, solved: int) -> str:
         # Said apart: who asked for 4 bits counts on them.
         rest = f"; {eight} of them in 8 bits, whose form has no blocks of 4{rest}"
     return f"The weights of {len(plan.layers)} layers are stored in {bits} bits per weight by {how}{rest}."
+
+
+def _first_level(settings: WeightsSettings) -> Literal["int8", "float32"]:
+    """Give the level that the network is written with; where it is open, the faster one."""
+    return "int8" if settings.accuracy == "auto" else settings.accuracy
+
+
+def _level_sentence(level: details.AccuracyChoice | None) -> str:
+    if level is None:
+        return ""
+    chosen = next(each.level for each in level.levels if each.chosen)
+    return (
+        f" Products compute in {chosen} (accuracy_level {ONNX_LEVELS[chosen]}): {level.reason}; {level.loss_share:.0%} of the loss"
+        " with `int8` comes from rounding activations."
+    )
 
 
 def _constant(value: ir.Value | None) -> ir.TensorProtocol | None:

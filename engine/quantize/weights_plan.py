@@ -11,12 +11,14 @@ import onnx_ir as ir
 
 from engine.graph import io
 from engine.graph.attributes import integer
+from engine.graph.folded_constants import tied_to
 from engine.graph.heads import heads
 from engine.graph.linear import CONSTANT_INPUT, NO_MATRIX, STANDARD, LinearLayer, is_constant, node_name, read
 from engine.solve.grid import Bits
 
 # The operator sets in which DequantizeLinear took an axis, and then blocks and 4-bit types.
 AXIS_OPSET, BLOCKS_OPSET = 13, 21
+OPERATORS = ("MatMul", "Gemm", "Conv", "Gather")
 _SMALLEST_WEIGHTS = 1024
 _SMALLEST_BLOCK = 16
 
@@ -38,8 +40,8 @@ class WeightsSettings:
     # GPTQ rounds the inputs of largest energy first.
     activation_order: bool
     format: Literal["matmul_nbits", "qdq"]
-    # How MatMulNBits computes.
-    accuracy: Literal["int8", "float32"]
+    # How MatMulNBits computes; `auto`: as both were measured, where there are data.
+    accuracy: Literal["auto", "int8", "float32"]
     operators: tuple[Literal["MatMul", "Gemm", "Conv", "Gather"], ...]
     # Names of nodes that stay in float.
     exclude: tuple[str, ...]
@@ -147,7 +149,36 @@ def make_plan(model: ir.Model, settings: WeightsSettings) -> WeightsPlan:
                 f"`{layer.weight.name}` is shared with an operator that needs it as it is, so that a second copy would"
                 " only add to the size"
             )
+    _align_tied(plan)
     return plan
+
+
+def _align_tied(plan: WeightsPlan) -> None:
+    """Let tables take the blocks of the product that is tied to them, unless those have fewer bits: one copy serves both."""
+    tables = {layer.weight: place for place, layer in enumerate(plan.layers) if layer.form == "table"}
+    for layer in plan.layers:
+        table = tied_to(layer.weight, tables) if layer.form == "nbits" else None
+        if table is None or layer.group is None or layer.inputs % layer.group:
+            continue
+        place = tables[table]
+        if layer.bits >= plan.layers[place].bits:
+            plan.layers[place] = replace(
+                plan.layers[place], bits=layer.bits, group=layer.group, symmetric=layer.symmetric
+            )
+
+
+def tied_tables(plan: WeightsPlan) -> dict[ir.Value, StoredLayer]:
+    """Give by table the product that reads its rows as columns in the very same blocks: one copy serves both."""
+    tables = {layer.weight: layer for layer in plan.layers if layer.form == "table"}
+    found: dict[ir.Value, StoredLayer] = {}
+    for layer in plan.layers:
+        table = tied_to(layer.weight, tables) if layer.form == "nbits" else None
+        if table is None or layer.alpha != 1 or layer.group is None or layer.inputs % layer.group:
+            continue
+        other = tables[table]
+        if (other.bits, other.group, other.symmetric) == (layer.bits, layer.group, layer.symmetric):
+            found.setdefault(table, layer)
+    return found
 
 
 def _read(node: ir.Node, settings: WeightsSettings, opset: int) -> StoredLayer | str:

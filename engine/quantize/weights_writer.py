@@ -1,6 +1,6 @@
 """Writes weights of few bits into the network, each in the form that its operator and its format take."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -11,11 +11,11 @@ from engine.errors import VerificationFailedError
 from engine.graph import io
 from engine.graph.derived import Derivation, Form, transposed
 from engine.graph.linear import LinearLayer
+from engine.quantize.accuracy_levels import ONNX_LEVELS
 from engine.quantize.weights_plan import StoredLayer
 from engine.solve import Quantized, round_to_nearest
 
 _INT4_IR_VERSION = 10
-_ACCURACY_LEVEL = {"float32": 1, "int8": 4}
 # Weights that are rounded at once: temporaries then take a few times 16 MiB.
 _CHUNK = 1 << 22
 # Ranges that a search tries for each group of weights.
@@ -54,11 +54,20 @@ def round_stored(layer: StoredLayer, array: Floats, *, search: int = 0) -> Quant
 class WeightsWriter:
     """Writes quantized weights into the network."""
 
-    def __init__(self, model: ir.Model, *, accuracy: Literal["int8", "float32"], range_search: bool) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        *,
+        accuracy: Literal["int8", "float32"],
+        range_search: bool,
+        tied: Mapping[ir.Value, StoredLayer] | None = None,
+    ) -> None:
+        """`tied`: by table, the product whose blocks hold the same numbers."""
         self._model = model
+        self._tied = tied or {}
         self._accuracy = accuracy
         self._search = _SEARCHED_RANGES if range_search else 0
-        self._taken = io.value_names(model)
+        self._taken = io.all_names(model)
         self._derivation = Derivation()
         self._owner = {value: graph for graph, value in io.initializers(model)}
         self._made: dict[ir.Value, list[ir.Value]] = {}
@@ -68,7 +77,10 @@ class WeightsWriter:
     def replace(self, layer: StoredLayer, quantized: Quantized | None) -> None:
         """Let the layer read quantized weights: the given ones, or its own rounded to nearest."""
         if layer.weight not in self._made:
-            self._made[layer.weight] = self._initializers(layer, quantized)
+            head = self._tied.get(layer.weight)
+            self._made[layer.weight] = (
+                self._initializers(layer, quantized) if head is None else self._rows_of(layer, head)
+            )
         made = self._made[layer.weight]
         if layer.form == "nbits":
             self._matmul_nbits(layer, made)
@@ -108,6 +120,22 @@ class WeightsWriter:
             self.bytes += made.nbytes
         return values
 
+    def _rows_of(self, layer: StoredLayer, head: StoredLayer) -> list[ir.Value]:
+        """Let a table read a product's blocks as its rows: the same bytes in another shape."""
+        if head.weight not in self._made:
+            self._made[head.weight] = self._initializers(head, None)
+        codes, *rest = self._made[head.weight]
+        graph = self._owner[layer.weight]
+        name = io.unused_name(self._taken, "rows_shape_")
+        shape = ir.Value(name=name, const_value=ir.Tensor(np.array([layer.outputs, -1], np.int64), name=name))
+        shape.type, shape.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([2])
+        graph.register_initializer(shape)
+        rows = ir.Node("", "Reshape", [codes, shape], name=f"{layer.name}_rows")
+        rows.outputs[0].name = io.unused_name(self._taken, f"{layer.weight.name}_rows")
+        rows.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
+        graph.insert_before(next(iter(graph)), rows)
+        return [rows.outputs[0], *rest]
+
     def _matmul_nbits(self, layer: StoredLayer, made: Sequence[ir.Value]) -> None:
         node = layer.node
         group = cast("int", layer.group)
@@ -116,7 +144,7 @@ class WeightsWriter:
             "N": layer.outputs,
             "bits": layer.bits,
             "block_size": group,
-            "accuracy_level": _ACCURACY_LEVEL[self._accuracy],
+            "accuracy_level": ONNX_LEVELS[self._accuracy],
         }
         bias = self._bias(layer.linear)
         product = ir.Node(

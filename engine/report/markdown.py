@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import assert_never
 
+from engine.report.byte_account import BYTE_KINDS
 from engine.report.counted_time import counted
 from engine.report.detail_parts import Detail
 from engine.report.generation_markdown import generation_gain, generation_rows
@@ -99,6 +100,7 @@ def _lines(report: Report) -> Iterator[str]:
             ),
         )
     yield from output_lines(report.outputs)
+    yield from _bytes(report)
     yield from ("", "## Steps", "")
     yield from table(("step", "status", "what happened", "seconds"), (_step(step) for step in report.steps))
     for step in report.steps:
@@ -150,6 +152,24 @@ def _measures(report: Report) -> Iterator[tuple[str, ...]]:
         yield "load", f"{left.load_ms:.1f} ms", f"{right.load_ms:.1f} ms", ""
     yield "parameters", str(report.original.parameters), str(report.compressed.parameters), report.more_parameters or ""
     yield "operators", str(report.original.nodes), str(report.compressed.nodes), ""
+
+
+def _bytes(report: Report) -> Iterator[str]:
+    """Show what the file holds; the rows add up to it."""
+    account = report.bytes
+    if account is None:
+        return
+    yield from ("", "## Where the bytes are", "")
+    rows = [
+        (
+            BYTE_KINDS[row.kind] + (f": {row.reason}" if row.reason else ""),
+            str(row.tensors) if row.tensors else "",
+            str(row.bytes),
+            f"{row.bytes / account.total:.1%}",
+        )
+        for row in account.rows
+    ]
+    yield from table(("what", "tensors", "bytes", "share"), (*rows, ("all", "", str(account.total), "")))
 
 
 def _step(step: StepReport) -> tuple[str, ...]:

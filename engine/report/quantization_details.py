@@ -148,6 +148,26 @@ class DynamicDetails(Detail):
     in_float: tuple[LeftAlone, ...]
 
 
+class AccuracyLevel(Detail):
+    """The network with one way of MatMulNBits to compute."""
+
+    level: Literal["int8", "float32"]
+    accuracy_level: int = Field(description="The operator's attribute.")
+    noise: float = Field(description="Of the outputs, as a share of their energy, on samples to choose by.")
+    relative_time: float = Field(description="Multiple of the time per run with `int8`.")
+    chosen: bool
+
+
+class AccuracyChoice(Detail):
+    """Which way of MatMulNBits to compute was taken, and what the other one gives."""
+
+    levels: tuple[AccuracyLevel, ...]
+    loss_share: float = Field(
+        description="Share of the noise with `int8` that comes from rounding activations, and not from the weights."
+    )
+    reason: str
+
+
 class WeightsDetails(Detail):
     """What `quantize_weights` did."""
 
@@ -155,6 +175,9 @@ class WeightsDetails(Detail):
     method: Literal["rtn", "gptq"]
     weight_bytes_before: int
     weight_bytes_after: int
+    accuracy: AccuracyChoice | None = Field(
+        None, description="null: the recipe names the level, or there are no data to measure both on."
+    )
     layers: tuple[StoredLayer, ...]
     in_float: tuple[LeftAlone, ...]
 

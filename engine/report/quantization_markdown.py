@@ -51,9 +51,34 @@ def _method(index: int, details: MethodDetails) -> Iterator[str]:
             yield from stay_lines(details.in_float, "in float")
         case WeightsDetails():
             yield from _layers(index, details.layers)
+            yield from _levels(details)
             yield from stay_lines(details.in_float, "in float")
         case Float16Details():
             yield from stay_lines(details.in_float32, "in float32")
+
+
+def _levels(details: WeightsDetails) -> Iterator[str]:
+    """Show what each way of computing costs and saves."""
+    if details.accuracy is None:
+        return
+    yield ""
+    yield from table(
+        ("products compute in", "accuracy_level", "noise", "time", ""),
+        (
+            (
+                each.level,
+                str(each.accuracy_level),
+                f"{each.noise:.2g}",
+                f"{each.relative_time:.2f}",
+                "chosen" * each.chosen,
+            )
+            for each in details.accuracy.levels
+        ),
+    )
+    yield from (
+        "",
+        f"{details.accuracy.reason}. {details.accuracy.loss_share:.0%} of the noise with `int8` comes from rounding activations.",
+    )
 
 
 def stay_lines(left: Sequence[LeftAlone], how: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from engine.gate import Gate, ProfileGate
 from engine.inspection import Estimate, Preprocessing
 from engine.outputs import OutputKind
+from engine.report.byte_account import ByteAccount
 from engine.report.details import AnyDetails
 from engine.target import Target
 
@@ -379,6 +380,9 @@ class Report(_Value):
     target: Target
     original: ModelFacts
     compressed: ModelFacts
+    bytes: ByteAccount | None = Field(
+        None, description="Where the bytes of the compressed network are. Null in reports of older workers."
+    )
     steps: tuple[StepReport, ...]
     size: Size
     quality: tuple[Quality, ...] = Field(

@@ -34,7 +34,7 @@ def deflated_bytes(path: Path) -> int:
 def stored_files(path: Path) -> Iterator[Path]:
     """Yield a network's file, then each file of external data; raises ModelInvalidError for one that is not beside it."""
     yield path
-    model = _load_structure(path)
+    model = load_structure(path)
     for location in sorted({place for tensor in _tensors(model.graph) if (place := _location(tensor))}):
         file = path.parent / location
         if ".." in Path(location).parts or Path(location).is_absolute():
@@ -46,10 +46,11 @@ def stored_files(path: Path) -> Iterator[Path]:
 
 def parameters(path: Path) -> int:
     """Count the elements of all stored tensors, in subgraphs and Constant nodes too. Reads no external data."""
-    return sum(prod(tensor.dims) for tensor in _tensors(_load_structure(path).graph))
+    return sum(prod(tensor.dims) for tensor in _tensors(load_structure(path).graph))
 
 
-def _load_structure(path: Path) -> onnx.ModelProto:
+def load_structure(path: Path) -> onnx.ModelProto:
+    """Read a network's file without its external data; raises ModelInvalidError."""
     try:
         return onnx.load(path, load_external_data=False)
     except DecodeError as error:
