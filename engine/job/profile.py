@@ -104,6 +104,7 @@ class _Profiling:
         gates = [result for each in targets for result in self._judged(each)]
         sizes = self._network.data.sizes(self._network.inputs)
         judged = any(each.measured and each.measured.quality for each in targets)
+        described = self._network.data.described
         return ProfileReport(
             summary=summarise_profile(targets),
             model=io.facts(self._frame.model),
@@ -111,6 +112,7 @@ class _Profiling:
             targets=targets,
             verdict=Verdict.of(gates),
             samples=sizes.judge if judged and sizes is not None else 0,
+            preprocessing=described.preprocessing if described is not None else None,
             seconds=self._frame.seconds,
             warnings=tuple(dict.fromkeys([*self._warnings, *_target_warnings(targets)])),
         )

@@ -24,6 +24,7 @@ from engine.report.values import (
 )
 from engine.report.wording import (
     MARKS,
+    data_sentence,
     difference,
     machine,
     metric_value,
@@ -188,9 +189,7 @@ def _conditions(report: Report) -> Iterator[str]:
     )
     yield from tf32_sentence(where)
     yield parts_sentence(report)
-    if report.preprocessing is not None:
-        # Somebody's words from a file, kept to one line of text.
-        yield "Data: " + " ".join(report.preprocessing.summary.split()).replace("<", "&lt;")
+    yield from data_sentence(report)
     if report.tuning is not None:
         yield "Latency is of each network with the session options that it runs best with."
     if report.estimate is not None:

@@ -13,7 +13,7 @@ from engine.report.values import (
     TargetMeasurement,
     TargetProfile,
 )
-from engine.report.wording import MARKS, machine, milliseconds, size, speed, table, tf32_sentence
+from engine.report.wording import MARKS, data_sentence, machine, milliseconds, size, speed, table, tf32_sentence
 
 _PERCENTILES = ("p50", "p90", "p95", "p99")
 _MOST_ROWS = 10
@@ -52,6 +52,8 @@ def profile_lines(report: ProfileReport) -> Iterator[str]:
     for each in report.targets:
         yield from ("", f"## {_name(each)}", "")
         yield from _target(each)
+    for sentence in data_sentence(report):
+        yield from ("", sentence)
     for warning in report.warnings:
         yield from ("", f"> {warning}")
 

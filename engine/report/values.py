@@ -506,6 +506,9 @@ class ProfileReport(_Value):
     targets: tuple[TargetProfile, ...]
     verdict: Verdict
     samples: int = Field(description="Of the dataset that quality was judged on; 0 where it was not.")
+    preprocessing: Preprocessing | None = Field(
+        None, description="What was done to raw data before, as the dataset says it; a deployment has to do the same."
+    )
     seconds: float
     warnings: tuple[str, ...] = ()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from engine.report.values import Environment, Quality, Ratio, Report
+from engine.report.values import AnyReport, Environment, Quality, Ratio, Report
 
 # Metrics that are shares of samples.
 SHARES = frozenset(
@@ -87,6 +87,12 @@ def tf32_sentence(where: Environment) -> Iterator[str]:
 def _calibrated(report: Report) -> bool:
     """Say whether a step that was kept changes weights or ranges by data: one that is without loss does not."""
     return any(step.status == "applied" and step.change and not step.change.lossless for step in report.steps)
+
+
+def data_sentence(report: AnyReport) -> Iterator[str]:
+    """Yield what was done to raw data before, where the dataset says it: somebody's words, kept to one line of text."""
+    if report.preprocessing is not None:
+        yield "Data: " + " ".join(report.preprocessing.summary.split()).replace("<", "&lt;")
 
 
 def parts_sentence(report: Report) -> str:

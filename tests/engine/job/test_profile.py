@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +114,15 @@ def test_alone_a_network_has_its_tails_and_its_task_metric(workspace, residual_c
     # A noisy machine may not say, but half a minute is not exceeded.
     assert tail.outcome in {"pass", "inconclusive"}
     assert tail.measured == found.latency.p99_ms
+
+
+def test_what_was_done_to_the_data_is_repeated(workspace, residual_cnn, images, quick):
+    folder = workspace(residual_cnn(), image=images(24))
+    with zipfile.ZipFile(folder / "data" / "data.npz", "a") as archive:
+        archive.writestr("dataset.json", json.dumps({"kind": "images", "summary": "24 images, values / 255."}))
+    report = quick(spec_of(), folder)
+    assert report.preprocessing.kind == "images"
+    assert "Data: 24 images, values / 255." in markdown(report)
 
 
 def test_without_data_inputs_are_made_up_and_nothing_is_judged(workspace, residual_cnn, quick):
