@@ -19,6 +19,7 @@ from engine import (
     Compress,
     DatasetInspection,
     Estimate,
+    GateSamples,
     Inspection,
     OutputDeclaration,
     Profile,
@@ -449,6 +450,10 @@ class PlanView(BaseModel):
     problem: Problem | None = Field(description="What POST /v1/jobs would answer instead of accepting it.")
     spec: AnySpec = Field(description="With every default filled in.")
     warnings: list[str]
+    gate_samples: list[GateSamples] = Field(
+        [],
+        description="Of gates on quality whose limit tells how many samples they take: how many, and how many judge.",
+    )
     cache: Literal["miss", "hit", "refused"] = Field(description="`hit`: an earlier job's result would answer at once.")
     cached_from: str | None
     waits_for: str | None = Field(description="The job that is still to make the model.")

@@ -8,11 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.compatibility import check_arrays, check_data, check_fit
+    from engine.compatibility import check_arrays, check_data, check_fit, gate_samples_of
     from engine.data.dataset import inspect_dataset
     from engine.errors import EngineError
     from engine.estimate import estimate_job
     from engine.gate import TaskMetric
+    from engine.gate_samples import GateSamples
     from engine.graph.archive import inspect_archive
     from engine.graph.validate import inspect_model
     from engine.inspection import DatasetInspection, Estimate, Inspection, Prunability
@@ -37,6 +38,7 @@ __all__ = [
     "DatasetInspection",
     "EngineError",
     "Estimate",
+    "GateSamples",
     "HostLock",
     "Inspection",
     "OutputDeclaration",
@@ -51,6 +53,7 @@ __all__ = [
     "check_fit",
     "default_kind",
     "estimate_job",
+    "gate_samples_of",
     "inspect_archive",
     "inspect_dataset",
     "inspect_model",
@@ -76,6 +79,7 @@ _HOME = {
     "DatasetInspection": "engine.inspection",
     "EngineError": "engine.errors",
     "Estimate": "engine.inspection",
+    "GateSamples": "engine.gate_samples",
     "HostLock": "engine.runtime.host_lock",
     "Inspection": "engine.inspection",
     "OutputDeclaration": "engine.outputs",
@@ -90,6 +94,7 @@ _HOME = {
     "check_fit": "engine.compatibility",
     "default_kind": "engine.spec",
     "estimate_job": "engine.estimate",
+    "gate_samples_of": "engine.compatibility",
     "inspect_archive": "engine.graph.archive",
     "inspect_dataset": "engine.data.dataset",
     "inspect_model": "engine.graph.validate",

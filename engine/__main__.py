@@ -127,6 +127,8 @@ def _show(event: dict[str, object]) -> None:
         _say(f"  {event['status']}" + (f": {event['reason']}" if event["reason"] else ""))
     elif kind == "estimate":
         _say(f"estimate: {event['message']}")
+    elif kind == "warning":
+        _say(f"warning: {event['message']}")
     elif kind == "measuring":
         _say(f"measuring {event['what']}")
 

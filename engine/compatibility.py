@@ -1,13 +1,16 @@
 """Whether a network, a dataset and a spec fit together, told from stored inspections alone: no file is opened."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import assert_never
 
-from engine.data.batches import are_alone, batch_axes, sample_axes
+from engine.data.batches import are_alone, batch_axes, run_size, sample_axes
 from engine.data.decoder_inputs import follow
+from engine.data.initial_state import InitialState, initial_states, told
 from engine.data.parts import PART, Sizes, part_sizes
+from engine.data.sample_lengths import cut_arrays, length_arrays
 from engine.errors import DatasetInvalidError, SpecInvalidError
 from engine.gate import FIDELITY_METRICS, KIND_METRICS, KIND_TASKS, MEASURED_WITH, TASK_METRICS, Gate
+from engine.gate_samples import GateSamples, gate_samples, too_few
 from engine.inspection import ArrayInfo, DatasetInspection, Inspection, TensorInfo
 from engine.outputs import OutputDeclaration
 from engine.spec import Compress, Profile, Spec, makes_network, targets_of
@@ -69,6 +72,15 @@ def check_fit(
     return list(_warnings(inspection, dataset, spec, judge))
 
 
+def gate_samples_of(
+    spec: Spec, dataset: DatasetInspection | None, judge: DatasetInspection | None, *, inputs: Sequence[str] = ()
+) -> list[GateSamples]:
+    """Say how many samples the spec's gates on quality take, and how many judge; nothing without data."""
+    if dataset is None:
+        return []
+    return gate_samples(spec.gates, part_sizes(dataset, judge, inputs=inputs).judge)
+
+
 def check_data(
     dataset: DatasetInspection | None,
     spec: Spec,
@@ -116,7 +128,8 @@ def _check_steps(spec: Compress, sizes: Sizes | None) -> None:
 
 
 def check_arrays(inspection: Inspection, dataset: DatasetInspection) -> None:
-    """Raise DatasetInvalidError unless every input has an array of a type and shape that it takes."""
+    """Raise DatasetInvalidError unless every input has an array of a type and shape that it takes, or needs none."""
+    dataset = _as_fed(inspection, dataset)
     arrays = {array.name: array for array in dataset.arrays}
     wanted = {tensor.name: tensor for tensor in inspection.inputs}
     follows = follow(inspection.inputs, arrays.keys())
@@ -132,8 +145,54 @@ def check_arrays(inspection: Inspection, dataset: DatasetInspection) -> None:
         )
     axes = _axes(inspection, dataset)
     alone = are_alone(axes)
+    _refuse_other_layout(inspection, arrays, axes)
     for name in sorted(set(wanted) & set(arrays), key=list(wanted).index):
         _check_array(arrays[name], wanted[name], axes[name], alone=alone)
+
+
+def _as_fed(inspection: Inspection, dataset: DatasetInspection) -> DatasetInspection:
+    """Describe a dataset with what is made of it: samples cut to their lengths, and states that it does not have."""
+    arrays = {array.name: array for array in dataset.arrays}
+    arrays = cut_arrays(arrays, length_arrays(arrays, inspection.inputs), dataset.samples)
+    for name, state in _states(inspection, arrays).items():
+        if state is None:
+            tensor = next(each for each in inspection.inputs if each.name == name)
+            raise DatasetInvalidError(
+                f"The dataset has no array for the input `{name}`, and how large that is at the first step is not known:"
+                f" {_shape(tensor)}.",
+                hint=f"Add an array `{name}`: the samples first, then what one sample has there; where there is nothing yet,"
+                " zeros, or no positions.",
+            )
+        arrays[name] = state.described(dataset.samples)
+    return dataset.model_copy(update={"arrays": tuple(arrays.values())})
+
+
+def _states(inspection: Inspection, given: Collection[str]) -> dict[str, InitialState | None]:
+    """Give the states that a dataset does not have; what follows from a decoder's tokens is made of them."""
+    known = {*given, *follow(inspection.inputs, given)}
+    return initial_states(inspection.inputs, known, inspection.outputs)
+
+
+def _refuse_other_layout(
+    inspection: Inspection, arrays: Mapping[str, ArrayInfo], axes: Mapping[str, int | None]
+) -> None:
+    """Raise DatasetInvalidError for images with their channels at the other end than the network has them."""
+    for tensor in (each for each in inspection.inputs if each.name in arrays):
+        size, wanted = arrays[tensor.name].shape, tensor.shape
+        if wanted is None or len(wanted) != 4 or len(size) != 4 or axes[tensor.name] != 0:
+            continue
+        for moved, names, order in (((0, 3, 1, 2), "last", "first"), ((0, 2, 3, 1), "first", "last")):
+            turned = [size[axis] for axis in moved]
+            if not _takes(wanted, size) and _takes(wanted, turned):
+                raise DatasetInvalidError(
+                    f"Array `{tensor.name}` is {[*size]}, with the channels {names} as it seems; the network takes them"
+                    f" {order}: {_shape(tensor)}.",
+                    hint=f"Turn the axes: {tensor.name}.transpose{moved}.",
+                )
+
+
+def _takes(wanted: Sequence[int | str | None], size: Sequence[int | None]) -> bool:
+    return all(not isinstance(one, int) or one == other for one, other in zip(wanted[1:], size[1:], strict=True))
 
 
 def can_cast(array: str, wanted: str) -> bool:
@@ -152,19 +211,33 @@ def can_cast(array: str, wanted: str) -> bool:
     return False
 
 
+def misfit(array: ArrayInfo, wanted: str) -> str | None:
+    """Say which number of an array a type does not hold, None where it holds all: then it may be cast to that, by value.
+
+    An array that was described before its numbers were looked at gets the benefit of the doubt; the job looks at them.
+    """
+    if can_cast(array.dtype, wanted):
+        return array.misfits.get(wanted) if array.dtype != wanted else None
+    if wanted not in (*_UNSIGNED, *_SIGNED, "bool"):
+        return "a number of any kind"
+    return array.misfits.get("integers") or array.misfits.get(wanted)
+
+
 def _axes(inspection: Inspection, dataset: DatasetInspection | None) -> dict[str, int | None]:
     shapes = {tensor.name: tensor.shape for tensor in inspection.inputs}
     if dataset is None:
         return batch_axes(shapes)
     ranks = {name: len(shape or ()) for name, shape in shapes.items()}
-    return sample_axes(shapes, ranks | {array.name: len(array.shape) for array in dataset.arrays})
+    fed = _as_fed(inspection, dataset)
+    return sample_axes(shapes, ranks | {array.name: len(array.shape) for array in fed.arrays})
 
 
 def _check_array(array: ArrayInfo, tensor: TensorInfo, axis: int | None, *, alone: bool) -> None:
-    if not can_cast(array.dtype, tensor.dtype):
+    wrong = misfit(array, tensor.dtype)
+    if wrong is not None:
         raise DatasetInvalidError(
-            f"Array `{array.name}` is {array.dtype}, but the network's input is {tensor.dtype}.",
-            hint="Integers are cast by value to float inputs, narrow integers to wider ones; nothing else is cast.",
+            f"Array `{array.name}` is {array.dtype}, the network's input is {tensor.dtype}, which does not hold {wrong}.",
+            hint="Arrays are cast by value, never scaled or rounded, so every number has to be one of the input's type.",
         )
     if tensor.shape is None:
         return
@@ -302,11 +375,17 @@ def _warnings(
 ) -> Iterator[str]:
     yield from inspection.warnings
     if dataset is None:
+        sizes = None
         yield _WITHOUT_DATA[spec.kind]
     else:
         sizes = part_sizes(dataset, judge, inputs=[tensor.name for tensor in inspection.inputs])
+        arrays = {array.name for array in dataset.arrays}
+        yield from told(_states(inspection, arrays))
+        yield from _warnings_of_labels(judge or dataset, sizes)
         yield from _warnings_of_parts(sizes, spec)
     axes = _axes(inspection, dataset)
+    if isinstance(spec, Compress):
+        yield from _skipped(spec, 0 if sizes is None else sizes.select, _fixed_size(inspection, axes))
     if are_alone(axes):
         odd = ", ".join(name for name, axis in axes.items() if axis != 0)
         yield f"Samples are fed one at a time, as they are: the first axis of {odd} does not count samples."
@@ -322,7 +401,33 @@ def _warnings(
         yield f"Input {', '.join(fixed)} has a fixed batch size; latency is measured at that size."
 
 
+def _skipped(spec: Compress, samples: int, fixed: int | None) -> Iterator[str]:
+    for index, step in enumerate(spec.recipe.passes):
+        skips = step.skips(samples, fixed)
+        if skips is not None:
+            yield f"Step {index} ({step.type}): {skips}."
+
+
+def _fixed_size(inspection: Inspection, axes: Mapping[str, int | None]) -> int | None:
+    return 1 if are_alone(axes) else run_size([tensor.shape for tensor in inspection.inputs], None)
+
+
+def _warnings_of_labels(judging: DatasetInspection, sizes: Sizes) -> Iterator[str]:
+    """Say so where labels are of no use, for nobody said what they are for."""
+    label = judging.label
+    if label is not None and sizes.judge_labelled and judging.metric is None:
+        shape = ", ".join("?" if size is None else str(size) for size in label.shape)
+        yield (
+            f"The dataset has labels ({label.dtype} [{shape}]), but no metric is declared for them, so that they are not used:"
+            " quality is fidelity to the original. Declare the metric when the dataset is uploaded."
+        )
+
+
 def _warnings_of_parts(sizes: Sizes, spec: Spec) -> Iterator[str]:
+    for gate in spec.gates:
+        few = too_few(gate, sizes.judge)
+        if few is not None:
+            yield few
     if sizes.judge_labelled == 0:
         yield "The data that judge have no labels: quality is fidelity to the original, not accuracy."
     elif sizes.judge_labelled < _FEW_JUDGED:

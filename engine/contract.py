@@ -140,6 +140,14 @@ class Pass(BaseModel):
         del inspection
         return None
 
+    def skips(self, samples: int, fixed: int | None) -> str | None:
+        """Say what the pass leaves out, and what it would take, where so few samples are there to choose by; None: nothing.
+
+        `samples` is 0 where the job has no data; `fixed` is how many samples the network takes at a time, if that is fixed.
+        """
+        del samples, fixed
+        return None
+
     def prepare(self, model: "ir.Model") -> None:
         """Bring the model in place into the form that `check`, `observes` and `apply` expect."""
         del model

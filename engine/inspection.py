@@ -87,6 +87,12 @@ class ArrayInfo(_Value):
     name: str
     dtype: str
     shape: tuple[int | None, ...] = Field(description="null where the size varies from sample to sample.")
+    low: float | None = Field(None, description="The smallest number; null where that was not looked at.")
+    high: float | None = Field(None, description="The largest number.")
+    misfits: dict[str, str] = Field(
+        default_factory=dict,
+        description="By type that does not hold all numbers: the first one that it does not hold, in words.",
+    )
 
 
 class DeclaredParts(_Value):

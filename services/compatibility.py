@@ -39,6 +39,17 @@ def estimate(
     return engine.estimate_job(engine.Inspection.model_validate(model.inspection), data, spec, judging)
 
 
+def gate_samples(
+    model: Model, dataset: Dataset | None, judge: Dataset | None, spec: "engine.Spec"
+) -> "list[engine.GateSamples]":
+    """Say how many samples the gates of a job that fits take, and how many judge."""
+    data, judging = (
+        engine.DatasetInspection.model_validate(each.inspection) if each else None for each in (dataset, judge)
+    )
+    inputs = [] if model.inspection is None else [each["name"] for each in model.inspection["inputs"]]
+    return engine.gate_samples_of(spec, data, judging, inputs=inputs)
+
+
 def check_job(session: Session, job: Job, model: Model) -> list[str]:
     """Check an accepted job against its network, now that this has been made; raises as `check` does."""
     dataset = session.get(Dataset, job.dataset_id) if job.dataset_id else None

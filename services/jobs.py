@@ -67,6 +67,7 @@ class Plan:
     dataset: Dataset | None
     judge: Dataset | None
     warnings: list[str]
+    gate_samples: "list[engine.GateSamples]"
     cache_key: str | None
     answer: tuple[Job, Model] | None
 
@@ -175,7 +176,8 @@ def plan(session: Session, tenant_id: str, request: Request, *, use: bool = Fals
     answer = None
     if name is not None and request.cache == "use":
         answer = cache.find(session, tenant_id, name, request.spec)
-    return Plan(model, baseline, dataset, judge, warnings, name, answer)
+    samples = compatibility.gate_samples(model, dataset, judge, request.spec)
+    return Plan(model, baseline, dataset, judge, warnings, samples, name, answer)
 
 
 def get(session: Session, tenant_id: str, job_id: str) -> Job:

@@ -19,9 +19,13 @@ from services.unit_kinds import KINDS
 from services.units import claim_of, lock_job
 
 _TEXT_LIMIT = 500
+# The report has it whole, and it should be the same there.
+_WARNING_LIMIT = 4000
 # Whoever loses a unit to another worker looks for the next one.
 _TRIES = 5
-_EVENTS = frozenset({"started", "estimate", "step_started", "progress", "step_finished", "measuring", "finished"})
+_EVENTS = frozenset(
+    {"started", "estimate", "step_started", "progress", "step_finished", "measuring", "warning", "finished"}
+)
 
 
 def claim(
@@ -221,7 +225,7 @@ def _clean(told: Mapping[str, Any]) -> dict[str, Any] | None:
         event["status"] = told["status"]
     for name in ("pass", "message", "reason", "what", "verdict"):
         if isinstance(told.get(name), str):
-            event[name] = told[name][:_TEXT_LIMIT]
+            event[name] = told[name][: _WARNING_LIMIT if kind == "warning" else _TEXT_LIMIT]
     return event
 
 
@@ -236,6 +240,8 @@ def _note(session: Session, job: Job, unit: Unit, event: dict[str, Any]) -> None
         return
     if kind in {"estimate", "step_started", "progress", "measuring"}:
         job.progress = event
+    if kind == "warning" and "message" in event:
+        job.warnings = [*dict.fromkeys([*job.warnings, event["message"]])]
     if step is not None and step < len(job.steps) and kind in {"step_started", "step_finished"}:
         moment = db.now(session).isoformat()
         changes = (

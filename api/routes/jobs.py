@@ -103,8 +103,9 @@ def validate_job(body: NewJob, scope: ReadScope) -> PlanView:
         plan = jobs.plan(scope.session, scope.tenant_id, request)
     except ServiceError as error:
         return view.model_copy(update={"valid": False, "problem": problem_of(error)})
-    found = {
+    found: dict[str, Any] = {
         "warnings": plan.warnings,
+        "gate_samples": plan.gate_samples,
         "waits_for": plan.model.job_id if plan.waits else None,
         "estimate": plan.estimate(request.spec),
     }

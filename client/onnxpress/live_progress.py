@@ -67,8 +67,14 @@ class LiveProgress:
             self._bars.remove_task(bar)
         self.say(f"{what}: {formatting.size(size)} in {formatting.duration(time.monotonic() - started)}")
 
+    def warn(self, text: str) -> None:
+        """Print a warning, once."""
+        self._say_once(f"warning: {text}")
+
     def update(self, job: Job) -> None:
         """Show a job's state."""
+        for warning in job.warnings:
+            self.warn(warning)
         for step in job.steps:
             if step.status in {"applied", "measured", "refused", "failed"}:
                 reason = f": {step.reason}" if step.reason else ""

@@ -91,7 +91,13 @@ def padded(feed: Mapping[str, Array], size: int | None) -> Mapping[str, Array]:
 
 
 def run_size(shapes: Sequence[Shape | None], samples: "Samples | None") -> int | None:
-    """Give how many samples a network with these inputs takes at a time; None: any number."""
+    """Give how many samples a network with these inputs takes at a time; None: any number.
+
+    Samples may know better (`fixed`), where a network was seen to take no other number.
+    """
+    known: int | None = getattr(samples, "fixed", None)
+    if known is not None:
+        return known
     if samples is not None and isinstance(next(iter(samples.batches(1)), None), Alone):
         return 1
     return next((shape[0] for shape in shapes if shape and isinstance(shape[0], int)), None)

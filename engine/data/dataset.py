@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -14,13 +14,15 @@ from engine.data.completion import completed
 from engine.data.containers import Container, Header, Varying, open_container
 from engine.data.containers.array import CHUNK_BYTES
 from engine.data.decoder_inputs import follow, tokens_input
+from engine.data.initial_state import initial_states
+from engine.data.labels import UNLABELLED, LabelFacts, class_numbers, is_labelled, look_at, usual_metric
 from engine.data.parts import CALIBRATE, JUDGE, PART, SELECT, Drawn, Sizes, draw
+from engine.data.sample_lengths import length_arrays
 from engine.errors import DatasetInvalidError
 from engine.gate import MEASURED_WITH, TaskMetric
 from engine.inspection import ArrayInfo, DatasetInspection, DeclaredParts, TensorInfo
 
 LABEL = "label"
-UNLABELLED = -1
 # What a part of that size is copied to, so that nothing leads from it to the other samples.
 _HELD_BYTES = 64 << 20
 _SEED = 0
@@ -39,13 +41,22 @@ def inspect_dataset(path: Path, *, metric: str | None = None) -> DatasetInspecti
     with open_container(path) as container, tempfile.TemporaryDirectory(prefix="labels-") as scratch:
         headers, preprocessing = container.check(), container.preprocessing()
         samples = _count(headers)
-        labelled = _find_labelled(container, headers, Path(scratch))
+        kept = _label(container, headers, Path(scratch))
+        metric = None if kept is None else metric or usual_metric(kept, look_at(kept))
+        labelled = None if kept is None else is_labelled(kept, metric)
         declared = _declared(container, headers, Path(scratch), labelled)
     found = {
-        name: ArrayInfo(name=name, dtype=header.dtype.name, shape=header.shape) for name, header in headers.items()
+        name: ArrayInfo(
+            name=name,
+            dtype=header.dtype.name,
+            shape=header.shape,
+            low=header.values.low,
+            high=header.values.high,
+            misfits=header.values.told(),
+        )
+        for name, header in headers.items()
     }
     label = found.pop(LABEL, None)
-    classes = label is not None and len(label.shape) == 1 and np.dtype(label.dtype).kind in "iu"
     count = 0 if labelled is None else int(labelled.sum())
     return DatasetInspection(
         arrays=tuple(found.values()),
@@ -54,7 +65,7 @@ def inspect_dataset(path: Path, *, metric: str | None = None) -> DatasetInspecti
         labelled=count,
         unlabelled=samples - count,
         declared=declared,
-        metric=metric if label is not None and metric is not None else "top1" if classes else None,
+        metric=metric,
         preprocessing=preprocessing,
     )
 
@@ -62,19 +73,20 @@ def inspect_dataset(path: Path, *, metric: str | None = None) -> DatasetInspecti
 class Dataset:
     """A checked file, opened for use; arrays are mapped from it where that can be."""
 
-    def __init__(self, arrays: Mapping[str, Array | Varying], label: Array | None) -> None:
+    def __init__(self, arrays: Mapping[str, Array | Varying], label: Array | None, metric: str | None = None) -> None:
         self.arrays = dict(arrays)
         self.label = label
+        self.metric = metric
 
     @classmethod
-    def open(cls, path: Path, scratch: Path) -> Self:
-        """Open the arrays without reading them into memory where that can be avoided."""
+    def open(cls, path: Path, scratch: Path, *, metric: str | None = None) -> Self:
+        """Open the arrays without reading them into memory where that can be avoided; `metric` is what labels are for."""
         with open_container(path) as container:
             arrays = {name: container.array(name, scratch) for name in container.names()}
         label = arrays.pop(LABEL, None)
         # Varying labels were refused.
         assert not isinstance(label, Varying)
-        return cls(arrays, label)
+        return cls(arrays, label, metric)
 
     def __len__(self) -> int:
         """Give the number of samples."""
@@ -84,14 +96,30 @@ class Dataset:
         """Give the indices of the samples that calibrate, that things are chosen on, and that judge."""
         part = self.arrays.get(PART)
         assert not isinstance(part, Varying)
-        classes = self.label is not None and self.label.ndim == 1 and self.label.dtype.kind in "iu"
         return draw(
             sizes,
             len(self),
-            labels=self.label if classes else None,
-            labelled=None if self.label is None else is_labelled(self.label),
+            labels=None if self.label is None else class_numbers(self.label, self.metric),
+            labelled=None if self.label is None else is_labelled(self.label, self.metric),
             part=part,
         )
+
+    def completed(self, inputs: tuple[TensorInfo, ...]) -> "Dataset":
+        """Give it with an array for every input, each as it is fed: cut to its lengths, and states as before the first step."""
+        lengths = length_arrays(self.arrays, inputs)
+        arrays = {name: array for name, array in self.arrays.items() if name not in lengths.values()}
+        label = self.label
+        for name, by in lengths.items():
+            counts = np.asarray(self.arrays[by]).reshape(-1)
+            arrays[name] = _cut_to(arrays[name], counts)
+            label = _labelled_to(label, counts, self.arrays[name])
+        # What follows from a decoder's tokens is made when they are fed.
+        known = {*arrays, *follow(inputs, arrays)}
+        for name, state in initial_states(inputs, known, None).items():
+            if state is None:
+                raise DatasetInvalidError(f"The dataset has no array for the input `{name}`")
+            arrays[name] = np.broadcast_to(np.zeros(state.shape, _dtype(state.dtype)), (len(self), *state.shape))
+        return Dataset(arrays, label, self.metric)
 
     def only(self, indices: npt.NDArray[np.int64], inputs: tuple[TensorInfo, ...], scratch: Path) -> "Dataset":
         """Copy the inputs of some samples, without labels; nothing leads from the copy to the other samples.
@@ -114,7 +142,12 @@ class Dataset:
         if self.label is None:
             return None
         chosen = np.asarray(self.label if indices is None else self.label[indices])
-        return chosen if bool(is_labelled(chosen).all()) else None
+        return chosen if bool(is_labelled(chosen, self.metric).all()) else None
+
+    @cached_property
+    def label_facts(self) -> LabelFacts | None:
+        """Give what holds for all labels."""
+        return None if self.label is None else look_at(self.label)
 
 
 class Samples:
@@ -130,15 +163,24 @@ class Samples:
         dtypes: Mapping[str, Any],
         indices: npt.NDArray[np.int64],
         axes: Mapping[str, int | None] | None = None,
+        *,
+        fixed: int | None = None,
     ) -> None:
         self._arrays = arrays
         self._dtypes = dtypes
         self._indices = indices
-        self._axes = axes if axes is not None and are_alone(axes) else None
+        self._axes = axes if axes is not None and (fixed == 1 or are_alone(axes)) else None
+        # How many the network takes at a time, where its inputs do not say it.
+        self.fixed = fixed
 
     def __len__(self) -> int:
         """Give the number of samples."""
         return len(self._indices)
+
+    def at_a_time(self, count: int) -> "Samples":
+        """Give the same samples for a network that takes so many at a time and no other number."""
+        axes = self._axes if self._axes is not None else dict.fromkeys(self._arrays, 0)
+        return Samples(self._arrays, self._dtypes, self._indices, axes, fixed=count)
 
     def batches(self, size: int) -> Iterator[Mapping[str, Array]]:
         """Yield all samples in order, `size` at a time; the last batch, or one before a sample of another size, is smaller."""
@@ -198,13 +240,6 @@ def random_samples(
     return Samples(completed(arrays, inputs), dtypes, np.arange(count), dict.fromkeys(arrays) if alone else None)
 
 
-def is_labelled(label: Array) -> npt.NDArray[np.bool_]:
-    """Say which labels are labels: among class numbers -1 means none."""
-    if label.ndim == 1 and label.dtype.kind == "i":
-        return np.asarray(label != UNLABELLED)
-    return np.ones(len(label), dtype=np.bool_)
-
-
 def _concrete(tensor: TensorInfo, *, tokens: bool = False) -> tuple[int, ...]:
     shape = (1,) if tensor.shape is None else tensor.shape
     opened = [1, _RANDOM_TOKENS] if tokens else [1, 1]
@@ -244,12 +279,11 @@ def _count(headers: Mapping[str, Header]) -> int:
     return samples
 
 
-def _find_labelled(container: Container, headers: Mapping[str, Header], scratch: Path) -> npt.NDArray[np.bool_] | None:
-    if LABEL not in headers:
-        return None
-    label = container.array(LABEL, scratch)
+def _label(container: Container, headers: Mapping[str, Header], scratch: Path) -> Array | None:
+    label = container.array(LABEL, scratch) if LABEL in headers else None
+    # Varying labels were refused.
     assert not isinstance(label, Varying)
-    return is_labelled(label)
+    return label
 
 
 def _declared(
@@ -276,6 +310,23 @@ def _declared(
     )
 
 
+def _cut_to(array: Array | Varying, counts: Array) -> Varying:
+    """Give samples of which only the first positions count, each as long as it is."""
+    # Their sizes were checked: one for all samples.
+    assert not isinstance(array, Varying)
+    shapes = [(int(count), *array.shape[2:]) for count in counts]
+    return Varying(shapes, array.dtype, lambda index: array[index, : int(counts[index])])
+
+
+def _labelled_to(label: Array | None, counts: Array, array: Array | Varying) -> Array | None:
+    """Take the labels from positions that do not count, where there is one for each."""
+    if label is None or isinstance(array, Varying) or label.ndim != 2 or label.shape[1] != array.shape[1]:
+        return label
+    if label.dtype.kind not in "iu":
+        return label
+    return np.where(np.arange(label.shape[1]) < counts[:, None], label.astype(np.int64), UNLABELLED)
+
+
 def _copied(array: Array | Varying, indices: npt.NDArray[np.int64], scratch: Path) -> Array | Varying:
     if isinstance(array, Varying):
         shapes = [array.shapes[index] for index in indices]
@@ -284,6 +335,9 @@ def _copied(array: Array | Varying, indices: npt.NDArray[np.int64], scratch: Pat
         for number, index in enumerate(indices):
             flat[ends[number] : ends[number + 1]] = array[np.array([index])].reshape(-1)
         return Varying(shapes, array.dtype, partial(_cut, flat, ends, shapes))
+    if array.ndim and array.strides[0] == 0:
+        # The same for all samples.
+        return array[: len(indices)]
     room = _room((len(indices), *array.shape[1:]), array.dtype, scratch)
     step = max(1, CHUNK_BYTES // max(1, room[:1].nbytes))
     for start in range(0, len(indices), step):

@@ -27,6 +27,8 @@ MOST_SELECT = 1024
 SELECT_ONE_IN = 3
 # Below that, one sample more or less decides about a step. Too few of them are not parted.
 LEAST_SELECT = 32
+# What may make a quantized network more faithful is chosen on no fewer.
+FEWEST_TO_REFINE = 4
 LEAST_PARTED = LEAST_SELECT * SELECT_ONE_IN
 _SEED = 0
 

@@ -19,6 +19,12 @@ class First:
         """Give the number of samples."""
         return min(len(self._samples), self._most)
 
+    @property
+    def fixed(self) -> int | None:
+        """Give how many the network takes at a time, where all samples know it."""
+        found: int | None = getattr(self._samples, "fixed", None)
+        return found
+
     def batches(self, size: int) -> Iterator[Mapping[str, np.ndarray]]:
         """Yield the samples, `size` at a time; the last batch may be smaller."""
         left = len(self)

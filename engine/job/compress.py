@@ -26,7 +26,9 @@ from engine.graph.activations import live_bytes
 from engine.graph.pieces import Pieces, memory_to_load
 from engine.graph.validate import inspect_model
 from engine.inspection import Estimate
+from engine.job.baseline_check import check_baseline, likely_layout
 from engine.job.data import JobData, Labelled
+from engine.job.feeding import settle_feeding
 from engine.job.frame import Blame, Frame
 from engine.job.workbench import Workbench, open_network, run_bytes
 from engine.job.workspace import copy_network, remove_network
@@ -103,19 +105,29 @@ class _Compression:
         if self._in_pieces:
             self._warnings.append(_too_large(needed, spec.limits.max_memory_mb))
         self._parts = data.parted(self._inspection.inputs, frame.scratch, shapes=self._target.shapes)
-        self._feeds = self._latency_feeds()
-        # Of a decoder: the token after each of them.
+        # Of a decoder: the token after each of the feeds.
         self._decoding: list[verify.Feed] = []
         self._data = data
         self._estimate: Estimate | None = None
 
     def run(self) -> Report:
         self._frame.tell({"type": "started"})
+        for warning in self._warnings:
+            self._frame.warn(warning)
         with ExitStack() as stack:
-            self._foresee()
-            select = stack.enter_context(self._baseline(self._parts.select))
+            original = self._open_original()
+            self._settle_feeding(original)
+            self._foresee(original)
+            select = stack.enter_context(self._baseline(original, self._parts.select))
             # Nothing but the report's measurement may have it. It is made now so that data that do not fit end the job at once.
-            final = stack.enter_context(self._baseline(self._parts.judge, select)) if self._parts.apart else select
+            final = (
+                stack.enter_context(self._baseline(original, self._parts.judge, select))
+                if self._parts.apart
+                else select
+            )
+            self._check_baseline(original, select)
+            # What it said is kept; it would be held in memory beside every candidate.
+            del original
             self._bench = self._workbench(select)
             reports = [
                 self._finished(index) or self._step(index, step) for index, step in enumerate(self._spec.recipe.passes)
@@ -124,11 +136,11 @@ class _Compression:
         self._frame.finish(report)
         return report
 
-    def _foresee(self) -> None:
+    def _foresee(self, original: Session | Pieces) -> None:
         """Time a run of the original and say what the job will take. One that does not run is told of later."""
         try:
             # A run in pieces reads all weights: it is not made for an estimate.
-            speed = None if self._in_pieces else self._measured_speed()
+            speed = None if self._in_pieces else self._measured_speed(original)
         except EngineError:
             return
         self._estimate = estimate_job(
@@ -137,32 +149,54 @@ class _Compression:
         if self._estimate is not None:
             self._frame.tell({"type": "estimate", "message": self._estimate.summary})
             if self._estimate.memory_bytes > self._spec.limits.max_memory_mb << 20:
-                self._warnings.append(_may_not_fit(self._estimate, self._spec.limits.max_memory_mb))
+                self._warn(_may_not_fit(self._estimate, self._spec.limits.max_memory_mb))
 
-    def _measured_speed(self) -> Speed:
+    def _measured_speed(self, original: Session | Pieces) -> Speed:
         samples = self._parts.select.samples
         with self._frame.lock.working():
-            seconds = seconds_per_sample(self._open_original(), samples)
+            seconds = seconds_per_sample(original, samples)
         alive = live_bytes(io.load(self._frame.model), next(iter(samples.batches(1))))
         return measured_speed(seconds, alive or 0)
 
     # What the job works with
 
     def _open_original(self) -> Session | Pieces:
-        return open_network(self._frame.model, self._target, in_pieces=self._in_pieces)
+        try:
+            return open_network(self._frame.model, self._target, in_pieces=self._in_pieces)
+        except (ModelInvalidError, ModelUnsupportedError) as error:
+            raise _does_not_run(error) from error
 
-    def _baseline(self, data: Labelled, like: Evaluator | None = None) -> Evaluator:
+    def _settle_feeding(self, original: Session | Pieces) -> None:
+        """See whether the original takes several samples together; in pieces every run would read all weights."""
+        if not self._in_pieces:
+            self._parts, alone = settle_feeding(original, self._parts, self._inspection.inputs)
+            if alone is not None:
+                self._warn(alone)
+        self._feeds = self._latency_feeds()
+
+    def _check_baseline(self, original: Session | Pieces, select: Evaluator) -> None:
+        """Say before the work what speaks against the original or its data; made-up samples show nothing."""
+        if self._parts.told is None or self._in_pieces:
+            return
+        for text in check_baseline(original, select, self._parts.select, io.load(self._frame.model), self._target):
+            self._warn(text)
+
+    def _warn(self, text: str) -> None:
+        self._warnings.append(text)
+        self._frame.warn(text)
+
+    def _baseline(self, original: Session | Pieces, data: Labelled, like: Evaluator | None = None) -> Evaluator:
         """Run the original; a job on a network that does not run is over here."""
         frame = self._frame
         try:
-            session = self._open_original()
-            session.run(self._feeds[0])
+            original.run(self._feeds[0])
             if like is None:
-                self._decoding = self._decoding_feeds(session)
+                self._decoding = self._decoding_feeds(original)
             return Evaluator(
-                session,
+                original,
                 data.samples,
                 labels=data.labels,
+                label_facts=data.facts,
                 metric=data.metric,
                 output=labelled_output(self._spec.gates),
                 declared=self._declared,
@@ -173,9 +207,7 @@ class _Compression:
                 lock=frame.lock,
             )
         except (ModelInvalidError, ModelUnsupportedError) as error:
-            raise BaselineFailedError(
-                f"The original network does not run: {error.message}", node=error.node, hint=error.hint
-            ) from error
+            raise _does_not_run(error, likely_layout(io.load(frame.model), self._feeds[0])) from error
 
     def _workbench(self, evaluator: Evaluator) -> Workbench:
         calibrate = self._parts.calibrate.samples if self._parts.calibrate is not None else None
@@ -207,7 +239,7 @@ class _Compression:
         try:
             return decoding_feeds(session, self._feeds, self._inspection.inputs)
         except ModelUnsupportedError as error:
-            self._warnings.append(f"How fast the network writes token by token is not measured: {error.message}")
+            self._warn(f"How fast the network writes token by token is not measured: {error.message}")
             return []
 
     def _compare(
@@ -438,6 +470,12 @@ class _Compression:
             self._frame.memory(each, self._target, self._feeds[0]) for each in (self._frame.model, result)
         )
         return MemoryComparison(original=original, compressed=compressed)
+
+
+def _does_not_run(error: EngineError, likely: str | None = None) -> BaselineFailedError:
+    return BaselineFailedError(
+        f"The original network does not run: {error.message}", node=error.node, hint=likely or error.hint
+    )
 
 
 def without_runs(compared: LatencyComparison) -> LatencyComparison:

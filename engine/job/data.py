@@ -1,13 +1,14 @@
 """A job's data: what calibrates, what is chosen on and what judges, opened for a network's inputs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy.typing as npt
 
 from engine.data.dataset import Dataset, Samples, random_samples
+from engine.data.labels import LabelFacts
 from engine.data.parts import Sizes, part_sizes
 from engine.inspection import DatasetInspection, TensorInfo
 from engine.job.workspace import declared_outputs, open_dataset
@@ -25,6 +26,8 @@ class Labelled:
     samples: Samples
     labels: npt.NDArray[Any] | None = None
     metric: str | None = None
+    # What holds for all labels of the dataset.
+    facts: LabelFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,15 @@ class Parts:
     select: Labelled
     judge: Labelled
     told: DataParts | None = None
+
+    def at_a_time(self, count: int) -> "Parts":
+        """Give the same parts for a network that takes so many samples at a time and no other number."""
+
+        def of(part: Labelled) -> Labelled:
+            return replace(part, samples=part.samples.at_a_time(count))
+
+        calibrate = None if self.calibrate is None else of(self.calibrate)
+        return replace(self, calibrate=calibrate, select=of(self.select), judge=of(self.judge))
 
     @property
     def apart(self) -> bool:
@@ -85,17 +97,16 @@ class JobData:
         if self.data is None or self.described is None or sizes is None:
             made_up = Labelled(random_samples(inputs, _RANDOM_SAMPLES, shapes))
             return Parts(None, made_up, made_up)
-        drawn = self.data.parts(sizes)
+        drawn, data = self.data.parts(sizes), self.data.completed(inputs)
         metric, hidden = self.described.metric, alone and self.judge is None and not sizes.select_is_judge
 
         def of(indices: npt.NDArray[Any], *, copied: bool = False) -> Labelled:
-            assert self.data is not None
-            labels = self.data.labels(indices)
+            labels = data.labels(indices)
             known = metric if labels is not None else None
             if not copied:
-                return Labelled(self.data.samples(inputs, indices), labels, known)
-            copy = self.data.only(indices, inputs, scratch)
-            return Labelled(copy.samples(inputs), labels, known)
+                return Labelled(data.samples(inputs, indices), labels, known, data.label_facts)
+            copy = data.only(indices, inputs, scratch)
+            return Labelled(copy.samples(inputs), labels, known, data.label_facts)
 
         return Parts(
             calibrate=of(drawn.calibrate, copied=hidden),
@@ -113,5 +124,7 @@ class JobData:
     def _judging(self, inputs: tuple[TensorInfo, ...]) -> Labelled:
         assert self.judge is not None
         assert self.judge_described is not None
-        labels = self.judge.labels()
-        return Labelled(self.judge.samples(inputs), labels, self.judge_described.metric if labels is not None else None)
+        judge = self.judge.completed(inputs)
+        labels = judge.labels()
+        metric = self.judge_described.metric if labels is not None else None
+        return Labelled(judge.samples(inputs), labels, metric, judge.label_facts)

@@ -137,6 +137,10 @@ class Frame:
     def _checkpoint(self, index: int) -> Path:
         return self.steps / f"{index:02}.checkpoint"
 
+    def warn(self, text: str) -> None:
+        """Tell what the job's owner should know before it is over; the report says it too."""
+        self.tell({"type": "warning", "message": text})
+
     # Measuring
 
     def measuring(self, what: str, index: int | None = None) -> None:

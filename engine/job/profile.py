@@ -65,11 +65,13 @@ class _Profiling:
         data = JobData.open(frame.workspace, frame.scratch)
         declared = {**data.declared, **spec.outputs}
         self._warnings = check_fit(inspection, data.described, spec, compared, data.judge_described, declared=declared)
-        self._network = ProfiledNetwork(spec, frame, data, _common_inputs(inspection, compared), self._warnings.append)
+        self._network = ProfiledNetwork(spec, frame, data, _common_inputs(inspection, compared), self._warn)
         self._failed: EngineError | None = None
 
     def run(self, only: frozenset[int] | None) -> ProfileReport:
         self._frame.tell({"type": "started"})
+        for warning in self._warnings:
+            self._frame.warn(warning)
         chosen = [index for index in range(len(self._spec.targets)) if only is None or index in only]
         profiles = [self._frame.finished(index, TargetProfile) or self._step(index) for index in chosen]
         if self._failed is not None and not any(each.measured for each in profiles):
@@ -78,6 +80,11 @@ class _Profiling:
         self._frame.clear_results()
         self._frame.finish(report)
         return report
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warnings:
+            self._warnings.append(text)
+            self._frame.warn(text)
 
     def _step(self, index: int) -> TargetProfile:
         started, target = time.monotonic(), self._spec.targets[index]

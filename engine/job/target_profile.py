@@ -10,6 +10,7 @@ from engine.gate import TASK_METRICS
 from engine.graph import io
 from engine.inspection import TensorInfo
 from engine.job.data import JobData
+from engine.job.feeding import settle_feeding
 from engine.job.frame import Frame
 from engine.job.workbench import run_bytes
 from engine.measure.gates import labelled_output, runs_needed
@@ -64,9 +65,10 @@ class _Measuring:
         self._spec, self._frame = network.spec, network.frame
         self._target: Target = network.spec.targets[index]
         self._parts = network.data.parted(network.inputs, self._frame.scratch, shapes=self._target.shapes, alone=False)
-        self._feeds = self._batches()
+        self._feeds: list[Feed] = []
 
     def run(self) -> TargetMeasurement:
+        self._settle_feeding()
         self._baseline_runs()
         self._tell("latency")
         latency = self._latency()
@@ -115,6 +117,13 @@ class _Measuring:
 
     def _tell(self, what: str) -> None:
         self._frame.measuring(what, self._index)
+
+    def _settle_feeding(self) -> None:
+        network = sessions.session(self._frame.model, self._target)
+        self._parts, alone = settle_feeding(network, self._parts, self._network.inputs)
+        if alone is not None:
+            self._network.warn(alone)
+        self._feeds = self._batches()
 
     def _batches(self) -> list[Feed]:
         """Give some batches as the target wants them, of samples that do not judge."""
@@ -204,6 +213,7 @@ class _Measuring:
             reference,
             judge.samples,
             labels=judge.labels,
+            label_facts=judge.facts,
             metric=judge.metric,
             output=labelled_output(self._spec.gates),
             declared={**self._network.data.declared, **self._spec.outputs},

@@ -19,7 +19,8 @@ def open_dataset(folder: Path, scratch: Path) -> tuple[Dataset | None, DatasetIn
         return None, None
     declared = folder / "dataset.json"
     metric = json.loads(declared.read_bytes()).get("metric") if declared.exists() else None
-    return Dataset.open(path, scratch), inspect_dataset(path, metric=metric)
+    described = inspect_dataset(path, metric=metric)
+    return Dataset.open(path, scratch, metric=described.metric), described
 
 
 def declared_outputs(folder: Path) -> dict[str, OutputDeclaration]:

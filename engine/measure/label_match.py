@@ -1,38 +1,54 @@
 """Which output labels belong to: the first that they fit, and rather one with a score per class than one cut by a threshold."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
+from engine.data.labels import CLASS_METRICS, LabelFacts
 from engine.errors import DatasetInvalidError
 from engine.measure import metrics
-from engine.measure.metrics import Array
+from engine.measure.label_reading import LabelReading, read_labels
+from engine.measure.metrics import Array, Output
 from engine.measure.scores import new_task
 
-_CLASS_NUMBERS = frozenset({"top1", "top5", "f1", "iou", "perplexity"})
+
+@dataclass(frozen=True)
+class LabelMatch:
+    """The output that labels fit, how they are read, and how the output is read beside them."""
+
+    output: str
+    reading: LabelReading
+    how: Output
 
 
-def matching_output(outputs: Mapping[str, Array], label: Array, metric: str) -> str:
-    """Give the name of the output that a batch's labels fit; raises DatasetInvalidError where they fit none."""
-    fitting: list[str] = []
+def match_labels(outputs: Mapping[str, Array], label: Array, facts: LabelFacts, metric: str) -> LabelMatch:
+    """Find the output that labels fit by one batch; `facts` are those of all labels.
+
+    Raises:
+        DatasetInvalidError: they fit none, or cannot be read without a guess.
+    """
+    fitting: list[LabelMatch] = []
     problem: DatasetInvalidError | None = None
     for name, value in outputs.items():
-        task = new_task(metric)
-        assert task is not None
         try:
-            task.add(value, label, metrics.read_output(value, label))
+            fitting.append(_match(name, value, label, facts, metric))
         except DatasetInvalidError as error:
             problem = problem or error
-        else:
-            fitting.append(name)
     if not fitting:
         raise problem or DatasetInvalidError("The network has no output that is a tensor of numbers")
-    return next(
-        (name for name in fitting if metric not in _CLASS_NUMBERS or _can_name(outputs[name], label)), fitting[0]
-    )
+    scoring = (each for each in fitting if metric not in CLASS_METRICS or not _cut(outputs[each.output], each.how))
+    return next(scoring, fitting[0])
 
 
-def _can_name(values: Array, label: Array) -> bool:
-    """Say whether an output can name every class that is among the labels."""
-    if not metrics.is_float(values):
-        return True
-    classes = 2 if values.size == label.size or values.ndim < 2 else values.shape[metrics.class_axis(values)]
-    return bool(not label.size or label.max() < max(classes, 2))
+def _match(name: str, value: Array, label: Array, facts: LabelFacts, metric: str) -> LabelMatch:
+    reading = read_labels(facts, label, value, metric)
+    read = reading(label, value)
+    how = replace(metrics.read_output(value, read), several=reading.several)
+    task = new_task(metric)
+    assert task is not None
+    task.add(value, read, how)
+    return LabelMatch(name, reading, how)
+
+
+def _cut(values: Array, how: Output) -> bool:
+    """Say whether the numbers of an output are decided by a threshold, though labels of more classes may be meant."""
+    return metrics.is_float(values) and how.one_each and not how.several and values.ndim <= 2

@@ -30,6 +30,7 @@ class Output:
     probabilities: bool  # its classes add up to one
     one_each: bool = False  # one number per label: a mask or a single column, decided by the threshold
     threshold: float = 0.0
+    several: bool = False  # each column is a class of its own, and a sample may have several of them or none
 
 
 def read_output(values: Array, label: Array | None) -> Output:
@@ -194,13 +195,13 @@ MEAN_METRICS: Mapping[str, PerSample] = {
 
 def energies(original: Array, compressed: Array) -> tuple[Floats, Floats]:
     """Give the energy of the original's output and that of the difference, per sample."""
-    left, right = _finite_rows(original), _finite_rows(compressed)
+    left, right = finite_rows(original), finite_rows(compressed)
     return (left**2).sum(axis=1), ((left - right) ** 2).sum(axis=1)
 
 
 def cosines(original: Array, compressed: Array) -> Floats:
     """Give the cosine between the two outputs per sample; two zeros agree, zero and something do not."""
-    left, right = _finite_rows(original), _finite_rows(compressed)
+    left, right = finite_rows(original), finite_rows(compressed)
     lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     both_zero = ~left.any(axis=1) & ~right.any(axis=1)
     found = (left * right).sum(axis=1) / np.where(lengths > 0, lengths, 1.0)
@@ -221,7 +222,7 @@ def _rows(values: Array) -> Floats:
     return np.asarray(values, dtype=np.float64).reshape(len(values), -1)
 
 
-def _finite_rows(values: Array) -> Floats:
+def finite_rows(values: Array) -> Floats:
     """Leave infinities out: those of two outputs are in the same places, else the candidate was refused."""
     rows: Floats = np.nan_to_num(_rows(values), posinf=0.0, neginf=0.0)
     return rows
@@ -268,7 +269,7 @@ def _aligned(decided: Ints, label: Array) -> tuple[Ints, Ints]:
 def _difference(output: Array, label: Array) -> Floats:
     if output.size != label.size:
         raise DatasetInvalidError(
-            f"The labels of a batch have the shape {label.shape}, the network's output {output.shape}"
+            f"The labels of a batch have the shape {label.shape}, the network's output {output.shape}: they do not fit"
         )
     return _rows(output) - _rows(label)
 

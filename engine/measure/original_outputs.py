@@ -4,16 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engine.data.labels import LabelFacts, look_at
 from engine.errors import BaselineFailedError, ModelUnsupportedError
 from engine.graph.endings import Ending
-from engine.measure import metrics
 from engine.measure.arrangement import arranged, axis_of_all, batched_axis, has_nan
 from engine.measure.kept_outputs import Folder, KeptOutput
 from engine.measure.kinds import Batch
-from engine.measure.label_match import matching_output
+from engine.measure.label_match import match_labels
+from engine.measure.label_reading import LabelReading
 from engine.measure.metrics import Array, Output
 from engine.measure.observed import Observed
-from engine.measure.recognition import Recognition, main_output, recognise
+from engine.measure.recognition import Labels, Recognition, main_output, recognise
 from engine.measure.runs import Network, Run, Runs
 from engine.outputs import OutputDeclaration, OutputKind
 from engine.report.values import OutputReport
@@ -30,6 +31,8 @@ class Hints:
     declared: Mapping[str, OutputDeclaration] = field(default_factory=dict)
     endings: Mapping[str, Ending] = field(default_factory=dict)
     metric: str | None = None
+    # What holds for all labels of the dataset.
+    labels: LabelFacts | None = None
     main: str | None = None
     # What outputs were taken for on other samples of the same job.
     like: Mapping[str, tuple[OutputKind, str]] = field(default_factory=dict)
@@ -50,6 +53,7 @@ class OriginalOutputs:
         self._folder = Folder(scratch)
         self.main = hints.main or ""
         self.how = Output(probabilities=False)
+        self._reading = LabelReading(values=True)
         # The axis of each output that counts the samples of a run; None: the whole output belongs to the run.
         self._axes = self._settle_batch(network)
         if not self._keep(network):
@@ -81,8 +85,11 @@ class OriginalOutputs:
         return arranged(self._kept[name][index], self._axes[name], self._counts[index])
 
     def label(self, index: int) -> Array | None:
-        """Give the labels of a run."""
-        return self._labels[index]
+        """Give the labels of a run, as the metric takes them."""
+        label = self._labels[index]
+        if label is None or index >= self.runs_of(self.main):
+            return label
+        return self._reading(label, self.said(self.main, index))
 
     def batches(self, names: Sequence[str]) -> Iterator[Batch]:
         """Yield what some outputs held, run by run."""
@@ -174,8 +181,8 @@ class OriginalOutputs:
         label, metric = self._first.label, self._hints.metric
         if metric is not None and label is not None:
             held = {name: self.said(name, 0) for name in ([self.main] if self.main else self._kept)}
-            self.main = matching_output(held, label, metric)
-            self.how = metrics.read_output(held[self.main], label)
+            found = match_labels(held, label, self._hints.labels or look_at(label), metric)
+            self.main, self._reading, self.how = found.output, found.reading, found.how
         main = self.main or main_output(self._recognise(labelled=False).values())
         for name, kept in self._kept.items():
             kept.most = None if name == main else _OTHERS_BYTES // len(self._kept)
@@ -190,7 +197,9 @@ class OriginalOutputs:
             rows_vary=frozenset(self._rows_vary),
             declared=self._hints.declared,
             like=self._hints.like,
-            labelled=(self.main, self._hints.metric) if labelled and self._hints.metric else None,
+            labelled=Labels(self.main, self._hints.metric, self._reading.told)
+            if labelled and self._hints.metric
+            else None,
         )
         unread = "the job or the dataset declares that nobody reads it"
         return {

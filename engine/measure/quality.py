@@ -13,12 +13,13 @@ import numpy as np
 import onnx_ir as ir
 
 from engine.contract import RUN_BYTES, Samples
+from engine.data.labels import LabelFacts, look_at
 from engine.data.padding import valid_positions
 from engine.errors import DatasetInvalidError, VerificationFailedError
 from engine.graph.endings import endings
 from engine.measure.arrangement import arranged, finite, has_nan
 from engine.measure.kinds import KINDS, Batch, Comparison, Subject
-from engine.measure.metrics import Array
+from engine.measure.metrics import Array, Output
 from engine.measure.original_outputs import Hints, OriginalOutputs
 from engine.measure.recognition import Recognition
 from engine.measure.runs import Network, Port, Run, Runs
@@ -51,6 +52,7 @@ class Evaluator:
         run_bytes: see engine.graph.activations.
         scratch: folder for the files.
         lock: taken round each batch.
+        label_facts: what holds for all labels of the dataset, where `labels` are some of them.
 
     Raises:
         BaselineFailedError: the original gives NaN.
@@ -73,6 +75,7 @@ class Evaluator:
         run_bytes: int = RUN_BYTES,
         scratch: Path | None = None,
         lock: HostLock | None = None,
+        label_facts: LabelFacts | None = None,
     ) -> None:
         if len(samples) < 2:
             raise DatasetInvalidError("At least two held-out samples are needed to judge quality")
@@ -83,7 +86,8 @@ class Evaluator:
         if batch is None and graph is not None:
             self._runs.afford(graph, run_bytes)
         taken = {} if like is None else {each.name: (each.kind, each.reason) for each in like.outputs if each.kind}
-        self._hints = Hints(declared or {}, {} if graph is None else endings(graph), self._metric, output, taken)
+        facts = None if labels is None or self._metric is None else label_facts or look_at(labels)
+        self._hints = Hints(declared or {}, {} if graph is None else endings(graph), self._metric, facts, output, taken)
         self._original = OriginalOutputs(original, self._runs, self._hints, scratch)
         self._recognised = self._original.recognised
         self._makers = {name: self._maker(each) for name, each in self._recognised.items() if each.judged}
@@ -99,6 +103,21 @@ class Evaluator:
     def outputs(self) -> tuple[OutputReport, ...]:
         """Give what each output was taken for, in the network's order."""
         return self._original.reports()
+
+    def said(self) -> Iterator[tuple[Array, Array | None]]:
+        """Yield what the original said in the main output, run by run, with the labels as the metric takes them."""
+        for index in range(self._original.runs_of(self.output)):
+            yield self._original.said(self.output, index), self._original.label(index)
+
+    @property
+    def metric(self) -> str | None:
+        """Name the labels' metric, None without labels."""
+        return self._metric
+
+    @property
+    def how(self) -> Output:
+        """Say how the main output is read."""
+        return self._original.how
 
     def evaluate(self, candidate: Network) -> tuple[Quality, ...]:
         """Give the task metric (where there are labels) and each output's fidelity metrics, the main output's first.
@@ -118,8 +137,9 @@ class Evaluator:
             for name, comparison in comparisons.items():
                 if name in compressed:
                     comparison.add(original, compressed, None if self._original.axis(name) is None else valid)
-            if task is not None and run.label is not None:
-                task.add(compressed[self.output], run.label, self._original.how)
+            label = self._original.label(index)
+            if task is not None and label is not None:
+                task.add(compressed[self.output], label, self._original.how)
         return tuple(self._qualities(task, comparisons))
 
     def close(self) -> None:

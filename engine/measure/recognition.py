@@ -3,13 +3,13 @@
 A wrong guess must not hide damage: where nothing says that an output decides something, its numbers have to stay.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
 
+from engine.data.initial_state import STATE_WORDS, core, same_core, split_name
 from engine.graph.endings import Ending
 from engine.measure.kinds.boxes import Form, recognise_form
 from engine.measure.metrics import Array
@@ -22,11 +22,6 @@ def _words(text: str) -> frozenset[str]:
 
 
 # Words of names, as exporters and hubs use them.
-_IN_OR_OUT = _words(
-    "in out input output inputs outputs new prev previous next old past present key values initial init final n t i o last"
-)
-_SAME_WORD = {"hidden": "h", "hn": "h", "cell": "c", "cn": "c", "states": "state", "caches": "cache"}
-_STATE_WORDS = _words("h c state cache memory buffer carry")
 _EMBEDDING_WORDS = _words(
     "embedding embeddings embed embeds embs emb pooler pooled feature features feat feats representation vector"
 )
@@ -75,6 +70,15 @@ class Recognition:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """The output that the labels fit, the metric that they are for, and what they were taken for, in words."""
+
+    output: str
+    metric: str
+    told: str | None = None
+
+
+@dataclass(frozen=True)
 class Facts:
     """All that is known of one output."""
 
@@ -84,7 +88,7 @@ class Facts:
     inputs: Mapping[str, Array]
     shape: tuple[int, ...]
     rows_vary: bool
-    metric: str | None
+    labels: Labels | None
 
     @property
     def words(self) -> frozenset[str]:
@@ -101,12 +105,6 @@ class Facts:
         return self.ending.op if self.ending else None
 
 
-def split_name(name: str) -> list[str]:
-    """Give the words of a name in lower case: `present.0.key`, `stateN`, `h0`, `last_hidden_state`."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z0-9])|(?<=[0-9])(?=[A-Za-z])", " ", name)
-    return [word for word in re.split(r"[^a-z0-9]+", spaced.lower()) if word]
-
-
 def recognise(
     outputs: Mapping[str, Observed],
     *,
@@ -115,7 +113,7 @@ def recognise(
     endings: Mapping[str, Ending],
     rows_vary: frozenset[str] = frozenset(),
     declared: Mapping[str, OutputDeclaration] | None = None,
-    labelled: tuple[str, str] | None = None,
+    labelled: Labels | None = None,
     like: Mapping[str, tuple[OutputKind, str]] | None = None,
 ) -> dict[str, Recognition]:
     """Tell for each output what it is.
@@ -127,7 +125,7 @@ def recognise(
         endings: how the graph makes them, as far as the graph is known.
         rows_vary: outputs that had different shapes for inputs of equal shapes.
         declared: what the owner says.
-        labelled: the output that the labels fit, and the metric that they are for.
+        labelled: what the labels are for.
         like: what outputs were taken for on other samples, and why; they stay that.
     """
     declared = declared or {}
@@ -135,8 +133,8 @@ def recognise(
     for name, seen in outputs.items():
         ending = endings.get(name)
         varies = name in rows_vary or (ending is not None and ending.rows_depend_on_data and len(seen.shapes) > 1)
-        metric = labelled[1] if labelled and labelled[0] == name else None
-        facts = Facts(name, seen, ending, inputs, shapes[name], varies, metric)
+        labels = labelled if labelled and labelled.output == name else None
+        facts = Facts(name, seen, ending, inputs, shapes[name], varies, labels)
         said = declared.get(name)
         kind, reason = _declared(said) or _by_labels(facts) or (like or {}).get(name) or _recognise(facts)
         weight = said.weight if said and said.weight else DEFAULT_WEIGHTS.get(kind, 1.0)
@@ -164,16 +162,17 @@ def _recognise(facts: Facts) -> Found:
 
 
 def _by_labels(facts: Facts) -> Found | None:
-    if facts.metric is None:
+    if facts.labels is None:
         return None
-    reason = f"the labels, which are for {facts.metric}, fit it"
-    if facts.metric in {"mse", "mae"}:
+    metric, told = facts.labels.metric, facts.labels.told
+    reason = f"the labels, which are for {metric}{f' and read {told}' if told else ''}, fit it"
+    if metric in {"mse", "mae"}:
         return "values", reason
-    if facts.metric == "perplexity" and facts.seen.ndim == 3:
+    if metric == "perplexity" and facts.seen.ndim == 3:
         return "tokens", reason
-    if facts.metric == "edit_distance" and not facts.seen.is_float:
+    if metric == "edit_distance" and not facts.seen.is_float:
         return "tokens", reason
-    return ("mask" if facts.metric == "iou" or facts.seen.ndim >= 4 else "classes"), reason
+    return ("mask" if metric == "iou" or facts.seen.ndim >= 4 else "classes"), reason
 
 
 def _by_state(facts: Facts) -> Found | None:
@@ -185,7 +184,7 @@ def _by_state(facts: Facts) -> Found | None:
         return "state", f"it is the last state of a recurrent operator that starts from the input `{starts[0]}`"
     if twin is not None and facts.words & {"present"}:
         return "state", f"it is what a cache of keys and values has become, which comes in as `{twin}`"
-    if twin is not None and _core(facts.name) & _STATE_WORDS:
+    if twin is not None and core(facts.name) & STATE_WORDS:
         return "state", f"the input `{twin}` has its name and its shape, so that it comes back at the next step"
     if {"present", "key"} <= facts.words or {"present", "value"} <= facts.words:
         return "state", "its name is that of a cache of keys and values"
@@ -194,22 +193,12 @@ def _by_state(facts: Facts) -> Found | None:
 
 def _twins(facts: Facts) -> Iterator[str]:
     """Yield inputs that are this output one step before: a like name, the same shape but for one axis that may grow."""
-    core = _core(facts.name)
     for name, array in facts.inputs.items():
         if not np.issubdtype(array.dtype, np.inexact) and array.dtype.kind != "V":
             continue
-        same_name = core and (_core(name) == core or _letters(_core(name)) == _letters(core) != frozenset())
         differing = sum(left != right for left, right in zip(array.shape, facts.shape, strict=False))
-        if same_name and array.ndim == len(facts.shape) and differing <= 1:
+        if same_core(name, facts.name) and array.ndim == len(facts.shape) and differing <= 1:
             yield name
-
-
-def _core(name: str) -> frozenset[str]:
-    return frozenset(_SAME_WORD.get(word, word) for word in split_name(name) if word not in _IN_OR_OUT)
-
-
-def _letters(words: frozenset[str]) -> frozenset[str]:
-    return frozenset(word for word in words if not word.isdigit())
 
 
 def _by_boxes(facts: Facts) -> Found | None:

@@ -24,6 +24,8 @@ from engine.report.values import Quality
 
 # Metrics of a sample that lie between 0 and 1: unseen changes have a known largest size.
 _BOUNDED = frozenset({"top1", "top5", "iou", "edit_distance"})
+# Beside the numbers of columns: the class is not there.
+_NO_CLASS = -2
 
 
 class Task(ABC):
@@ -97,7 +99,10 @@ class Mean(Task):
 
 
 class F1(Task):
-    """Macro F1: the mean over the classes that occur, of a metric of counts."""
+    """Macro F1: the mean over the classes that occur, of a metric of counts.
+
+    Where a sample may have several classes at once, each column's yes is a class, and its no is none.
+    """
 
     def __init__(self, metric: str = "f1") -> None:
         super().__init__(metric)
@@ -105,6 +110,8 @@ class F1(Task):
         self._wanted: list[Ints] = []
         self._owner: list[Ints] = []
         self._samples = 0
+        # What stands for no class.
+        self._none: int | None = None
 
     def add(self, output: Array, label: Array, how: Output) -> None:
         """Keep the decisions and labels that count."""
@@ -112,6 +119,9 @@ class F1(Task):
         if decided.size != label.size:
             raise DatasetInvalidError(f"f1 needs one label per decision: {label.shape} does not fit {decided.shape}")
         wanted = label.astype(np.int64).reshape(decided.shape)
+        if how.several:
+            self._none = _NO_CLASS
+            decided, wanted = _columns(decided), _columns(wanted)
         rows = np.arange(self._samples, self._samples + len(wanted)).reshape(-1, *[1] * (wanted.ndim - 1))
         counted = wanted != -1
         self.decided.append(decided[counted])
@@ -123,8 +133,8 @@ class F1(Task):
         """Compare to first order: each sample's pull on one score less its pull on the other."""
         wanted, owner = np.concatenate(self._wanted), np.concatenate(self._owner)
         before_decided, after_decided = np.concatenate(original.decided), np.concatenate(self.decided)
-        before, before_pull = _macro_f1(before_decided, wanted, owner, self._samples)
-        after, after_pull = _macro_f1(after_decided, wanted, owner, self._samples)
+        before, before_pull = _macro_f1(before_decided, wanted, owner, self._samples, self._none)
+        after, after_pull = _macro_f1(after_decided, wanted, owner, self._samples, self._none)
         pull = after_pull - before_pull
         # As if one more sample had changed: none that did so far does not mean that none will.
         unseen = max(float(np.abs(pull).max(initial=0.0)), 1 / self._samples)
@@ -141,7 +151,12 @@ class F1(Task):
         )
 
 
-def _macro_f1(decided: Ints, wanted: Ints, owner: Ints, samples: int) -> tuple[float, Floats]:
+def _columns(marks: Ints) -> Ints:
+    """Give the number of its column to each yes; what is not labelled (-1) stays that."""
+    return np.where(marks == 1, np.arange(marks.shape[1]), np.where(marks == 0, _NO_CLASS, marks))
+
+
+def _macro_f1(decided: Ints, wanted: Ints, owner: Ints, samples: int, none: int | None = None) -> tuple[float, Floats]:
     """Give macro F1, and how much each sample pulls on it (the first-order influence; their squares add up to the variance)."""
     classes, codes = np.unique(np.concatenate([wanted, decided]), return_inverse=True)
     truth, guess = codes[: len(wanted)], codes[len(wanted) :]
@@ -149,11 +164,16 @@ def _macro_f1(decided: Ints, wanted: Ints, owner: Ints, samples: int) -> tuple[f
     true_positive = np.bincount(truth[right], minlength=len(classes))
     either = np.bincount(truth, minlength=len(classes)) + np.bincount(guess, minlength=len(classes))
     score = 2 * true_positive / either
+    # A share of the mean for each class that is one.
+    counts = (classes != none).astype(np.float64)
+    counts /= max(counts.sum(), 1)
     pull = np.where(
-        right, 2 * (1 - score[truth]) / either[truth], -score[truth] / either[truth] - score[guess] / either[guess]
+        right,
+        2 * counts[truth] * (1 - score[truth]) / either[truth],
+        -counts[truth] * score[truth] / either[truth] - counts[guess] * score[guess] / either[guess],
     )
-    pulls = np.bincount(owner, weights=pull / len(classes), minlength=samples).astype(np.float64)
-    return float(score.mean()), pulls
+    pulls = np.bincount(owner, weights=pull, minlength=samples).astype(np.float64)
+    return float((counts * score).sum()), pulls
 
 
 class Perplexity(Task):

@@ -86,6 +86,12 @@ class MixedPrecision(Pass):
             )
         return None
 
+    def skips(self, samples: int, fixed: int | None) -> str | None:
+        """Say that too few samples are there to refine the candidates with fixed ranges."""
+        from engine.passes.quantize_static import fidelity_skips
+
+        return fidelity_skips(samples, fixed) if {"static", "regions"} & set(self.candidates) else None
+
     def prepare(self, model: "ir.Model") -> None:
         """Un-share weights, convert old operator sets, and give every operator a name."""
         from engine.quantize.mixed_precision import prepare

@@ -99,6 +99,13 @@ class PruneChannels(Pass):
             )
         return None
 
+    def skips(self, samples: int, fixed: int | None) -> str | None:
+        """Say what cannot be done without data."""
+        del fixed
+        if samples or not (self.reconstruct or self.importance != "magnitude"):
+            return None
+        return "channels are chosen by magnitude and no layer is refitted: both need a dataset"
+
     def check(self, model: "ir.Model") -> "Refusal | None":
         """Refuse names of nodes that do not exist."""
         from engine.prune.channels import check

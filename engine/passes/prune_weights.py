@@ -86,6 +86,13 @@ class PruneWeights(Pass):
             return Refusal(code="not_applicable", reason=f"The network has no {', '.join(self.operators)}.")
         return None
 
+    def skips(self, samples: int, fixed: int | None) -> str | None:
+        """Say what cannot be done without data."""
+        del fixed
+        if samples or self.method != "auto" or self.threshold is not None or self.scope != "layer":
+            return None
+        return "weights are chosen by magnitude and none is repaired: both need a dataset"
+
     def check(self, model: "ir.Model") -> "Refusal | None":
         """Refuse a network without a layer that can get zeros, or where all have theirs."""
         from engine.prune.sparsity import check

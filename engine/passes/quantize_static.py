@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from engine.contract import Context, Observe, Pass, Searchable, Work, Workload
+from engine.data.parts import FEWEST_TO_REFINE
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -13,6 +14,17 @@ if TYPE_CHECKING:
     from engine.inspection import Inspection
     from engine.quantize.static import StaticSettings
     from engine.report.values import Change, Refusal
+
+
+def fidelity_skips(samples: int, fixed: int | None) -> str | None:
+    """Say what static quantization leaves out where so few samples are there to choose by."""
+    needed = max(FEWEST_TO_REFINE, fixed or 1)
+    if not 0 < samples < needed:
+        return None
+    return (
+        "range search, equalisation, SmoothQuant, GPTQ rounding, bias correction and the explanation of each layer are left"
+        f" out: they need {needed} samples to choose by, and {samples} are there"
+    )
 
 
 class QuantizeStatic(Pass):
@@ -89,6 +101,10 @@ class QuantizeStatic(Pass):
                 hint="Upload the floating-point network that it was made from.",
             )
         return None
+
+    def skips(self, samples: int, fixed: int | None) -> str | None:
+        """Say that too few samples are there to try what may make the network more faithful."""
+        return fidelity_skips(samples, fixed) if self.improve else None
 
     def prepare(self, model: "ir.Model") -> None:
         """Un-share weights, and convert old operator sets."""

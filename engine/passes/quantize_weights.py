@@ -115,6 +115,13 @@ class QuantizeWeights(Pass):
             )
         return None
 
+    def skips(self, samples: int, fixed: int | None) -> str | None:
+        """Say that GPTQ has no data to work with."""
+        del fixed
+        if samples or self.method != "auto":
+            return None
+        return "GPTQ is left out, and weights are rounded to nearest: it needs a dataset"
+
     def prepare(self, model: "ir.Model") -> None:
         """Look for weights in Constant nodes too; convert networks older than the standard operators that are asked for."""
         from engine.quantize.weights import prepare

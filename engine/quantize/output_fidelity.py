@@ -12,6 +12,7 @@ import onnx_ir as ir
 from engine.calibrate.observe import fixed_batch
 from engine.contract import RUN_BYTES, Context, Samples
 from engine.data.batches import sample_count
+from engine.data.parts import FEWEST_TO_REFINE
 from engine.graph import io, row_sets
 from engine.graph.activations import affordable_batch
 from engine.graph.endings import endings
@@ -22,7 +23,6 @@ from engine.target import Target
 _MOST_SAMPLES = 128
 _MOST_BYTES = 64 << 20
 _BATCH = 8
-_FEWEST_SAMPLES = 4
 # A perfect copy is not infinitely near.
 _CEILING_DB = 200.0
 
@@ -51,7 +51,7 @@ class OutputFidelity:
         self._feeds: list[Mapping[str, Any]] = []
         self._wanted: list[Outputs] = []
         fixed = fixed_batch(model, samples)
-        if samples is None or len(samples) < max(_FEWEST_SAMPLES, fixed or 1):
+        if samples is None or len(samples) < max(FEWEST_TO_REFINE, fixed or 1):
             return
         session = sessions.session(io.to_bytes(model), target)
         size = fixed or affordable_batch(model, samples, _BATCH, budget=run_bytes, target=target)

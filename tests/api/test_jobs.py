@@ -251,6 +251,19 @@ def test_the_same_job_again_is_answered_at_once_and_says_so(service, client, bod
     assert new_job(client, {**body, "priority": 7})["priority"] == 7
 
 
+def test_a_dry_run_says_how_many_samples_a_gate_takes(client, body, dataset):
+    gates = [
+        {"metric": "top1_agreement", "rule": "min", "value": 0.999},
+        {"metric": "sqnr_db", "rule": "min", "value": 9},
+    ]
+    plan = client.post("/v1/jobs:validate", json={**body, "dataset": dataset, "gates": gates}).json()
+    assert plan["valid"], plan["problem"]
+    (found,) = plan["gate_samples"]
+    assert (found["gate"], found["needed"]) == ("top1_agreement", 3221)
+    assert found["judging"] < 3221
+    assert any("cannot pass on the" in text for text in plan["warnings"])
+
+
 def test_a_poll_with_the_known_etag_is_304(client, body):
     job = new_job(client, body)
     first = client.get(f"/v1/jobs/{job['id']}")

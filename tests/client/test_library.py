@@ -153,11 +153,14 @@ def test_a_dry_run_ends_as_the_job_would(scripted, cli, large):
     problem = {"title": "x", "status": 422, "code": "spec_invalid", "detail": "It is quantized already."}
     plan = {"valid": True, "problem": None, "warnings": ["few samples"], "cached_from": "job_0"}
     plan["estimate"] = {"summary": "About 2 min (1 to 5) and 0.7 GB of memory."}
+    gate = {"gate": "top1", "rule": "max_drop", "value": 0.01, "needed": 268, "usually": 542, "judging": 300}
+    plan["gate_samples"] = [gate]
     scripted.on("POST", "/jobs:validate", {"json": plan}, {"json": plan | {"valid": False, "problem": problem}})
     words = ["compress", large, "--recipe", "int8", "--dry-run", "--no-cache", "--priority", 3]
     done = cli(scripted.url, KEY, *words, "--json")
     assert (done.code, done.json["plan"]) == (0, plan)
     assert "few samples" in done.stderr
+    assert "gate top1 max_drop 0.01: takes 268 samples, about 542 where some decisions change; 300 judge" in done.stderr
     assert "job_0 would answer" in done.stderr
     assert "estimate: About 2 min" in done.stderr
     asked = json.loads(scripted.asked("POST", "/jobs:validate")[0].body)

@@ -62,9 +62,34 @@ def test_types_are_cast_only_without_loss_of_meaning():
     assert not can_cast("float32", "int64")
     assert not can_cast("int64", "int32")
     assert not can_cast("int8", "uint8")
-    network = _network(inputs=[{"name": "image", "dtype": "int64", "shape": None}])
-    with pytest.raises(DatasetInvalidError, match="float32, but the network's input is int64"):
-        check_fit(network, _data(dtype="float32"), _spec())
+
+
+@pytest.mark.parametrize(
+    ("array", "wanted", "misfits", "refused"),
+    [
+        ("int64", "int32", {"int8": "300 in sample 4"}, None),
+        ("int64", "int32", {"int32": "3000000000 in sample 7"}, "does not hold 3000000000 in sample 7"),
+        ("int64", "bool", {"bool": "2 in sample 0"}, "bool, which does not hold 2 in sample 0"),
+        ("float32", "int64", {}, None),
+        (
+            "float32",
+            "int64",
+            {"integers": "0.5 in sample 1"},
+            "float32, the network's input is int64, .* 0.5 in sample 1",
+        ),
+        ("float64", "float32", {"float32": "1e+300 in sample 2"}, "does not hold 1e.300 in sample 2"),
+        ("uint8", "float32", {}, None),
+    ],
+)
+def test_arrays_of_other_types_are_taken_where_all_numbers_fit(array, wanted, misfits, refused):
+    network = _network(inputs=[{"name": "image", "dtype": wanted, "shape": None}])
+    described = {"name": "image", "dtype": array, "shape": (700, 3, 8, 8), "low": 0, "high": 1, "misfits": misfits}
+    data = _data(arrays=[described])
+    if refused is None:
+        assert check_fit(network, data, _spec()) == []
+        return
+    with pytest.raises(DatasetInvalidError, match=refused):
+        check_fit(network, data, _spec())
 
 
 @pytest.mark.parametrize(
@@ -225,3 +250,38 @@ def test_a_dataset_declares_outputs_of_its_own():
     )
     with pytest.raises(SpecInvalidError, match="dataset's declaration names `other`"):
         check_fit(_network(), _data(), _spec(), declared={"other": OutputDeclaration(ignore=True)})
+
+
+def test_what_too_few_samples_leave_out_is_said():
+    def said(count, *passes, fixed="n"):
+        network = _network(inputs=[{"name": "image", "dtype": "float32", "shape": [fixed, 3, 8, 8]}])
+        data = None if count is None else _data(shape=(count, 3, 8, 8), labelled=0, metric=None)
+        return [text for text in check_fit(network, data, _spec(*passes)) if text.startswith("Step ")]
+
+    (text,) = said(6, "quantize_static")
+    assert "GPTQ rounding, bias correction" in text
+    assert "need 4 samples to choose by, and 3 are there" in text
+    assert said(8, "quantize_static") == []
+    # A batch that the network fixes has to be full.
+    assert "need 16 samples to choose by, and 10 are there" in said(20, "mixed_precision", fixed=16)[0]
+    skipping = said(None, "quantize_weights", "prune_channels", "prune_weights")
+    assert [text.split(":")[0] for text in skipping] == [
+        "Step 0 (quantize_weights)", "Step 1 (prune_channels)", "Step 2 (prune_weights)",
+    ]  # fmt: skip
+    assert said(200, "quantize_weights", "prune_channels", "prune_weights") == []
+
+
+def test_gates_that_cannot_pass_on_so_few_samples_are_told_before():
+    gates = [{"metric": "top1", "rule": "max_drop", "value": 0.01}]
+    few = _data(shape=(300, 3, 8, 8), labelled=240)
+    assert any(
+        "gate on top1 (max_drop 0.01) cannot pass on the 160" in text
+        for text in check_fit(_network(), few, _spec(gates=gates))
+    )
+    assert check_fit(_network(), _data(shape=(700, 3, 8, 8), labelled=650), _spec(gates=gates)) == []
+
+
+def test_labels_that_nobody_said_the_meaning_of_are_not_left_out_in_silence():
+    label = {"name": "label", "dtype": "float32", "shape": (700, 4)}
+    data = _data(labelled=700, metric=None, label=label)
+    assert any("labels (float32 [700, 4]), but no metric" in text for text in check_fit(_network(), data, _spec()))

@@ -118,6 +118,15 @@ def test_a_crash_inside_a_step_leaves_it_out_next_time(service):
     assert again.attempt == 2
 
 
+def test_what_a_running_job_warns_of_is_told_at_once_and_kept_once(service):
+    job = service.submit().job
+    claim = service.claim()
+    warning = {"type": "warning", "message": "Samples are fed one at a time." + "x" * 600}
+    step(service, queue.progress, claim, [{"type": "started"}, warning, warning])
+    assert service.job(job.id).warnings.count(warning["message"]) == 1
+    assert service.events(job.id).count("warning") == 2
+
+
 def test_crashes_and_losses_are_counted_apart(service):
     job = service.submit().job
     for _ in range(service.settings.max_losses):

@@ -64,7 +64,7 @@ def submit(
             if job.cache == "hit":
                 live.say(f"answered by the result of {job.document.get('cached_from')}; --no-cache does the work again")
             for warning in job.warnings:
-                live.say(f"warning: {warning}")
+                live.warn(warning)
             if wait:
                 return client.jobs.wait(job.id, timeout=deadline.remaining(), on_update=live.update)
     if as_json:
@@ -82,6 +82,10 @@ def dry_run_submission(client: Client, request: JobRequest, deadline: Deadline, 
         raise error_for(problem)
     for warning in found["warnings"]:
         tell(f"warning: {warning}")
+    for gate in found.get("gate_samples") or ():
+        usually = f", about {gate['usually']} where some decisions change" if gate.get("usually") else ""
+        named = f"gate {gate['gate']} {gate['rule']} {gate['value']:g}"
+        tell(f"{named}: takes {gate['needed']} samples{usually}; {gate['judging']} judge")
     if found["cached_from"]:
         tell(f"the result of {found['cached_from']} would answer at once")
     if found.get("estimate"):

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from engine.data.containers.value_range import ValueRange
 from engine.errors import DatasetInvalidError
 from engine.inspection import Preprocessing
 
@@ -22,10 +23,11 @@ _KINDS = "biuf"
 
 @dataclass(frozen=True)
 class Header:
-    """Shape and type of an array; a size is None on an axis where it varies from sample to sample."""
+    """Shape, type and numbers of an array; a size is None on an axis where it varies from sample to sample."""
 
     shape: tuple[int | None, ...]
     dtype: np.dtype[Any]
+    values: ValueRange
 
 
 class Varying:
@@ -77,12 +79,6 @@ def check_type(name: str, dtype: np.dtype[Any]) -> None:
     """Raise DatasetInvalidError for what is neither a number nor a boolean."""
     if dtype.kind not in _KINDS or dtype.hasobject or dtype.itemsize > 8:
         raise DatasetInvalidError(f"Array `{name}` has type {dtype}; only numbers and booleans are taken.")
-
-
-def check_finite(name: str, values: Array) -> None:
-    """Raise DatasetInvalidError for NaN and infinity."""
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise DatasetInvalidError(f"Array `{name}` holds NaN or infinity.")
 
 
 def nbytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:

@@ -3,6 +3,7 @@
 import tempfile
 import zipfile
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -15,10 +16,10 @@ from engine.data.containers.array import (
     MOST_BYTES,
     Array,
     Header,
-    check_finite,
     check_type,
     nbytes,
 )
+from engine.data.containers.value_range import ValueRange
 from engine.data.containers.zips import UNPACKED_FREE_BYTES, check_members
 from engine.errors import DatasetInvalidError
 from engine.inspection import Preprocessing
@@ -54,8 +55,7 @@ class Npz:
 
     def check(self) -> dict[str, Header]:
         """Read everything once and say what it is."""
-        found = {name: checked(self._archive, name) for name in self._names}
-        return {name: Header(npy.shape, npy.dtype) for name, npy in found.items()}
+        return {name: checked(self._archive, name) for name in self._names}
 
     def array(self, name: str, scratch: Path) -> Array:
         """Give an array."""
@@ -87,17 +87,18 @@ def members(archive: zipfile.ZipFile, packed: int) -> list[str]:
     return [entry.filename.removesuffix(".npy") for entry in entries]
 
 
-def checked(archive: zipfile.ZipFile, name: str) -> _Npy:
-    """Read an array once from end to end: its length, its checksum, and that all numbers are finite."""
+def checked(archive: zipfile.ZipFile, name: str) -> Header:
+    """Read an array once from end to end: its length, its checksum, and what its numbers are."""
     entry = archive.getinfo(name + ".npy")
     with archive.open(entry) as stream:
         npy = _read_header(stream, name)
         if npy.offset + npy.nbytes != entry.file_size:
             raise DatasetInvalidError(f"Array `{name}` is truncated or has bytes behind it.")
         chunk = max(1, CHUNK_BYTES // npy.dtype.itemsize) * npy.dtype.itemsize
+        values = ValueRange(name, npy.shape[0] if npy.shape else 1, prod(npy.shape[1:]), npy.fortran_order)
         while data := stream.read(chunk):
-            check_finite(name, np.frombuffer(data, npy.dtype))
-    return npy
+            values.add(np.frombuffer(data, npy.dtype))
+    return Header(npy.shape, npy.dtype, values)
 
 
 def read(archive: zipfile.ZipFile, name: str) -> Array:

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from engine.data.containers import declaration
-from engine.data.containers.array import MOST_ARRAYS, Array, Header, check_finite, flat_chunks, nbytes
+from engine.data.containers.array import MOST_ARRAYS, Array, Header, flat_chunks, nbytes
+from engine.data.containers.value_range import ValueRange
 from engine.errors import DatasetInvalidError
 from engine.inspection import Preprocessing
 
@@ -60,9 +62,10 @@ class Safetensors:
         """Read everything once and say what it is."""
         found = {}
         for name, (shape, dtype, _, _) in self._places.items():
+            values = ValueRange(name, shape[0] if shape else 1, prod(shape[1:]))
             for some in flat_chunks(self._mapped(name)):
-                check_finite(name, some)
-            found[name] = Header(shape, dtype)
+                values.add(some)
+            found[name] = Header(shape, dtype, values)
         return found
 
     def array(self, name: str, scratch: Path) -> Array:

@@ -12,12 +12,14 @@ import numpy as np
 
 from engine.data.containers import declaration, npz
 from engine.data.containers.array import MOST_BYTES, Array, Header, Varying
+from engine.data.containers.value_range import ValueRange
 from engine.data.containers.zips import check_members, opened
 from engine.errors import DatasetInvalidError
 from engine.inspection import Preprocessing
 
 MOST_SAMPLES = 100_000
 _SAMPLE_BYTES = 256 << 20
+_CACHE_AXES = 3
 
 
 class SampleZip:
@@ -45,6 +47,7 @@ class SampleZip:
     def check(self) -> dict[str, Header]:
         """Read everything once and say what it is."""
         shapes: dict[str, list[tuple[int, ...]]] = {}
+        values: dict[str, ValueRange] = {}
         dtypes: dict[str, np.dtype[np.generic]] = {}
         for number, sample in enumerate(self._samples):
             with opened(self._bytes(self._archive, sample)) as inner:
@@ -52,9 +55,10 @@ class SampleZip:
                     if dtypes.setdefault(name, found.dtype) != found.dtype:
                         raise DatasetInvalidError(f"Array `{name}` has another type in `{_told(sample)}`.")
                     shapes.setdefault(name, []).append(tuple(size or 0 for size in found.shape))
+                    values.setdefault(name, ValueRange(name, len(self._samples), 1)).join(found.values, number)
             if any(len(seen) != number + 1 for seen in shapes.values()):
                 raise DatasetInvalidError(f"`{_told(sample)}` does not hold the same arrays as the samples before it.")
-        return {name: Header(_common(name, seen), dtypes[name]) for name, seen in shapes.items()}
+        return {name: Header(_common(name, seen), dtypes[name], values[name]) for name, seen in shapes.items()}
 
     def array(self, name: str, scratch: Path) -> Array | Varying:
         """Give an array: one where all samples have the same size."""
@@ -70,10 +74,11 @@ class SampleZip:
     def _one(inner: zipfile.ZipFile, sample: str) -> dict[str, Header]:
         size = sum(entry.compress_size for entry in inner.infolist())
         found = {name: npz.checked(inner, name) for name in npz.members(inner, max(1, size))}
-        empty = [name for name, array in found.items() if 0 in array.shape]
+        # A cache of keys and values (heads, positions, size) has no positions yet.
+        empty = [name for name, array in found.items() if 0 in array.shape and len(array.shape) < _CACHE_AXES]
         if empty:
             raise DatasetInvalidError(f"Array `{empty[0]}` is empty in `{_told(sample)}`.")
-        return {name: Header(array.shape, array.dtype) for name, array in found.items()}
+        return found
 
     def _shape(self, archive: zipfile.ZipFile, name: str, index: int) -> tuple[int, ...]:
         return self._read(archive, name, index).shape

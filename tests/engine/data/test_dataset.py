@@ -41,7 +41,7 @@ def test_describes_arrays_and_labels(write):
     label = np.array([-1] * 6 + [0, 1, 2, 1], np.int64)
     found = inspect_dataset(write(packed=True, image=np.zeros((10, 1, 4, 4), np.uint8), label=label))
     assert [entry.model_dump() for entry in found.arrays] == [
-        {"name": "image", "dtype": "uint8", "shape": (10, 1, 4, 4)}
+        {"name": "image", "dtype": "uint8", "shape": (10, 1, 4, 4), "low": 0, "high": 0, "misfits": {}}
     ]
     assert (found.samples, found.labelled, found.unlabelled, found.metric) == (10, 4, 6, "top1")
 

@@ -5,7 +5,7 @@ import pytest
 
 from engine.graph.endings import Ending
 from engine.measure.observed import Observed
-from engine.measure.recognition import main_output, recognise, split_name
+from engine.measure.recognition import Labels, main_output, recognise, split_name
 from engine.outputs import OutputDeclaration
 
 RANDOM = np.random.default_rng(0)
@@ -159,9 +159,12 @@ def test_an_image_that_becomes_an_image_is_no_state():
 
 def test_labels_and_declarations_go_before_all_else():
     scores = normal(64, 3)
-    assert kind_of(scores, labelled=("y", "top1")) == "classes"
-    assert kind_of(softmax(scores), op="Softmax", labelled=("y", "mse")) == "values"
-    assert kind_of(scores, labelled=("y", "top1"), declared={"y": OutputDeclaration(kind="embedding")}) == "embedding"
+    assert kind_of(scores, labelled=Labels("y", "top1")) == "classes"
+    assert kind_of(softmax(scores), op="Softmax", labelled=Labels("y", "mse")) == "values"
+    assert (
+        kind_of(scores, labelled=Labels("y", "top1"), declared={"y": OutputDeclaration(kind="embedding")})
+        == "embedding"
+    )
     assert kind_of(scores, like={"y": ("classes", "so it was")}) == "classes"
     ignored = found({"y": scores}, declared={"y": OutputDeclaration(ignore=True)})["y"]
     assert ignored.ignored
