@@ -164,7 +164,8 @@ def _faster(latency: dict[str, Any] | None) -> str:
 
 
 def _memory(*networks: dict[str, Any]) -> str:
-    return " -> ".join(documents.megabytes(each.get("device_peak_bytes")) for each in networks)
+    told = [each.get("device_peak_bytes") for each in networks]
+    return "" if None in told else " -> ".join(map(documents.megabytes, told))
 
 
 def _bar(network: str, results: dict[str, dict[str, Any]]) -> str:
@@ -188,6 +189,7 @@ def _options(report: dict[str, Any], network: str) -> str:
     if not chosen:
         return "the target's own options"
     named = [f"`{name}={value}`" for name, value in chosen["provider_options"].items()]
+    named += [f"fixed `{axis}={size}`" for axis, size in chosen["fixed_axes"].items()]
     named += ["inputs on the device"] if chosen["inputs_on_device"] else []
     named += [f"graph optimisation `{chosen['graph_optimization']}`"] if chosen["graph_optimization"] != "all" else []
     return ", ".join(named) or "the target's own options"

@@ -148,6 +148,7 @@ def tuning_parts(tuning: Json, title: str) -> Iterator[RenderableType]:
 
 def _own_options(options: Json) -> str:
     named = [f"{name}={value}" for name, value in (options.get("provider_options") or {}).items()]
+    named += [f"fixed {axis}={size}" for axis, size in (options.get("fixed_axes") or {}).items()]
     return ", ".join([*named, *(("inputs on the device",) if options.get("inputs_on_device") else ())])
 
 

@@ -38,7 +38,7 @@ def find_options(
     """Look for session options that run a network faster than the target's own.
 
     One option after the other, from the best so far: number of threads; execution mode and spinning; graph optimisation; inputs
-    that stay on the device; the provider's own options, twice, since two may add up; runs that are recorded and played back.
+    that stay on the device; open axes fixed at the sizes of the feeds; the provider's own options, twice, since two may add up; runs that are recorded and played back.
     What was best is then measured again, because the best of several is partly luck. Only options that reach the provider are
     tried, and what does not run with them, or gives other numbers, is named.
 
@@ -52,20 +52,19 @@ def find_options(
     """
     cores = max_threads or cpu_profile().cores
     provider = PROVIDERS[target.provider]
-    rounds = [each for each in _rounds(provider, cores) if each(default_options(target))]
+    search = _Search(model, feeds, target, lock or HostLock(None))
+    rounds = [each for each in _rounds(provider, cores, search.open_axes()) if each(search.default)]
     # The winner once more.
-    search = _Search(model, feeds, target, lock or HostLock(None), seconds=max_seconds / (len(rounds) + 1))
+    search.seconds = max_seconds / (len(rounds) + 1)
     for tries in rounds:
         search.round(tries(search.best))
     return search.result()
 
 
 class _Search:
-    def __init__(
-        self, model: ModelSource, feeds: Sequence[Feed], target: Target, lock: HostLock, *, seconds: float
-    ) -> None:
+    def __init__(self, model: ModelSource, feeds: Sequence[Feed], target: Target, lock: HostLock) -> None:
         self._model, self._feeds, self._target, self._lock = model, feeds, target, lock
-        self._seconds = seconds
+        self.seconds = 0.0
         self.default = default_options(target)
         self.best, self._best_ratio = self.default, 1.0
         self._trials: list[OptionTrial] = []
@@ -118,7 +117,7 @@ class _Search:
             turns = take_turns(
                 sessions,
                 self._feeds,
-                seconds=self._seconds,
+                seconds=self.seconds,
                 min_runs=_MIN_RUNS,
                 max_runs=_MAX_RUNS,
                 precision=0.02,
@@ -134,6 +133,20 @@ class _Search:
         """Open the default twice: the first beside the second is the noise."""
         names = ("default", "default again")
         return {name: session(self._model, self._target, options=self.default) for name in names}
+
+    def open_axes(self) -> dict[str, int]:
+        """Give the sizes of axes that the network leaves open, as far as all feeds have the same."""
+        if PROVIDERS[self._target.provider].tunable.isdisjoint({"fixed_axes"}):
+            return {}
+        found: dict[str, set[int]] = {}
+        with self._lock.working():
+            inputs = self._defaults["default"].inputs
+        for port in inputs:
+            for feed in self._feeds:
+                for axis, size in zip(port.shape, feed[port.name].shape, strict=False):
+                    if isinstance(axis, str):
+                        found.setdefault(axis, set()).add(size)
+        return {axis: sizes.pop() for axis, sizes in found.items() if len(sizes) == 1}
 
     def _open(self, options: SessionOptions, default: Session) -> Session | None:
         """Give a session with some options; None where the network does not run with them, or gives other numbers."""
@@ -170,7 +183,7 @@ class _AsTimed:
 _Tries = Callable[[SessionOptions], list[SessionOptions]]
 
 
-def _rounds(provider: Provider, cores: int) -> list[_Tries]:
+def _rounds(provider: Provider, cores: int, open_axes: Mapping[str, int]) -> list[_Tries]:
     """Give what is tried, round by round; each leaves out options that do not reach the provider."""
 
     def reaching(tries: _Tries) -> _Tries:
@@ -181,6 +194,7 @@ def _rounds(provider: Provider, cores: int) -> list[_Tries]:
         lambda best: _scheduling(best, cores),
         _optimisation,
         lambda best: _on_device(best, provider),
+        lambda best: _fixed(best, open_axes),
         lambda best: _of_the_provider(best, provider),
         lambda best: _of_the_provider(best, provider),
         lambda best: _recorded(best, provider),
@@ -192,6 +206,11 @@ def _on_device(best: SessionOptions, provider: Provider) -> list[SessionOptions]
     if provider.memory is None or best.inputs_on_device:
         return []
     return [best.model_copy(update={"inputs_on_device": True})]
+
+
+def _fixed(best: SessionOptions, open_axes: Mapping[str, int]) -> list[SessionOptions]:
+    """Fix what every run has the same: sizes are then computed once, and what computes them is gone from the graph."""
+    return [best.model_copy(update={"fixed_axes": dict(open_axes)})] if open_axes else []
 
 
 def _of_the_provider(best: SessionOptions, provider: Provider) -> list[SessionOptions]:
@@ -258,6 +277,7 @@ def _words(options: SessionOptions, default: SessionOptions) -> str:
         "graph_optimization": f"graph optimisation `{options.graph_optimization}`",
         "spinning": "spinning" if options.spinning else "no spinning",
         "inputs_on_device": "inputs and outputs on the device" if options.inputs_on_device else "inputs on the host",
+        "fixed_axes": "fixed " + ", ".join(f"`{axis}={size}`" for axis, size in options.fixed_axes.items()),
         "provider_options": ", ".join(
             f"`{name}={value}`"
             for name, value in options.provider_options.items()

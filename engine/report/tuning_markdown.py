@@ -9,8 +9,8 @@ from engine.report.wording import milliseconds, speed, table
 def tuning_lines(tuning: Tuning, heading: str) -> Iterator[str]:
     """Yield the lines of one search."""
     yield from ("", heading, "", tuning.reason, "")
-    on_device = any(trial.options.inputs_on_device or trial.options.provider_options for trial in tuning.trials)
-    more = ("inputs", "provider's options") if on_device else ()
+    on_device = any(_own(trial.options) for trial in tuning.trials)
+    more = ("inputs", "options") if on_device else ()
     head = ("threads", "mode", "graph optimisation", "spinning", *more, "p50", "beside the target's own", "")
     yield from table(head, (_row(trial, tuning.chosen, told_device=on_device) for trial in tuning.trials))
     for each in tuning.impossible:
@@ -34,6 +34,11 @@ def _row(trial: OptionTrial, chosen: SessionOptions | None, *, told_device: bool
     )
 
 
+def _own(options: SessionOptions) -> bool:
+    return bool(options.inputs_on_device or options.provider_options or options.fixed_axes)
+
+
 def _options(options: SessionOptions) -> str:
     named = [f"`{name}={value}`" for name, value in options.provider_options.items()]
+    named += [f"fixed `{axis}={size}`" for axis, size in options.fixed_axes.items()]
     return " ".join(named) or ("inputs on the device" if options.inputs_on_device else "none")

@@ -46,6 +46,8 @@ def _lines(target: Target, options: SessionOptions) -> Iterator[str]:
     if not options.spinning:
         yield 'options.add_session_config_entry("session.intra_op.allow_spinning", "0")'
         yield 'options.add_session_config_entry("session.inter_op.allow_spinning", "0")'
+    for axis, size in options.fixed_axes.items():
+        yield f"options.add_free_dimension_override_by_name({axis!r}, {size})"
     yield from _session(target, options)
     if options.inputs_on_device:
         yield from _binding(options)

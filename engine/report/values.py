@@ -333,6 +333,10 @@ class SessionOptions(_Value):
     inputs_on_device: bool = Field(
         default=False, description="Whether inputs and outputs stay in the device's memory, by IOBinding."
     )
+    fixed_axes: dict[str, int] = Field(
+        default_factory=dict,
+        description="Open axes of the inputs, by name, that are given a size when the session is made; it takes no other then.",
+    )
 
 
 class OptionTrial(_Value):

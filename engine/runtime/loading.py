@@ -179,6 +179,8 @@ def session_options(target: Target, *, optimise: bool, chosen: SessionOptions | 
     options.log_severity_level = 3  # errors
     options.enable_mem_pattern = PROVIDERS[target.provider].memory_pattern
     options.graph_optimization_level = _level(chosen.graph_optimization if optimise else "disabled")
+    for axis, size in chosen.fixed_axes.items():
+        options.add_free_dimension_override_by_name(axis, size)
     # Pool threads spin within a run as they do by default, but not after it: they would disturb the other network's turn.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not chosen.spinning:

@@ -31,7 +31,7 @@ class Provider:
     before_cpu: tuple[str, ...] = ()
     memory_pattern: bool = True
     plugin: str | None = None
-    tunable: frozenset[str] = frozenset({"graph_optimization", "provider_options", "inputs_on_device"})
+    tunable: frozenset[str] = frozenset({"graph_optimization", "provider_options", "inputs_on_device", "fixed_axes"})
     concurrent: bool = True
     nvidia: bool = False
     candidates: tuple[Options, ...] = ()
@@ -66,7 +66,7 @@ def _openvino(target: Target) -> dict[str, str]:
 
 
 # Fewer optimisations of the graph leave more kernels to start, and a session here takes seconds to make.
-_OF_THE_DEVICE = frozenset({"provider_options", "inputs_on_device"})
+_OF_THE_DEVICE = frozenset({"provider_options", "inputs_on_device", "fixed_axes"})
 _CUDA_CANDIDATES: tuple[Options, ...] = (
     {"prefer_nhwc": "1"},
     {"fuse_conv_bias": "1"},
@@ -109,7 +109,7 @@ PROVIDERS: Mapping[ProviderName, Provider] = {
         "cpu",
         _openvino,
         plugin="onnxruntime_ep_openvino",
-        tunable=frozenset({"threads", "graph_optimization", "provider_options"}),
+        tunable=frozenset({"threads", "graph_optimization", "provider_options", "fixed_axes"}),
         candidates=({"PERFORMANCE_HINT": "LATENCY"}, {"NUM_STREAMS": "1"}),
     ),
     "directml": Provider("DmlExecutionProvider", "gpu", _device_zero, memory_pattern=False, concurrent=False),

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
-from engine.errors import ModelUnsupportedError
+from engine.errors import DatasetInvalidError, ModelUnsupportedError
 from engine.graph.agreement import Agreement, OutputAgreement
 from engine.measure import tune as tune_module
 from engine.measure.latency import Turns
 from engine.measure.tune import find_options
+from engine.report.usage import usage
 from engine.runtime.providers import PROVIDERS
 from engine.target import Target
 
@@ -140,3 +142,18 @@ def test_options_that_the_network_does_not_run_with_are_named(convolutions, with
     assert found.impossible[0].reason == "The target cannot record it"
     assert {trial.options.inputs_on_device for trial in found.trials} == {True}
     assert found.trials[0].p50_ms > 0
+
+
+def test_open_axes_are_fixed_where_every_run_has_the_same(build, monkeypatch):
+    monkeypatch.setitem(PROVIDERS, "cpu", replace(PROVIDERS["cpu"], tunable=frozenset({"fixed_axes"})))
+    net = build([helper.make_node("Add", ["x", "x"], ["y"])], {"x": ["n", "t", 4]}, {"y": TensorProto.FLOAT})
+    feeds = [{"x": np.ones((2, length, 4), np.float32)} for length in (3, 5)]
+    found = find_options(net, feeds, Target(), max_seconds=0.2)
+    assert [trial.options.fixed_axes for trial in found.trials] == [{"n": 2}]
+    found = find_options(net, feeds[:1], Target(), max_seconds=0.2)
+    assert [trial.options.fixed_axes for trial in found.trials] == [{"n": 2, "t": 3}]
+    # The session takes no other sizes then: a reader has to be told.
+    options = found.trials[0].options
+    with pytest.raises(DatasetInvalidError):
+        tune_module.session(net, Target(), options=options).run(feeds[1])
+    assert "add_free_dimension_override_by_name('n', 2)" in usage(Target(), options)
