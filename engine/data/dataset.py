@@ -16,6 +16,7 @@ from engine.data.containers.array import CHUNK_BYTES
 from engine.data.decoder_inputs import follow, tokens_input
 from engine.data.initial_state import initial_states
 from engine.data.labels import UNLABELLED, LabelFacts, class_numbers, is_labelled, look_at, usual_metric
+from engine.data.next_tokens import MASK, TOKENS, has_next_tokens, next_tokens
 from engine.data.parts import CALIBRATE, JUDGE, PART, SELECT, Drawn, Sizes, draw
 from engine.data.sample_lengths import length_arrays
 from engine.errors import DatasetInvalidError
@@ -41,7 +42,7 @@ def inspect_dataset(path: Path, *, metric: str | None = None) -> DatasetInspecti
     with open_container(path) as container, tempfile.TemporaryDirectory(prefix="labels-") as scratch:
         headers, preprocessing = container.check(), container.preprocessing()
         samples = _count(headers)
-        kept = _label(container, headers, Path(scratch))
+        kept = _label(container, headers, Path(scratch), metric)
         metric = None if kept is None else metric or usual_metric(kept, look_at(kept))
         labelled = None if kept is None else is_labelled(kept, metric)
         declared = _declared(container, headers, Path(scratch), labelled)
@@ -57,6 +58,8 @@ def inspect_dataset(path: Path, *, metric: str | None = None) -> DatasetInspecti
         for name, header in headers.items()
     }
     label = found.pop(LABEL, None)
+    if label is None and kept is not None:
+        label = ArrayInfo(name=LABEL, dtype=kept.dtype.name, shape=kept.shape)
     count = 0 if labelled is None else int(labelled.sum())
     return DatasetInspection(
         arrays=tuple(found.values()),
@@ -84,6 +87,8 @@ class Dataset:
         with open_container(path) as container:
             arrays = {name: container.array(name, scratch) for name in container.names()}
         label = arrays.pop(LABEL, None)
+        if label is None and metric == "perplexity":
+            label = next_tokens(arrays)
         # Varying labels were refused.
         assert not isinstance(label, Varying)
         return cls(arrays, label, metric)
@@ -279,7 +284,9 @@ def _count(headers: Mapping[str, Header]) -> int:
     return samples
 
 
-def _label(container: Container, headers: Mapping[str, Header], scratch: Path) -> Array | None:
+def _label(container: Container, headers: Mapping[str, Header], scratch: Path, metric: str | None) -> Array | None:
+    if LABEL not in headers and has_next_tokens(headers, metric):
+        return next_tokens({name: container.array(name, scratch) for name in headers if name in {TOKENS, MASK}})
     label = container.array(LABEL, scratch) if LABEL in headers else None
     # Varying labels were refused.
     assert not isinstance(label, Varying)

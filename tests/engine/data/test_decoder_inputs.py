@@ -138,3 +138,19 @@ def test_sizes_of_heads_that_the_inputs_leave_open_are_read_off_the_graph(decode
 def test_without_data_a_decoder_runs_on_made_up_texts(decoder):
     feed = next(random_samples(inspect_model(decoder).inputs, 4).batches(4))
     assert _logits(decoder, feed).shape == (4, 16, SHAPE.vocabulary)
+
+
+def test_texts_are_their_own_labels_where_perplexity_is_asked_for(tmp_path):
+    tokens = texts(3, 5)
+    mask = np.array([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
+    path = _dataset(tmp_path, input_ids=tokens, attention_mask=mask)
+    found = inspect_dataset(path, metric="nats_per_token")
+    assert (found.metric, found.labelled, found.label.shape) == ("perplexity", 3, (3, 5))
+    label = Dataset.open(path, tmp_path, metric=found.metric).labels()
+    assert label[0].tolist() == [*tokens[0, 1:], -1]
+    assert label[1].tolist() == [-1, -1, tokens[1, 3], tokens[1, 4], -1]
+    assert label[2].tolist() == [tokens[2, 1], tokens[2, 2], -1, -1, -1]
+    # Without it they are only texts, and what is labelled keeps its labels.
+    assert inspect_dataset(path).label is None
+    own = _dataset(tmp_path, input_ids=tokens, label=np.full((3, 5), 7))
+    assert (Dataset.open(own, tmp_path, metric="perplexity").labels() == 7).all()
