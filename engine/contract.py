@@ -129,6 +129,13 @@ class Pass(BaseModel):
     needs_data: ClassVar[bool] = False
     # True: takes weights from disk and puts them there one at a time, so networks larger than memory are welcome.
     streams: ClassVar[bool] = False
+    # True: works on 32-bit floats; a 16-bit network is widened for it, and what is left of its weights is stored as before.
+    widens: ClassVar[bool] = False
+
+    @property
+    def widths_may_change(self) -> bool:
+        """Whether inputs and outputs of the network may become floats of another width."""
+        return False
 
     def work(self, load: Workload) -> Work:
         """Say what the pass will have to do, for an estimate of its time."""

@@ -21,7 +21,7 @@ _LOST_ROWS = 0.1
 # Below this rows are compared one by one although the data decide their order.
 _SAME = 1e-4
 # What an output differs by in the original itself, from one optimisation level to another, is no fault of a change.
-_OWN_SLACK = 4.0
+OWN_SLACK = 4.0
 
 
 class Runnable(Protocol):
@@ -36,18 +36,21 @@ class Runnable(Protocol):
 class OutputAgreement:
     """Of one output. `relative`: the largest difference as a share of its largest value; of integers, the share that differs.
 
-    `own`: what the original itself differs by with and without optimisation, where that was looked at.
+    `scale`: its largest value. `own`: what the original itself differs by, and `floor` what means nothing at this size, where
+    that was looked at.
     """
 
     relative: float
     sqnr_db: float
     is_float: bool = True
+    scale: float = 1.0
     own: float = 0.0
+    floor: float = 0.0
 
     @property
     def moved(self) -> float:
-        """Give the difference, 0 where the original itself differs about as much."""
-        return self.relative if self.relative > _OWN_SLACK * self.own else 0.0
+        """Give the difference, 0 where the original itself differs about as much, or where it means nothing."""
+        return self.relative if self.relative > max(OWN_SLACK * self.own, self.floor) else 0.0
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,25 @@ class Agreement:
         """Give the signal-to-noise ratio of the output of floats where it is least."""
         return self.outputs[self.noisiest].sqnr_db if self.noisiest else _MOST_DB
 
+    def allowed(self, tolerance: float) -> float:
+        """Give by how much the worst output may move where so much is allowed in any case."""
+        worst = self.outputs[self.worst]
+        return max(tolerance, OWN_SLACK * worst.own, worst.floor)
+
     def beside(self, own: "Agreement") -> "Agreement":
-        """Give the same, with what the original itself differs by."""
+        """Give the same, with what the original itself differs by; of several such differences the largest counts."""
         return Agreement(
             {
-                name: replace(each, own=own.outputs[name].relative) if name in own.outputs else each
+                name: replace(each, own=max(each.own, own.outputs[name].relative)) if name in own.outputs else each
+                for name, each in self.outputs.items()
+            }
+        )
+
+    def above(self, floor: Callable[[str, float], float]) -> "Agreement":
+        """Give the same, with the difference that means nothing: a share of an output's largest value, by both."""
+        return Agreement(
+            {
+                name: replace(each, floor=floor(name, each.scale)) if each.is_float and each.scale else each
                 for name, each in self.outputs.items()
             }
         )
@@ -169,7 +186,7 @@ class _Tally:
         partnered = lengths[: len(lengths) - int(np.ceil(_LOST_ROWS * len(lengths)))]
         largest = max(self._largest, float(partnered.max(initial=0.0)))
         noise = self._noise + float(np.square(partnered).sum())
-        return OutputAgreement(largest / scale, _decibel(signal, noise), is_float=self._is_float)
+        return OutputAgreement(largest / scale, _decibel(signal, noise), is_float=self._is_float, scale=scale)
 
 
 def _decibel(signal: float, noise: float) -> float:

@@ -57,6 +57,8 @@ class Coupling:
     parameters: int
     prunable_parameters: float
     prunable_macs: float
+    # The first node whose result has sizes that nothing tells, so that nothing behind it is followed.
+    unsized: ir.Node | None = field(repr=False)
     _cost: Mapping[int, tuple[float, float]] = field(repr=False)
     # Axes that two layers label, as layer x line x place; a place goes if any of its labels goes.
     _overlaps: tuple[Array, ...] = field(repr=False)
@@ -270,10 +272,18 @@ def _result(model: ir.Model, sizes: Sizes, union: Union, runs: list[Execution], 
         parameters=parameters,
         prunable_parameters=shares[0] / max(1, parameters),
         prunable_macs=shares[1] / max(1, sum(macs.values())),
+        unsized=_first_unsized(model, sizes),
         _cost=costs.by_atom(),
         _overlaps=overlaps,
         _overlaps_of={atom: tuple(numbers) for atom, numbers in overlaps_of.items()},
     )
+
+
+def _first_unsized(model: ir.Model, sizes: Sizes) -> ir.Node | None:
+    for node in model.graph:
+        if any(sizes.shape(value) is None for value in node.outputs if value.uses()):
+            return node
+    return None
 
 
 def _canonical(labels: Labels, root: Array) -> Labels:

@@ -10,9 +10,10 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from engine.errors import EngineError, ModelInvalidError
+from engine.graph import runtime_operators
 from engine.graph.derived import is_stored
 from engine.graph.merging import merged
-from engine.graph.sizes import OPEN_SIZE
+from engine.graph.normal_form import normalise
 from engine.report.values import ModelFacts
 from engine.runtime.network_files import parameters, stored_bytes
 
@@ -24,20 +25,14 @@ _STREAMED_FILE_BYTES = 1 << 27
 
 
 def load(path: Path) -> ir.Model:
-    """Read a network; external weights stay on disk until they are used."""
+    """Read a network in its normal form; external weights stay on disk until they are used."""
+    runtime_operators.register()
     try:
         model = ir.load(path)
     except (DecodeError, ValueError, OSError) as error:
         raise ModelInvalidError("The file is not an ONNX network.") from error
-    for value in (*model.graph.inputs, *model.graph.outputs, *(out for node in model.graph for out in node.outputs)):
-        _open_sizes(value)
+    normalise(model)
     return model
-
-
-def _open_sizes(value: ir.Value) -> None:
-    """Write an open size as such where an exporter wrote -1."""
-    if value.shape is not None and OPEN_SIZE in value.shape.dims:
-        value.shape = ir.Shape([None if size == OPEN_SIZE else size for size in value.shape.dims])
 
 
 def save(model: ir.Model, path: Path) -> None:

@@ -16,8 +16,10 @@ import onnxslim
 from onnx_ir.passes import common
 
 from engine.contract import Context
-from engine.errors import EngineError
+from engine.errors import EngineError, VerificationFailedError
 from engine.graph import io, verify
+from engine.graph.declaration import Declaration
+from engine.graph.self_difference import SelfDifferences
 from engine.graph.spatial_mean import use_global_average_pool
 from engine.graph.tree_ensembles import holds_ensembles, shorten, to_version_5, why_kept
 from engine.report.detail_parts import CountChange
@@ -43,12 +45,13 @@ def simplify(model: ir.Model, context: Context) -> Change | Refusal:
     before, stored = _counts(model), io.weight_bytes(model)
     feeds = verify.model_feeds(model, context.calibration) if context.calibration is not None else []
     reference = io.to_bytes(model)
+    own = SelfDifferences(reference, context.target)
     helped: list[str] = []
     dropped: list[DroppedStage] = []
     stages = list(_stages(model))
     for position, (name, stage) in enumerate(stages):
         context.progress(position / len(stages), name)
-        attempt, reason = _attempt(model, stage, reference, feeds, context)
+        attempt, reason = _attempt(model, stage, (reference, own), feeds, context)
         if attempt is None:
             dropped.append(DroppedStage(stage=name, reason=reason))
         elif _has_helped(name, model, attempt):
@@ -82,8 +85,6 @@ class _LibraryFailedError(Exception):
 
 
 def _stages(model: ir.Model) -> Iterator[tuple[str, Stage]]:
-    if any(value.name in model.graph.initializers for value in model.graph.inputs):
-        yield "constant weights", _make_weights_constant
     if any(node.op_type in _CONTROL_FLOW for node in model.graph.all_nodes()) or model.functions:
         yield "control flow", _onnxscript
     yield "constant folding and fusion", _onnxslim
@@ -96,18 +97,25 @@ def _stages(model: ir.Model) -> Iterator[tuple[str, Stage]]:
 
 
 def _attempt(
-    model: ir.Model, stage: Stage, reference: bytes, feeds: Sequence[verify.Feed], context: Context
+    model: ir.Model,
+    stage: Stage,
+    reference: tuple[bytes, SelfDifferences],
+    feeds: Sequence[verify.Feed],
+    context: Context,
 ) -> tuple[ir.Model | None, str]:
     """Run a stage on a copy; give None and the reason unless the result computes the same."""
     try:
         with context.working(), _silent():
             changed = stage(io.copy(model))
+        Declaration.of(model).restore(changed)
         serialized = io.to_bytes(changed)
         onnx.checker.check_model(serialized)
         with context.working():
-            found = verify.same_outputs(reference, serialized, feeds, context.target)
+            found = verify.same_outputs(reference[0], serialized, feeds, context.target, reference[1])
     except _LibraryFailedError as error:
         return None, f"the library that does it failed ({type(error.__cause__).__name__})"
+    except VerificationFailedError as error:
+        return None, f"it broke what the network promises: {error.message.rstrip('.')}"
     except _BROKEN_RESULT as error:
         return None, f"its result does not run ({type(error).__name__})"
     if found.relative > verify.FLOAT_TOLERANCE:
@@ -119,16 +127,7 @@ def _has_helped(stage: str, before: ir.Model, after: ir.Model) -> bool:
     """Say whether a stage changed anything for the better; those of trees rewrite lists inside nodes."""
     if stage in {_SHORTER_TREES, _NEW_TREES}:
         return len(io.to_bytes(after)) < len(io.to_bytes(before))
-    return _counts(after) != _counts(before) or stage == "constant weights"
-
-
-def _make_weights_constant(model: ir.Model) -> ir.Model:
-    """Remove initializers from the inputs: networks before IR version 4 had to list them, and nothing folds what may change."""
-    kept = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
-    model.graph.inputs.clear()
-    model.graph.inputs.extend(kept)
-    model.ir_version = max(model.ir_version, 4)
-    return model
+    return _counts(after) != _counts(before)
 
 
 def _onnxscript(model: ir.Model) -> ir.Model:

@@ -10,8 +10,10 @@ import onnx_ir as ir
 from onnx import shape_inference
 
 from engine.errors import ModelUnsupportedError
+from engine.graph import runtime_operators
 from engine.graph.attributes import integer, integers
 from engine.graph.shape_arithmetic import ELEMENTWISE, MOST_INTEGERS, evaluate, is_small, shape_output
+from engine.graph.shape_trial import shapes_by_running
 
 Shape = tuple[int, ...]
 Array = np.ndarray
@@ -39,6 +41,11 @@ class Sizes:
     def shape(self, value: ir.Value | None) -> Shape | None:
         """Give the value's concrete shape, None where it could not be inferred."""
         return None if value is None or value.name is None else self.shapes.get(value.name)
+
+    def port(self, value: ir.Value) -> tuple[int, Shape] | None:
+        """Give the value's element type and concrete shape, None where either is not known."""
+        shape, kind = self.shape(value), self.types.get(str(value.name))
+        return None if shape is None or kind is None else (kind, shape)
 
     def constant(self, value: ir.Value | None) -> Array | None:
         """Give the value's content if shape arithmetic or a small initializer determines it."""
@@ -156,6 +163,7 @@ def _mixed(sizes: Sizes, node: ir.Node) -> list[Array]:
 
 
 def _infer(model: ir.Model, dims: Mapping[str, int] | None, factors: tuple[int, int]) -> Sizes:
+    runtime_operators.register()
     sizes = Sizes()
     chosen = dict(dims or {})
     for value in model.graph.inputs:
@@ -207,6 +215,8 @@ def _walk(model: ir.Model, sizes: Sizes, node: ir.Node, chosen: dict[str, int], 
     if node.op_type in _SAME_SHAPE and result and inferred.get(result, (0, None))[1] is None:
         # Operators that are defined as functions have no inference of their own.
         inferred |= _infer_contrib(sizes, node, _as_first)
+    if any(inferred.get(str(value.name), (0, None))[1] is None for value in node.outputs if value.uses()):
+        inferred |= shapes_by_running(model, node, sizes.port)
     for value in node.outputs:
         declared = None if value.dtype is None else int(value.dtype)
         kind, shape = inferred.get(value.name or "", (declared, None))

@@ -24,9 +24,10 @@ from onnx import (
 )
 
 from engine.errors import ModelInvalidError, ModelUnsupportedError
-from engine.graph import io
+from engine.graph import checker, io, runtime_operators
 from engine.graph.cache_sizes import with_cache_sizes
 from engine.graph.foreign_formats import recognise, recognise_broken
+from engine.graph.names import tell_apart
 from engine.graph.network_cost import network_cost
 from engine.graph.quantized import is_quantized
 from engine.graph.sizes import OPEN_SIZE
@@ -69,8 +70,10 @@ _BITS: Mapping[int, int] = {
 _WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 
 
-def inspect_model(path: Path, *, alone: bool = False) -> Inspection:
+def inspect_model(path: Path, *, alone: bool = False, mend: bool = False) -> Inspection:
     """Check an untrusted file and say what network it holds; `alone`: the files beside it must be its own.
+
+    `mend`: put a file in its place in which operators of one name, with which ONNX Runtime does not load it, are told apart.
 
     Raises ModelInvalidError where the bytes are not an ONNX network, ModelUnsupportedError where it is one, but is over a
     limit or uses what is not taken here. Call it in a sandbox: parsers have bugs.
@@ -84,6 +87,7 @@ def inspect_model(path: Path, *, alone: bool = False) -> Inspection:
             f"The file has {size} bytes; an ONNX file must stay below 2 GiB.",
             hint="Store the weights as external data.",
         )
+    runtime_operators.register()
     model = _parse(path)
     _check_versions(model)
     nodes = _Counted(model)
@@ -96,7 +100,7 @@ def inspect_model(path: Path, *, alone: bool = False) -> Inspection:
         raise ModelInvalidError(f"The archive holds `{strays[0]}`, which the network does not name as external data.")
     _check_required_inputs(model, nodes)
     inputs, outputs = _boundary(model.graph)
-    _check_with_onnx(path, nodes)
+    wrongly_declared = _check_with_onnx(path, nodes)
     ops = Counter(node.op_type for node in nodes.nodes)
     return Inspection(
         inputs=inputs,
@@ -112,7 +116,7 @@ def inspect_model(path: Path, *, alone: bool = False) -> Inspection:
         float_type=_float_type(nodes.tensors),
         external_data=bool(external),
         cost=network_cost(io.load(path)),
-        warnings=tuple(_warnings(model, nodes)),
+        warnings=(*_warnings(model, nodes), *wrongly_declared, *_shared_names(model, nodes, path if mend else None)),
     )
 
 
@@ -143,9 +147,16 @@ def _check_versions(model: ModelProto) -> None:
         raise ModelUnsupportedError(
             f"The network has IR version {model.ir_version}; {OLDEST_IR} to {onnx.IR_VERSION} are taken."
         )
-    domains = ["" if entry.domain in _STANDARD else entry.domain for entry in model.opset_import]
-    if len(set(domains)) != len(domains):
-        raise ModelInvalidError("The network imports an operator set twice.")
+    versions: dict[str, int] = {}
+    for entry in model.opset_import:
+        domain = "" if entry.domain in _STANDARD else entry.domain
+        # Some converters write one twice; that says nothing new.
+        if versions.setdefault(domain, entry.version) != entry.version:
+            raise ModelInvalidError(
+                f"The network imports the operator set `{domain or 'ai.onnx'}` twice, as version {versions[domain]} and as"
+                f" version {entry.version}.",
+                hint="Keep the version that its operators were written for.",
+            )
     version = next((entry.version for entry in model.opset_import if entry.domain in _STANDARD), None)
     newest = onnx.defs.onnx_opset_version()
     if version is not None and not OLDEST_OPSET <= version <= newest:
@@ -344,6 +355,7 @@ def _check_required_inputs(model: ModelProto, nodes: _Counted) -> None:
             raise ModelInvalidError(
                 f"The operator `{node.op_type}` does not exist in operator set {versions[domain]}.",
                 node=node.name or None,
+                hint="Export the network again; its operators are of another version than it says.",
             ) from error
         required = onnx.defs.OpSchema.FormalParameterOption.Optional
         for position, parameter in enumerate(schema.inputs):
@@ -421,20 +433,29 @@ def _numbers_hint(value: ValueInfoProto, role: str) -> str:
     return "Sequences, maps and strings are not taken."
 
 
-def _check_with_onnx(path: Path, nodes: _Counted) -> None:
+def _check_with_onnx(path: Path, nodes: _Counted) -> tuple[str, ...]:
+    """Refuse what onnx's checker does; what is only declared wrongly is a warning."""
     foreign = any(node.domain not in _STANDARD for node in nodes.nodes)
     try:
         # Shape inference stops at operators that onnx has no schema for, and calls that an error in strict mode.
-        onnx.checker.check_model(str(path), full_check=not foreign)
+        complaint = checker.check(path, infer=not foreign)
     except onnx.checker.ValidationError as error:
         raise ModelInvalidError(f"The network is not valid ONNX: {_first_line(error)}") from error
     except onnx.shape_inference.InferenceError as error:
         raise ModelInvalidError(f"The network's shapes contradict each other: {_first_line(error)}") from error
     except (RuntimeError, ValueError, MemoryError) as error:
         raise ModelInvalidError("The network is not valid ONNX: its graph cannot be checked.") from error
+    if complaint is None:
+        return ()
+    return (
+        (
+            "A shape that the network declares contradicts its operators, which ONNX Runtime goes by; other runtimes may refuse"
+            f" the network: {_first_line(complaint)}"
+        ),
+    )
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: Exception | str) -> str:
     """Give onnx's own sentence: it names operators and tensors of the network, never files of the host."""
     line = next((part for part in str(error).splitlines() if part.strip()), "")
     line = re.sub(r"\[\w+Error\]\s*|Inference error\(s\):\s*", "", line).strip().rstrip(".")
@@ -465,9 +486,25 @@ def _warnings(model: ModelProto, nodes: _Counted) -> Iterator[str]:
     stored = {tensor.name for tensor in model.graph.initializer}
     shadowed = [value.name for value in model.graph.input if value.name in stored]
     if shadowed:
-        yield f"{len(shadowed)} weights are also inputs, as old exporters write them; `simplify` makes them constants."
+        yield f"{len(shadowed)} weights are also inputs, as old exporters write them; every pass takes them for constants."
     if model.training_info:
         yield "The network carries training information, which is dropped."
     control = sorted({node.op_type for node in nodes.nodes} & {"If", "Loop", "Scan"})
     if control:
         yield f"The network holds {', '.join(control)}: passes leave the inside of their bodies alone."
+
+
+def _shared_names(model: ModelProto, nodes: _Counted, path: Path | None) -> Iterator[str]:
+    """Warn of operators that share a name; with a path, write the network anew in which they do not."""
+    renamed = tell_apart(nodes.nodes)
+    if not renamed:
+        return
+    if path is not None:
+        mended = path.with_name(f"{path.name}.mended")
+        mended.write_bytes(model.SerializeToString())
+        # The file may be shared with whoever stored it: it is replaced, never written into.
+        mended.rename(path)
+    yield (
+        f"{renamed} operators share their name with an earlier one; they are told apart by a number behind it, as in `conv`,"
+        " `conv_2`."
+    )

@@ -2,12 +2,11 @@
 
 Two networks are compared output by output, by the largest difference as a share of that output's largest value. Integer kernels
 round differently from the float operators that they replace, so there the signal-to-noise ratio counts instead. Where a network
-decides by the data how many rows an output has, rows are compared as sets. What the original itself differs by, with and without
-ONNX Runtime's optimisation, is no fault of a change.
+decides by the data how many rows an output has, rows are compared as sets. What the original itself differs by is no fault of a
+change.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ import onnx_ir as ir
 from engine.contract import Samples
 from engine.data.batches import Alone, padded, run_size
 from engine.errors import EngineError, VerificationFailedError
-from engine.graph import io, quantized
+from engine.graph import checker, io, quantized
 from engine.graph.agreement import Agreement, agreement, family
-from engine.graph.endings import rows_may_swap
 from engine.graph.pieces import Pieces
+from engine.graph.self_difference import SelfDifferences
 from engine.runtime import sessions
 from engine.runtime.sessions import ModelSource, Session
 from engine.target import Target
@@ -47,45 +46,45 @@ Runnable = Session | Pieces
 
 
 def verify(
-    candidate: Path, original: Path, samples: Samples, target: Target, *, lossless: bool, in_pieces: bool = False
+    candidate: Path,
+    original: Path,
+    samples: Samples,
+    target: Target,
+    *,
+    lossless: bool,
+    in_pieces: bool = False,
+    own: SelfDifferences | None = None,
 ) -> Agreement:
     """Climb the ladder; raises VerificationFailedError at the first broken rung, gives the agreement with the original.
 
-    `in_pieces`: on fewer samples, without ever loading a whole network. Products of float32 numbers are computed as such, also
-    where the target rounds them to fewer bits: that is none of a change.
+    `in_pieces`: on fewer samples, without ever loading a whole network. `own`: what is known of the original's differences
+    from itself. Products of float32 numbers are computed as such, also where the target rounds them to fewer bits: that is none
+    of a change.
     """
-    valid(candidate)
+    valid(candidate, original)
+    own = own or SelfDifferences(original, target, in_pieces=in_pieces)
     target = sessions.exact_target(target)
     load: Callable[..., Runnable] = Pieces if in_pieces else sessions.session
     optimised, reference = load(candidate, target), load(original, target)
     _same_boundary(optimised, reference)
     feeds = list(_sizes(reference, samples, _PIECEWISE_SAMPLES if in_pieces else _SAMPLES))
-    swapping = _swapping(original)
     plain = load(candidate, target, optimise=False)
     try:
-        with_and_without = agreement(plain, optimised, feeds, swapping)
-        to_original = agreement(reference, optimised, feeds, swapping)
+        with_and_without = agreement(plain, optimised, feeds, own.rows_may_swap)
+        to_original = agreement(reference, optimised, feeds, own.rows_may_swap)
     except EngineError as error:
         if isinstance(error, VerificationFailedError):
             raise
         raise VerificationFailedError(
             f"The network does not run where the original does: {error.message}", node=error.node
         ) from error
-
-    def own() -> Agreement:
-        return agreement(load(original, target, optimise=False), reference, feeds, swapping)
-
     if is_quantized(candidate):
         _refuse_wrong_kernels(with_and_without)
     else:
-        _refuse_unstable(with_and_without, HALF_TOLERANCE if computes_in_half(candidate) else FLOAT_TOLERANCE, own)
-    if lossless and to_original.relative > FLOAT_TOLERANCE:
-        moved = to_original.beside(own())
-        if moved.relative > FLOAT_TOLERANCE:
-            raise VerificationFailedError(
-                f"Output `{moved.worst}` moved by {moved.relative:.1e} of its largest value; a lossless step may move it by"
-                f" {FLOAT_TOLERANCE:.0e}."
-            )
+        allowed = HALF_TOLERANCE if computes_in_half(candidate) else FLOAT_TOLERANCE
+        _refuse_unstable(own.excuse(with_and_without, allowed, feeds), allowed)
+    if lossless:
+        _refuse_moved(own.excuse(to_original, FLOAT_TOLERANCE, feeds))
     return to_original
 
 
@@ -103,48 +102,53 @@ def _refuse_wrong_kernels(found: Agreement) -> None:
             )
 
 
-def _refuse_unstable(found: Agreement, allowed: float, own: Callable[[], Agreement]) -> None:
-    if found.relative > allowed:
-        found = found.beside(own())
+def _refuse_unstable(found: Agreement, allowed: float) -> None:
     if found.relative > allowed:
         raise VerificationFailedError(
             f"Output `{found.worst}` is {found.relative:.1e} of its largest value different when ONNX Runtime optimises the"
-            f" network; {allowed:.0e} are allowed."
+            f" network; {found.allowed(allowed):.0e} are allowed."
         )
 
 
-def _swapping(network: ModelSource) -> Callable[[], Mapping[str, bool]]:
-    """Give what says which outputs have rows that the data count or order; the graph is only read when it is asked."""
-
-    def read() -> Mapping[str, bool]:
-        if isinstance(network, Path):
-            return rows_may_swap(io.load(network))
-        return rows_may_swap(ir.from_proto(onnx.load_model_from_string(network)))
-
-    return cache(read)
-
-
-def valid(path: Path) -> None:
-    """Raise VerificationFailedError unless onnx's checker, and shape inference where it knows all operators, accept a file."""
-    structure = onnx.load(path, load_external_data=False)
-    known = all(entry.domain in _STANDARD for entry in structure.opset_import)
-    try:
-        onnx.checker.check_model(str(path), full_check=known)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+def _refuse_moved(found: Agreement) -> None:
+    if found.relative > FLOAT_TOLERANCE:
         raise VerificationFailedError(
-            f"The network is not valid ONNX any more: {str(error).splitlines()[0]}"
-        ) from error
+            f"Output `{found.worst}` moved by {found.relative:.1e} of its largest value; a lossless step may move it by"
+            f" {found.allowed(FLOAT_TOLERANCE):.0e}."
+        )
 
 
-def same_outputs(before: ModelSource, after: ModelSource, feeds: Sequence[Feed], target: Target) -> Agreement:
+def valid(path: Path, original: Path | None = None) -> None:
+    """Raise VerificationFailedError unless onnx's checker, and shape inference where it knows all operators, accept a file.
+
+    `original`: where its own declared shapes are wrong, the file's may be too.
+    """
+    try:
+        complaint = checker.check(path, infer=_known(path))
+        if complaint is None or (original is not None and checker.check(original, infer=_known(original)) is not None):
+            return
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        complaint = str(error)
+    raise VerificationFailedError(f"The network is not valid ONNX any more: {complaint.splitlines()[0]}")
+
+
+def _known(path: Path) -> bool:
+    structure = onnx.load(path, load_external_data=False)
+    return all(entry.domain in _STANDARD for entry in structure.opset_import)
+
+
+def same_outputs(
+    before: ModelSource,
+    after: ModelSource,
+    feeds: Sequence[Feed],
+    target: Target,
+    own: SelfDifferences | None = None,
+) -> Agreement:
     """Compare two stored or serialized networks, and where they differ, beside what the first differs by from itself."""
+    own = own or SelfDifferences(before, target)
     target = sessions.exact_target(target)
-    reference, swapping = sessions.session(before, target), _swapping(before)
-    found = agreement(reference, sessions.session(after, target), feeds, swapping)
-    if found.relative <= FLOAT_TOLERANCE:
-        return found
-    plain = sessions.session(before, target, optimise=False)
-    return found.beside(agreement(plain, reference, feeds, swapping))
+    reference, candidate = (sessions.session(each, target) for each in (before, after))
+    return own.excuse(agreement(reference, candidate, feeds, own.rows_may_swap), FLOAT_TOLERANCE, feeds)
 
 
 def some_feeds(model_inputs: Runnable, samples: Samples, count: int = _SAMPLES) -> list[Feed]:
@@ -178,9 +182,10 @@ def _same_boundary(candidate: Runnable, original: Runnable) -> None:
         ("outputs", original.outputs, candidate.outputs),
     ):
         # A network that computes in 16 bits may be asked to take and give them.
-        before, after = ({port.name: family(port.dtype) for port in ports} for ports in (left, right))
+        before, after = ([(port.name, family(port.dtype)) for port in ports] for ports in (left, right))
         if before != after:
-            raise VerificationFailedError(f"The network's {role} changed: {sorted(before)} became {sorted(after)}.")
+            was, now = (", ".join(f"`{name}` ({kind})" for name, kind in each) for each in (before, after))
+            raise VerificationFailedError(f"The network's {role} changed: {was} became {now}.")
 
 
 def _sizes(session: Runnable, samples: Samples, count: int) -> Iterator[Feed]:

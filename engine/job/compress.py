@@ -23,8 +23,11 @@ from engine.estimate import Speed, estimate_job, measured_speed
 from engine.gate import FIDELITY_METRICS, TASK_METRICS
 from engine.graph import io, verify
 from engine.graph.activations import live_bytes
+from engine.graph.declaration import Declaration, contradictions
 from engine.graph.pieces import Pieces, memory_to_load
+from engine.graph.self_difference import SelfDifferences
 from engine.graph.validate import inspect_model
+from engine.graph.widening import widen
 from engine.inspection import Estimate
 from engine.job.baseline_check import check_baseline, likely_layout
 from engine.job.data import JobData, Labelled
@@ -65,8 +68,14 @@ from engine.runtime.sessions import Session
 from engine.spec import Compress
 
 _FEEDS = 8
+_SELF_FEEDS = 2
 _STEP_SECONDS = 4.0
 _FINAL_SECONDS = 12.0
+# Of networks whose numbers few targets compute with.
+_HINTS = {
+    "bfloat16": "The network holds bfloat16, for which few targets have kernels: export it in float32, which every bfloat16"
+    " number is, and store that in 16 bits by `float16` with `dtype: bfloat16`."
+}
 _BLAME = Blame(
     died="during this step",
     hint="The network may trigger a fault in a library; report it with the network if you can.",
@@ -93,7 +102,7 @@ class _Compression:
         self._current = frame.model
         # By the network's file.
         self._tuned: dict[Path, Tuning] = {}
-        self._inspection = inspect_model(frame.model)
+        self._inspection = inspect_model(frame.model, mend=True)
         data = JobData.open(frame.workspace, frame.scratch)
         self._declared = {**data.declared, **spec.outputs}
         self._preprocessing = data.described.preprocessing if data.described is not None else None
@@ -109,6 +118,8 @@ class _Compression:
         self._decoding: list[verify.Feed] = []
         self._data = data
         self._estimate: Estimate | None = None
+        # How far the original, and each network that a step began with, differs from itself.
+        self._own = {frame.model: SelfDifferences(frame.model, self._target, in_pieces=self._in_pieces)}
 
     def run(self) -> Report:
         self._frame.tell({"type": "started"})
@@ -164,7 +175,7 @@ class _Compression:
         try:
             return open_network(self._frame.model, self._target, in_pieces=self._in_pieces)
         except (ModelInvalidError, ModelUnsupportedError) as error:
-            raise _does_not_run(error) from error
+            raise _does_not_run(error, _HINTS.get(self._inspection.float_type)) from error
 
     def _settle_feeding(self, original: Session | Pieces) -> None:
         """See whether the original takes several samples together; in pieces every run would read all weights."""
@@ -189,7 +200,10 @@ class _Compression:
         """Run the original; a job on a network that does not run is over here."""
         frame = self._frame
         try:
-            original.run(self._feeds[0])
+            graph, outputs = io.load(frame.model), original.run(self._feeds[0])
+            if like is None:
+                for each in contradictions(graph, outputs):
+                    self._warn(each)
             if like is None:
                 self._decoding = self._decoding_feeds(original)
             return Evaluator(
@@ -200,14 +214,15 @@ class _Compression:
                 metric=data.metric,
                 output=labelled_output(self._spec.gates),
                 declared=self._declared,
-                graph=io.load(frame.model),
+                graph=graph,
                 like=like,
                 run_bytes=run_bytes(self._spec.limits.max_memory_mb),
                 scratch=frame.scratch,
                 lock=frame.lock,
             )
         except (ModelInvalidError, ModelUnsupportedError) as error:
-            raise _does_not_run(error, likely_layout(io.load(frame.model), self._feeds[0])) from error
+            likely = likely_layout(io.load(frame.model), self._feeds[0])
+            raise _does_not_run(error, likely or _HINTS.get(self._inspection.float_type)) from error
 
     def _workbench(self, evaluator: Evaluator) -> Workbench:
         calibrate = self._parts.calibrate.samples if self._parts.calibrate is not None else None
@@ -295,7 +310,8 @@ class _Compression:
 
     def _verify(self, candidate: Path, before: Path, *, lossless: bool) -> None:
         samples = self._parts.select.samples
-        verify.verify(candidate, before, samples, self._target, lossless=lossless, in_pieces=self._in_pieces)
+        own = self._own.setdefault(before, SelfDifferences(before, self._target, in_pieces=self._in_pieces))
+        verify.verify(candidate, before, samples, self._target, lossless=lossless, in_pieces=self._in_pieces, own=own)
 
     # Steps
 
@@ -344,7 +360,8 @@ class _Compression:
         if self._in_pieces and not step.streams:
             return _needs_memory(memory_to_load(self._frame.model), self._spec.limits.max_memory_mb)
         model = io.load(self._current)
-        before = io.opset(model)
+        before, declared = io.opset(model), Declaration.of(model)
+        widened = widen(model) if step.widens else None
         step.prepare(model)
         if io.opset(model) != before:
             self._check_conversion(model, before)
@@ -354,12 +371,17 @@ class _Compression:
         if step.needs_data and self._parts.calibrate is None:
             return Refusal(code="needs_data", reason="The pass needs calibration data, and the job has none.")
         context = self._bench.context(self._frame.checkpoint(index), _progress(self._frame, index))
+        if step.widens:
+            widen(context.original)
         observations = context.observe(model, step.observes(model))
         outcome = step.apply(model, observations, context)
         if isinstance(outcome, Refusal):
             return outcome
         measured["change"] = outcome
         step.ensures(model)
+        if widened is not None:
+            widened.narrow(model)
+        declared.restore(model, widths_may_change=step.widths_may_change)
         io.strip(model)
         io.save(model, candidate)
         context.progress(0.8, "verifying")
@@ -440,6 +462,7 @@ class _Compression:
             verdict=self._verdict(quality, costs),
             parts=told,
             preprocessing=self._preprocessing,
+            self_difference=self._own[frame.model].told(self._feeds[:_SELF_FEEDS], verify.FLOAT_TOLERANCE),
             calibration_samples=told.calibrate if told is not None else 0,
             held_out_samples=told.judge if told is not None else 0,
             environment=environment(self._target),

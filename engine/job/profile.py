@@ -60,8 +60,8 @@ def run(spec: Profile, frame: Frame, *, only: frozenset[int] | None = None) -> P
 class _Profiling:
     def __init__(self, spec: Profile, frame: Frame) -> None:
         self._spec, self._frame = spec, frame
-        inspection = inspect_model(frame.model)
-        compared = inspect_model(frame.baseline) if frame.baseline else None
+        inspection = inspect_model(frame.model, mend=True)
+        compared = inspect_model(frame.baseline, mend=True) if frame.baseline else None
         data = JobData.open(frame.workspace, frame.scratch)
         declared = {**data.declared, **spec.outputs}
         self._warnings = check_fit(inspection, data.described, spec, compared, data.judge_described, declared=declared)

@@ -8,6 +8,7 @@ from engine.data.batches import padded, run_size
 from engine.errors import BaselineFailedError, EngineError, ModelInvalidError, ModelUnsupportedError
 from engine.gate import TASK_METRICS
 from engine.graph import io
+from engine.graph.declaration import contradictions
 from engine.inspection import TensorInfo
 from engine.job.data import JobData
 from engine.job.feeding import settle_feeding
@@ -124,6 +125,8 @@ class _Measuring:
         if alone is not None:
             self._network.warn(alone)
         self._feeds = self._batches()
+        for each in contradictions(io.load(self._frame.model), network.run(self._feeds[0])):
+            self._network.warn(each)
 
     def _batches(self) -> list[Feed]:
         """Give some batches as the target wants them, of samples that do not judge."""

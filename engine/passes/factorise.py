@@ -25,6 +25,8 @@ class Factorise(Pass):
     Every layer that stays whole is named with the reason.
     """
 
+    widens: ClassVar[bool] = True
+
     type: Literal["factorise"] = "factorise"
     needs_data: ClassVar[bool] = True
 

@@ -43,6 +43,11 @@ class Float16(Pass):
         (), max_length=4096, description="Names of nodes that stay in float32.", strict=False
     )
 
+    @property
+    def widths_may_change(self) -> bool:
+        """Whether inputs and outputs become 16-bit too."""
+        return not self.keep_io
+
     def settings(self) -> "Float16Settings":
         """Give the parameters as the method takes them."""
         from engine.quantize.float16 import Float16Settings

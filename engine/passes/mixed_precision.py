@@ -29,6 +29,8 @@ class MixedPrecision(Pass):
     Run `simplify` and `fuse` before it.
     """
 
+    widens: ClassVar[bool] = True
+
     type: Literal["mixed_precision"] = "mixed_precision"
     needs_data: ClassVar[bool] = True
 

@@ -1,7 +1,7 @@
 """The `prune_channels` pass: its parameters and its documentation; the work is in engine.prune.channels."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,8 @@ class PruneChannels(Pass):
     `sparsity` is the share that goes. With `max_drop`, `target_size_ratio` or `target_latency_ratio` the share is searched
     by bisection instead, and `sparsity` is the most that is tried.
     """
+
+    widens: ClassVar[bool] = True
 
     type: Literal["prune_channels"] = "prune_channels"
 

@@ -1,7 +1,7 @@
 """The `prune_weights` pass: its parameters and its documentation; the work is in engine.prune.sparsity."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,8 @@ class PruneWeights(Pass):
     data, or with a `threshold` or the scope `global`, the smallest weights go. Rows and channels that are zero as a whole
     are removed for good: that does make the network smaller and faster, and changes no result.
     """
+
+    widens: ClassVar[bool] = True
 
     type: Literal["prune_weights"] = "prune_weights"
 

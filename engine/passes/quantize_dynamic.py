@@ -26,6 +26,8 @@ class QuantizeDynamic(Pass):
 
     streams: ClassVar[bool] = True
 
+    widens: ClassVar[bool] = True
+
     type: Literal["quantize_dynamic"] = "quantize_dynamic"
 
     per_channel: Annotated[bool, Searchable(choices=(True, False))] = Field(

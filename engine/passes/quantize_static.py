@@ -37,6 +37,8 @@ class QuantizeStatic(Pass):
     faster: the same integers, less padding in the kernel.
     """
 
+    widens: ClassVar[bool] = True
+
     type: Literal["quantize_static"] = "quantize_static"
     needs_data: ClassVar[bool] = True
 

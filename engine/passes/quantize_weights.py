@@ -31,6 +31,8 @@ class QuantizeWeights(Pass):
 
     streams: ClassVar[bool] = True
 
+    widens: ClassVar[bool] = True
+
     type: Literal["quantize_weights"] = "quantize_weights"
 
     bits: Annotated[Literal[4, 8], Searchable(choices=(4, 8))] = Field(4, description="Bits per weight.")

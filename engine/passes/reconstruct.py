@@ -23,6 +23,8 @@ class Reconstruct(Pass):
     own it repairs what other passes changed.
     """
 
+    widens: ClassVar[bool] = True
+
     type: Literal["reconstruct"] = "reconstruct"
     needs_data: ClassVar[bool] = True
 

@@ -318,6 +318,15 @@ def _nothing_to_prune(coupling: Coupling, settings: ChannelSettings) -> Refusal:
             hint=f"It has {', '.join(others)}: name them in `kinds`.",
         )
     first = max(coupling.frozen, key=lambda item: item.channels, default=None)
+    if first is None and coupling.unsized is not None:
+        node = coupling.unsized
+        return Refusal(
+            code="not_applicable",
+            reason=f"The sizes behind {node.op_type} `{node.name}` are unknown, so no channels behind it can be followed, and"
+            " before it there are none.",
+            node=node.name,
+            hint="Export the network with fixed sizes there, or without that operator.",
+        )
     if first is None:
         return Refusal(code="not_applicable", reason="The network has no layers with channels that could go.")
     return Refusal(

@@ -30,6 +30,7 @@ Array = npt.NDArray[Any]
 Kept = Mapping[str, npt.NDArray[np.intp]]
 
 # One batch in so many is not fitted to: it decides whether the fit is taken.
+_OTHER_ROWS = "the data decide how many rows it reads, and there are never as many as in the original"
 _HELD_OUT_EVERY = 5
 _LARGEST_BATCH = 32
 _LEAST_BATCHES = 10
@@ -178,6 +179,9 @@ class _Fitting:
             [_as_rows(look(batch), self._axis) for look in (own, self._target)]
             for batch in range(min(4, self._batches))
         ]
+        rows = [pair for pair in rows if len(pair[0]) == len(pair[1])]
+        if not rows:
+            return None
         return aligned(np.concatenate([pair[0] for pair in rows]), np.concatenate([pair[1] for pair in rows]))
 
     def _held(self, batch: int) -> bool:
@@ -192,16 +196,29 @@ class _Fitting:
             return _left(layer.name, layer.node.op_type, reason)
         return self._affine(model, layer) if isinstance(layer, Normalisation) else self._linear(model, layer)
 
-    def _wanted(self, batch: int) -> Array:
-        """Give what the layer should have put out, in the student's channels."""
+    def _pair(self, batch: int) -> tuple[Array, Array] | None:
+        """Give what the layer reads, and what it should have put out in the student's channels.
+
+        None where the data decide how many rows there are, and the two networks have not the same ones.
+        """
         assert self._kept is not None
-        target = np.take(self._target(batch), self._kept, axis=self._axis)
-        return target if self._skip is None else target - self._skip(batch)
+        source, target = self._source(batch), np.take(self._target(batch), self._kept, axis=self._axis)
+        if self._skip is not None:
+            skip = self._skip(batch)
+            if skip.shape != target.shape:
+                return None
+            target = target - skip
+        layer = self._layer
+        if isinstance(layer, Normalisation):
+            return (source, target) if source.size == target.size else None
+        return (source, target) if target.size == layer.row_count(source) * layer.outputs else None
 
     def _linear(self, model: ir.Model, layer: Rows) -> RefittedLayer:
         groups, columns = layer.linear.groups, layer.linear.inputs
         outputs = layer.outputs // groups
         fitted, kept_back = self._moments(layer)
+        if not fitted.rows:
+            return _left(layer.name, layer.node.op_type, _OTHER_ROWS)
         weights = layer.matrix().reshape(groups, outputs, columns)
         offset = layer.offset()
         offsets = None if offset is None else offset.reshape(groups, outputs)
@@ -233,7 +250,10 @@ class _Fitting:
         fitted, kept_back = (Gram(columns, layer.outputs // groups, groups=groups, block=256) for _ in range(2))
         for batch in range(self._batches):
             with self._working():
-                source, target = self._source(batch), self._wanted(batch)
+                pair = self._pair(batch)
+                if pair is None:
+                    continue
+                source, target = pair
                 x = layer.rows(source, batch * per_sample, keep)
                 y = layer.targets(target, source, batch * per_sample, keep)
                 (kept_back if self._held(batch) else fitted).update(x, y)
@@ -246,11 +266,16 @@ class _Fitting:
         rows = {False: 0, True: 0}
         for batch in range(self._batches):
             with self._working():
-                x = layer.normalised(self._source(batch)).reshape(-1, layer.outputs).astype(np.float64)
-                y = self._wanted(batch).reshape(-1, layer.outputs).astype(np.float64)
+                pair = self._pair(batch)
+                if pair is None:
+                    continue
+                x = layer.normalised(pair[0]).reshape(-1, layer.outputs).astype(np.float64)
+                y = pair[1].reshape(-1, layer.outputs).astype(np.float64)
                 held = self._held(batch)
                 sums[held] += np.stack([part.sum(0) for part in (x, y, x * x, x * y, y * y)])
                 rows[held] += len(x)
+        if not rows[False]:
+            return _left(layer.name, layer.node.op_type, _OTHER_ROWS)
         x_sum, y_sum, xx, xy, _ = sums[False]
         new = affine(rows=rows[False], x_sum=x_sum, y_sum=y_sum, xx=xx, xy=xy, gain=gain)
         held = bool(rows[True])

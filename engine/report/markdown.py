@@ -194,6 +194,8 @@ def _conditions(report: Report) -> Iterator[str]:
         yield "Latency is of each network with the session options that it runs best with."
     if report.estimate is not None:
         yield f"When it began, the job was expected to take this: {report.estimate.summary} It took {report.seconds:.0f} s."
+    if report.self_difference is not None:
+        yield report.self_difference.words
     if latency is not None:
         yield (
             f"Latency from {latency.original.samples} runs of the original and {latency.compressed.samples} of the result, in"

@@ -374,6 +374,15 @@ class TuningComparison(_Value):
     compressed: Tuning
 
 
+class SelfDifference(_Value):
+    """How far the original differs from itself: what no step can be blamed for."""
+
+    outputs: dict[str, float] = Field(
+        description="The largest difference that was seen, as a share of the output's largest value."
+    )
+    words: str = Field(description="The same as a sentence, with what was compared.")
+
+
 class Report(_Value):
     """The whole result of a job."""
 
@@ -409,6 +418,9 @@ class Report(_Value):
     )
     preprocessing: Preprocessing | None = Field(
         None, description="What was done to raw data before, as the dataset says it; a deployment has to do the same."
+    )
+    self_difference: SelfDifference | None = Field(
+        None, description="From which lossless steps take their tolerance. Null in reports of older workers."
     )
     calibration_samples: int
     held_out_samples: int = Field(description="Those that `quality` is of.")

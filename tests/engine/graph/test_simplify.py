@@ -97,14 +97,6 @@ def test_constant_conditions_are_resolved(simplified, network):
     assert "control flow" in change.details.stages
 
 
-def test_weights_among_the_inputs_become_constant(simplified, residual_cnn):
-    model = onnx.load_model_from_string(residual_cnn(opset=9, ir_version=3, declare_weights=True))
-    assert len(model.graph.input) > 1
-    after, change = simplified(model.SerializeToString())
-    assert len(onnx.load_model_from_string(after).graph.input) == 1
-    assert "constant weights" in change.details.stages
-
-
 def test_twice_is_harmless(simplified, residual_cnn):
     once, _ = simplified(residual_cnn())
     twice, change = simplified(once)

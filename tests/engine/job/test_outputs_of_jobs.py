@@ -94,6 +94,16 @@ def test_networks_whose_rows_the_data_count_get_a_result_or_a_reason(compress, b
     assert report.quality[0].metric in {"box_f1", "sqnr_db"}
 
 
+@pytest.mark.parametrize(
+    "step", [{"type": "prune_channels", "sparsity": 0.3}, {"type": "quantize_static"}, {"type": "simplify"}]
+)
+def test_layers_behind_rows_that_the_data_count_are_fitted_on_rows_that_are_the_same(compress, step):
+    """Pruning in front of a threshold changes how many rows a second stage sees: those samples tell nothing of its weights."""
+    report = compress(networks.rescored_rows(), step, gates=[{"metric": "sqnr_db", "rule": "min", "value": -20}])
+    (done,) = report.steps
+    assert done.refusal is None or done.refusal.code == "no_gain", done.refusal
+
+
 def test_a_gate_on_one_output_is_judged_on_it(compress):
     gates = [{"metric": "r2@y1", "rule": "min", "value": 0.5}, {"metric": "sqnr_db", "rule": "min", "value": 10}]
     report = compress(networks.two_headed_regression(), {"type": "simplify"}, gates=gates)

@@ -263,6 +263,20 @@ def segmentation(samples: int = 24, size: int = 32) -> Built:
                        {"image": images_with_squares(samples, size)})  # fmt: skip
 
 
+def rescored_rows(samples: int = 40) -> Built:
+    """A second stage behind rows that pass a threshold, of which some samples have none: layers inside see what the data count."""
+    draft = Draft()
+    x = draft.op("Relu", draft.op("Conv", "x", draft.normal("conv", 16, 3, 3, 3, scale=0.25), pads=[1] * 4))
+    x = draft.op("Relu", draft.op("Conv", x, draft.normal("conv1", 16, 16, 3, 3, scale=0.12), pads=[1] * 4))
+    rows = draft.op("Reshape", draft.op("Transpose", x, perm=[0, 2, 3, 1]), draft.ints(-1, 16))
+    best = draft.op("ReduceMax", rows, draft.ints(-1), keepdims=0)
+    kept = draft.op("Compress", rows, draft.op("Greater", best, draft.weight("limit", 2.3)), axis=0)
+    hidden = draft.op("Relu", draft.op("Gemm", kept, draft.normal("first", 16, 64, scale=0.3)))
+    draft.op("Gemm", hidden, draft.normal("second", 64, 6, scale=0.2), out="y")
+    x = np.random.default_rng(11).normal(size=(samples, 3, 6, 6)).astype(np.float32)
+    return draft.built({"x": ([1, 3, 6, 6], FLOAT)}, {"y": (["d", 6], FLOAT)}, {"x": x})
+
+
 def kept_rows(samples: int = 30) -> Built:
     """Rows of a feature map that pass a threshold: how many, the data decide."""
     draft = Draft()

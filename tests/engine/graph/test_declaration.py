@@ -1,0 +1,181 @@
+"""What a network declares stays as its author wrote it, whatever a pass makes of it; what is declared wrongly is said."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from engine import Compress, run
+from engine.errors import ModelInvalidError, VerificationFailedError
+from engine.graph import io, simplify, verify
+from engine.graph.declaration import Declaration, contradictions
+from engine.graph.validate import inspect_model
+from engine.job import compress as compress_module
+from engine.passes.float16 import Float16
+from engine.passes.simplify import Simplify
+from engine.report.values import Memory
+
+_VALUE = helper.make_tensor_value_info
+
+
+def _model(nodes, outputs, weights, *, inputs=None, opset=18):
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        inputs or [_VALUE("x", TensorProto.FLOAT, ["n", 16])],
+        outputs,
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
+    )
+    return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", opset)])
+
+
+def _two_heads():
+    weights = {"w": np.eye(16, 8, dtype=np.float32), "v": np.ones((16, 4), np.float32)}
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("MatMul", ["x", "v"], ["b"])]
+    outputs = [_VALUE("a", TensorProto.FLOAT, ["n", 8]), _VALUE("b", TensorProto.FLOAT, ["n", 4])]
+    return ir.from_proto(_model(nodes, outputs, weights))
+
+
+@pytest.fixture
+def restored():
+    def make(change, **options):
+        model = _two_heads()
+        declared = Declaration.of(model)
+        change(model)
+        declared.restore(model, **options)
+        return [(value.name, value.dtype, io.sizes(value)) for value in (*model.graph.inputs, *model.graph.outputs)]
+
+    return make
+
+
+def test_shapes_are_written_back(restored):
+    def guess(model):
+        model.graph.outputs[0].shape = ir.Shape([1, 8, "k"])
+        model.graph.outputs[1].shape = None
+        model.graph.inputs[0].shape = ir.Shape([1, 16])
+
+    before = restored(lambda _: None)
+    assert restored(guess) == before
+    assert before[1] == ("a", ir.DataType.FLOAT, ("n", 8))
+
+
+def test_names_order_and_types_cannot_be_mended(restored):
+    def swap(model):
+        model.graph.outputs[:] = list(model.graph.outputs)[::-1]
+
+    def rename(model):
+        model.graph.outputs[0].name = "other"
+
+    def narrow(model):
+        model.graph.outputs[1].dtype = ir.DataType.FLOAT16
+
+    def count(model):
+        model.graph.outputs[1].dtype = ir.DataType.INT64
+
+    for change, words in (
+        (swap, "`a`, `b` became `b`, `a`"),
+        (rename, "`other`"),
+        (narrow, "float16"),
+        (count, "int64"),
+    ):
+        with pytest.raises(VerificationFailedError, match=words):
+            restored(change)
+    assert restored(narrow, widths_may_change=True)[2][1] == ir.DataType.FLOAT16
+    with pytest.raises(VerificationFailedError, match="int64"):
+        restored(count, widths_may_change=True)
+    assert Float16(keep_io=False).widths_may_change
+    assert not Float16().widths_may_change
+
+
+def test_another_order_of_outputs_is_caught_on_the_ladder(tmp_path, feeds_of):
+    model = _two_heads()
+    io.save(model, tmp_path / "original.onnx")
+    model.graph.outputs[:] = list(model.graph.outputs)[::-1]
+    io.save(model, tmp_path / "candidate.onnx")
+    with pytest.raises(VerificationFailedError, match=r"outputs changed: `a` .* became `b`"):
+        verify.verify(
+            tmp_path / "candidate.onnx",
+            tmp_path / "original.onnx",
+            feeds_of({"x": np.ones((4, 16))}),
+            verify.Target(),
+            lossless=True,
+        )
+
+
+def test_a_stage_that_guesses_shapes_keeps_the_authors(context, feeds_of, monkeypatch):
+    def guess(model):
+        model.graph.outputs[1].shape = ir.Shape(["n", 4, 1])
+        return model
+
+    def swap(model):
+        model.graph.outputs[:] = list(model.graph.outputs)[::-1]
+        return model
+
+    monkeypatch.setattr(simplify, "_onnxslim", guess)
+    monkeypatch.setattr(simplify, "_fold_batch_norms", swap)
+    model = _two_heads()
+    change = Simplify().apply(model, {}, context(_two_heads(), feeds_of({"x": np.ones((4, 16))})))
+    assert [(value.name, io.sizes(value)) for value in model.graph.outputs] == [("a", ("n", 8)), ("b", ("n", 4))]
+    assert [each.stage for each in change.details.dropped_stages] == ["batch normalisation"]
+    assert "outputs changed" in change.details.dropped_stages[0].reason
+
+
+def _flattening(declared):
+    """Gives as many axes as it likes: the shape is computed, so that nothing but a run tells its rank."""
+    weights = {
+        "w": (np.arange(160, dtype=np.float32).reshape(16, 10) / 99) - 0.7,
+        "first": np.array([0]), "one": np.array([1]), "last": np.array([-1]),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "product"),
+        helper.make_node("Shape", ["a"], ["s"]),
+        helper.make_node("Gather", ["s", "first"], ["count"]),
+        helper.make_node("Concat", ["count", "one", "last"], ["shape"], axis=0),
+        helper.make_node("Reshape", ["a", "shape"], ["y"]),
+    ]
+    return _model(nodes, [_VALUE("y", TensorProto.FLOAT, declared)], weights)
+
+
+def test_a_wrong_declaration_is_told_by_a_run():
+    model = ir.from_proto(_flattening(["n", 10]))
+    assert contradictions(model, {"y": np.zeros((4, 1, 10))}) == [
+        (
+            "Output `y` is declared as [n, 10], but a run gives [4, 1, 10]. ONNX Runtime takes no notice, so the declaration stays"
+            " as it is; other runtimes may refuse the network."
+        )
+    ]
+    assert contradictions(model, {"y": np.zeros((4, 10))}) == []
+    assert len(contradictions(model, {"y": np.zeros((4, 11))})) == 1
+
+
+def test_a_job_on_a_wrong_declaration_runs_and_warns(workspace, monkeypatch):
+    for name in ("_STEP_SECONDS", "_FINAL_SECONDS"):
+        monkeypatch.setattr(compress_module, name, 0.1)
+    folder = workspace(_flattening(["n", 10]).SerializeToString(), x=np.random.default_rng(0).normal(size=(24, 16)))
+    passes = [{"type": "simplify"}, {"type": "quantize_weights", "bits": 8}]
+    spec = Compress.model_validate({"recipe": {"passes": passes}})
+    probe = Memory(peak_rss_bytes=1, load_ms=1, first_run_ms=1)
+    report = run(spec, folder, lambda _event: None, probe=lambda *_: probe)
+    assert report.latency is not None
+    assert any("declared as [n, 10], but a run gives" in each for each in report.warnings)
+    dims = onnx.load(folder / "out" / "model.onnx").graph.output[0].type.tensor_type.shape.dim
+    assert [each.dim_param or each.dim_value for each in dims] == ["n", 10]
+
+
+def test_shapes_that_only_the_declaration_contradicts_are_a_warning(tmp_path):
+    weights = {"w": np.ones((16, 10), np.float32)}
+    path = tmp_path / "net.onnx"
+    onnx.save(
+        _model([helper.make_node("MatMul", ["x", "w"], ["y"])], [_VALUE("y", TensorProto.FLOAT, ["n", 7])], weights),
+        path,
+    )
+    assert any("contradicts its operators" in each for each in inspect_model(path).warnings)
+    verify.valid(path, path)
+    with pytest.raises(VerificationFailedError, match="not valid ONNX"):
+        verify.valid(path)
+    wrong = [helper.make_node("MatMul", ["x", "x"], ["z"]), helper.make_node("MatMul", ["z", "w"], ["y"])]
+    inputs = [_VALUE("x", TensorProto.FLOAT, [3, 16])]
+    onnx.save(_model(wrong, [_VALUE("y", TensorProto.FLOAT, ["n", 7])], weights, inputs=inputs), path)
+    with pytest.raises(ModelInvalidError, match="contradict each other"):
+        inspect_model(path)
