@@ -9,6 +9,7 @@ from engine.errors import VerificationFailedError
 from engine.graph import verify
 from engine.graph.agreement import Agreement, OutputAgreement
 from engine.graph.self_difference import SelfDifferences
+from engine.runtime import sessions
 from engine.target import Target
 
 
@@ -114,6 +115,24 @@ def test_it_is_told_in_words(feeds_of):
     words = own.told(feeds, 1e-4).words
     assert "up to" in words
     assert all(each in words for each in ("last bit", "basic optimisation", "extended optimisation", "on 1 threads"))
+
+
+def test_a_target_that_rounds_products_is_looked_at_and_told(monkeypatch, feeds_of):
+    """Two threads stand in for a target without TF32: what matters is that both are run, and the exact one by default."""
+    exact = Target(threads=2)
+    monkeypatch.setattr(sessions, "exact_target", lambda _target: exact)
+    opened = []
+    made = sessions.session
+    monkeypatch.setattr(
+        sessions, "session", lambda network, target, **more: opened.append(target) or made(network, target, **more)
+    )
+    feeds = list(feeds_of({"x": np.ones((2, 64))}).batches(1))
+    told = SelfDifferences(_rare(-1.0), Target()).told(feeds, 1e-4)
+    assert opened == [exact, exact, exact, Target()]
+    assert "as the target rounds products" in told.words
+    assert told.words.endswith(
+        "Steps were verified with products of 32-bit floats as such, not as the target rounds them."
+    )
 
 
 def test_networks_in_memory_are_read_when_they_are_asked_about():
