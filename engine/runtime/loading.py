@@ -176,7 +176,8 @@ def session_options(target: Target, *, optimise: bool, chosen: SessionOptions | 
     mode = runtime.ExecutionMode
     options.execution_mode = mode.ORT_PARALLEL if chosen.execution_mode == "parallel" else mode.ORT_SEQUENTIAL
     options.use_deterministic_compute = True
-    options.log_severity_level = 3  # errors
+    # Fatal ones: errors are raised too, and where something is only tried nobody should read of it on the terminal.
+    options.log_severity_level = 4
     options.enable_mem_pattern = PROVIDERS[target.provider].memory_pattern
     options.graph_optimization_level = _level(chosen.graph_optimization if optimise else "disabled")
     for axis, size in chosen.fixed_axes.items():

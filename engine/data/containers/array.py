@@ -78,7 +78,14 @@ class Container(Protocol):
 def check_type(name: str, dtype: np.dtype[Any]) -> None:
     """Raise DatasetInvalidError for what is neither a number nor a boolean."""
     if dtype.kind not in _KINDS or dtype.hasobject or dtype.itemsize > 8:
-        raise DatasetInvalidError(f"Array `{name}` has type {dtype}; only numbers and booleans are taken.")
+        ragged = (
+            f"Samples of their own sizes: a zip of one .npz per sample, or one array filled up to the longest and beside it"
+            f" `{name}_length`, a whole number per sample."
+        )
+        raise DatasetInvalidError(
+            f"Array `{name}` has type {dtype}; only numbers and booleans are taken.",
+            hint=ragged if dtype.hasobject else None,
+        )
 
 
 def nbytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:

@@ -182,3 +182,12 @@ def test_samples_whose_batch_axis_is_not_the_first_come_one_at_a_time(write, tmp
     assert [feed["rate"].item() for feed in feeds] == [1, 5]
     assert feeds[1]["x"].shape == (1, 4)
     assert np.array_equal(feeds[1]["state"], state[5][:, None])
+
+
+def test_ragged_arrays_are_told_how_to_be_written(write):
+    ragged = np.empty(2, dtype=object)
+    ragged[:] = [np.zeros(3), np.zeros(4)]
+    with pytest.raises(DatasetInvalidError) as refused:
+        inspect_dataset(write(frames=ragged))
+    assert "one .npz per sample" in refused.value.hint
+    assert "`frames_length`" in refused.value.hint

@@ -107,10 +107,12 @@ def _probe(_model, _target, _feed):
         (mixing, "with two, output `y` is another than for each of them alone"),
     ],
 )
-def test_samples_come_one_at_a_time_where_they_have_to(compress, network, words):
+def test_samples_come_one_at_a_time_where_they_have_to(compress, capfd, network, words):
     report, told = compress(network(), "simplify", "quantize_static", x=normal(40, 64))
     assert [step.status for step in report.steps][1:] == ["applied"], [step.refusal for step in report.steps]
     assert any("fed one at a time" in text and words in text for text in told)
+    # What was tried leaves nothing on the terminal.
+    assert "onnxruntime" not in capfd.readouterr().err
     assert report.quality[0].samples == 20
 
 
