@@ -71,13 +71,14 @@ def holds_any(inspection: Inspection, operators: Sequence[str]) -> bool:
     )
 
 
+TREES_HINT = "Tree ensembles have no weights that are multiplied; `simplify` stores them in fewer bytes."
 _TREES = ("TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor")
 
 
 def hint_without_layers(inspection: Inspection, otherwise: str | None = None) -> str | None:
     """Give the way out for who asked for a pass of layers on a network that has none: trees have another pass."""
     if any(inspection.ops.get(kind) for kind in _TREES):
-        return "Tree ensembles have no weights that are multiplied; `simplify` stores them in fewer bytes."
+        return TREES_HINT
     return otherwise
 
 

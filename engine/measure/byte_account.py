@@ -77,6 +77,8 @@ class _Stored:
     tensor: onnx.TensorProto
     names: tuple[str, ...]
     scope: _Scope
+    # Whether it is one of the lists of a tree ensemble.
+    of_trees: bool = False
 
 
 def byte_account(path: Path, reasons: Mapping[str, str]) -> ByteAccount:
@@ -97,7 +99,9 @@ def byte_account(path: Path, reasons: Mapping[str, str]) -> ByteAccount:
         if place is not None and place in places:
             continue  # Tensors of external data may be the same bytes.
         places.add(place)
-        add(*_kind(stored, reasons), 1, data_bytes(stored.tensor))
+        kind: ByteKind
+        kind, reason = ("tree_ensembles", None) if stored.of_trees else _kind(stored, reasons)
+        add(kind, reason, 1, data_bytes(stored.tensor))
     trees = sum(_attribute_bytes(node) for node in _nodes(model) if node.op_type in _TREES)
     if trees:
         add("tree_ensembles", None, 0, trees)
@@ -267,7 +271,8 @@ def _in_attributes(nodes: Iterable[onnx.NodeProto], scope: _Scope) -> Iterator[_
     for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("t"):
-                yield _Stored(attribute.t, tuple(node.output) if node.op_type == "Constant" else (), scope)
+                names = tuple(node.output) if node.op_type == "Constant" else ()
+                yield _Stored(attribute.t, names, scope, of_trees=node.op_type in _TREES)
             for tensor in attribute.tensors:
                 yield _Stored(tensor, (), scope)
         for graph in _bodies(node):

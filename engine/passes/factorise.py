@@ -63,6 +63,7 @@ class Factorise(Pass):
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks that are quantized, or hold none of the operators."""
+        from engine.inspection import hint_without_layers
         from engine.report.values import Refusal
 
         if inspection.quantized == "fully":
@@ -72,7 +73,11 @@ class Factorise(Pass):
                 hint="Factorise first, then quantize.",
             )
         if not any(inspection.ops.get(operator) for operator in self.operators):
-            return Refusal(code="not_applicable", reason=f"The network has no {', '.join(self.operators)}.")
+            return Refusal(
+                code="not_applicable",
+                reason=f"The network has no {', '.join(self.operators)}.",
+                hint=hint_without_layers(inspection),
+            )
         return None
 
     def check(self, model: "ir.Model") -> "Refusal | None":

@@ -76,6 +76,7 @@ class PruneWeights(Pass):
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks without float weights of these operators."""
+        from engine.inspection import hint_without_layers
         from engine.report.values import Refusal
 
         if inspection.quantized == "fully":
@@ -85,7 +86,11 @@ class PruneWeights(Pass):
                 hint="Prune first, then quantize.",
             )
         if not any(inspection.ops.get(operator) for operator in self.operators):
-            return Refusal(code="not_applicable", reason=f"The network has no {', '.join(self.operators)}.")
+            return Refusal(
+                code="not_applicable",
+                reason=f"The network has no {', '.join(self.operators)}.",
+                hint=hint_without_layers(inspection),
+            )
         return None
 
     def skips(self, samples: int, fixed: int | None) -> str | None:

@@ -1,6 +1,7 @@
 """How MatMulNBits computes: what rounding its activations to 8 bits costs in fidelity and saves in time, and which to take."""
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +19,8 @@ Level = Literal["int8", "float32"]
 ONNX_LEVELS: dict[Level, int] = {"float32": 1, "int8": 4}
 # A decibel of fidelity is worth this share of the time of a run.
 _TIME_OF_A_DECIBEL = 0.1
+# Longer is not worth the choice: the level `int8` then stays.
+_LONGEST_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,19 @@ class Measured:
 def choose_level(model: ir.Model, context: Context) -> AccuracyChoice | None:
     """Run a network at both levels on the samples to choose by, set the better one in place, and say why.
 
-    None where it cannot be told: no MatMulNBits, no data, or outputs that nothing compares.
+    None where it cannot be told: no MatMulNBits, no data, outputs that nothing compares, or runs that take minutes.
     """
     if not any(_products(model)) or not context.has_data or context.select is None:
         return None
     networks: dict[Level, ir.Model] = {"int8": at_level(model, "int8"), "float32": at_level(model, "float32")}
-    quality = {level: context.evaluate(network) for level, network in networks.items()}
-    if not all(quality.values()):
-        return None
+    quality: dict[Level, Sequence[Quality]] = {}
+    started = time.monotonic()
+    for level, network in networks.items():
+        quality[level] = context.evaluate(network)
+        if not quality[level] or time.monotonic() - started > _LONGEST_S:
+            return None
     times = context.race(list(networks.values()))
-    found = [_measured(level, quality[level], time, context) for level, time in zip(networks, times, strict=True)]
+    found = [_measured(level, quality[level], ratio, context) for level, ratio in zip(networks, times, strict=True)]
     chosen, reason = better(*found)
     set_level(model, chosen)
     return AccuracyChoice(
@@ -101,9 +107,9 @@ def _products(model: ir.Model) -> list[ir.Node]:
     return [node for node in model.graph.all_nodes() if node.op_type == "MatMulNBits"]
 
 
-def _measured(level: Level, quality: Sequence[Quality], time: float, context: Context) -> Measured:
+def _measured(level: Level, quality: Sequence[Quality], ratio: float, context: Context) -> Measured:
     forbidden = next(losses(quality, context.gates), None) is not None
-    return Measured(level, noise_share(quality), float(time), forbidden)
+    return Measured(level, noise_share(quality), float(ratio), forbidden)
 
 
 def _decibels(int8: Measured, float32: Measured) -> float:

@@ -17,7 +17,9 @@ from engine.graph.names import require_nodes
 from engine.graph.opset import upgrade
 from engine.graph.products import spell_out
 from engine.graph.quantized import CONVERSIONS, first_quantized
+from engine.graph.tree_ensembles import holds_ensembles
 from engine.graph.unshare import unshare
+from engine.inspection import TREES_HINT
 from engine.quantize import dynamic, integer_types
 from engine.quantize.dynamic_plan import DynamicSettings
 from engine.quantize.dynamic_plan import make_plan as make_dynamic_plan
@@ -106,7 +108,11 @@ def check(model: ir.Model, settings: StaticSettings) -> Refusal | None:
         )
     inner = next(subgraph_layers(model), None)
     where = "" if inner is None else " outside the bodies of If, Loop or Scan"
-    return Refusal(code="not_applicable", reason=f"The network has no Conv, Gemm or MatMul with weights{where}.")
+    return Refusal(
+        code="not_applicable",
+        reason=f"The network has no Conv, Gemm or MatMul with weights{where}.",
+        hint=TREES_HINT if holds_ensembles(model) else None,
+    )
 
 
 def observes(model: ir.Model, settings: StaticSettings) -> Sequence[Observe]:

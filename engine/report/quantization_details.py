@@ -176,7 +176,8 @@ class WeightsDetails(Detail):
     weight_bytes_before: int
     weight_bytes_after: int
     accuracy: AccuracyChoice | None = Field(
-        None, description="null: the recipe names the level, or there are no data to measure both on."
+        None,
+        description="null: the recipe names the level, or both could not be measured (no data, or runs of minutes).",
     )
     layers: tuple[StoredLayer, ...]
     in_float: tuple[LeftAlone, ...]

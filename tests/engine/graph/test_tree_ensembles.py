@@ -287,3 +287,18 @@ def test_double_precision_and_old_encoders_keep_their_form():
     old = ir.from_proto(helper.make_model(graph, opset_imports=imports, ir_version=8))
     to_version_5(shorten(old))
     assert old.opset_imports[ML] == 1, "its LabelEncoder means something else later"
+
+
+@pytest.mark.parametrize(
+    "kind", ["quantize_static", "quantize_dynamic", "quantize_weights", "factorise", "prune_weights"]
+)
+def test_passes_of_layers_say_where_trees_get_smaller(kind, tmp_path):
+    from pydantic import TypeAdapter
+
+    from engine.graph.validate import inspect_model
+    from engine.passes import AnyPass
+
+    (tmp_path / "m.onnx").write_bytes(random_forest())
+    step = TypeAdapter(AnyPass).validate_python({"type": kind})
+    refusal = step.requires(inspect_model(tmp_path / "m.onnx")) or step.check(read(random_forest()))
+    assert "simplify" in refusal.hint

@@ -132,6 +132,24 @@ def test_external_data_count_once_and_to_the_byte(tmp_path):
     assert sum(row.bytes for row in account.rows if row.kind != "graph") == held
 
 
+def test_lists_of_trees_have_a_row_of_their_own(tmp_path):
+    lists = {
+        "nodes_treeids": [0] * 3, "nodes_nodeids": [0, 1, 2], "nodes_featureids": [0] * 3, "target_weights": [1.0, 2.0],
+        "nodes_modes": ["BRANCH_LEQ", "LEAF", "LEAF"], "nodes_truenodeids": [1, 0, 0], "nodes_falsenodeids": [2, 0, 0],
+        "nodes_values_as_tensor": numpy_helper.from_array(np.zeros(3, np.float32), "v"),
+        "target_treeids": [0, 0], "target_nodeids": [1, 2], "target_ids": [0, 0],
+    }  # fmt: skip
+    node = helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=1, **lists)
+    graph = helper.make_graph([node], "g", [_info("x", ["n", 1])], [_info("y", ["n", 1])])
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    onnx.save(helper.make_model(graph, opset_imports=imports), tmp_path / "n.onnx")
+    account = byte_account(tmp_path / "n.onnx", {})
+    assert account.total == (tmp_path / "n.onnx").stat().st_size
+    held = _by_kind(account)
+    assert set(held) == {"tree_ensembles", "graph"}
+    assert held["tree_ensembles"] == sum(attribute.ByteSize() for attribute in node.attribute)
+
+
 def test_numbers_in_the_typed_fields_count_as_they_are_stored():
     numbers = [1, 300, -1]
     tensor = helper.make_tensor("t", TensorProto.INT64, [3], numbers)
