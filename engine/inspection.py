@@ -61,6 +61,7 @@ _SPELLED_OUT = {
     "Attention": "MatMul",
     "FusedGemm": "Gemm",
     "FusedConv": "Conv",
+    "EmbedLayerNormalization": "Gather",
 }
 
 

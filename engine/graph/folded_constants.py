@@ -15,8 +15,11 @@ from engine.graph.weights import counts_as_weights
 
 _STORED = "stored_behind"
 _NARROW = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
-# Where a product reads its weights.
-_PLACES = {"MatMul": (0, 1), "Gemm": (1,), "Conv": (1,), "ConvTranspose": (1,)}
+# Where a layer reads its weights, and a table its rows.
+_PLACES = {
+    "MatMul": (0, 1), "Gemm": (1,), "Conv": (1,), "ConvTranspose": (1,), "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2),
+    "Gather": (0,),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ def _objections(node: ir.Node, weight: ir.Value | None, activation: ir.Value | N
         computed = next((each for each in (weight, activation) if each is not None and _is_computed(each)), None)
         yield BOTH_ACTIVATIONS if computed is None else _computed_by(computed)
     if weight is None or not is_constant(weight):
-        yield _not_constant(weight)
+        yield why_not_constant(weight)
         return
     tensor = _tensor(weight)
     if tensor.dtype != ir.DataType.FLOAT:
@@ -237,7 +237,7 @@ def _objections(node: ir.Node, weight: ir.Value | None, activation: ir.Value | N
         yield NO_MATRIX
 
 
-def _not_constant(weight: ir.Value | None) -> str:
+def why_not_constant(weight: ir.Value | None) -> str:
     """Say that weights are not constant or, where they follow from a constant, from which and how."""
     found = None if weight is None else constant_root(weight)
     if found is None:

@@ -1,4 +1,6 @@
-"""Products in other words: FusedMatMul, FusedGemm, FusedConv, Einsum and Attention with weights, as MatMul, Gemm and Conv.
+"""Products and tables in other words, as MatMul, Gemm, Conv and Gather.
+
+FusedMatMul, FusedGemm, FusedConv, Einsum and Attention with weights are products; EmbedLayerNormalization picks rows of tables.
 
 ONNX Runtime fuses them again when it loads what stayed in float, so spelling them out costs nothing there.
 """
@@ -19,9 +21,12 @@ _CONTRIB = "com.microsoft"
 _ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
     "Relu": (), "Tanh": (), "Sigmoid": (), "LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"),
 }  # fmt: skip
+_OF_INTEGERS = frozenset({"Shape", "Range", "Expand", "Cast", "ReduceSum", "Gather"})
 # Inputs of Attention behind the mask; each changes what is computed.
 _ATTENTION_EXTRAS = {4: "a past", 5: "an attention bias", 6: "a length of its past"}
 _MASK, _QKV = 3, 3
+# Inputs of EmbedLayerNormalization: ids, segments, three tables, scale and offset, mask, positions.
+_SEGMENTS, _WORDS, _POSITIONS, _SEGMENT_ROWS, _SCALE, _OFFSET, _EMBEDDING_MASK, _POSITION_IDS = 1, 2, 3, 4, 5, 6, 7, 8
 # In which Split took sizes as an input.
 _SPLIT_OPSET = 13
 
@@ -42,6 +47,7 @@ def objection(node: ir.Node) -> str | None:
         "FusedConv": _fused_conv_objection,
         "Einsum": _einsum_objection,
         "Attention": _attention_objection,
+        "EmbedLayerNormalization": _embedding_objection,
     }.get(_kind(node))
     return None if reader is None else reader(node)
 
@@ -49,7 +55,7 @@ def objection(node: ir.Node) -> str | None:
 def _kind(node: ir.Node) -> str:
     if node.op_type == "Einsum" and node.domain in STANDARD:
         return "Einsum"
-    fused = {"FusedMatMul", "FusedGemm", "FusedConv", "Attention"}
+    fused = {"FusedMatMul", "FusedGemm", "FusedConv", "Attention", "EmbedLayerNormalization"}
     return node.op_type if node.domain == _CONTRIB and node.op_type in fused else ""
 
 
@@ -118,7 +124,7 @@ def _attention_objections(node: ir.Node) -> Iterator[str]:
     for index, what in _ATTENTION_EXTRAS.items():
         if _at(node, index) is not None:
             yield f"it reads {what}, which only the operator with packed weights takes in this form"
-    if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
+    if _used(node, 1):
         yield "it hands on keys and values, packed in one tensor"
     if integer(node, "do_rotary", 0):
         yield "it turns positions inside"
@@ -132,7 +138,34 @@ def _mask_is_plain(node: ir.Node) -> bool:
     if mask is None or _rank(mask) in {2, 3}:
         return True
     maker = mask.producer()
-    return maker is not None and maker.op_type == "EmbedLayerNormalization"
+    if maker is not None:
+        # A number of keys for each sample.
+        return maker.op_type in {"EmbedLayerNormalization", "ReduceSum"} and _rank(mask) in {1, None}
+    return _rank(mask) == 1 and _counts_samples(mask)
+
+
+def _counts_samples(mask: ir.Value) -> bool:
+    """Say whether an input's only axis is the first axis of another input too: the axis of samples."""
+    graph = mask.graph
+    size = None if mask.shape is None else mask.shape[0]
+    named = isinstance(size, int) or (size is not None and size.value is not None)
+    others = [] if graph is None else [each for each in graph.inputs if each is not mask and _rank(each)]
+    return named and any(each.shape is not None and each.shape[0] == size for each in others)
+
+
+def _embedding_objection(node: ir.Node) -> str | None:
+    if _weights(_at(node, _WORDS)) is None:
+        return "its table is not constant"
+    if _used(node, 1) and _at(node, _EMBEDDING_MASK) is None:
+        return "it makes a mask of nothing"
+    return None
+
+
+def _used(node: ir.Node, index: int) -> bool:
+    """Say whether anything reads an output."""
+    if index >= len(node.outputs):
+        return False
+    return bool(node.outputs[index].uses()) or node.outputs[index].is_graph_output()
 
 
 class _Equation:
@@ -189,12 +222,15 @@ class _Speller:
             "Einsum": self._einsum,
             "Attention": self._attention,
         }
-        nodes = writers[_kind(node)](node)
-        result = nodes[-1].outputs[0]
-        result.type, result.shape = node.outputs[0].type, node.outputs[0].shape
-        ir.convenience.replace_nodes_and_values(
-            cast("ir.Graph", node.graph), node, [node], nodes, node.outputs[:1], [result]
-        )
+        if _kind(node) == "EmbedLayerNormalization":
+            nodes, results = self._embedding(node)
+        else:
+            nodes = writers[_kind(node)](node)
+            results = [nodes[-1].outputs[0]]
+        replaced = node.outputs[: len(results)]
+        for old, new in zip(replaced, results, strict=True):
+            new.type, new.shape = old.type, old.shape
+        ir.convenience.replace_nodes_and_values(cast("ir.Graph", node.graph), node, [node], nodes, replaced, results)
 
     def _matmul(self, node: ir.Node) -> list[ir.Node]:
         nodes: list[ir.Node] = []
@@ -278,6 +314,58 @@ class _Speller:
         self._named(heads, node)
         return [product, added, parts, heads]
 
+    def _embedding(self, node: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:
+        """Rows of words, positions and segments, then SkipLayerNormalization, which adds and normalises them."""
+        ids, words = cast("ir.Value", node.inputs[0]), cast("ir.Value", node.inputs[_WORDS])
+        places, nodes = _at(node, _POSITION_IDS), list[ir.Node]()
+        if places is None:
+            nodes = self._positions(ids, node)
+            places = nodes[-1].outputs[0]
+        picked = self._node("Gather", [words, ids], node, name=node_name(node))
+        rows = self._node("Gather", [node.inputs[_POSITIONS], places], node)
+        nodes += [picked, rows]
+        if _at(node, _SEGMENT_ROWS) is not None and _at(node, _SEGMENTS) is not None:
+            segments = self._node("Gather", [node.inputs[_SEGMENT_ROWS], node.inputs[_SEGMENTS]], node)
+            rows = self._node("Add", [rows.outputs[0], segments.outputs[0]], node)
+            nodes += [segments, rows]
+        attributes = [node.attributes["epsilon"]] if "epsilon" in node.attributes else []
+        operands = [picked.outputs[0], rows.outputs[0], node.inputs[_SCALE], node.inputs[_OFFSET]]
+        normal = ir.Node(_CONTRIB, "SkipLayerNormalization", operands, attributes, num_outputs=4)
+        self._named(normal, node)
+        counted = self._counted(node) if _used(node, 1) else []
+        results = [normal.outputs[0]]
+        if counted:
+            results.append(counted[-1].outputs[0])
+        elif _used(node, 2):
+            # The mask's place is between; nothing reads it.
+            node.outputs[2].replace_all_uses_with(normal.outputs[3])
+        if counted and _used(node, 2):
+            results.append(normal.outputs[3])
+        return [*nodes, normal, *counted], results
+
+    def _positions(self, ids: ir.Value, node: ir.Node) -> list[ir.Node]:
+        """0, 1, 2, ... along each row of ids."""
+        shape = self._node("Shape", [ids], node)
+        length = self._node("Gather", [shape.outputs[0], self._constant("axis_", np.array(1, np.int64))], node)
+        start, step = (self._constant("count_", np.array(value, np.int64)) for value in (0, 1))
+        counted = self._node("Range", [start, length.outputs[0], step], node)
+        spread = self._node("Expand", [counted.outputs[0], shape.outputs[0]], node)
+        return [shape, length, counted, spread]
+
+    def _counted(self, node: ir.Node) -> list[ir.Node]:
+        """How many keys of each sample the mask lets through."""
+        narrow = self._node("Cast", [node.inputs[_EMBEDDING_MASK]], node)
+        narrow.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.INT32))
+        attributes: list[ir.Attr] = [ir.AttrInt64("keepdims", 0)]
+        inputs: list[ir.Value | None] = [narrow.outputs[0]]
+        if io.opset(self._model) >= _SPLIT_OPSET:
+            inputs.append(self._constant("axes_", np.array([1], np.int64)))
+        else:
+            attributes.append(ir.AttrInt64s("axes", [1]))
+        total = ir.Node("", "ReduceSum", inputs, attributes, num_outputs=1)
+        self._named(total, node)
+        return [narrow, total]
+
     def _reshaped(self, weights: ir.Value, shape: tuple[int, int]) -> ir.Value:
         """Give constant weights of another shape, read past what moves them."""
         root, moves = cast("tuple[ir.Value, tuple[ir.Node, ...]]", constant_root(weights))
@@ -320,7 +408,8 @@ class _Speller:
         stem = origin.name or str(origin.outputs[0].name)
         for output in node.outputs:
             output.name = io.unused_name(self._taken, f"{stem}_{node.op_type.lower()}_")
-            output.type = origin.outputs[0].type
+            # Sizes, counts and shapes are integers.
+            output.type = None if node.op_type in _OF_INTEGERS else origin.outputs[0].type
         if not node.name:
             node.name = io.unused_name(self._taken, f"{stem}_{node.op_type}_")
 

@@ -38,7 +38,7 @@ def choose_level(model: ir.Model, context: Context) -> AccuracyChoice | None:
 
     None where it cannot be told: no MatMulNBits, no data, outputs that nothing compares, or runs that take minutes.
     """
-    if not any(_products(model)) or not context.has_data or context.select is None:
+    if not _products(model) or not context.has_data or context.select is None or not len(context.select):
         return None
     networks: dict[Level, ir.Model] = {"int8": at_level(model, "int8"), "float32": at_level(model, "float32")}
     quality: dict[Level, Sequence[Quality]] = {}

@@ -10,12 +10,13 @@ from engine.graph.attributes import integer
 from engine.graph.linear import (
     CONSTANT_INPUT,
     NO_MATRIX,
-    NOT_CONSTANT,
     STANDARD,
     LinearLayer,
+    constant_root,
     is_constant,
     node_name,
     read,
+    why_not_constant,
 )
 from engine.quantize.integer_types import AskedWeights
 
@@ -130,6 +131,8 @@ def _lstm(node: ir.Node) -> IntegerNode | str:
 
 def _table(node: ir.Node) -> IntegerNode | str:
     table = node.inputs[0]
+    if table is not None and constant_root(table) is not None and not table.is_initializer():
+        return why_not_constant(table)
     if table is None or not table.is_initializer() or integer(node, "axis", 0) != 0:
         return "it does not pick rows of a constant table"
     return next(_objections(table, rank=2), None) or IntegerNode(node, (0,))
@@ -138,7 +141,7 @@ def _table(node: ir.Node) -> IntegerNode | str:
 def _objections(weight: ir.Value | None, *, rank: int) -> Iterator[str]:
     """Object to weights of operators that are no linear layers."""
     if weight is None or not is_constant(weight) or weight.const_value is None:
-        yield NOT_CONSTANT
+        yield why_not_constant(weight)
         return
     if weight.const_value.dtype != ir.DataType.FLOAT:
         yield f"its weights are {weight.const_value.dtype.name.lower()}, not float32"

@@ -13,7 +13,17 @@ from engine.graph import io
 from engine.graph.attributes import integer
 from engine.graph.folded_constants import tied_to
 from engine.graph.heads import heads
-from engine.graph.linear import CONSTANT_INPUT, NO_MATRIX, STANDARD, LinearLayer, is_constant, node_name, read
+from engine.graph.linear import (
+    CONSTANT_INPUT,
+    NO_MATRIX,
+    STANDARD,
+    LinearLayer,
+    constant_root,
+    is_constant,
+    node_name,
+    read,
+    why_not_constant,
+)
 from engine.solve.grid import Bits
 
 # The operator sets in which DequantizeLinear took an axis, and then blocks and 4-bit types.
@@ -259,7 +269,8 @@ def _table(node: ir.Node, settings: WeightsSettings, opset: int) -> StoredLayer 
 def _table_objections(node: ir.Node) -> Iterator[str]:
     table, places = node.inputs[0], node.inputs[1]
     if table is None or not is_constant(table) or table.const_value is None:
-        yield "it does not pick rows of a constant table"
+        behind = table is not None and constant_root(table) is not None
+        yield why_not_constant(table) if behind else "it does not pick rows of a constant table"
         return
     shape = table.const_value.shape.numpy()
     if table.const_value.dtype != ir.DataType.FLOAT:

@@ -114,6 +114,29 @@ def test_weights_in_16_bits_that_others_need_stay_with_the_true_reason():
     assert "`other` needs them as they are" in read(model.graph[1])
 
 
+def test_recurrent_weights_and_tables_in_16_bits_are_read_too():
+    random = {
+        "w": _weights((1, 4 * 16, H), np.float16),
+        "r": _weights((1, 4 * 16, 16)),
+        "table": _weights((60, H), np.float16),
+    }
+    nodes = [
+        _cast("table", "rows"),
+        helper.make_node("Gather", ["rows", "ids"], ["x"], "embed"),
+        _cast("w", "wide"),
+        helper.make_node("LSTM", ["x", "wide", "r"], ["y"], "lstm", hidden_size=16),
+    ]
+    model = _model(nodes, random, {"ids": (TensorProto.INT64, [5, 2])})
+    ids = np.arange(10).reshape(5, 2)
+    wanted = _run(model, ids=ids)["y"]
+    fold_constants(model)
+    assert [node.op_type for node in model.graph] == ["Gather", "LSTM"]
+    np.testing.assert_allclose(_run(model, ids=ids)["y"], wanted, atol=1e-6)
+    restore_constants(model)
+    assert sorted(value.dtype.name for value in model.graph.initializers.values()) == ["FLOAT", "FLOAT16", "FLOAT16"]
+    np.testing.assert_allclose(_run(model, ids=ids)["y"], wanted, atol=1e-6)
+
+
 def test_excluded_nodes_and_other_types_keep_their_chains():
     double = _model(
         [_cast("w", "c"), helper.make_node("MatMul", ["x", "c"], ["y"], "p")], {"w": _weights((H, 48), np.float64)}

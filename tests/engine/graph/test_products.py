@@ -100,6 +100,68 @@ def test_it_computes_the_same_as_a_linear_layer(node, inputs, weights, opset):
     np.testing.assert_allclose(found, wanted, atol=2e-5 * np.abs(wanted).max())
 
 
+TABLES = {
+    "words": _normal(90, H), "places": _normal(40, H, seed=1), "kinds": _normal(2, H, seed=2), "scale": _normal(H, seed=3),
+    "offset": _normal(H, seed=4), **QKV,
+}  # fmt: skip
+
+
+def _encoder(*, segments, mask, places, given):
+    """What onnxruntime.transformers makes of a BERT's first layers; `given`: the mask is an input of one number per sample."""
+    inputs = ["ids", "segments" if segments else "", "words", "places", "kinds" if segments else "", "scale", "offset"]
+    inputs += ["mask" if mask else "", *(["at"] if places else [])]
+    embed = helper.make_node(
+        "EmbedLayerNormalization", inputs, ["e", "counts", "sum"], "embed", domain=CONTRIB, epsilon=1e-6
+    )
+    attention = helper.make_node(
+        "Attention",
+        ["e", "w", "b", "lengths" if given else ("counts" if mask else "")],
+        ["a"],
+        "attention",
+        domain=CONTRIB,
+        num_heads=4,
+    )
+    last = helper.make_node("Add", ["a", "sum"], ["y"], "last")
+    used = {
+        "ids",
+        *(["segments"] if segments else []),
+        *(["mask"] if mask else []),
+        *(["at"] if places else []),
+        *(["lengths"] if given else []),
+    }
+    infos = [
+        helper.make_tensor_value_info(n, TensorProto.INT32, ["n"] if n == "lengths" else ["n", "s"])
+        for n in sorted(used)
+    ]
+    graph = helper.make_graph(
+        [embed, attention, last], "g", infos, [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "s", H])],
+        [numpy_helper.from_array(array, name) for name, array in TABLES.items() if name != "kinds" or segments],
+    )  # fmt: skip
+    imports = [helper.make_opsetid("", 14), helper.make_opsetid(CONTRIB, 1)]
+    return ir.from_proto(helper.make_model(graph, opset_imports=imports, ir_version=8)), used
+
+
+@pytest.mark.parametrize("segments", [True, False])
+@pytest.mark.parametrize(("mask", "given"), [(True, False), (False, False), (False, True)])
+@pytest.mark.parametrize("places", [True, False])
+def test_an_encoders_tables_become_plain(segments, mask, places, given):
+    model, used = _encoder(segments=segments, mask=mask, places=places, given=given)
+    before = io.to_bytes(model)
+    spell_out(model)
+    kinds = [node.op_type for node in model.graph]
+    assert kinds.count("Gather") >= 2 + segments
+    assert not {"EmbedLayerNormalization", "Attention"} & set(kinds)
+    assert next(node for node in model.graph if node.name == "embed").inputs[0].name == "words"
+    random = np.random.default_rng(8)
+    feed = {
+        "ids": random.integers(0, 90, (3, 7)), "segments": random.integers(0, 2, (3, 7)), "lengths": np.array([7, 3, 5]),
+        "mask": np.arange(7) < np.array([[7], [3], [5]]), "at": random.integers(0, 40, (3, 7)),
+    }  # fmt: skip
+    feed = {name: array.astype(np.int32) for name, array in feed.items() if name in used}
+    wanted, found = (sessions.session(each, Target()).run(feed)["y"] for each in (before, io.to_bytes(model)))
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
 REFUSED = {
     "a mask of unknown form": (_attention("m"), {**X3, "m": ["k"]}, QKV, "form of its mask"),
     "two activations": (
