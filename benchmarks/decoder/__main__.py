@@ -33,7 +33,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "int4 g32, int8 head": {"bits": 4, "group": 32, "head_bits": 8},
     "int4 g32, int8 head, products alone": {"bits": 4, "group": 32, "head_bits": 8, "operators": ["MatMul"]},
     "int4 g32, int8 head, rounded to nearest": {"bits": 4, "group": 32, "head_bits": 8, "method": "rtn"},
-    "int8": {"bits": 8},
+    "int8, rounded to nearest": {"bits": 8, "method": "rtn"},
 }
 
 
@@ -147,7 +147,7 @@ def _markdown(results: Mapping[str, Mapping[str, Any]], trained: Mapping[str, An
         nats, speed = found["nats"], found["generation"]
         interval = nats["interval"]
         factors = [1 / speed[load]["ratio"]["value"] for load in ("prefill", "decode")]
-        doubt = ["" if speed[load]["stable"] else " (busy machine)" for load in ("prefill", "decode")]
+        doubt = [" (by CPU time)" if speed[load]["clock"] == "cpu" else "" for load in ("prefill", "decode")]
         lines.append(
             f"| {name} | {found['size']['original'] / found['size']['compressed']:.2f}x"
             f" | {nats['original']:.4f} -> {nats['compressed']:.4f} ({nats['difference']:+.4f})"

@@ -120,7 +120,8 @@ def _generation_rows(generation: Json) -> Iterable[tuple[str, str, str, str]]:
     yield first, formatting.duration(before), formatting.duration(after), faster
     for load, name in (("prefill", "prompt read"), ("decode", "text written")):
         rate, ratio = generation[load], generation[load]["ratio"]
-        change = f"{_factor(ratio['value'], 'faster', 'slower')} (ratio {ratio['value']:.3f}, {_between(ratio['interval'], '.3f')})"
+        by = " by CPU time" if rate.get("clock") == "cpu" else ""
+        change = f"{_factor(ratio['value'], 'faster', 'slower')}{by} (ratio {ratio['value']:.3f}, {_between(ratio['interval'], '.3f')})"
         speeds = [f"{rate[f'{side}_tokens_per_s']:.4g} tokens/s" for side in ("original", "compressed")]
         yield name, speeds[0], speeds[1], change
 

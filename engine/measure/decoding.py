@@ -16,7 +16,7 @@ from engine.inspection import TensorInfo
 from engine.measure.metrics import Array
 from engine.measure.runs import Network
 from engine.report.counted_time import counted
-from engine.report.values import Generation, LatencyComparison, Ratio, TokenRate
+from engine.report.values import Generation, LatencyComparison, TokenRate
 from engine.runtime.sessions import Feed
 
 _WORDS = re.compile(r"past|present|key_values|cache|_in\b|_out\b|new|old", re.IGNORECASE)
@@ -97,13 +97,14 @@ def generation(
 
 def _rate(tokens: float, compared: LatencyComparison) -> TokenRate:
     before, after = compared.original.p50_ms, compared.compressed.p50_ms
-    ratio: Ratio = counted(compared).ratio
+    time = counted(compared)
     return TokenRate(
         original_ms=before,
         compressed_ms=after,
         original_tokens_per_s=round(1000 * tokens / before, 2),
         compressed_tokens_per_s=round(1000 * tokens / after, 2),
-        ratio=ratio,
+        ratio=time.ratio,
+        clock=time.clock,
         stable=compared.stable,
         unstable_because=compared.unstable_because,
     )

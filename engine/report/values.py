@@ -144,7 +144,8 @@ class TokenRate(_Value):
     compressed_ms: float
     original_tokens_per_s: float
     compressed_tokens_per_s: float
-    ratio: Ratio = Field(description="Of the medians' times: below 1 is faster.")
+    ratio: Ratio = Field(description="Of the medians' times by the clock that counts: below 1 is faster.")
+    clock: Clock = Field("wall", description="`cpu` where the machine was too busy for the wall's clock to say much.")
     stable: bool
     unstable_because: str | None = None
 
