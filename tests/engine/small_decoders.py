@@ -9,7 +9,7 @@ from benchmarks.networks.decoder_shape import DecoderShape
 SHAPE = DecoderShape(
     vocabulary=320, width=64, layers=2, heads=4, kv_heads=2, head_size=16, hidden=96, context=128, rotary_base=1000.0
 )
-FORMS: tuple[Form, ...] = ("opset23", "opset24")
+FORMS: tuple[Form, ...] = ("genai", "opset23", "opset24")
 
 
 def weights(seed=0, shape=SHAPE):

@@ -32,7 +32,7 @@ def _run(folder, gates=GATES):
     return run(spec, folder, [].append, probe=probe)
 
 
-@pytest.mark.parametrize("form", ["opset23", "opset24"])
+@pytest.mark.parametrize("form", ["genai", "opset23"])
 def test_a_decoder_is_quantized_from_tokens_alone(form, workspace):
     model = small_decoder(form)
     report = _run(workspace(model.SerializeToString(), input_ids=texts(24)))
