@@ -22,15 +22,13 @@ from engine.solve.input_sums import Inputs
 
 # Shares of the inputs' mean energy that GPTQ adds to each: with few rows, more of it keeps from fitting to their noise.
 _DAMPINGS = {"gptq": 0.01, "gptq, damped": 0.1}
-# With so many rows for each input there is no noise worth the second factorisation.
-_AMPLE_ROWS = 2
 _NEAREST = {"rtn": 0, "rtn, ranges searched": 16}
 _AIMED = "gptq, aimed"
 # Outputs of a layer on which the candidates compete; outputs do not depend on each other, so the winner rounds the others.
 _TRIED_OUTPUTS = 96
 # Outputs that are rounded at once: bounds memory where a layer has a vocabulary of them.
 _OUTPUTS_AT_ONCE = 4096
-_SEARCHED_RANGES, _SWEEPS = 16, 1
+_SEARCHED_RANGES, _SWEEPS = 16, 2
 
 Singles = npt.NDArray[np.float32]
 Errors = npt.NDArray[np.float64]
@@ -172,8 +170,6 @@ class _Together:
         first = layers[0]
         self._grid: dict[str, Any] = {"bits": first.bits, "group": first.group, "symmetric": first.symmetric}
         self._order = activation_order
-        ample = inputs[0].rows >= _AMPLE_ROWS * first.inputs
-        self._dampings = list(_DAMPINGS)[:1] if ample else list(_DAMPINGS)
         self._curves: list[dict[str, Curvature]] = []
         # By group of a convolution; a product has one.
         self._weights = [_weights(layer).reshape(len(inputs), -1, layer.inputs) for layer in layers]
@@ -182,7 +178,7 @@ class _Together:
         """Give the layers, each rounded by what does best on some of its outputs."""
         for inputs in self._inputs:
             with self._working():
-                self._curves.append({name: self._curvature(inputs, _DAMPINGS[name]) for name in self._dampings})
+                self._curves.append({name: self._curvature(inputs, each) for name, each in _DAMPINGS.items()})
         with self._working():
             chosen = self._choose()
         for layer, weights, (choice, errors) in zip(self._layers, self._weights, chosen, strict=True):
@@ -228,7 +224,7 @@ class _Together:
         if all(pull is None for pull in pulls):
             return None
         errors: dict[str | None, float] = {}
-        for aim in (None, *self._dampings):
+        for aim in (None, *_DAMPINGS):
             aimed = [
                 self._aimed(part, pull, group, aim) for group, (part, pull) in enumerate(zip(parts, pulls, strict=True))
             ]
@@ -244,7 +240,7 @@ class _Together:
         # Aimed or not, weights are rounded by the same factor: side by side in one go.
         aims = [None] if aim is None else [None, aim]
         several = np.concatenate([self._aimed(weights, pull, group, each) for each in aims])
-        for damping in self._dampings:
+        for damping in _DAMPINGS:
             found = round_by(several, self._curves[group][damping], search=_SEARCHED_RANGES, **self._grid)
             for at, each in enumerate(aims):
                 choice = _Choice(damping if each is None else _AIMED, damping, each)
