@@ -5,9 +5,8 @@ preparations of the same inputs are tried. One that reads far better is named wi
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,8 @@ Array = npt.NDArray[Any]
 Prepare = Callable[[Array], Array]
 
 _LOOKED_AT = 32
+# Numbers of an input, or of a tensor behind it, that tell enough.
+_NUMBERS = 1 << 22
 _TRIED = 128
 _FEWEST_TRIED = 24
 _SECONDS = 15.0
@@ -64,7 +65,7 @@ def check_baseline(
     said = [doubt.said for doubt in found]
     said += [text for each in ranges if each is not None for text in _stem_doubts(each, data.samples, model, target)]
     if said and about_inputs and seen.wanted and data.labels is not None:
-        tried = _try_preparations(network, data, seen, [each for each in ranges if each is not None])
+        tried = _try_preparations(network, data, seen, [each for each in ranges if each is not None], model)
         said = [*said, tried] if tried is not None else said
     return said
 
@@ -101,13 +102,15 @@ class _Inputs:
 
     @classmethod
     def of(cls, stem: InputStem, samples: Samples) -> "_Inputs | None":
-        taken = [feed[stem.name] for feed in First(samples, _LOOKED_AT).batches(_LOOKED_AT) if stem.name in feed]
+        feeds = (feed[stem.name] for feed in First(samples, _LOOKED_AT).batches(4) if stem.name in feed)
+        taken = _until_enough(feeds)
         flat = np.concatenate([np.asarray(each, np.float64).reshape(-1) for each in taken]) if taken else np.zeros(0)
         if not flat.size:
             return None
         whole = bool((flat == np.floor(flat)).all())
         columns = None
-        if taken[0].ndim == 2 and taken[0].shape[1] > 1:
+        widths = {each.shape[1] for each in taken} if taken[0].ndim == 2 else set()
+        if len(widths) == 1 and widths != {1}:
             table = np.concatenate(taken).astype(np.float64)
             columns = table.mean(axis=0), np.maximum(table.std(axis=0), 1e-6)
         return cls(stem, taken[0].shape, float(flat.min()), float(flat.max()), float(flat.std()), whole, columns)
@@ -120,6 +123,15 @@ class _Inputs:
     def bright(self) -> bool:
         """Say whether these may be pixels as they come from a file."""
         return self.low >= 0 and _BRIGHT < self.high <= 255
+
+
+def _until_enough(arrays: Iterable[Array]) -> list[Array]:
+    found: list[Array] = []
+    for array in arrays:
+        found.append(array)
+        if sum(each.size for each in found) >= _NUMBERS:
+            break
+    return found
 
 
 # What the first layers say
@@ -198,15 +210,13 @@ def _first_values(samples: Samples, model: ir.Model, tensor: str, target: Target
         return None
     try:
         session = sessions.session(cut_to(model, tensor), target)
-        size = run_size([port.shape for port in session.inputs], samples) or 8
+        size = run_size([port.shape for port in session.inputs], samples) or 4
         wanted = {port.name for port in session.inputs}
-        feeds = islice(samples.batches(size), max(1, 16 // size))
-        found = [
-            session.run({name: array for name, array in feed.items() if name in wanted})
-            for feed in feeds
-            if sample_count(feed) == size
-        ]
-        values = [next(iter(each.values())) for each in found]
+        feeds = (
+            feed for feed in First(samples, max(_LOOKED_AT // 2, size)).batches(size) if sample_count(feed) == size
+        )
+        runs = (session.run({name: array for name, array in feed.items() if name in wanted}) for feed in feeds)
+        values = _until_enough(next(iter(each.values())) for each in runs)
         return np.concatenate(values) if values else None
     except (EngineError, ValueError):
         # The first layers of networks of varying sizes may not lie together; nothing depends on it.
@@ -216,13 +226,15 @@ def _first_values(samples: Samples, model: ir.Model, tensor: str, target: Target
 # Other preparations, tried on labelled samples
 
 
-def _try_preparations(network: Network, data: Labelled, seen: Seen, inputs: Sequence[_Inputs]) -> str | None:
+def _try_preparations(
+    network: Network, data: Labelled, seen: Seen, inputs: Sequence[_Inputs], model: ir.Model
+) -> str | None:
     """Name the preparation of one input with which the network reads far better, if there is one."""
     preparations = [(each.stem.name, how, prepare) for each in inputs for how, prepare in _preparations(each)]
     count = _affordable(network, data, len(preparations))
     best: tuple[float, str] | None = None
     for name, how, prepare in preparations if count >= _FEWEST_TRIED else ():
-        other = _seen_with(network, data, name, prepare, count)
+        other = _seen_with(network, _Prepared(First(data.samples, count), name, prepare), data, model)
         share = None if other is None else right_share(other)
         if other is None or share is None or not is_far_better(other, seen) or (best is not None and share <= best[0]):
             continue
@@ -251,12 +263,16 @@ def _affordable(network: Network, data: Labelled, trials: int) -> int:
     return min(_TRIED, len(data.samples), int(_SECONDS / each / trials))
 
 
-def _seen_with(network: Network, data: Labelled, name: str, prepare: Prepare, count: int) -> Seen | None:
+def _seen_with(network: Network, samples: Samples, data: Labelled, model: ir.Model) -> Seen | None:
     assert data.labels is not None
-    samples = _Prepared(First(data.samples, count), name, prepare)
     try:
         with Evaluator(
-            network, samples, labels=data.labels[:count], label_facts=data.facts, metric=data.metric
+            network,
+            samples,
+            labels=data.labels[: len(samples)],
+            label_facts=data.facts,
+            metric=data.metric,
+            graph=model,
         ) as evaluator:
             return _seen(evaluator)
     except EngineError:

@@ -38,49 +38,49 @@ def settle_feeding(network: Runnable, parts: Parts, inputs: Sequence[TensorInfo]
     if run_size([tensor.shape for tensor in inputs], samples) is not None:
         return parts, None
     declared = "though the inputs are declared for any number"
-    one = next(iter(samples.batches(1)))
-    if _error(network, one) is not None:
+    one = _run(network, next(iter(samples.batches(1))))
+    if isinstance(one, EngineError):
         size = _only_size(network, samples)
         if size is None:
             # What does not run at all is told where the network is first run.
             return parts, None
         said = f"Samples are fed {size} at a time, {declared}: with one, the network does not run."
         return parts.at_a_time(size), said
-    why = _objection(network, samples)
+    why = _objection(network, samples, one)
     if why is None:
         return parts, None
     return parts.at_a_time(1), f"Samples are fed one at a time, {declared}: {why}"
 
 
-def _error(network: Runnable, feed: Feed) -> EngineError | None:
+def _run(network: Runnable, feed: Feed) -> dict[str, Any] | EngineError:
     try:
-        network.run(feed)
+        return network.run(feed)
     except EngineError as error:
         return error
-    return None
 
 
 def _only_size(network: Runnable, samples: Samples) -> int | None:
     """Give the usual size of a batch that the network runs on, where it does not run on a single sample."""
     for size in _SIZES:
         feed = next(iter(samples.batches(size)))
-        if sample_count(feed) == size and _error(network, feed) is None:
+        if sample_count(feed) == size and not isinstance(_run(network, feed), EngineError):
             return size
     return None
 
 
-def _objection(network: Runnable, samples: Samples) -> str | None:
+def _objection(network: Runnable, samples: Samples, first: Mapping[str, Any]) -> str | None:
+    """Say why two samples cannot be run together, beside what the first one gives alone."""
     two = next(iter(samples.batches(2)))
     if sample_count(two) < 2:
         return None
-    singles = [{name: array[[number]] for name, array in two.items()} for number in range(2)]
-    try:
-        together = network.run(two)
-    except EngineError as error:
-        where = f" (node `{error.node}`)" if error.node else ""
-        return f"with two it does not run{where}: {error.message.rstrip('.')}."
-    alone = [network.run(feed) for feed in singles]
-    mixed = next((name for name in together if _mixes(name, alone, together)), None)
+    together = _run(network, two)
+    if isinstance(together, EngineError):
+        where = f" (node `{together.node}`)" if together.node else ""
+        return f"with two it does not run{where}: {together.message.rstrip('.')}."
+    second = _run(network, {name: array[1:] for name, array in two.items()})
+    if isinstance(second, EngineError):
+        return None
+    mixed = next((name for name in together if _mixes(name, (first, second), together)), None)
     return None if mixed is None else f"with two, output `{mixed}` is another than for each of them alone."
 
 

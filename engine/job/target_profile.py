@@ -10,6 +10,7 @@ from engine.gate import TASK_METRICS
 from engine.graph import io
 from engine.graph.declaration import contradictions
 from engine.inspection import TensorInfo
+from engine.job.baseline_check import check_baseline
 from engine.job.data import JobData
 from engine.job.feeding import settle_feeding
 from engine.job.frame import Frame
@@ -226,6 +227,10 @@ class _Measuring:
             lock=self._frame.lock,
         ) as judge_by:
             found, outputs = judge_by.evaluate(network), judge_by.outputs
+            for text in check_baseline(
+                reference, judge_by, judge, io.load(baseline or self._frame.model), self._target
+            ):
+                self._network.warn(text)
         if baseline is None:
             found = tuple(_alone(each) for each in found if _is_task(each))
         return found, outputs

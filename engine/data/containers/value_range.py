@@ -1,6 +1,7 @@
 """What the numbers of an array are like, looked at once as they lie in a file: whether they are finite, and what types hold them."""
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,10 @@ class ValueRange:
         if not values.size:
             return
         is_float = values.dtype.kind == "f"
-        if is_float and not np.isfinite(values).all():
-            raise DatasetInvalidError(f"Array `{self.name}` holds NaN or infinity.")
+        # NaN comes out of both.
         low, high = (each.item() for each in (values.min(), values.max()))
+        if is_float and not (isfinite(low) and isfinite(high)):
+            raise DatasetInvalidError(f"Array `{self.name}` holds NaN or infinity.")
         self.low = low if self.low is None else min(self.low, low)
         self.high = high if self.high is None else max(self.high, high)
         if is_float and WHOLE not in self.misfits:

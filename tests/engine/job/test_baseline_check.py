@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from engine import Compress, run
+from engine import Compress, Profile, run
 from engine.errors import BaselineFailedError
 from engine.job import compress as compress_module
 from engine.report.values import Memory
@@ -116,3 +116,31 @@ def test_channels_at_the_other_end_are_the_likely_reason(workspace):
         run(spec, folder, lambda _event: None, probe=None)
     assert "3 channels last" in failed.value.hint
     assert "transpose(0, 3, 1, 2)" in failed.value.hint
+
+
+def test_a_profile_says_it_too(workspace):
+    folder = workspace(network(), x=PIXELS, label=CLASSES)
+    spec = Profile.model_validate({"kind": "profile", "targets": [{}], "measure_seconds": 1.0})
+    probe = Memory(peak_rss_bytes=1, load_ms=1, first_run_ms=1)
+    report = run(spec, folder, lambda _event: None, probe=lambda *_: probe)
+    assert any("With input `x` divided by 255" in text for text in report.warnings), report.warnings
+
+
+def columns():
+    """Tells by two columns, each of mean 0 and deviation 1, which of both is larger."""
+    nodes = [helper.make_node("Tanh", ["x"], ["t"]), helper.make_node("MatMul", ["t", "w"], ["y"])]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+        [numpy_helper.from_array(np.array([[1, 0, -1], [-1, 0.1, 1]], np.float32), "w")],
+    )
+    return helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString()
+
+
+def test_columns_that_were_not_standardised(told):
+    x = DRAW.normal(size=(120, 2))
+    label = np.where(np.abs(x[:, 0] - x[:, 1]) < 0.05, 1, np.where(x[:, 0] > x[:, 1], 0, 2))
+    said = told(columns(), x=(x * [20, 900] + [300, 4000]).astype(np.float32), label=label)
+    assert "standardised, each column to mean 0 and deviation 1" in said
