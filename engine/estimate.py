@@ -23,6 +23,8 @@ _PER_NODE_S = 8e-6
 _SHARED = 0.8
 # Steps: verified on some samples by several sessions, and timed beside the network before them for at most so long.
 _VERIFY_RUNS, _STEP_TIMED_S, _FINAL_TIMED_S = 45, 4.0, 12.0
+# Of that time: usually, where intervals are narrow soon, and beside other jobs that measure too.
+_TIMED_SHARES = (0.8, 0.2, 1.5)
 # Loading a network: whatever it is, and for each byte of it.
 _LOAD_S, _LOAD_S_PER_BYTE = 0.03, 1.5e-9
 _START_S = 2.0
@@ -99,10 +101,10 @@ def _of_compression(inspection: Inspection, sizes: Sizes | None, spec: Compress,
     )
     judging = sizes.judge if sizes and not sizes.select_is_judge else 0
     totals = []
-    for seconds in (speed.seconds, speed.low, speed.high):
+    for seconds, share in zip((speed.seconds, speed.low, speed.high), _TIMED_SHARES, strict=True):
         around = _START_S + seconds * (load.select + 2 * judging + _VERIFY_RUNS) + 8 * _load_s(inspection)
-        steps = list(_steps(inspection, spec, load, seconds))
-        totals.append((around + _timed(_FINAL_TIMED_S, seconds, spec.target) + sum(steps), steps))
+        steps = list(_steps(inspection, spec, load, seconds, share))
+        totals.append((around + _timed(share * _FINAL_TIMED_S, seconds, spec.target) + sum(steps), steps))
     return _told(
         speed,
         [total for total, _ in totals],
@@ -114,13 +116,13 @@ def _of_compression(inspection: Inspection, sizes: Sizes | None, spec: Compress,
     )
 
 
-def _steps(inspection: Inspection, spec: Compress, load: Workload, seconds: float) -> Iterator[float]:
+def _steps(inspection: Inspection, spec: Compress, load: Workload, seconds: float, share: float) -> Iterator[float]:
     for step in spec.recipe.passes:
         work = step.work(load)
         own = min(work.runs * seconds, work.most_s) + work.networks * _load_s(inspection)
-        own += work.timed_s + work.per_weight_s * load.parameters
+        own += share * work.timed_s + work.per_weight_s * load.parameters
         frame = seconds * (_VERIFY_RUNS + load.select) + 4 * _load_s(inspection)
-        yield own + frame + (0.0 if step.lossless else _timed(_STEP_TIMED_S, seconds, spec.target))
+        yield own + frame + (0.0 if step.lossless else _timed(share * _STEP_TIMED_S, seconds, spec.target))
 
 
 def _of_profile(inspection: Inspection, sizes: Sizes | None, spec: Profile, speeds: list[Speed]) -> Estimate | None:

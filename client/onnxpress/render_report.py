@@ -58,6 +58,9 @@ def result(report: Json, *, title: str | None = None) -> RenderableType:
     parts.append(safe_text(report["summary"]))
     if report.get("preprocessing"):
         parts.append(safe_text(f"data: {report['preprocessing']['summary']}", style="dim"))
+    if report.get("estimate"):
+        took = formatting.duration(report["seconds"])
+        parts.append(safe_text(f"expected: {report['estimate']['summary']} It took {took}.", style="dim"))
     if not is_profile and report["latency"] and not report["latency"]["stable"]:
         because = report["latency"].get("unstable_because") or "the machine was too disturbed"
         parts.append(safe_text(f"latency is not stable: {because}", style="yellow"))

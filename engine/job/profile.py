@@ -6,6 +6,7 @@ from typing import Any
 
 from engine.compatibility import check_fit
 from engine.errors import EngineError, ModelInvalidError, ModelUnsupportedError
+from engine.estimate import estimate_job
 from engine.gate import ProfileGate
 from engine.graph import io
 from engine.graph.validate import inspect_model
@@ -67,11 +68,15 @@ class _Profiling:
         self._warnings = check_fit(inspection, data.described, spec, compared, data.judge_described, declared=declared)
         self._network = ProfiledNetwork(spec, frame, data, _common_inputs(inspection, compared), self._warn)
         self._failed: EngineError | None = None
+        # Each target has a speed of its own, so nothing is timed for it.
+        self._estimate = estimate_job(inspection, data.described, spec, data.judge_described)
 
     def run(self, only: frozenset[int] | None) -> ProfileReport:
         self._frame.tell({"type": "started"})
         for warning in self._warnings:
             self._frame.warn(warning)
+        if self._estimate is not None:
+            self._frame.tell({"type": "estimate", "message": self._estimate.summary})
         chosen = [index for index in range(len(self._spec.targets)) if only is None or index in only]
         profiles = [self._frame.finished(index, TargetProfile) or self._step(index) for index in chosen]
         if self._failed is not None and not any(each.measured for each in profiles):
@@ -121,6 +126,7 @@ class _Profiling:
             samples=sizes.judge if judged and sizes is not None else 0,
             preprocessing=described.preprocessing if described is not None else None,
             seconds=self._frame.seconds,
+            estimate=self._estimate,
             warnings=tuple(dict.fromkeys([*self._warnings, *_target_warnings(targets)])),
         )
 

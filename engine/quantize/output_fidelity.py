@@ -1,5 +1,6 @@
 """How near the outputs of a pass's candidates are to the original's, on the samples to choose by."""
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from itertools import islice
@@ -23,6 +24,8 @@ from engine.target import Target
 _MOST_SAMPLES = 128
 _MOST_BYTES = 64 << 20
 _BATCH = 8
+# Of running the samples once: each of a dozen candidates takes as long.
+_SECONDS = 5.0
 # A perfect copy is not infinitely near.
 _CEILING_DB = 200.0
 
@@ -55,7 +58,7 @@ class OutputFidelity:
             return
         session = sessions.session(io.to_bytes(model), target)
         size = fixed or affordable_batch(model, samples, _BATCH, budget=run_bytes, target=target)
-        used = 0
+        used, started = 0, time.monotonic()
         for feed in islice(samples.batches(size), max(1, _MOST_SAMPLES // size)):
             if fixed and sample_count(feed) < fixed:
                 break
@@ -64,6 +67,8 @@ class OutputFidelity:
             outputs = {name: array for name, array in found.items() if self._weights.get(name, 1.0)}
             self._feeds.append(feed)
             self._wanted.append(outputs)
+            if time.monotonic() - started > _SECONDS and len(self._feeds) * size >= FEWEST_TO_REFINE:
+                break
             used += sum(array.nbytes for array in (*outputs.values(), *feed.values()))
             if used > _MOST_BYTES:
                 break

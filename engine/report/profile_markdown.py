@@ -56,6 +56,9 @@ def profile_lines(report: ProfileReport) -> Iterator[str]:
         yield from ("", sentence)
     for warning in report.warnings:
         yield from ("", f"> {warning}")
+    if report.estimate is not None:
+        told = f"When it began, the job was expected to take this: {report.estimate.summary}"
+        yield from ("", f"{told} It took {report.seconds:.0f} s.")
 
 
 def _name(profile: TargetProfile) -> str:

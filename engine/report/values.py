@@ -527,6 +527,7 @@ class ProfileReport(_Value):
         None, description="What was done to raw data before, as the dataset says it; a deployment has to do the same."
     )
     seconds: float
+    estimate: Estimate | None = Field(None, description="What the job was expected to take when it began.")
     warnings: tuple[str, ...] = ()
 
 

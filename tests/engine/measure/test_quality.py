@@ -1,4 +1,6 @@
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
@@ -136,6 +138,16 @@ def test_batches_do_not_matter(linear, arrays, batch):
     for name, each in found.items():
         assert each.compressed == pytest.approx(again[name].compressed, abs=1e-6)
         assert each.samples == 203
+
+
+def test_the_batch_follows_what_a_sample_costs(linear, arrays):
+    wide = linear(np.zeros((1 << 16, 5), np.float32) + np.arange(5, dtype=np.float32))
+    graph = ir.from_proto(onnx.load_model_from_string(wide))
+    samples = arrays(x=np.random.default_rng(0).random((6, 1 << 16), np.float32))
+    for run_bytes, batch in ((64 << 20, 32), (1 << 20, 3), (1, 1)):
+        evaluator = Evaluator(session(wide, CPU), samples, graph=graph, run_bytes=run_bytes)
+        assert evaluator._runs.batch == batch
+        assert by_metric(evaluator.evaluate(session(wide, CPU)))["sqnr_db"].samples == 6
 
 
 def test_samples_on_the_second_axis(build, arrays):
