@@ -5,6 +5,7 @@ processor's clock counts, which stands still while others run. Where there is no
 do, and only an effect beside which the noise is nothing is decided by it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.report.values import Clock, Interval, LatencyComparison, Ratio
@@ -42,6 +43,14 @@ class CountedTime:
 def clock_that_counts(cpu_ratio: Ratio | None, *, stable: bool) -> Clock:
     """Give the wall's clock where the measurement was stable, else the processor's where there is one."""
     return "wall" if stable or cpu_ratio is None or cpu_ratio.value <= 0 else "cpu"
+
+
+def by_one_clock(comparisons: Sequence[LatencyComparison]) -> list[float]:
+    """Give the ratios of several networks to one original, to be compared with each other: all by the same clock."""
+    by_cpu = [each.cpu_ratio.value for each in comparisons if each.cpu_ratio is not None and each.cpu_ratio.value > 0]
+    if len(by_cpu) == len(comparisons) and any(each.counts == "cpu" for each in comparisons):
+        return by_cpu
+    return [each.ratios["p50"].value for each in comparisons]
 
 
 def counted(latency: LatencyComparison) -> CountedTime:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.report.counted_time import clock_that_counts, counted
+from engine.report.counted_time import by_one_clock, clock_that_counts, counted
 from engine.report.markdown import summarise
 from engine.report.values import Interval, Latency, LatencyComparison, Ratio, Size
 from engine.report.wording import times_smaller
@@ -51,6 +51,17 @@ def test_faster_and_slower_are_beyond_noise():
     assert counted(compared(1.2, 1.2, stable=True)).slower(1.05)
     assert not counted(compared(1.2, 1.2, stable=True, noise=(0.8, 1.2))).slower(1.05)
     assert not counted(compared(1.04, 1.04, stable=True)).slower(1.05)
+
+
+def test_networks_of_a_race_are_compared_by_one_clock():
+    quiet, busy, gpu = (
+        compared(0.5, 0.6, stable=True),
+        compared(0.3, 0.7, stable=False),
+        compared(0.4, None, stable=False),
+    )
+    assert by_one_clock([quiet, quiet]) == [0.5, 0.5]
+    assert by_one_clock([quiet, busy]) == [0.6, 0.7]
+    assert by_one_clock([quiet, gpu]) == [0.5, 0.4]
 
 
 @pytest.mark.parametrize(
