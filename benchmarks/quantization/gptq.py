@@ -1,4 +1,4 @@
-"""int4 weights by GPTQ of an encoder of 110 M parameters, and of the first layers of a decoder: time, memory and error."""
+"""int4 weights by GPTQ of the layers of an encoder of 110 M parameters, and of two of a decoder: time, memory and error."""
 
 import sys
 from collections.abc import Iterator, Mapping

@@ -18,7 +18,7 @@ from engine.runtime import sessions
 from engine.target import Target
 
 # Of tensors that are kept between two stages in memory, for each network; more go to a file.
-_MEMORY_BYTES = 384 << 20
+_MEMORY_BYTES = 256 << 20
 # A part of a network with more weights than that goes through a file.
 _IN_MEMORY_WEIGHTS = 512 << 20
 _NOT_TENSORS = ("Sequence", "Optional")
@@ -173,9 +173,9 @@ def _functions(model: ir.Model) -> Iterator[ir.Function]:
 class Shelf:
     """Tensors of run after run: put on in order and taken off in the same order, the first ones in memory."""
 
-    def __init__(self, folder: Path, limit: int = _MEMORY_BYTES) -> None:
+    def __init__(self, folder: Path, limit: int | None = None) -> None:
         self._folder = folder
-        self._limit = limit
+        self._limit = _MEMORY_BYTES if limit is None else limit
         self._bytes = 0
         self._runs: list[dict[str, Array | tuple[int, np.dtype[Any], tuple[int, ...]]]] = []
         self._file: IO[bytes] | None = None
@@ -222,7 +222,8 @@ class Side:
         self._kept = kept
         self._target = target
         self._threads = threads
-        self._folder = folder
+        # Of its own: a session may still read its part's file when the other network writes one.
+        self._folder = Path(tempfile.mkdtemp(dir=folder))
         self._next: Shelf | None = None
         self._shelf: Shelf | None = None
         self._session: Any = None

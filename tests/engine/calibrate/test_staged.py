@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from engine.calibrate import staged
 from engine.calibrate.layer_inputs import LayerInputs, Site
 from engine.calibrate.staged import Shelf, plan, segment
 from engine.graph import io
@@ -121,9 +122,15 @@ def test_no_node_is_in_two_stages():
     np.testing.assert_allclose(starts["a"], whole(model, data(1), ["a"])["a"], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("extra", [(), ("SequenceConstruct",)], ids=["tensors", "a sequence"])
-def test_sums_are_those_of_the_whole_networks_and_leave_padding_out(tmp_path, extra):
+@pytest.mark.parametrize(
+    ("extra", "in_memory"),
+    [((), 1 << 30), (("SequenceConstruct",), 1 << 30), ((), 0)],
+    ids=["tensors", "a sequence", "files"],
+)
+def test_sums_are_those_of_the_whole_networks_and_leave_padding_out(tmp_path, monkeypatch, extra, in_memory):
     """Each stage sees all earlier layers as they were changed; where something is no tensor, stages start from the inputs."""
+    monkeypatch.setattr(staged, "_IN_MEMORY_WEIGHTS", in_memory)
+    monkeypatch.setattr(staged, "_MEMORY_BYTES", in_memory)
     more = [helper.make_node(kind, ["h"], [f"{kind}0"]) for kind in extra]
     original, model = attention(extra=more), attention(extra=more)
     feed = data()
