@@ -30,7 +30,7 @@ class Target(BaseModel):
     )
     inputs_on_device: bool = Field(
         default=False,
-        description="Latency is measured with inputs and outputs that stay in the device's memory; `cuda`, `tensorrt`.",
+        description="Latency is measured with outputs that stay in the device's memory too, as inputs do; `cuda`, `tensorrt`.",
     )
 
     @model_validator(mode="after")

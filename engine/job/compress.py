@@ -264,8 +264,13 @@ class _Compression:
         seconds: float,
         feeds: Sequence[verify.Feed],
         against: Sequence[float] = (),
+        *,
+        tuned: bool = True,
     ) -> LatencyComparison | None:
-        """Measure two networks beside each other; None where they do not fit into memory."""
+        """Measure two networks beside each other; None where they do not fit into memory.
+
+        `tuned`: each with the options that it runs best with, where the job asks for them.
+        """
         if self._in_pieces:
             return None
         return compare(
@@ -276,7 +281,7 @@ class _Compression:
             lock=self._frame.lock,
             seconds=seconds,
             against=against,
-            options=(self._best_options(original), self._best_options(compressed)),
+            options=(self._best_options(original), self._best_options(compressed)) if tuned else (None, None),
         )
 
     def _best_options(self, network: Path) -> SessionOptions | None:
@@ -388,19 +393,34 @@ class _Compression:
         self._verify(candidate, self._current, lossless=outcome.lossless)
         measured["size"] = compare_size(self._frame.model, candidate, download=outcome.download)
         measured["quality"] = self._bench.evaluator.evaluate(self._bench.open(candidate))
-        faster: LatencyComparison | None = None
-        if not outcome.lossless or any(gate.metric.startswith("latency_") for gate in self._spec.gates):
-            self._frame.measuring("latency", index)
-            # A decoder spends its time on writing, token by token.
-            faster = self._compare(
-                self._current, candidate, _STEP_SECONDS, self._decoding or self._feeds, against=DECIDES
-            )
-            measured["latency"] = faster and without_runs(faster)
+        return self._decided(index, outcome, candidate, measured) or outcome
+
+    def _decided(self, index: int, outcome: Change, candidate: Path, measured: dict[str, Any]) -> Refusal | None:
+        """Measure the speed where it matters, and say why the step is not worth keeping, if it is not."""
         size = compare_size(self._current, candidate, download=outcome.download)
-        refused = decide(outcome, size, faster, measured["quality"], self._spec.gates, of_original=measured["size"])
+
+        def decided(faster: LatencyComparison | None) -> Refusal | None:
+            return decide(outcome, size, faster, measured["quality"], self._spec.gates, of_original=measured["size"])
+
+        if outcome.lossless and not any(gate.metric.startswith("latency_") for gate in self._spec.gates):
+            refused = decided(None)
+        else:
+            self._frame.measuring("latency", index)
+            faster = self._step_speed(candidate, tuned=False)
+            refused = decided(faster)
+            if refused is not None and refused.code == "no_gain" and self._spec.tune is not None and faster is not None:
+                # It may pay with other options than the target's own.
+                faster = self._step_speed(candidate, tuned=True)
+                refused = decided(faster)
+            measured["latency"] = faster and without_runs(faster)
         if refused is None:
             del measured["change"]
-        return refused or outcome
+        return refused
+
+    def _step_speed(self, candidate: Path, *, tuned: bool) -> LatencyComparison | None:
+        # A decoder spends its time on writing, token by token.
+        feeds = self._decoding or self._feeds
+        return self._compare(self._current, candidate, _STEP_SECONDS, feeds, against=DECIDES, tuned=tuned)
 
     def _check_conversion(self, model: ir.Model, before: int) -> None:
         """See that converting to a later operator set, which some steps need, moved no output."""

@@ -1,7 +1,7 @@
 """The search for better session options on a target: each try is measured in turn with the target's own options."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -9,11 +9,13 @@ import numpy as np
 
 from engine.errors import EngineError, VerificationFailedError
 from engine.graph.agreement import agreement
+from engine.graph.operators import has_convolutions
 from engine.measure.latency import judge_turns, take_turns
 from engine.report.usage import usage
 from engine.report.values import ImpossibleOptions, LatencyComparison, OptionTrial, SessionOptions, Tuning
 from engine.runtime.device_binding import DeviceRun
 from engine.runtime.host_lock import HostLock
+from engine.runtime.native_output import held_back
 from engine.runtime.processor import cpu_profile
 from engine.runtime.providers import PROVIDERS, Provider
 from engine.runtime.sessions import Feed, ModelSource, Session, default_options, session
@@ -22,6 +24,7 @@ from engine.target import Target
 _MIN_RUNS, _MAX_RUNS = 20, 1000
 # Options that gain less are not worth setting.
 _WORTH_IT = 0.98
+_SLOWER = 1.05
 # Of an output's largest value: more than kernels of one precision round apart, and less than a wrong result is off.
 _ROUNDING = 2e-2
 
@@ -53,6 +56,11 @@ def find_options(
     cores = max_threads or cpu_profile().cores
     provider = PROVIDERS[target.provider]
     search = _Search(model, feeds, target, lock or HostLock(None))
+    if provider.of_convolutions and not has_convolutions(model):
+        provider = replace(
+            provider,
+            candidates=tuple(each for each in provider.candidates if each.keys().isdisjoint(provider.of_convolutions)),
+        )
     rounds = [each for each in _rounds(provider, cores, search.open_axes()) if each(search.default)]
     # The winner once more.
     search.seconds = max_seconds / (len(rounds) + 1)
@@ -73,10 +81,20 @@ class _Search:
     def round(self, tries: Sequence[SessionOptions]) -> None:
         """Measure some options, and go on from the best where that is one of them."""
         known = [trial.options for trial in self._trials] + [each.options for each in self._impossible]
+        tries = [each for each in tries if not self._was_slower(each)]
         for options, found in self._race([each for each in tries if each not in known]):
             self._trials.append(_trial(options, found))
-            if _is_faster(found) and found.ratios["p50"].value < self._best_ratio:
+            # What adds nothing to the best so far is no part of what is recommended.
+            if _is_faster(found) and found.ratios["p50"].value < self._best_ratio * _WORTH_IT:
                 self.best, self._best_ratio = options, found.ratios["p50"].value
+
+    def _was_slower(self, options: SessionOptions) -> bool:
+        """Tell whether an option of the provider was slower by itself: beside others it is not tried again."""
+        slower = [
+            trial.options.provider_options.items() for trial in self._trials if trial.ratio.interval.low > _SLOWER
+        ]
+        added = options.provider_options.items() - self.best.provider_options.items()
+        return any(added and added <= each for each in slower)
 
     def result(self) -> Tuning:
         """Measure the best again, beside the default alone."""
@@ -151,18 +169,24 @@ class _Search:
     def _open(self, options: SessionOptions, default: Session) -> Session | None:
         """Give a session with some options; None where the network does not run with them, or gives other numbers."""
         try:
-            opened = session(self._model, self._target, options=options)
-            # Options that leave the provider alone leave the kernels' results alone too.
-            if options.provider_options != self.default.provider_options:
-                moved = agreement(default, _AsTimed(opened), self._feeds[:1])
-                if moved.relative > _ROUNDING:
-                    raise VerificationFailedError(  # told as all other reasons are
-                        f"Output `{moved.worst}` is {moved.relative:.1e} of its largest value off with these options"
-                    )
+            # What a provider prints of options that it cannot do is said once, by the error.
+            with held_back(on_failure="keep"):
+                opened = session(self._model, self._target, options=options)
+                self._refuse_other_numbers(opened, options, default)
         except EngineError as error:
             self._impossible.append(ImpossibleOptions(options=options, reason=error.message))
             return None
         return opened
+
+    def _refuse_other_numbers(self, opened: Session, options: SessionOptions, default: Session) -> None:
+        """Raise where outputs move by more than rounding; options that leave the provider alone leave them alone too."""
+        if options.provider_options == self.default.provider_options:
+            return
+        moved = agreement(default, _AsTimed(opened), self._feeds[:1])
+        if moved.relative > _ROUNDING:
+            raise VerificationFailedError(
+                f"Output `{moved.worst}` is {moved.relative:.1e} of its largest value off with these options"
+            )
 
 
 @dataclass(frozen=True)

@@ -410,7 +410,7 @@ class Report(_Value):
     generation: Generation | None = Field(None, description="Of decoders with a cache only.")
     tuning: TuningComparison | None = Field(
         None,
-        description="Where the job asked for it; `latency`, here and in steps, is of each network with its best options.",
+        description="Where the job asked for it; `latency` is then of each network with its best options.",
     )
     memory: MemoryComparison | None
     verdict: Verdict

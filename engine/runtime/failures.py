@@ -24,6 +24,8 @@ _SOURCE = re.compile(
     r"(?:(?:[\w:~<>,&*=\[\]-]+\s+)*?[\w:~<>,&*=\[\]]+\((?:[^()]|\([^()]*\))*\)\s*(?:const\s*)?(?:\[with [^\]]*\]\s*)?)?"
 )
 _TRACE = re.compile(r"\s*Stacktrace:.*", re.DOTALL)
+# What CUDA's errors say of the machine.
+_HOST = re.compile(r"\s*;\s*(?:GPU=\d+|hostname=\S+|file=\S+|line=\d+)(?=\s*(?:;|$))")
 _PATH = re.compile(r"(?<![\w./])(?:/[^\s:;,'\"()\[\]]+|[A-Za-z]:\\[^\s:;,'\"()\[\]]+)")
 _STATUS = "Status Message:"
 
@@ -137,6 +139,7 @@ def sentence(error: BaseException | str) -> str:
     """
     text = _TRACE.sub("", str(error)).rpartition(_STATUS)[2]
     text = _SOURCE.sub(" ", _CODE.sub(" ", text))
+    text = _HOST.sub("", text)
     text = " ".join(_PATH.sub(lambda found: _without_host(found[0]), text).split()).strip(" .:")
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 

@@ -19,7 +19,8 @@ class Provider:
     reach the provider. `concurrent`: one session may be run by several threads at the same time. `nvidia`: its device is an
     NVIDIA GPU.
 
-    `candidates` are options of its own that may make a network faster and leave its numbers alone but for their rounding.
+    `candidates` are options of its own that may make a network faster and leave its numbers alone but for their rounding;
+    `of_convolutions` names those that only convolutions know.
     `exact` are those that make products of float32 numbers such products, and `exact_on` the provider that has them where it
     has none itself. `memory` is what onnxruntime calls its device's memory, where inputs can be put there. `captures` is the
     option that records a run and plays it back, always on the same arrays; it takes inputs in the device's memory.
@@ -35,6 +36,7 @@ class Provider:
     concurrent: bool = True
     nvidia: bool = False
     candidates: tuple[Options, ...] = ()
+    of_convolutions: frozenset[str] = frozenset()
     exact: Options = field(default_factory=dict)
     exact_on: ProviderName | None = None
     memory: str | None = None
@@ -88,6 +90,7 @@ PROVIDERS: Mapping[ProviderName, Provider] = {
         tunable=_OF_THE_DEVICE,
         nvidia=True,
         candidates=_CUDA_CANDIDATES,
+        of_convolutions=frozenset({"prefer_nhwc", "fuse_conv_bias", "cudnn_conv_algo_search"}),
         exact={"use_tf32": "0"},
         memory="cuda",
         captures="enable_cuda_graph",
@@ -130,6 +133,7 @@ PROVIDERS: Mapping[ProviderName, Provider] = {
         "gpu",
         plugin="onnxruntime_ep_webgpu",
         candidates=({"preferredLayout": "NHWC"}, {"preferredLayout": "NCHW"}),
+        of_convolutions=frozenset({"preferredLayout"}),
     ),
     "qnn": Provider(
         "QNNExecutionProvider",

@@ -97,10 +97,13 @@ def test_each_network_is_measured_with_its_best_options(job, monkeypatch):
     seen = []
 
     def find(network, _feeds, target, **_limits):
-        best = None if "00" in network.name else SessionOptions(threads=2)
+        best = SessionOptions(threads=2) if network.parent.name == "model" else None
         return Tuning(default=SessionOptions(threads=target.threads), trials=(), chosen=best, gain=None, reason="so")
 
     original = compress_module.compare
+
+    def decide(*_what, **_more):
+        return Refusal(code="no_gain", reason="it does not pay") if len(seen) == 1 else None
 
     def compare(*networks, options, **more):
         seen.append(tuple(each and each.threads for each in options))
@@ -109,9 +112,16 @@ def test_each_network_is_measured_with_its_best_options(job, monkeypatch):
     monkeypatch.setattr(compress_module, "find_options", find)
     monkeypatch.setattr(compress_module, "compare", compare)
     body = {"recipe": {"passes": [{"type": "quantize_static", "measure_layers": False}]}, "gates": SIZE, "tune": {}}
+    plain = run(Compress.model_validate(body), job("plain"), lambda _: None, probe=_probe)
+    # The step pays without; then the stored result beside the original.
+    assert seen == [(None, None), (2, None)]
+    assert not plain.unchanged
+    seen.clear()
+    monkeypatch.setattr(compress_module, "decide", decide)
     report = run(Compress.model_validate(body), job(), lambda _: None, probe=_probe)
-    # The step's network beside the original, then the stored result beside it: the search is not made again for that.
-    assert seen == [(2, None), (2, None)]
+    # A step that does not pay with the target's own options may with others.
+    assert seen == [(None, None), (2, None), (2, None)]
+    assert not report.unchanged
     assert (report.tuning.original.chosen.threads, report.tuning.compressed.chosen) == (2, None)
     assert "session options that it runs best with" in markdown(report)
 

@@ -144,6 +144,39 @@ def test_options_that_the_network_does_not_run_with_are_named(convolutions, with
     assert found.trials[0].p50_ms > 0
 
 
+def test_what_is_slower_alone_is_not_tried_beside_others(convolutions, clock, with_options, monkeypatch):
+    """Each try is a session, and on a GPU that takes seconds."""
+    monkeypatch.setattr(tune_module, "agreement", lambda *_: Agreement())
+    clock(
+        lambda options, _round: 8 - 4 * ("nhwc" in options.provider_options) + 4 * ("wrong" in options.provider_options)
+    )
+    found = find_options(convolutions(1), [FEED], Target(), **LIMITS)
+    assert found.chosen.provider_options == {"nhwc": "1"}
+    tried = [set(trial.options.provider_options) for trial in found.trials]
+    assert {"wrong"} in tried
+    assert {"nhwc", "search"} in tried
+    assert {"nhwc", "wrong"} not in tried
+
+
+def test_options_of_convolutions_are_left_out_where_there_are_none(build, convolutions, with_options, monkeypatch):
+    line = replace(PROVIDERS["cpu"], of_convolutions=frozenset({"nhwc"}), captures=None, memory=None)
+    monkeypatch.setitem(PROVIDERS, "cpu", line)
+    net = build([helper.make_node("Add", ["x", "x"], ["y"])], {"x": [2]}, {"y": TensorProto.FLOAT})
+    tried = []
+
+    def session(model, target, *, options):
+        tried.extend(options.provider_options)
+        raise ModelUnsupportedError("no")
+
+    monkeypatch.setattr(tune_module, "session", session)
+    for model, feed, expected in ((net, {"x": np.ones(2, np.float32)}, False), (convolutions(1), FEED, True)):
+        tried.clear()
+        monkeypatch.setattr(tune_module._Search, "_defaults", {"default": None})
+        find_options(model, [feed], Target(), max_seconds=0.1)
+        assert ("nhwc" in tried) == expected
+        assert "search" in tried
+
+
 def test_open_axes_are_fixed_where_every_run_has_the_same(build, monkeypatch):
     monkeypatch.setitem(PROVIDERS, "cpu", replace(PROVIDERS["cpu"], tunable=frozenset({"fixed_axes"})))
     net = build([helper.make_node("Add", ["x", "x"], ["y"])], {"x": ["n", "t", 4]}, {"y": TensorProto.FLOAT})

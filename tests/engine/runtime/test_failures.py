@@ -47,6 +47,13 @@ X = np.arange(8, dtype=np.float32).reshape(2, 4)
             "Exception during initialization: /home/someone/net.onnx is no /model/conv1/Conv",
             "a file is no /model/conv1/Conv",
         ),
+        (
+            (
+                "CUDNN failure 8: NOT_SUPPORTED ; GPU=0 ; hostname=worker-7 ; file=/onnxruntime_src/onnxruntime/core/providers/cuda"
+                "/nn/conv.cc ; line=238 ; expr=plan(graph);"
+            ),
+            "CUDNN failure 8: NOT_SUPPORTED ; expr=plan(graph);",
+        ),
         ("", ""),
     ],
 )
