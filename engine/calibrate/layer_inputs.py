@@ -30,6 +30,8 @@ _HELD_OUT_EVERY = 5
 # Runs of the networks from which all layers get their rows; a layer of few rows in a run looks at more.
 _FEWEST_RUNS, _MOST_RUNS = 64, 256
 _MOST_RUNS_OF_ONE = 8192
+# What is kept between two stages, of each network; fewer runs than fit into it are kept where one run has much, but a few are.
+_KEPT_BYTES, _LEAST_RUNS = 1 << 30, 8
 _STAGE_BYTES = 512 << 20
 # Below so many outputs for each input, targets are less work than products of inputs.
 _NARROW = 0.75
@@ -102,9 +104,9 @@ class LayerInputs:
 
         The caller changes the layers in the model before it asks for the next stage.
         """
-        counts = self._rows_in_a_run()
+        counts, largest = self._look()
         most = max((self._runs_for(site, counts) for stage in self.stages for site in stage), default=0)
-        runs = min(max(most, _FEWEST_RUNS), _MOST_RUNS)
+        runs = min(max(most, _FEWEST_RUNS), _MOST_RUNS, max(_LEAST_RUNS, _KEPT_BYTES // max(largest, 1)))
         pair = self._pair(self._kept, runs)
         try:
             for number, stage in enumerate(self.stages):
@@ -148,19 +150,21 @@ class LayerInputs:
     def _runs_for(self, site: Site, counts: Mapping[str, int]) -> int:
         return -(-_rows_wanted(site) // counts[site.key])
 
-    def _rows_in_a_run(self) -> dict[str, int]:
-        """Give how many rows one run has for each layer, by running the original network once."""
+    def _look(self) -> tuple[dict[str, int], int]:
+        """Run the original network once: how many rows a run has for each layer, and the most bytes that a stage keeps of it."""
         side = self._side(self._teacher, self._kept)
         feeds = list(islice(self._samples.batches(self._size), _LOOKED_AT))
         feed, valid = feeds[0], [valid_positions(each, self._size) for each in feeds]
-        counts = {}
+        counts: dict[str, int] = {}
+        largest = 0
         for number, stage in enumerate(self.stages):
             side.begin(number)
             with self._working():
                 tensors = side.run(0, feed)
+            largest = max(largest, sum(array.nbytes for array in tensors.values()))
             counts.update({site.key: _count(site, tensors[site.source], valid) for site in stage})
         side.end()
-        return counts
+        return counts, largest
 
 
 @dataclass(frozen=True)

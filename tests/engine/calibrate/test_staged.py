@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from engine.calibrate import staged
+from engine.calibrate import layer_inputs, staged
 from engine.calibrate.layer_inputs import LayerInputs, Site
 from engine.calibrate.staged import Shelf, plan, segment
 from engine.graph import io
@@ -123,14 +123,15 @@ def test_no_node_is_in_two_stages():
 
 
 @pytest.mark.parametrize(
-    ("extra", "in_memory"),
-    [((), 1 << 30), (("SequenceConstruct",), 1 << 30), ((), 0)],
-    ids=["tensors", "a sequence", "files"],
+    ("extra", "in_memory", "kept"),
+    [((), 1 << 30, 1 << 30), (("SequenceConstruct",), 1 << 30, 1 << 30), ((), 0, 1 << 30), ((), 1 << 30, 1)],
+    ids=["tensors", "a sequence", "files", "much in a run"],
 )
-def test_sums_are_those_of_the_whole_networks_and_leave_padding_out(tmp_path, monkeypatch, extra, in_memory):
+def test_sums_are_those_of_the_whole_networks_and_leave_padding_out(tmp_path, monkeypatch, extra, in_memory, kept):
     """Each stage sees all earlier layers as they were changed; where something is no tensor, stages start from the inputs."""
     monkeypatch.setattr(staged, "_IN_MEMORY_WEIGHTS", in_memory)
     monkeypatch.setattr(staged, "_MEMORY_BYTES", in_memory)
+    monkeypatch.setattr(layer_inputs, "_KEPT_BYTES", kept)
     more = [helper.make_node(kind, ["h"], [f"{kind}0"]) for kind in extra]
     original, model = attention(extra=more), attention(extra=more)
     feed = data()
