@@ -26,6 +26,8 @@ _MOVES = frozenset(
     }
 )
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+# Operators that give one number for several of them, of the same meaning.
+_SUMMARIES = frozenset({"ReduceMean", "ReduceMax", "GlobalAveragePool", "GlobalMaxPool"})
 # Operators that decide by the data how many rows there are.
 _COUNTING = frozenset({"NonMaxSuppression", "NonZero", "Compress", "Unique"})
 # Between a vector and its length: what keeps the length from zero and brings it into shape.
@@ -42,6 +44,7 @@ class Ending:
     axis: that operator's axis as the graph writes it, where it has one.
     unit_length: vectors are divided by their own length.
     pooled: a mean over positions, plain or masked, makes them.
+    mean_of_sigmoid: a mean or a maximum of what Sigmoid makes, which is a score as that is.
     state_of: the inputs that the state of a recurrent operator starts from; None unless the output is such a state.
     upstream: types of all operators that the output depends on, those of subgraphs included.
     vocabulary: rows of the tables that integer inputs are looked up in.
@@ -51,6 +54,7 @@ class Ending:
     axis: int | None = None
     unit_length: bool = False
     pooled: bool = False
+    mean_of_sigmoid: bool = False
     state_of: tuple[str, ...] | None = None
     upstream: frozenset[str] = frozenset()
     vocabulary: frozenset[int] = frozenset()
@@ -90,6 +94,7 @@ def _ending(output: ir.Value, vocabulary: frozenset[int]) -> Ending:
         axis=axis.as_int() if axis is not None and axis.type == ir.AttributeType.INT else None,
         unit_length=unit_length,
         pooled=not unit_length and _is_pooled(node),
+        mean_of_sigmoid=_is_mean_of_sigmoid(node),
         state_of=_state_of(output),
         upstream=upstream,
         vocabulary=vocabulary,
@@ -105,6 +110,8 @@ def _behind_moves(value: ir.Value) -> ir.Value:
         if node.op_type in _MOVES:
             value = node.inputs[0]
             continue
+        if node.op_type == "If":
+            return _behind_branches(node, value) or value
         varying = [each for each in node.inputs if each is not None and not _is_constant(each)]
         if node.op_type in {"Add", "Mul", "Sub"} and len(varying) == 1:
             before = _behind_moves(varying[0])
@@ -113,6 +120,15 @@ def _behind_moves(value: ir.Value) -> ir.Value:
             if made_by is not None and (made_by.op_type in _LINEAR or made_by.op_type == "LayerNormalization"):
                 return before
         return value
+
+
+def _behind_branches(node: ir.Node, output: ir.Value) -> ir.Value | None:
+    """Give what makes an output of If behind the moves in its branches, where the same operator makes it in all of them."""
+    at = list(node.outputs).index(output)
+    branches = [graph for attribute in node.attributes.values() for graph in _graphs(attribute)]
+    sources = [_behind_moves(graph.outputs[at]) for graph in branches]
+    makers = {None if (maker := source.producer()) is None else maker.op_type for source in sources}
+    return sources[0] if len(makers) == 1 and makers != {None} else None
 
 
 def _is_constant(value: ir.Value | None) -> bool:
@@ -148,6 +164,13 @@ def _is_pooled(node: ir.Node) -> bool:
         return False
     above = _behind_moves(node.inputs[0]).producer()
     return above is not None and above.op_type in {"ReduceSum", "MatMul", "Einsum"} and not _is_constant(node.inputs[1])
+
+
+def _is_mean_of_sigmoid(node: ir.Node) -> bool:
+    if node.op_type not in _SUMMARIES or not node.inputs or node.inputs[0] is None:
+        return False
+    maker = _behind_moves(node.inputs[0]).producer()
+    return maker is not None and maker.op_type == "Sigmoid"
 
 
 def _state_of(output: ir.Value) -> tuple[str, ...] | None:

@@ -348,11 +348,14 @@ def _by_threshold(facts: Facts) -> Found | None:
     seen = facts.seen
     if facts.words & (_MAP_WORDS | _PLACE_WORDS | _BOX_WORDS) or seen.ndim > 3 or facts.rows_vary:
         return None
-    sigmoid = facts.op == "Sigmoid"
+    averaged = facts.ending is not None and facts.ending.mean_of_sigmoid
+    sigmoid = averaged or facts.op == "Sigmoid"
     if not sigmoid and not (facts.words & _CLASS_WORDS and seen.width == 1):
         return None
     if seen.decided_both_ways:
-        made = "Sigmoid makes it" if sigmoid else "its name is that of a score"
+        made = "its name is that of a score"
+        if sigmoid:
+            made = "it is a mean of what Sigmoid makes" if averaged else "Sigmoid makes it"
         return "classes", f"{made}, and it lies on both sides of its threshold"
     side = "half" if seen.unit_range else "zero"
     return "values", f"it is one score, but on these samples it stays on one side of {side}, so that its size counts"

@@ -198,6 +198,13 @@ def test_the_output_that_decides_speaks_for_the_network():
     assert main_output([taken["hn"]]) == "hn"
 
 
+def test_a_mean_of_scores_is_a_score():
+    ending = Ending("ReduceMean", pooled=True, mean_of_sigmoid=True, upstream=frozenset({"Sigmoid", "ReduceMean"}))
+    spread = sigmoid(np.linspace(-4, 4, 64, dtype=np.float32)[:, None])
+    assert found({"output": spread}, endings={"output": ending})["output"].kind == "classes"
+    assert found({"output": spread * 0.4}, endings={"output": ending})["output"].kind == "values"
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [("present.0.key", ["present", "0", "key"]), ("stateN", ["state", "n"]), ("h0", ["h", "0"]),
