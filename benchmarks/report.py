@@ -16,6 +16,7 @@ GROUPS = {
     "quantization-avx2": "Quantization, AVX2 without VNNI",
     "quantization": "Quantization",
     "pruning": "Pruning",
+    "decoder": "A decoder",
     "gpu": "GPUs",
     "field": "Networks out of wheels",
 }

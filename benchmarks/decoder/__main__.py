@@ -124,7 +124,7 @@ def _same(original: list[list[int]], compressed: list[list[int]]) -> float:
 
 def _markdown(results: Mapping[str, Mapping[str, Any]], trained: Mapping[str, Any], prompts: int) -> str:
     lines = [
-        f"## Decoder of {trained['parameters'] / 1e6:.1f} M parameters",
+        f"### Decoder of {trained['parameters'] / 1e6:.1f} M parameters",
         "",
         (
             f"Trained on manual pages for {trained['steps']:,} steps: {trained['training_nats_per_token']:.2f} nats per token of the"
