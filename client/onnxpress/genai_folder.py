@@ -21,7 +21,11 @@ def complete(model: Path, out: Path) -> list[str]:
     source, folder = model.parent, out.parent
     if not (source / CONFIGURATION).is_file() or source.resolve() == folder.resolve():
         return []
-    configuration = json.loads((source / CONFIGURATION).read_bytes())
+    try:
+        configuration = json.loads((source / CONFIGURATION).read_bytes())
+    except ValueError:
+        # The network is there whatever lies beside it.
+        return []
     network = _unpacked(out) if is_zipfile(out) else out.name
     if not _rename(configuration, model.name, network):
         return []

@@ -48,6 +48,13 @@ def test_an_archive_is_unpacked_because_genai_reads_none(source, tmp_path):
     assert (out.parent / "model.onnx.data").read_bytes() == b"weights"
 
 
+def test_a_configuration_that_is_no_json_is_left_alone(source, tmp_path):
+    (source / "genai_config.json").write_text("{")
+    out = tmp_path / "small.onnx"
+    out.write_bytes(b"network")
+    assert complete(source / "model.onnx", out) == []
+
+
 @pytest.mark.parametrize("name", ["vision.onnx", "model.onnx"])
 def test_a_network_that_is_not_in_the_configuration_or_stays_in_its_folder_gets_nothing(source, tmp_path, name):
     out = (source if name == "model.onnx" else tmp_path) / "small.onnx"

@@ -131,3 +131,24 @@ def test_other_outputs_take_one_line_each(report):
 def test_a_gate_on_an_output_says_so(report):
     report["verdict"]["gates"][0]["gate"] |= {"metric": "top1", "output": "logits"}
     assert "pass" in line(shown(report), "top1@logits max_drop")
+
+
+def test_a_decoders_reading_and_writing_stand_apart(report):
+    def rate(before, after, texts, tokens, **more):
+        ratio = {"value": after / before, "interval": {"low": 0.4, "high": 0.6, "confidence": 0.95}}
+        speeds = {
+            f"{side}_tokens_per_s": 1000 * texts * tokens / ms
+            for side, ms in (("original", before), ("compressed", after))
+        }
+        return {"original_ms": before, "compressed_ms": after, **speeds, "ratio": ratio, "stable": True, **more}
+
+    report["generation"] = {
+        "texts": 1,
+        "prompt_tokens": 128,
+        "prefill": rate(32.0, 40.0, 1, 128),
+        "decode": rate(4.0, 2.0, 1, 1, clock="cpu"),
+    }
+    text = shown(report)
+    assert line(text, "first token after 128") == "│ first token after 128 │ 32.0 ms │ 40.0 ms │ 1.25x slower │"
+    assert "4000 tokens/s │ 3200 tokens/s │ 1.25x slower" in line(text, "prompt read")
+    assert "250 tokens/s │ 500 tokens/s │ 2.00x faster by CPU time (ratio 0.500" in line(text, "text written")
