@@ -37,6 +37,7 @@ _BROKEN_RESULT = (
     EngineError, ir.serde.SerdeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError,
 )  # fmt: skip
 _SHORTER_TREES, _NEW_TREES = "shorter tree ensembles", "tree ensembles of ai.onnx.ml 5"
+_OF_TREES = frozenset({_SHORTER_TREES, _NEW_TREES})
 _CONTROL_FLOW = frozenset({"If", "Loop"})
 
 
@@ -48,21 +49,23 @@ def simplify(model: ir.Model, context: Context) -> Change | Refusal:
     own = SelfDifferences(reference, context.target)
     helped: list[str] = []
     dropped: list[DroppedStage] = []
-    stages = list(_stages(model))
+    stages, trees = list(_stages(model)), 0
     for position, (name, stage) in enumerate(stages):
         context.progress(position / len(stages), name)
         attempt, reason = _attempt(model, stage, (reference, own), feeds, context)
         if attempt is None:
             dropped.append(DroppedStage(stage=name, reason=reason))
         elif _has_helped(name, model, attempt):
+            trees += _saved(model, attempt) if name in _OF_TREES else 0
             _replace(model, attempt)
             helped.append(name)
-    if holds_ensembles(model) and not {_SHORTER_TREES, _NEW_TREES} & set(helped):
+    if holds_ensembles(model) and not _OF_TREES & set(helped):
         dropped.append(DroppedStage(stage=_SHORTER_TREES, reason=why_kept(model)))
     io.strip(model)
     after = _counts(model)
+    grown = io.weight_bytes(model) - stored
     return Change(
-        summary=_summary(before, after, io.weight_bytes(model) - stored, helped, dropped),
+        summary=_summary(before, after, grown=grown, trees=trees, helped=helped, dropped=dropped),
         details=SimplifyDetails(
             nodes=CountChange(before=sum(before.values()), after=sum(after.values())),
             ops={
@@ -125,9 +128,13 @@ def _attempt(
 
 def _has_helped(stage: str, before: ir.Model, after: ir.Model) -> bool:
     """Say whether a stage changed anything for the better; those of trees rewrite lists inside nodes."""
-    if stage in {_SHORTER_TREES, _NEW_TREES}:
-        return len(io.to_bytes(after)) < len(io.to_bytes(before))
+    if stage in _OF_TREES:
+        return _saved(before, after) > 0
     return _counts(after) != _counts(before)
+
+
+def _saved(before: ir.Model, after: ir.Model) -> int:
+    return len(io.to_bytes(before)) - len(io.to_bytes(after))
 
 
 def _onnxscript(model: ir.Model) -> ir.Model:
@@ -211,9 +218,15 @@ def _counts(model: ir.Model) -> dict[str, int]:
 
 
 def _summary(
-    before: dict[str, int], after: dict[str, int], grown: int, helped: Sequence[str], dropped: Sequence[DroppedStage]
+    before: dict[str, int],
+    after: dict[str, int],
+    *,
+    grown: int,
+    trees: int,
+    helped: Sequence[str],
+    dropped: Sequence[DroppedStage],
 ) -> str:
-    """Say what changed, operators by operators where their number did not; `grown`: bytes of constants."""
+    """Say what changed, operators by operators where their number did not; `grown`: bytes of constants, `trees`: saved ones."""
     was, now = sum(before.values()), sum(after.values())
     told = []
     if was != now:
@@ -226,7 +239,9 @@ def _summary(
     if not told and not helped:
         failed = "; ".join(f"{each.stage} was dropped, because {each.reason}" for each in dropped)
         return f"Nothing was simplified: {failed}." if failed else "The network was as simple as it gets."
-    if grown > 0:
+    if trees:
+        told.append(f"tree ensembles take {trees} bytes less")
+    elif grown > 0:
         told.append(f"constants that were computed in every run are stored and take {grown} bytes more")
     text = "; ".join(told) or "the operators are the same, their constants are not"
     return f"{text[0].upper()}{text[1:]}."

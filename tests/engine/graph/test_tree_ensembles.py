@@ -195,6 +195,8 @@ def test_simplify_makes_it_smaller_and_keeps_every_result(serialized, share, ope
         else:
             assert (found[output] == wanted[output]).all()
     assert any("tree ensembles" in stage for stage in change.details.stages)
+    assert "ree ensembles take" in change.summary
+    assert "computed in every run" not in change.summary
 
 
 def test_twice_is_harmless_and_says_that_nothing_can_go(context, arrays):
