@@ -48,6 +48,7 @@ class Ending:
     state_of: the inputs that the state of a recurrent operator starts from; None unless the output is such a state.
     upstream: types of all operators that the output depends on, those of subgraphs included.
     vocabulary: rows of the tables that integer inputs are looked up in.
+    passed_on: the output is an input that is only moved or cast.
     """
 
     op: str | None
@@ -58,6 +59,7 @@ class Ending:
     state_of: tuple[str, ...] | None = None
     upstream: frozenset[str] = frozenset()
     vocabulary: frozenset[int] = frozenset()
+    passed_on: bool = False
 
     @property
     def linear(self) -> bool:
@@ -86,7 +88,8 @@ def _ending(output: ir.Value, vocabulary: frozenset[int]) -> Ending:
     node = source.producer()
     upstream = frozenset(_upstream(output))
     if node is None:
-        return Ending(None, upstream=upstream, vocabulary=vocabulary)
+        passed_on = source.is_graph_input() and not source.is_initializer()
+        return Ending(None, upstream=upstream, vocabulary=vocabulary, passed_on=passed_on)
     axis = node.attributes.get("axis")
     unit_length = _is_unit_length(node)
     return Ending(
@@ -107,7 +110,8 @@ def _behind_moves(value: ir.Value) -> ir.Value:
         node = value.producer()
         if node is None or not node.inputs or node.inputs[0] is None:
             return value
-        if node.op_type in _MOVES:
+        # A list of one, as exporters write it, is concatenated too.
+        if node.op_type in _MOVES or (node.op_type == "Concat" and len(node.inputs) == 1):
             value = node.inputs[0]
             continue
         if node.op_type == "If":

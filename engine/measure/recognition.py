@@ -42,6 +42,8 @@ _LEAST_WIDTH = 16
 _LEAST_VOCABULARY = 256
 _STRIDES = (4, 8, 16, 32, 64)
 _FEWEST_CELLS = 20
+# Of an output that is an input passed on: it is right whatever becomes of the network.
+_PASSED_ON_WEIGHT = 0.1
 
 Found = tuple[OutputKind, str]
 
@@ -51,7 +53,7 @@ class Recognition:
     """What an output is taken for, and why.
 
     `kind` is None for what cannot be compared. `companions`: by role, outputs that hold scores or labels of these rows;
-    `judged_with`: the output whose rows this one belongs to.
+    `judged_with`: the output whose rows this one belongs to; `passed_on`: it is an input, and says nothing of the network.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Recognition:
     rows_vary: bool = False
     companions: Mapping[str, str] = field(default_factory=dict)
     judged_with: str | None = None
+    passed_on: bool = False
 
     @property
     def judged(self) -> bool:
@@ -137,8 +140,10 @@ def recognise(
         facts = Facts(name, seen, ending, inputs, shapes[name], varies, labels)
         said = declared.get(name)
         kind, reason = _declared(said) or _by_labels(facts) or (like or {}).get(name) or _recognise(facts)
-        weight = said.weight if said and said.weight else DEFAULT_WEIGHTS.get(kind, 1.0)
-        found[name] = Recognition(name, kind, reason, weight, bool(said and said.ignore), varies)
+        passed_on = ending is not None and ending.passed_on
+        usual = _PASSED_ON_WEIGHT if passed_on else DEFAULT_WEIGHTS.get(kind, 1.0)
+        weight = said.weight if said and said.weight else usual
+        found[name] = Recognition(name, kind, reason, weight, bool(said and said.ignore), varies, passed_on=passed_on)
     return _with_companions(found, outputs, declared)
 
 
@@ -189,6 +194,15 @@ def _by_state(facts: Facts) -> Found | None:
     if {"present", "key"} <= facts.words or {"present", "value"} <= facts.words:
         return "state", "its name is that of a cache of keys and values"
     return None
+
+
+def _by_passing_on(facts: Facts) -> Found | None:
+    if facts.ending is None or not facts.ending.passed_on:
+        return None
+    return (
+        "values" if facts.seen.is_float else "classes",
+        "it is an input that is passed on, and says nothing of what the network computes",
+    )
 
 
 def _twins(facts: Facts) -> Iterator[str]:
@@ -363,6 +377,7 @@ def _by_threshold(facts: Facts) -> Found | None:
 
 _RULES: tuple[Callable[[Facts], Found | None], ...] = (
     _by_state,
+    _by_passing_on,
     _by_probabilities,
     _by_boxes,
     _by_tokens,
@@ -417,8 +432,11 @@ def _role(other: str, outputs: Mapping[str, Observed], boxes: str, recognition: 
 
 
 def main_output(found: Iterable[Recognition]) -> str | None:
-    """Give the output that speaks for the network: the first that decides something, else the first that is no state."""
-    judged = [each for each in found if each.judged]
-    deciding = [each for each in judged if each.kind in {"classes", "tokens", "mask", "boxes"}]
+    """Give the output that speaks for the network: the first that decides something, else the first that is no state.
+
+    One that is an input passed on speaks only where there is no other.
+    """
+    judged = sorted((each for each in found if each.judged), key=lambda each: each.passed_on)
+    deciding = [each for each in judged if each.kind in {"classes", "tokens", "mask", "boxes"} and not each.passed_on]
     other = [each for each in judged if each.kind != "state"]
     return next((each.name for each in (*deciding, *other, *judged)), None)

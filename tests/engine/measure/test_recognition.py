@@ -198,6 +198,20 @@ def test_the_output_that_decides_speaks_for_the_network():
     assert main_output([taken["hn"]]) == "hn"
 
 
+def test_an_input_that_is_passed_on_speaks_only_where_there_is_no_other():
+    passed, pooled = Ending(None, passed_on=True), Ending("Div", pooled=True)
+    taken = found(
+        {"ids": RANDOM.integers(0, 9, (64, 12)), "vector": normal(64, 96)}, endings={"ids": passed, "vector": pooled}
+    )
+    assert [each.kind for each in taken.values()] == ["classes", "embedding"]
+    assert taken["ids"].weight < taken["vector"].weight
+    assert "passed on" in taken["ids"].reason
+    assert main_output(taken.values()) == "vector"
+    assert main_output([taken["ids"]]) == "ids"
+    # A table that an input is looked up in is the network's own.
+    assert not found({"y": normal(64, 96)}, endings={"y": Ending(None)})["y"].passed_on
+
+
 def test_a_mean_of_scores_is_a_score():
     ending = Ending("ReduceMean", pooled=True, mean_of_sigmoid=True, upstream=frozenset({"Sigmoid", "ReduceMean"}))
     spread = sigmoid(np.linspace(-4, 4, 64, dtype=np.float32)[:, None])
