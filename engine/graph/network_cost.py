@@ -1,22 +1,29 @@
 """What one sample costs a network by its shapes alone: arithmetic and memory. Nothing is run."""
 
+from pathlib import Path
+
+import onnx
 import onnx_ir as ir
 
 from engine.errors import EngineError
-from engine.graph import macs, sizes
+from engine.graph import io, macs, sizes
 from engine.graph.activations import most_alive
 from engine.inspection import NetworkCost
 
 # What shape arithmetic on a network that nobody has tried may raise: the estimate is then left out, the network is not.
-_SHAPES_FAIL = (EngineError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+_SHAPES_FAIL = (
+    EngineError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+    ir.serde.SerdeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError,
+)  # fmt: skip
 
 
-def network_cost(model: ir.Model) -> NetworkCost | None:
-    """Give the cost of one sample, open sizes replaced by stand-ins; None where shapes do not tell it. Nodes get names."""
-    for number, node in enumerate(model.graph):
-        node.name = f"node_{number}"
+def network_cost(path: Path) -> NetworkCost | None:
+    """Give the cost of one sample, open sizes replaced by stand-ins; None where shapes do not tell it."""
     try:
-        found = sizes.of_feed(model, {})
+        model = io.load(path)
+        for number, node in enumerate(model.graph):
+            node.name = f"node_{number}"
+        found = sizes.of_feed(model, {}, run=False)
         alive = most_alive(model, found)
         work = sum(macs.by_node(model, found).values())
     except _SHAPES_FAIL:

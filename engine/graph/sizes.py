@@ -37,6 +37,8 @@ class Sizes:
     moving: dict[str, Array] = field(default_factory=dict)
     # Values whose shape nothing but the file tells, dynamic dimensions replaced by numbers of their own.
     declared: set[str] = field(default_factory=set)
+    # Whether operators that no rule is known for are run on zeros.
+    run: bool = True
 
     def shape(self, value: ir.Value | None) -> Shape | None:
         """Give the value's concrete shape, None where it could not be inferred."""
@@ -80,9 +82,14 @@ def infer(model: ir.Model, dims: Mapping[str, int] | None = None) -> Sizes:
     return first
 
 
-def of_feed(model: ir.Model, shapes: Mapping[str, Shape]) -> Sizes:
-    """Walk the graph once with inputs of these shapes; raises ModelUnsupportedError where one is missing that has no rank."""
-    found = Sizes()
+def of_feed(model: ir.Model, shapes: Mapping[str, Shape], *, run: bool = True) -> Sizes:
+    """Walk the graph once with inputs of these shapes; `run`: operators that no rule is known for are run on zeros.
+
+    Raises:
+        ModelUnsupportedError: a shape is missing of an input that has no rank.
+    """
+    runtime_operators.register()
+    found = Sizes(run=run)
     chosen: dict[str, int] = {}
     for value in model.graph.inputs:
         given = shapes.get(str(value.name))
@@ -216,7 +223,7 @@ def _walk(model: ir.Model, sizes: Sizes, node: ir.Node, chosen: dict[str, int], 
         # Operators that are defined as functions have no inference of their own.
         inferred |= _infer_contrib(sizes, node, _as_first)
     if any(inferred.get(str(value.name), (0, None))[1] is None for value in node.outputs if value.uses()):
-        inferred |= shapes_by_running(model, node, sizes.port)
+        inferred |= shapes_by_running(model, node, sizes.port) if sizes.run else {}
     for value in node.outputs:
         declared = None if value.dtype is None else int(value.dtype)
         kind, shape = inferred.get(value.name or "", (declared, None))

@@ -24,7 +24,7 @@ from onnx import (
 )
 
 from engine.errors import ModelInvalidError, ModelUnsupportedError
-from engine.graph import checker, io, runtime_operators
+from engine.graph import checker, runtime_operators
 from engine.graph.cache_sizes import with_cache_sizes
 from engine.graph.foreign_formats import recognise, recognise_broken
 from engine.graph.names import tell_apart
@@ -115,7 +115,7 @@ def inspect_model(path: Path, *, alone: bool = False, mend: bool = False) -> Ins
         quantized=_quantized(nodes),
         float_type=_float_type(nodes.tensors),
         external_data=bool(external),
-        cost=network_cost(io.load(path)),
+        cost=network_cost(path),
         warnings=(*_warnings(model, nodes), *wrongly_declared, *_shared_names(model, nodes, path if mend else None)),
     )
 

@@ -1,10 +1,13 @@
 """What a job will take: it follows what is asked, what the network costs, and whether that was measured."""
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from engine import inspect_dataset, inspect_model, read_spec
 from engine.estimate import estimate_job, measured_speed
+from engine.graph.network_cost import network_cost
 
 SIMPLIFY = {"recipe": {"passes": [{"type": "simplify"}]}}
 STATIC = {"recipe": {"passes": [{"type": "simplify"}, {"type": "quantize_static"}]}}
@@ -30,6 +33,28 @@ def test_an_inspection_tells_what_a_sample_costs(network):
     assert network.cost.macs > network.parameters
     assert network.cost.live_bytes > 0
     assert network.cost.input_elements > 0
+
+
+def test_a_network_whose_shapes_nobody_can_follow_has_no_cost_and_is_no_fault(tmp_path):
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("QAttention", ["q", "w", "b", "scale", "scale"], ["a"], domain="com.microsoft", num_heads=1),
+        helper.make_node("Relu", ["a"], ["y"]),
+    ]
+    weights = {
+        "scale": np.float32(0.1), "zero": np.uint8(128), "w": np.ones((8, 24), np.int8), "b": np.zeros(24, np.float32),
+    }  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, 8])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "odd.onnx")
+    assert inspect_model(tmp_path / "odd.onnx").cost is None
+    (tmp_path / "broken.onnx").write_bytes(b"no network")
+    assert network_cost(tmp_path / "broken.onnx") is None
 
 
 def test_more_work_takes_longer(network, data):

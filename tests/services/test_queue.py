@@ -127,6 +127,15 @@ def test_what_a_running_job_warns_of_is_told_at_once_and_kept_once(service):
     assert service.events(job.id).count("warning") == 2
 
 
+def test_the_estimate_of_a_running_job_is_an_event_and_what_goes_on(service):
+    job = service.submit().job
+    claim = service.claim()
+    said = "About 55 s (33 s to 2 min) and 0.5 GB of memory: a sample takes 171 ms here."
+    step(service, queue.progress, claim, [{"type": "started"}, {"type": "estimate", "message": said}])
+    assert service.job(job.id).progress == {"message": said}
+    assert "estimate" in service.events(job.id)
+
+
 def test_crashes_and_losses_are_counted_apart(service):
     job = service.submit().job
     for _ in range(service.settings.max_losses):

@@ -19,7 +19,7 @@ def _network(nodes, inputs, outputs, weights=(), domains=()):
 
     graph = helper.make_graph(
         nodes, "g", [info(*each) for each in inputs], [info(*each) for each in outputs],
-        [numpy_helper.from_array(array, name) for name, array in weights],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in weights],
     )  # fmt: skip
     opsets = [helper.make_opsetid("", 17), *(helper.make_opsetid(name, 1) for name in domains)]
     return ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8))
@@ -79,9 +79,19 @@ def test_the_budget_and_the_inputs_count():
 
 
 def test_what_shapes_do_not_tell_is_measured():
-    # Inverse is the runtime's own, and nothing infers its shape.
-    nodes = [helper.make_node("Inverse", ["x"], ["y"], domain="com.microsoft")]
-    model = _network(nodes, [("x", ["N", 64, 64])], [("y", None)], domains=["com.microsoft"])
-    samples = _samples(x=np.eye(64, dtype=np.float32)[None].repeat(3, 0))
-    budget = 1 * MEBIBYTE
-    assert affordable_batch(model, samples, 1000, budget=budget, target=Target()) == budget // (2 * 2 * 64 * 64 * 4)
+    # An attention in integers is the runtime's own, and nothing infers its shape.
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("QAttention", ["q", "w", "b", "scale", "scale"], ["y"], domain="com.microsoft", num_heads=4),
+    ]
+    weights = [
+        ("scale", np.float32(0.1)), ("zero", np.uint8(128)), ("w", np.ones((64, 192), np.int8)),
+        ("b", np.zeros(192, np.float32)),
+    ]  # fmt: skip
+    model = _network(nodes, [("x", ["N", 16, 64])], [("y", None)], weights, domains=["com.microsoft"])
+    samples = _samples(x=np.ones((3, 16, 64), np.float32))
+    assert live_bytes(model, next(iter(samples.batches(1)))) is None
+    # It reads a byte for each of 1,024 numbers and writes four.
+    expected = MEBIBYTE // (2 * 5 * 1024)
+    assert 0.9 * expected <= affordable_batch(model, samples, 1000, budget=MEBIBYTE, target=Target()) <= expected
+    assert affordable_batch(model, samples, 1000, budget=MEBIBYTE) == MEBIBYTE // 4096
