@@ -95,7 +95,7 @@ def network(shape: Shape) -> onnx.ModelProto:
     ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", _TOKENS])
     hidden = helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["batch", _TOKENS, shape.width])
     graph = helper.make_graph(made.nodes, "transformer", [ids], [hidden], made.tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
 class _Builder:

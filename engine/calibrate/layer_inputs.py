@@ -25,8 +25,8 @@ from engine.target import Target
 # Rows that a layer's sums are made of, and that many for each of its inputs where that is more.
 _ROWS = 4096
 _ROWS_PER_INPUT = 4
-# Candidates are judged on so many times fewer, which is enough to compare them.
-_HELD_OUT_EVERY = 5
+# Candidates are judged on so many times fewer, and on no more than that, which is enough to compare them.
+_HELD_OUT_EVERY, _MOST_JUDGED = 5, 2048
 # Runs of the networks from which all layers get their rows; a layer of few rows in a run looks at more.
 _FEWEST_RUNS, _MOST_RUNS = 64, 256
 _MOST_RUNS_OF_ONE = 8192
@@ -204,7 +204,7 @@ class _StageSums:
             judged = self._parts.is_judged(run)
             both = self._parts.fit < _HELD_OUT_EVERY and not self._parts.judged
             for sums, x, original in zip(self._sums[reads], *pair, strict=True):
-                if judged or both:
+                if (judged or both) and sums.held_out < _MOST_JUDGED:
                     sums.hold_out(x, original)
                 if not judged:
                     sums.update(x, original)

@@ -18,7 +18,7 @@ from engine.runtime import sessions
 from engine.target import Target
 
 # Of tensors that are kept between two stages in memory, for each network; more go to a file.
-_MEMORY_BYTES = 256 << 20
+_MEMORY_BYTES = 128 << 20
 # A part of a network with more weights than that goes through a file.
 _IN_MEMORY_WEIGHTS = 512 << 20
 _NOT_TENSORS = ("Sequence", "Optional")

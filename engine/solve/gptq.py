@@ -48,10 +48,10 @@ def curvature(
     xtx: Floats, *, damping: float = 0.01, activation_order: bool = False, dtype: DTypeLike = np.float64
 ) -> Curvature:
     """Damp and factorise X^T X (inputs, inputs), in float64; the results are kept as `dtype`."""
-    hessian = damped(xtx, damping)
+    hessian: Floats = damped(xtx, damping).astype(dtype, copy=False)
     order = np.argsort(-np.diag(hessian), kind="stable") if activation_order else np.arange(len(hessian))
     root = root_factor(hessian[np.ix_(order, order)] if activation_order else hessian)
-    return Curvature(hessian.astype(dtype), root.astype(dtype), order, activation_order)
+    return Curvature(hessian, np.ascontiguousarray(root, dtype), order, activation_order)
 
 
 def gptq(

@@ -8,6 +8,7 @@ from scipy.linalg import get_blas_funcs
 
 Floats = NDArray[np.floating]
 Singles = NDArray[np.float32]
+_SLAB = 256
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class InputSums:
     def __init__(self, inputs: int, weights: Floats | None = None, *, block: int = 1024) -> None:
         self._weights = None if weights is None else np.asarray(weights, np.float32)
         self._block = block
-        self._rows = 0
+        self._rows = self.held_out = 0
         self._waiting = 0
         self._now = np.zeros((block, inputs), np.float32)
         self._lack = np.zeros((block, inputs), np.float32)
@@ -79,14 +80,20 @@ class InputSums:
     def hold_out(self, now: Floats, was: Floats) -> None:
         """Keep rows that nothing is fitted to."""
         self._held_out.append((np.array(now, np.float32), np.array(was, np.float32)))
+        self.held_out += len(now)
 
     def result(self) -> Inputs:
         """Give the sums; nothing may be added after that."""
         if self._waiting:
             self._flush()
         width = len(self._xtx)
-        lower = np.tril(self._xtx)
-        xtx = lower + np.tril(lower, -1).T
+        xtx = self._xtx
+        # Copy the triangle over in slabs: a whole copy or two of it would be the largest arrays of the solver.
+        for start in range(0, width, _SLAB):
+            stop = min(start + _SLAB, width)
+            square = np.tril(xtx[start:stop, start:stop])
+            xtx[start:stop, start:stop] = square + np.tril(square, -1).T
+            xtx[start:stop, stop:] = xtx[stop:, start:stop].T
         pairs = self._held_out or [(np.zeros((0, width), np.float32),) * 2]
         held_out, original = (np.concatenate(side) for side in zip(*pairs, strict=True))
         return Inputs(self._rows, xtx, self._cross, self._weights is not None, held_out, original)
