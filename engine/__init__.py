@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from engine.compatibility import check_arrays, check_data, check_fit, gate_samples_of
     from engine.data.dataset import inspect_dataset
     from engine.errors import EngineError
-    from engine.estimate import estimate_job
+    from engine.estimate import beyond_limits, estimate_job
     from engine.gate import TaskMetric
     from engine.gate_samples import GateSamples
     from engine.graph.archive import inspect_archive
@@ -48,6 +48,7 @@ __all__ = [
     "Report",
     "Spec",
     "TaskMetric",
+    "beyond_limits",
     "check_arrays",
     "check_data",
     "check_fit",
@@ -89,6 +90,7 @@ _HOME = {
     "Report": "engine.report.values",
     "Spec": "engine.spec",
     "TaskMetric": "engine.gate",
+    "beyond_limits": "engine.estimate",
     "check_arrays": "engine.compatibility",
     "check_data": "engine.compatibility",
     "check_fit": "engine.compatibility",

@@ -12,7 +12,7 @@ from typing import Literal, assert_never
 from engine.contract import RUN_BYTES, Workload
 from engine.data.parts import Sizes, part_sizes
 from engine.inspection import DatasetInspection, Estimate, Inspection, StepEstimate
-from engine.spec import Compress, Profile, Spec
+from engine.spec import Compress, Limits, Profile, Spec
 from engine.target import Target
 
 # Multiply-accumulates of a thread in a second in float32: an older processor, a usual one, a fast one.
@@ -90,6 +90,20 @@ def estimate_job(
             return _of_profile(inspection, sizes, spec, [each for each in speeds if each is not None])
         case _:
             assert_never(spec)
+
+
+def beyond_limits(found: Estimate, limits: Limits) -> Iterator[str]:
+    """Yield warnings where a job will most likely be ended for its own limits."""
+    if found.low > limits.max_runtime_s:
+        yield (
+            f"The job may well take longer than its max_runtime_s ({limits.max_runtime_s}): {_duration(found.low)} at least,"
+            f" {_duration(found.seconds)} most likely. Give it more, fewer samples or fewer steps."
+        )
+    if found.memory_bytes > limits.max_memory_mb << 20:
+        yield (
+            f"The job may take {found.memory_bytes / 1e9:.1f} GB of memory, its max_memory_mb is {limits.max_memory_mb}: if it"
+            " is ended for that, give it more."
+        )
 
 
 def _of_compression(inspection: Inspection, sizes: Sizes | None, spec: Compress, speed: Speed) -> Estimate:

@@ -25,7 +25,7 @@ from api.schemas import (
     read_cursor,
 )
 from api.uploads import repr_digest
-from engine import REPORT_FORMATS
+from engine import REPORT_FORMATS, beyond_limits
 from models import Job
 from services import jobs
 from services.errors import ServiceError
@@ -103,11 +103,13 @@ def validate_job(body: NewJob, scope: ReadScope) -> PlanView:
         plan = jobs.plan(scope.session, scope.tenant_id, request)
     except ServiceError as error:
         return view.model_copy(update={"valid": False, "problem": problem_of(error)})
+    expected = plan.estimate(request.spec)
+    beyond = [] if expected is None else list(beyond_limits(expected, request.spec.limits))
     found: dict[str, Any] = {
-        "warnings": plan.warnings,
+        "warnings": [*plan.warnings, *beyond],
         "gate_samples": plan.gate_samples,
         "waits_for": plan.model.job_id if plan.waits else None,
-        "estimate": plan.estimate(request.spec),
+        "estimate": expected,
     }
     if plan.answer is not None:
         found |= {"cache": "hit", "cached_from": plan.answer[0].id}

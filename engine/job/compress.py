@@ -19,7 +19,7 @@ from engine.errors import (
     ModelUnsupportedError,
     VerificationFailedError,
 )
-from engine.estimate import Speed, estimate_job, measured_speed
+from engine.estimate import Speed, beyond_limits, estimate_job, measured_speed
 from engine.gate import FIDELITY_METRICS, TASK_METRICS
 from engine.graph import io, verify
 from engine.graph.activations import live_bytes
@@ -159,8 +159,8 @@ class _Compression:
         )
         if self._estimate is not None:
             self._frame.tell({"type": "estimate", "message": self._estimate.summary})
-            if self._estimate.memory_bytes > self._spec.limits.max_memory_mb << 20:
-                self._warn(_may_not_fit(self._estimate, self._spec.limits.max_memory_mb))
+            for warning in beyond_limits(self._estimate, self._spec.limits):
+                self._warn(warning)
 
     def _measured_speed(self, original: Session | Pieces) -> Speed:
         samples = self._parts.select.samples
@@ -551,13 +551,6 @@ def _too_large(needed: int, limit_mb: int) -> str:
         f"The network does not fit into max_memory_mb ({limit_mb}): it was verified and judged in pieces, with weights quantized"
         " without data, and neither latency nor peak memory was measured. To have them measured, give the job"
         f" {_mebibytes(needed)} MiB."
-    )
-
-
-def _may_not_fit(found: Estimate, limit_mb: int) -> str:
-    return (
-        f"The job may take {found.memory_bytes / 1e9:.1f} GB of memory, its max_memory_mb is {limit_mb}: if it is ended for"
-        " that, give it more."
     )
 
 

@@ -187,6 +187,8 @@ def test_a_dry_run_tells_what_would_come_of_it(client, body):
     assert (expected["basis"], [step["type"] for step in expected["steps"]]) == ("shapes", ["simplify"])
     assert expected["low"] <= expected["seconds"] <= expected["high"]
     assert "which is rough" in expected["summary"]
+    small = {**body, "limits": {"max_memory_mb": 256}}
+    assert "max_memory_mb is 256" in client.post("/v1/jobs:validate", json=small).json()["warnings"][-1]
     refused = client.post("/v1/jobs:validate", json={**body, "recipe": {"passes": [{"type": "quantize_static"}]}})
     assert refused.status_code == 200
     plan = refused.json()

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engine import inspect_dataset, inspect_model, read_spec
-from engine.estimate import estimate_job, measured_speed
+from engine.estimate import beyond_limits, estimate_job, measured_speed
 from engine.graph.network_cost import network_cost
 
 SIMPLIFY = {"recipe": {"passes": [{"type": "simplify"}]}}
@@ -90,6 +90,17 @@ def test_memory_follows_activations_but_the_batch_follows_memory(network, data):
     # Samples of 60 MiB are run one by one: 32 of them at once would take eleven GB.
     assert memory(60 << 20) < 1 << 30
     assert memory(8 << 20, batch=64) > memory(8 << 20)
+
+
+def test_a_job_that_its_own_limits_will_end_is_warned_of(network, data):
+    spec = read_spec({**STATIC, "limits": {"max_runtime_s": 60, "max_memory_mb": 256}})
+    slow = estimate_job(network, data(600), spec, speed=measured_speed(1.0, 1 << 20))
+    said = list(beyond_limits(slow, spec.limits))
+    assert len(said) == 2
+    assert "max_runtime_s (60)" in said[0]
+    assert "max_memory_mb is 256" in said[1]
+    quick = estimate_job(network, data(60), read_spec(STATIC), speed=measured_speed(1e-4, 1 << 20))
+    assert not list(beyond_limits(quick, read_spec(STATIC).limits))
 
 
 def test_a_profile_takes_what_it_measures(network, data):
