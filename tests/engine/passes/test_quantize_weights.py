@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -434,3 +436,19 @@ def test_the_layer_that_makes_the_outputs_may_have_more_bits(tools):
     noise_of = [float(np.square(tools.run(model, x)["z"] - exact).sum()) for model in (wide, narrow, mixed)]
     # Eight bits for the head leave only what the inner layer loses.
     assert noise_of[2] < 0.75 * noise_of[1]
+
+
+def test_progress_rises_and_says_how_long_it_will_take(tools):
+    told = []
+    model = perceptron(tools)
+    context = replace(
+        tools.context(model, tools.Feeds(x=correlated(64, 64))),
+        progress=lambda fraction, message: told.append((fraction, message)),
+    )
+    step = QuantizeWeights()
+    step.prepare(model)
+    assert isinstance(step.apply(model, {}, context), Change)
+    fractions = [fraction for fraction, _ in told]
+    assert fractions == sorted(fractions)
+    layers = [message for _, message in told if message.startswith("solved")]
+    assert [" left" in message for message in layers] == [True] * (len(layers) - 1) + [False]
