@@ -16,17 +16,11 @@ Shape = tuple[int, ...]
 
 # Domains of which onnx knows few shapes.
 _TRIED = frozenset({"ai.onnx.ml", "com.microsoft"})
-# What gives another shape for other data, or makes something of zeros that no real data ask of it.
-_BY_DATA = (
-    "Attention",
-    "Search",
-    "Sampling",
-    "Tokenizer",
-    "Unique",
-    "NonMaxSuppression",
-    "CropAndResize",
-    "DictVectorizer",
-)
+# What gives another shape for other data, makes something of zeros that no real data ask of it, or holds packed weights.
+_NOT_TRIED = (
+    "Attention", "Search", "Sampling", "Tokenizer", "Unique", "NonMaxSuppression", "CropAndResize", "DictVectorizer",
+    "MoE", "NBits", "Quant", "QLinear", "Integer",
+)  # fmt: skip
 _MOST_BYTES = 1 << 26
 
 
@@ -37,7 +31,7 @@ def shapes_by_running(
 
     `shape_of` gives the element type and the shape of an input, None where either is not known.
     """
-    if node.domain not in _TRIED or any(part in node.op_type for part in _BY_DATA) or _has_body(node):
+    if node.domain not in _TRIED or any(part in node.op_type for part in _NOT_TRIED) or _has_body(node):
         return {}
     inputs = [value for value in node.inputs if value is not None and value.name]
     known = {str(value.name): (value, shape_of(value)) for value in inputs}

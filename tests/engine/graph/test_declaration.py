@@ -159,6 +159,8 @@ def test_a_job_on_a_wrong_declaration_runs_and_warns(workspace, monkeypatch):
     report = run(spec, folder, lambda _event: None, probe=lambda *_: probe)
     assert report.latency is not None
     assert any("declared as [n, 10], but a run gives" in each for each in report.warnings)
+    assert report.self_difference is not None
+    assert report.self_difference.words in (folder / "out" / "report.md").read_text()
     dims = onnx.load(folder / "out" / "model.onnx").graph.output[0].type.tensor_type.shape.dim
     assert [each.dim_param or each.dim_value for each in dims] == ["n", 10]
 

@@ -5,6 +5,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from engine import Compress, run
 from engine.errors import BaselineFailedError
@@ -103,6 +104,25 @@ def test_networks_of_32_bits_are_left_alone(residual_cnn):
     model = ir.from_proto(onnx.load_model_from_string(residual_cnn()))
     assert not widen(model).weights
     assert "Cast" not in {node.op_type for node in model.graph}
+
+
+@pytest.mark.parametrize("name", ["residual", "yolo", "bert", "vit_fused_qkv", "decoder"])
+@pytest.mark.parametrize("keep_io", [False, True])
+def test_networks_as_another_tool_narrows_them_come_through(zoo, name, keep_io):
+    half = convert_float_to_float16(zoo.ZOO[name](), keep_io_types=keep_io)
+    feed = zoo.feed(zoo.ZOO[name]())
+    model = ir.from_proto(half)
+    widened = widen(model)
+    wide = io.to_bytes(model)
+    assert widened.narrow(model) > 0
+    original, one, other = (
+        session(each, Target()).run(feed) for each in (half.SerializeToString(), wide, io.to_bytes(model))
+    )
+    for output, wanted in original.items():
+        assert one[output].dtype == other[output].dtype == wanted.dtype
+        scale = np.abs(wanted.astype(np.float64)).max()
+        np.testing.assert_allclose(one[output].astype(np.float64), wanted.astype(np.float64), atol=2e-2 * scale)
+        np.testing.assert_allclose(one[output].astype(np.float64), other[output].astype(np.float64), atol=1e-3 * scale)
 
 
 @pytest.fixture
