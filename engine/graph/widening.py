@@ -28,9 +28,10 @@ class Widened:
     weights: dict[str, tuple[ir.TensorProtocol, ir.TensorProtocol]] = field(default_factory=dict)
 
     def narrow(self, model: ir.Model) -> int:
-        """Store in 16 bits what is left of the weights, in place, and widen it where it is read; give how many.
+        """Store the weights in 16 bits again, in place, and widen them where they are read; give how many.
 
-        Only weights whose every number is a 16-bit number go back, so nothing is lost.
+        What was left alone goes back as it was. What was changed is rounded to 16 bits, unless its numbers do not fit; what is
+        new goes there only if every number is a 16-bit one.
         """
         kinds = {narrow.dtype for _, narrow in self.weights.values()}
         taken, done = io.value_names(model), 0
@@ -60,7 +61,9 @@ class Widened:
         made, narrow = self.weights.get(str(value.name), (None, None))
         if made is tensor:
             return narrow
-        return None if is_stored(tensor) else _exactly(tensor, kinds)
+        if is_stored(tensor):
+            return None
+        return _exactly(tensor, kinds) if narrow is None else _rounded(tensor, narrow.dtype)
 
 
 def widen(model: ir.Model) -> Widened:
@@ -182,6 +185,15 @@ def _exactly(tensor: ir.TensorProtocol, kinds: set[ir.DataType]) -> ir.TensorPro
         if np.array_equal(narrow.astype(np.float32), array):
             return ir.Tensor(narrow, kind, name=tensor.name)
     return None
+
+
+def _rounded(tensor: ir.TensorProtocol, kind: ir.DataType) -> ir.TensorProtocol | None:
+    """Give a tensor in 16 bits, where none of its numbers is too large for them."""
+    array = tensor.numpy()
+    with np.errstate(over="ignore"):
+        narrow = array.astype(kind.numpy())
+    same = np.array_equal(np.isfinite(narrow.astype(np.float32)), np.isfinite(array))
+    return ir.Tensor(narrow, kind, name=tensor.name) if same else None
 
 
 def _renamed(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
