@@ -50,4 +50,4 @@ def test_times_that_are_nearly_the_same_choose_the_same(choose):
 
 def test_the_time_of_a_sample_is_measured(tools):
     model, samples = _one_layer(tools), tools.Feeds(x=np.zeros((40, 4), np.float32))
-    assert 0 < effort._seconds_per_sample(model, samples, tools.context(model, samples)) < 1
+    assert effort._seconds_per_sample(model, samples, tools.context(model, samples)) > 0
