@@ -235,7 +235,8 @@ class _Compression:
             select=self._parts.select.samples,
             has_data=calibrate is not None,
             evaluator=evaluator,
-            feeds=self._feeds,
+            # A decoder spends its time on writing, so that is what candidates race in.
+            feeds=self._decoding or self._feeds,
             gates=self._spec.gates,
             declared=self._declared,
             in_pieces=self._in_pieces,

@@ -7,6 +7,7 @@ import pytest
 from engine import Compress, run
 from engine.gate import Gate
 from engine.job import compress as compress_module
+from engine.job import workbench
 from engine.measure.gates import Costs, judge
 from engine.report.counted_time import counted
 from engine.report.files import report_files
@@ -53,6 +54,21 @@ def test_a_decoder_is_quantized_from_tokens_alone(form, workspace):
     written = {name: content.decode() for name, content in report_files(report).items()}
     assert "first token after 24 tokens" in written["report.md"]
     assert 'tokens_per_second{load="decode",network="compressed"}' in written["report.prom"]
+
+
+def test_candidates_race_in_writing_which_is_where_a_decoder_spends_its_time(workspace, monkeypatch):
+    raced = []
+
+    def race(original, candidates, feeds, *rest, **options):
+        raced.extend(feed["input_ids"].shape for feed in feeds)
+        return compare_many(original, candidates, feeds, *rest, **options)
+
+    compare_many = workbench.compare_many
+    monkeypatch.setattr(workbench, "compare_many", race)
+    monkeypatch.setattr(workbench, "_RACE_SECONDS", 0.1)
+    _run(workspace(small_decoder().SerializeToString(), input_ids=texts(24)))
+    assert raced
+    assert set(raced) == {(1, 1)}
 
 
 def test_next_tokens_as_labels_give_perplexity_beside_the_original(workspace):
