@@ -152,3 +152,25 @@ def test_a_decoders_reading_and_writing_stand_apart(report):
     assert line(text, "first token after 128") == "│ first token after 128 │ 32.0 ms │ 40.0 ms │ 1.25x slower │"
     assert "4000 tokens/s │ 3200 tokens/s │ 1.25x slower" in line(text, "prompt read")
     assert "250 tokens/s │ 500 tokens/s │ 2.00x faster by CPU time (ratio 0.500" in line(text, "text written")
+
+
+def test_every_byte_is_in_a_row(report):
+    assert "where the bytes are" not in shown(report), "older workers do not say"
+    rows = [
+        {"kind": "quantized", "reason": None, "tensors": 9, "bytes": 180_000},
+        {"kind": "float_weights", "reason": "the recipe excludes it", "tensors": 1, "bytes": 60_000},
+        {"kind": "graph", "reason": None, "tensors": 0, "bytes": 6_000},
+        {"kind": "invented_later", "reason": None, "tensors": 0, "bytes": 0},
+    ]
+    text = shown(report | {"bytes": {"rows": rows, "total": 246_000}})
+    assert line(text, "quantized values") == "│ quantized values │ 9 │ 180,000 │ 73.2 % │"
+    assert "weights in float: the recipe excludes it" in text
+    assert line(text, "operators, names and framing") == "│ operators, names and framing │ │ 6,000 │ 2.4 % │"
+    assert line(text, "│ all ") == "│ all │ │ 246,000 │ │"
+    assert "invented_later" in text
+
+
+def test_the_terminal_knows_every_kind_of_byte():
+    from engine.report.byte_account import BYTE_KINDS
+
+    assert render_report.BYTE_KINDS == BYTE_KINDS

@@ -72,8 +72,11 @@ def test_a_job_gives_a_verified_smaller_network_and_its_report(job, compress):
     assert report.latency is not None
     assert report.memory is not None
     assert Report.model_validate_json((folder / "out" / "report.json").read_bytes()) == report
+    assert report.bytes.total == (folder / "out" / "model.onnx").stat().st_size
+    assert sum(row.bytes for row in report.bytes.rows) == report.bytes.total
     text = (folder / "out" / "report.md").read_text()
     assert "# Compression report: pass" in text
+    assert f"| all |  | {report.bytes.total} |  |" in text
     assert "| size |" in text
     assert sorted(file.name for file in (folder / "out").iterdir()) == [
         "model.onnx",
