@@ -1,6 +1,6 @@
 """Quantize the decoder of benchmarks/networks/decoder.py to int4 with an int8 head, and hold it to the bars.
 
-    python -m benchmarks.decoder [--network DIR] [--quick]
+    python -m benchmarks.decoder [--network DIR] [--only RECIPE] [--quick]
 
 Needs DIR (default var/networks/decoder) as `decoder.py` writes it, and onnxruntime-genai (the extra `genai`). The result goes to
 var/benchmarks/decoder.
@@ -42,11 +42,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decoder", description=__doc__)
     parser.add_argument("--network", type=Path, metavar="DIR", default=REPOSITORY / "var" / "networks" / "decoder")
     parser.add_argument("--quick", action="store_true", help="few prompts and one recipe: a trial, no result")
+    parser.add_argument("--only", choices=list(RECIPES), metavar="RECIPE", help=f"one of: {'; '.join(RECIPES)}")
     options = parser.parse_args()
     if not (options.network / "data.npz").exists():
         print(f"{options.network} holds no decoder: run benchmarks/networks/decoder.py first", file=sys.stderr)
         return 1
-    names = list(RECIPES)[:1] if options.quick else list(RECIPES)
+    names = [options.only] if options.only else list(RECIPES)[:1] if options.quick else list(RECIPES)
     prompts = _prompts(options.network, 10 if options.quick else PROMPTS)
     original = _write(options.network, prompts, SCRATCH / "original")
     results = {name: _measure(name, options.network, prompts, original) for name in names}
