@@ -31,17 +31,17 @@ def test_a_fast_network_is_searched_in_full(choose):
     assert (found.refined, found.fidelity_samples, found.said) == ("all", 256, None)
 
 
-@pytest.mark.parametrize("seconds", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize("seconds", [0.01, 0.05, 0.1])
 def test_a_slow_network_is_run_less_and_that_is_said(choose, seconds):
     found = choose(seconds)
     # A full search over a detector of 60 layers that takes 50 ms would run it for an hour.
-    assert found.cost(60, 400) <= 150
+    assert found.cost(60, 400) <= 60
     assert found.refined != "all"
     assert f"compared on {found.fidelity_samples} samples" in found.said
 
 
 def test_more_time_is_never_taken_than_is_left(choose):
-    assert choose(2e-3).fidelity_samples > choose(2e-3, left=30).fidelity_samples
+    assert choose(1e-3).fidelity_samples > choose(1e-3, left=30).fidelity_samples
 
 
 def test_times_that_are_nearly_the_same_choose_the_same(choose):
