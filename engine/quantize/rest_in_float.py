@@ -19,6 +19,7 @@ _MOVES = frozenset(
     {"Cast", "Concat", "Expand", "Gather", "GatherElements", "GatherND", "Identity", "Pad", "Reshape", "Resize", "Slice",
      "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
 )  # fmt: skip
+_POSITIONS = "they are tables of positions (cosines, sines, biases), which it reads as they are"
 _NO_INTEGER_FORM = {
     "MoE": "its experts are stacked in three axes, and no method here stores those in integers",
     "QMoE": "it reads these beside its integer weights",
@@ -28,6 +29,9 @@ _NO_INTEGER_FORM = {
     "ConvTranspose": "this method has no form for it",
     "Conv": "this method has no form for it",
     "Einsum": "it multiplies stacks of matrices",
+    "GroupQueryAttention": _POSITIONS,
+    "MultiHeadAttention": _POSITIONS,
+    "RotaryEmbedding": _POSITIONS,
 }
 
 

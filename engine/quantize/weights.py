@@ -167,7 +167,14 @@ def ensures(model: ir.Model) -> None:
 
 
 def _summary(plan: WeightsPlan, bits: int, *, solved: int, in_float: int) -> str:
-    how = "GPTQ" if solved else "rounding to nearest"
+    rounded = len(plan.layers) - solved
+    how = (
+        "rounding to nearest"
+        if not solved
+        else f"GPTQ, {rounded} of them by rounding to nearest"
+        if rounded
+        else "GPTQ"
+    )
     rest = f"; {in_float} layers stay in float" if in_float else ""
     apart = sum(layer.bits != bits and layer.group is not None for layer in plan.layers)
     if apart:

@@ -149,6 +149,7 @@ def test_gptq_follows_the_quantized_prefix_and_beats_rounding(tools):
     )
     assert gain > 3
     assert change.details.method == "gptq"
+    assert "in 4 bits per weight by GPTQ;" in change.summary
     for layer in change.details.layers:
         errors = layer.held_out_error
         assert errors[layer.method] == min(errors.values())

@@ -14,10 +14,13 @@ from engine.graph.weights import counts_as_weights
 from engine.passes.quantize_dynamic import QuantizeDynamic
 from engine.passes.quantize_static import QuantizeStatic
 from engine.passes.quantize_weights import QuantizeWeights
+from engine.quantize.rest_in_float import rest_in_float
 from engine.report.values import Refusal
 from engine.runtime import sessions
 from engine.runtime.processor import CpuProfile
 from engine.target import Target
+
+from ..small_decoders import small_decoder
 
 H, ROWS = 64, 160
 CONTRIB = "com.microsoft"
@@ -208,6 +211,14 @@ def test_what_is_not_quantized_is_named_with_the_reason(step, context, feeds_of)
     assert not unsaid
 
 
+def test_tables_of_positions_are_called_so():
+    model = ir.from_proto(small_decoder())
+    quantized = {node_name(node) for node in model.graph if node.op_type in {"MatMul", "Gather"}}
+    left = rest_in_float(model, quantized)
+    assert {model.graph.node(name).op_type for name in left} == {"GroupQueryAttention"}
+    assert all("tables of positions" in reason for reason in left.values())
+
+
 @STEPS
 def test_excluded_products_keep_their_form(step, context, feeds_of):
     serialized, _ = fused()
@@ -233,6 +244,14 @@ def test_a_tied_table_is_stored_once_in_blocks(bits, head_bits, context, feeds_o
     assert {"MatMulNBits", "GatherBlockQuantized"} <= {node.op_type for node in model.graph}
     assert {layer.node: layer.bits for layer in change.details.layers}["embed"] == (head_bits or bits)
     assert _sqnr(serialized, io.to_bytes(model), samples) > 12
+
+
+def test_what_gptq_only_rounds_is_said(context, feeds_of):
+    serialized, _ = tied()
+    _, change = _applied(serialized, QuantizeWeights(accuracy="float32"), context, _samples(serialized, feeds_of))
+    rounded = sum(layer.method == "rtn" for layer in change.details.layers)
+    assert 0 < rounded < len(change.details.layers)
+    assert f"by GPTQ, {rounded} of them by rounding to nearest" in change.summary
 
 
 def test_a_tied_table_is_stored_once_in_rows(context, feeds_of, monkeypatch):
