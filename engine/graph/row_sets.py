@@ -1,8 +1,10 @@
 """Outputs whose rows the data decide, compared as sets: how far each row is from the nearest one of the other set."""
 
+from importlib import import_module
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from engine.errors import VerificationFailedError
 
@@ -49,5 +51,7 @@ def _to_nearest(rows: Floats, others: Floats) -> Floats:
     if not len(rows) or not len(others):
         lengths: Floats = np.linalg.norm(rows, axis=1)
         return lengths
-    found, _ = KDTree(others).query(rows)
+    # Loaded late: it is slow, and the outputs of most networks are no sets.
+    spatial: Any = import_module("scipy.spatial")
+    found, _ = spatial.KDTree(others).query(rows)
     return np.asarray(found, np.float64)

@@ -7,13 +7,12 @@ is a minimum cut of the graph, found exactly; a region that would not pay for it
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from engine.contract import Context
 from engine.graph import io
@@ -149,12 +148,14 @@ def _float_side(
     # Capacities are 32-bit in scipy: nanoseconds of networks up to two seconds.
     capacities = np.array([min(value, (1 << 31) - 1) for value in flow.values()], np.int32)
     size = len(members) + 2
-    sparse: Any = csr_array  # scipy's own annotations leave it untyped
-    network = sparse((capacities, (edges[:, 0], edges[:, 1])), shape=(size, size))
-    left = network - maximum_flow(network, source, sink).flow
+    # Loaded late: they are slow, and only measured networks are cut.
+    sparse: Any = import_module("scipy.sparse")
+    csgraph: Any = import_module("scipy.sparse.csgraph")
+    network = sparse.csr_array((capacities, (edges[:, 0], edges[:, 1])), shape=(size, size))
+    left = network - csgraph.maximum_flow(network, source, sink).flow
     left.data = np.where(left.data > 0, left.data, 0)
     left.eliminate_zeros()
-    integers = set(breadth_first_order(left, source, return_predecessors=False).tolist())
+    integers = set(csgraph.breadth_first_order(left, source, return_predecessors=False).tolist())
     return frozenset(str(node.name) for index, node in enumerate(members) if index not in integers)
 
 
