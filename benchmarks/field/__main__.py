@@ -66,7 +66,7 @@ def section(network: Network, results: Sequence[Result], *, quick: bool) -> str:
 
 def _row(network: Network, result: Result, original: int) -> list[str]:
     judged = "" if result.score is None else f"{network.judge.name} {result.score:.2f} {network.judge.unit}".strip()
-    speed = "" if result.speed is None else f"{result.speed:.2f}x{'' if result.stable else ' (CPU clock)'}"
+    speed = "" if result.speed is None else f"{result.speed:.2f}x{result.clock}"
     kinds = ", ".join(f"{name}: {kind}" for name, kind in result.outputs.items())
     spent = "" if result.seconds is None else f"{result.seconds:.0f} s, {result.cpu_seconds or 0:.0f} s CPU"
     return [

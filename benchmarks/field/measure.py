@@ -19,6 +19,8 @@ from benchmarks.process import Spent, spend
 from engine.data.parts import CALIBRATE, JUDGE, SELECT
 from engine.errors import EngineError
 from engine.measure.latency import compare_many
+from engine.report.counted_time import counted
+from engine.report.values import LatencyComparison
 from engine.runtime.network_files import stored_bytes
 from engine.runtime.sessions import Session, session
 
@@ -45,7 +47,11 @@ PEERS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one recipe or setting; `faults` are the bars that it misses, in words."""
+    """What came of one recipe or setting.
+
+    clock: in words, which clock `speed` was read from, where that is not the wall's on a quiet machine.
+    faults: the bars that it misses, in words.
+    """
 
     maker: str
     setting: str
@@ -57,7 +63,7 @@ class Result:
     bytes: int | None = None
     score: float | None = None
     speed: float | None = None
-    stable: bool = True
+    clock: str = ""
     seconds: float | None = None
     cpu_seconds: float | None = None
     peak_bytes: int | None = None
@@ -213,22 +219,17 @@ def _raced(results: Sequence[Result], paths: Mapping[str, Path], samples: _Sampl
         for each in results[1:]
         if each.problem is None and not each.unchanged and each.name in paths
     }
-    if not racing:
-        return list(results)
     feeds = [feed for feed, _ in zip(samples.feeds(JUDGE), range(_RACE_FEEDS), strict=False)]
-    found = compare_many(paths[results[0].name], racing, feeds, ONE_THREAD, seconds=seconds, min_runs=10)
-    raced = []
-    for each in results:
-        compared = found.get(each.name)
-        # Beside other work the processor's clock tells more than the wall's.
-        ratio = None if compared is None else compared.ratios["p50"] if compared.stable else compared.cpu_ratio
-        known = (
-            {"speed": 1.0}
-            if ratio is None
-            else {"speed": 1 / ratio.value, "stable": bool(compared and compared.stable)}
-        )
-        raced.append(replace(each, **known) if each.problem is None else each)
-    return raced
+    original = paths[results[0].name]
+    found = compare_many(original, racing, feeds, ONE_THREAD, seconds=seconds, min_runs=10) if racing else {}
+    timed = [_timed(each, found[each.name]) if each.name in found else each for each in results]
+    # What is the original itself did not run twice.
+    return [replace(each, speed=1.0) if each.unchanged else each for each in timed]
+
+
+def _timed(result: Result, compared: LatencyComparison) -> Result:
+    time = counted(compared)
+    return replace(result, speed=1 / time.ratio.value, clock=time.said)
 
 
 def _faults(network: Network, result: Result, results: Sequence[Result]) -> Iterator[str]:
@@ -244,10 +245,8 @@ def _faults(network: Network, result: Result, results: Sequence[Result]) -> Iter
         yield f"`{main}` is judged as {result.outputs.get(main)}, and is {' or '.join(network.kinds)}"
     if (result.peak_bytes or 0) > MOST_BYTES:
         yield f"takes {(result.peak_bytes or 0) / 1e9:.1f} GB"
-    # Other work on the machine makes the wall's clock longer, and more threads the processor's.
-    spent = min(result.seconds or 0.0, result.cpu_seconds or result.seconds or 0.0)
-    if spent > MOST_SECONDS:
-        yield f"takes {spent:.0f} s"
+    if (result.seconds or 0) > MOST_SECONDS:
+        yield f"takes {result.seconds:.0f} s"
     better = [other for other in results if other.maker == "onnxruntime" and _beats(network, other, result)]
     yield from (f"{other.name} is better at no more size and time" for other in better)
 
@@ -258,11 +257,27 @@ def _is_refusal(problem: str) -> bool:
 
 
 def _beats(network: Network, other: Result, ours: Result) -> bool:
-    if None in {other.score, other.bytes, other.speed, ours.score, ours.bytes, ours.speed}:
+    """Say whether another's is better at no more size and time. Nobody is held to what was not measured."""
+    theirs, mine = _Standing.of(other), _Standing.of(ours)
+    if theirs is None or mine is None:
         return False
-    no_larger = other.bytes <= _SAME_SIZE * ours.bytes  # type: ignore[operator]
-    no_slower = other.speed * _SAME_SPEED >= ours.speed  # type: ignore[operator]
-    return no_larger and no_slower and other.score > ours.score + network.judge.margin  # type: ignore[operator]
+    no_larger, no_slower = theirs.bytes <= _SAME_SIZE * mine.bytes, theirs.speed * _SAME_SPEED >= mine.speed
+    return no_larger and no_slower and theirs.score > mine.score + network.judge.margin
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """What two results are compared by, all of it measured."""
+
+    score: float
+    bytes: int
+    speed: float
+
+    @classmethod
+    def of(cls, result: Result) -> "_Standing | None":
+        if result.score is None or result.bytes is None or result.speed is None:
+            return None
+        return cls(result.score, result.bytes, result.speed)
 
 
 def _say(text: str) -> None:
