@@ -4,6 +4,7 @@ Both keep a cache of keys and values: inputs `past_key_values.N.key` and `.value
 `present.N.key` and `.value` [batch, kv_heads, past + tokens, head_size]. `logits` are [batch, tokens, vocabulary].
 """
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import numpy as np
@@ -27,7 +28,7 @@ def decoder(weights: Weights, shape: DecoderShape, form: Form = "genai", *, pack
     return writer.write(weights, form)
 
 
-class _Writer:
+class _Writer(ABC):
     def __init__(self, shape: DecoderShape) -> None:
         self.shape = shape
         self.nodes: list[onnx.NodeProto] = []
@@ -58,21 +59,25 @@ class _Writer:
 
     # What the forms differ in
 
+    @abstractmethod
     def prepare(self) -> None:
-        raise NotImplementedError
+        """Add what all layers read."""
 
+    @abstractmethod
     def attention(self, x: str, layer: int, weights: Weights) -> str:
-        raise NotImplementedError
+        """Add a layer's attention, up to what its last product multiplies."""
 
+    @abstractmethod
     def norm(self, x: str, skip: str, name: str, weight: np.ndarray) -> tuple[str, str]:
-        """The normalised sum of `x` and `skip`, and the sum."""
-        raise NotImplementedError
+        """Add the normalised sum of `x` and `skip`, and the sum."""
 
+    @abstractmethod
     def opsets(self, form: Form) -> list[onnx.OperatorSetIdProto]:
-        raise NotImplementedError
+        """Give the operator sets that the nodes are of."""
 
+    @abstractmethod
     def inputs(self) -> list[onnx.ValueInfoProto]:
-        raise NotImplementedError
+        """Give the network's inputs."""
 
     # What they share
 
