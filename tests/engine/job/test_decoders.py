@@ -29,8 +29,8 @@ def short_measurements(monkeypatch):
 
 def _run(folder, gates=GATES):
     spec = Compress.model_validate({"recipe": {"passes": RECIPE}, "gates": gates})
-    probe = lambda *_: Memory(peak_rss_bytes=1, load_ms=1, first_run_ms=1)  # noqa: E731
-    return run(spec, folder, [].append, probe=probe)
+    probed = Memory(peak_rss_bytes=1, load_ms=1, first_run_ms=1)
+    return run(spec, folder, [].append, probe=lambda *_: probed)
 
 
 @pytest.mark.parametrize("form", ["genai", "opset23"])

@@ -223,7 +223,10 @@ def test_a_slow_network_is_refined_once_or_never(tools, tmp_path, monkeypatch, r
     monkeypatch.setattr(static, "quantize", lambda *given: (made.append(given[1]), real(*given))[1])
     model = convolutions(tools)
     samples = tools.Feeds(x=draw(100, 3, 8, 8))
-    race = lambda models: [1.0, *[0.5] * (len(models) - 1)]  # noqa: E731
+
+    def race(models):
+        return [1.0, *[0.5] * (len(models) - 1)]
+
     outcome = apply(model, MixedPrecision(), context(tools, model, samples, tmp_path, race=race))
     assert [each.improve for each in made] == [refined == "first"] + [False] * (len(made) - 1)
     assert len(made) > 2
