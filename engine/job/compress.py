@@ -33,32 +33,28 @@ from engine.job.baseline_check import check_baseline, likely_layout
 from engine.job.data import JobData, Labelled
 from engine.job.feeding import settle_feeding
 from engine.job.frame import Blame, Frame
+from engine.job.timing import Speeds, Timing
 from engine.job.workbench import Workbench, open_network, run_bytes
 from engine.job.workspace import copy_network, remove_network
-from engine.measure.acceptance import DECIDES, decide
+from engine.measure.acceptance import decide
 from engine.measure.byte_account import byte_account
-from engine.measure.decoding import decoding_feeds, generation
+from engine.measure.decoding import decoding_feeds
 from engine.measure.gates import Costs, judge, labelled_output
-from engine.measure.latency import compare
 from engine.measure.parameter_growth import explain_growth
 from engine.measure.quality import Evaluator, Network
 from engine.measure.runs import seconds_per_sample
 from engine.measure.size import compare_size
-from engine.measure.tune import find_options
 from engine.report.in_float import in_float_reasons
 from engine.report.markdown import summarise
 from engine.report.values import (
     Change,
     GateResult,
-    Generation,
     LatencyComparison,
     MemoryComparison,
     Quality,
     Refusal,
     Report,
-    SessionOptions,
     StepReport,
-    Tuning,
     TuningComparison,
     Verdict,
 )
@@ -69,8 +65,6 @@ from engine.spec import Compress
 
 _FEEDS = 8
 _SELF_FEEDS = 2
-_STEP_SECONDS = 4.0
-_FINAL_SECONDS = 12.0
 # Of networks whose numbers few targets compute with.
 _HINTS = {
     "bfloat16": "The network holds bfloat16, for which few targets have kernels: export it in float32, which every bfloat16"
@@ -100,8 +94,6 @@ class _Compression:
     def __init__(self, spec: Compress, frame: Frame) -> None:
         self._spec, self._target, self._frame = spec, spec.target, frame
         self._current = frame.model
-        # By the network's file.
-        self._tuned: dict[Path, Tuning] = {}
         self._inspection = inspect_model(frame.model, mend=True)
         data = JobData.open(frame.workspace, frame.scratch)
         self._declared = {**data.declared, **spec.outputs}
@@ -114,8 +106,8 @@ class _Compression:
         if self._in_pieces:
             self._warnings.append(_too_large(needed, spec.limits.max_memory_mb))
         self._parts = data.parted(self._inspection.inputs, frame.scratch, shapes=self._target.shapes)
-        # Of a decoder: the token after each of the feeds.
-        self._decoding: list[verify.Feed] = []
+        # None where the network does not fit into memory: then nothing is timed.
+        self._timing: Timing | None = None
         self._data = data
         self._estimate: Estimate | None = None
         # How far the original, and each network that a step began with, differs from itself.
@@ -204,8 +196,7 @@ class _Compression:
             if like is None:
                 for each in contradictions(graph, outputs):
                     self._warn(each)
-            if like is None:
-                self._decoding = self._decoding_feeds(original)
+                self._timing = self._timed(original)
             return Evaluator(
                 original,
                 data.samples,
@@ -235,8 +226,7 @@ class _Compression:
             select=self._parts.select.samples,
             has_data=calibrate is not None,
             evaluator=evaluator,
-            # A decoder spends its time on writing, so that is what candidates race in.
-            feeds=self._decoding or self._feeds,
+            feeds=self._timing.racing if self._timing else self._feeds,
             gates=self._spec.gates,
             declared=self._declared,
             in_pieces=self._in_pieces,
@@ -249,70 +239,16 @@ class _Compression:
         size = run_size([tensor.shape for tensor in self._inspection.inputs], samples) or self._target.batch
         return [padded(feed, size) for feed in islice(samples.batches(size), _FEEDS)]
 
-    def _decoding_feeds(self, session: Network) -> list[verify.Feed]:
+    def _timed(self, original: Network) -> Timing | None:
+        """Prepare what networks are timed on."""
         if self._in_pieces:
-            return []
+            return None
         try:
-            return decoding_feeds(session, self._feeds, self._inspection.inputs)
+            decoding = decoding_feeds(original, self._feeds, self._inspection.inputs)
         except ModelUnsupportedError as error:
             self._warn(f"How fast the network writes token by token is not measured: {error.message}")
-            return []
-
-    def _compare(
-        self,
-        original: Path,
-        compressed: Path,
-        seconds: float,
-        feeds: Sequence[verify.Feed],
-        against: Sequence[float] = (),
-        *,
-        tuned: bool = True,
-    ) -> LatencyComparison | None:
-        """Measure two networks beside each other; None where they do not fit into memory.
-
-        `tuned`: each with the options that it runs best with, where the job asks for them.
-        """
-        if self._in_pieces:
-            return None
-        return compare(
-            original,
-            compressed,
-            feeds,
-            self._target,
-            lock=self._frame.lock,
-            seconds=seconds,
-            against=against,
-            options=(self._best_options(original), self._best_options(compressed)) if tuned else (None, None),
-        )
-
-    def _best_options(self, network: Path) -> SessionOptions | None:
-        """Give the options that a network runs best with; None where the job did not ask for them, or the target's are best."""
-        tuning = self._tuning(network)
-        return None if tuning is None else tuning.chosen
-
-    def _tuning(self, network: Path) -> Tuning | None:
-        if self._spec.tune is None or self._in_pieces:
-            return None
-        if network not in self._tuned:
-            self._frame.measuring("session options")
-            self._tuned[network] = find_options(
-                network,
-                self._feeds,
-                self._target,
-                max_seconds=self._spec.tune.max_seconds,
-                max_threads=self._spec.tune.max_threads,
-                lock=self._frame.lock,
-            )
-        return self._tuned[network]
-
-    def _decode(self, result: Path) -> LatencyComparison | None:
-        """Measure a decoder's runs that write one token; None for other networks."""
-        return self._compare(self._frame.model, result, _FINAL_SECONDS, self._decoding) if self._decoding else None
-
-    def _generation(self, prefill: LatencyComparison | None, decode: LatencyComparison | None) -> Generation | None:
-        if prefill is None or decode is None:
-            return None
-        return generation(self._feeds, self._inspection.inputs, prefill, decode)
+            decoding = []
+        return Timing(self._frame, self._spec, self._feeds, decoding, self._inspection.inputs)
 
     def _verify(self, candidate: Path, before: Path, *, lossless: bool) -> None:
         samples = self._parts.select.samples
@@ -353,11 +289,12 @@ class _Compression:
             self._current = self._network(index)
             # External data keep their names: the network refers to them.
             candidate.rename(self._current)
-            if candidate in self._tuned:
-                self._tuned[self._current] = self._tuned.pop(candidate)
+            if self._timing:
+                self._timing.same_network(candidate, self._current)
         else:
             remove_network(candidate)
-            self._tuned.pop(candidate, None)
+        if self._timing:
+            self._timing.forget(candidate)
         self._frame.keep(index, report, status=report.status, refusal=report.refusal)
         return report
 
@@ -419,9 +356,7 @@ class _Compression:
         return refused
 
     def _step_speed(self, candidate: Path, *, tuned: bool) -> LatencyComparison | None:
-        # A decoder spends its time on writing, token by token.
-        feeds = self._decoding or self._feeds
-        return self._compare(self._current, candidate, _STEP_SECONDS, feeds, against=DECIDES, tuned=tuned)
+        return self._timing.of_step(self._current, candidate, tuned=tuned) if self._timing else None
 
     def _check_conversion(self, model: ir.Model, before: int) -> None:
         """See that converting to a later operator set, which some steps need, moved no output."""
@@ -446,18 +381,14 @@ class _Compression:
             self._verify(result, frame.model, lossless=False)
         quality = final.evaluate(self._bench.open(result))
         frame.measuring("latency")
-        if self._current in self._tuned:
-            self._tuned[result] = self._tuned[self._current]
-        latency = self._compare(frame.model, result, _FINAL_SECONDS, self._feeds)
-        decode = self._decode(result)
-        speed = self._generation(latency, decode)
-        tuned = (self._tuning(frame.model), self._tuning(result))
+        speeds, tuning = self._speeds(result)
+        latency, speed = speeds.latency, speeds.generation
         frame.measuring("memory")
         used = self._memory(result)
         sparse = any(step.status == "applied" and step.change and step.change.download for step in steps)
         size = compare_size(frame.model, result, download=sparse)
         counts = (parameters(frame.model), parameters(result))
-        costs = Costs(size=size, latency=latency, decode=decode, memory=used, parameters=counts)
+        costs = Costs(size=size, latency=latency, decode=speeds.decode, memory=used, parameters=counts)
         warnings = list(self._warnings)
         if latency is not None and not latency.stable:
             warnings.append(f"The latency measurement is not stable: {latency.unstable_because}.")
@@ -478,7 +409,7 @@ class _Compression:
             selected_quality=_selected(steps) if self._parts.apart else (),
             latency=latency,
             generation=speed,
-            tuning=TuningComparison(original=tuned[0], compressed=tuned[1]) if tuned[0] and tuned[1] else None,
+            tuning=tuning,
             memory=used,
             verdict=self._verdict(quality, costs),
             parts=told,
@@ -506,6 +437,14 @@ class _Compression:
         result = self._frame.out / "model.onnx"
         copy_network(self._current, result)
         return result
+
+    def _speeds(self, result: Path) -> tuple[Speeds, TuningComparison | None]:
+        if self._timing is None:
+            return Speeds(), None
+        self._timing.same_network(self._current, result)
+        speeds = self._timing.of_result(result)
+        original, compressed = self._timing.tuning(self._frame.model), self._timing.tuning(result)
+        return speeds, TuningComparison(original=original, compressed=compressed) if original and compressed else None
 
     def _memory(self, result: Path) -> MemoryComparison | None:
         if self._in_pieces:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine import Compress, run
-from engine.job import compress as compress_module
+from engine.job import timing
 from engine.runtime.processor import cpu_profile
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "fashion-mnist"
@@ -14,7 +14,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "fashion-mnist"
 
 @pytest.fixture
 def bundled(workspace, monkeypatch):
-    monkeypatch.setattr(compress_module, "_FINAL_SECONDS", 3.0)
+    monkeypatch.setattr(timing, "_FINAL_SECONDS", 3.0)
     with np.load(EXAMPLE / "data.npz", allow_pickle=False) as arrays:
         return workspace((EXAMPLE / "residual_cnn.onnx").read_bytes(), **{name: arrays[name] for name in arrays.files})
 

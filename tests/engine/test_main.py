@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from engine.__main__ import main
-from engine.job import compress, workbench
 
 
 @pytest.fixture
@@ -20,11 +19,8 @@ def files(tmp_path, residual_cnn, images):
 
 
 @pytest.fixture
-def call(files, monkeypatch, capsys):
+def call(files, monkeypatch, capsys, short_measurements):
     """Run the command in this process, with short measurements."""
-    monkeypatch.setattr(workbench, "_RACE_SECONDS", 0.2)
-    for name in ("_STEP_SECONDS", "_FINAL_SECONDS"):
-        monkeypatch.setattr(compress, name, 0.2)
     monkeypatch.chdir(files)
 
     def make(*arguments):

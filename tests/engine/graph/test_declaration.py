@@ -11,7 +11,6 @@ from engine.errors import ModelInvalidError, VerificationFailedError
 from engine.graph import io, simplify, verify
 from engine.graph.declaration import Declaration, contradictions
 from engine.graph.validate import inspect_model
-from engine.job import compress as compress_module
 from engine.passes.float16 import Float16
 from engine.passes.simplify import Simplify
 from engine.report.values import Memory
@@ -149,9 +148,8 @@ def test_a_wrong_declaration_is_told_by_a_run():
     assert len(contradictions(model, {"y": np.zeros((4, 11))})) == 1
 
 
-def test_a_job_on_a_wrong_declaration_runs_and_warns(workspace, monkeypatch):
-    for name in ("_STEP_SECONDS", "_FINAL_SECONDS"):
-        monkeypatch.setattr(compress_module, name, 0.1)
+@pytest.mark.usefixtures("short_measurements")
+def test_a_job_on_a_wrong_declaration_runs_and_warns(workspace):
     folder = workspace(_flattening(["n", 10]).SerializeToString(), x=np.random.default_rng(0).normal(size=(24, 16)))
     passes = [{"type": "simplify"}, {"type": "quantize_weights", "bits": 8}]
     spec = Compress.model_validate({"recipe": {"passes": passes}})

@@ -9,8 +9,6 @@ from engine import Compress, run
 from engine.errors import ModelInvalidError
 from engine.graph import io
 from engine.graph.validate import inspect_model
-from engine.job import compress as compress_module
-from engine.job import workbench
 from engine.report.values import Memory
 from engine.runtime.sessions import session
 from engine.target import Target
@@ -58,11 +56,8 @@ def stored(tmp_path):
 
 
 @pytest.fixture
-def applied(workspace, monkeypatch):
+def applied(workspace, short_measurements):
     """Runs a job of one step; gives its report and its network."""
-    monkeypatch.setattr(workbench, "_RACE_SECONDS", 0.1)
-    for name in ("_STEP_SECONDS", "_FINAL_SECONDS"):
-        monkeypatch.setattr(compress_module, name, 0.1)
 
     def make(model, step):
         random = np.random.default_rng(1)

@@ -11,7 +11,6 @@ from engine import Compress, run
 from engine.errors import BaselineFailedError
 from engine.graph import io
 from engine.graph.widening import widen
-from engine.job import compress as compress_module
 from engine.report.values import Memory
 from engine.runtime.sessions import session
 from engine.target import Target
@@ -126,10 +125,7 @@ def test_networks_as_another_tool_narrows_them_come_through(zoo, name, keep_io):
 
 
 @pytest.fixture
-def job(workspace, monkeypatch):
-    for name in ("_STEP_SECONDS", "_FINAL_SECONDS"):
-        monkeypatch.setattr(compress_module, name, 0.1)
-
+def job(workspace, short_measurements):
     def make(model, step):
         folder = workspace(model.SerializeToString(), **_feed(40))
         gates = [{"metric": "size_bytes", "rule": "max_ratio", "value": 1.0}]

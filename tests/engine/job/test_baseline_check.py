@@ -7,7 +7,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engine import Compress, Profile, run
 from engine.errors import BaselineFailedError
-from engine.job import compress as compress_module
 from engine.report.values import Memory
 
 DRAW = np.random.default_rng(9)
@@ -17,10 +16,7 @@ COLOURS = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [170, 170, 40]]
 PIXELS = np.clip(COLOURS[CLASSES][:, :, None, None] + DRAW.normal(size=(120, 3, 6, 6)) * 25, 0, 255).astype(np.uint8)
 
 
-@pytest.fixture(autouse=True)
-def short_measurements(monkeypatch):
-    for name in ("_STEP_SECONDS", "_FINAL_SECONDS"):
-        monkeypatch.setattr(compress_module, name, 0.1)
+pytestmark = pytest.mark.usefixtures("short_measurements")
 
 
 def network(*, normalised=False, scale=False, shape=("n", 3, 6, 6)):

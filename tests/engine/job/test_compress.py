@@ -9,7 +9,7 @@ import pytest
 from engine import Compress, Report, run
 from engine.errors import BaselineFailedError, DatasetInvalidError, SpecInvalidError
 from engine.job import compress as compress_module
-from engine.job import workbench
+from engine.job import timing, workbench
 from engine.report.markdown import markdown
 from engine.report.values import Memory, Refusal, SessionOptions, Tuning
 from engine.runtime import sessions
@@ -19,12 +19,7 @@ BOTH = [{"type": "simplify"}, {"type": "quantize_static", "measure_layers": Fals
 SIZE = [{"metric": "size_bytes", "rule": "max_ratio", "value": 0.5}]
 
 
-@pytest.fixture(autouse=True)
-def short_measurements(monkeypatch):
-    """The numbers do not matter here, only that they are taken."""
-    monkeypatch.setattr(workbench, "_RACE_SECONDS", 0.2)
-    for name in ("_STEP_SECONDS", "_FINAL_SECONDS"):
-        monkeypatch.setattr(compress_module, name, 0.2)
+pytestmark = pytest.mark.usefixtures("short_measurements")
 
 
 def _probe(_model, _target, _feed):
@@ -103,7 +98,7 @@ def test_each_network_is_measured_with_its_best_options(job, monkeypatch):
         best = SessionOptions(threads=2) if network.parent.name == "model" else None
         return Tuning(default=SessionOptions(threads=target.threads), trials=(), chosen=best, gain=None, reason="so")
 
-    original = compress_module.compare
+    original = timing.compare
 
     def decide(*_what, **_more):
         return Refusal(code="no_gain", reason="it does not pay") if len(seen) == 1 else None
@@ -112,8 +107,8 @@ def test_each_network_is_measured_with_its_best_options(job, monkeypatch):
         seen.append(tuple(each and each.threads for each in options))
         return original(*networks, options=options, **more)
 
-    monkeypatch.setattr(compress_module, "find_options", find)
-    monkeypatch.setattr(compress_module, "compare", compare)
+    monkeypatch.setattr(timing, "find_options", find)
+    monkeypatch.setattr(timing, "compare", compare)
     body = {"recipe": {"passes": [{"type": "quantize_static", "measure_layers": False}]}, "gates": SIZE, "tune": {}}
     plain = run(Compress.model_validate(body), job("plain"), lambda _: None, probe=_probe)
     # The step pays without; then the stored result beside the original.
@@ -275,7 +270,9 @@ def _recurrent():
 @pytest.mark.parametrize(
     "step", ["quantize_dynamic", "quantize_weights", "quantize_static", "mixed_precision", "float16"]
 )
-def test_a_recurrent_network_is_fed_one_whole_sample_at_a_time(step, workspace, compress):
+def test_a_recurrent_network_is_fed_one_whole_sample_at_a_time(step, workspace, compress, monkeypatch):
+    # Races are run, but so small a network may be no faster on a busy machine.
+    monkeypatch.setattr(workbench, "by_one_clock", lambda compared: [0.5 for _ in compared])
     random = np.random.default_rng(1)
     arrays = {
         "x": random.standard_normal((40, 64)).astype(np.float32),

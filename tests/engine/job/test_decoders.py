@@ -6,7 +6,6 @@ import pytest
 
 from engine import Compress, run
 from engine.gate import Gate
-from engine.job import compress as compress_module
 from engine.job import workbench
 from engine.measure.gates import Costs, judge
 from engine.report.counted_time import counted
@@ -21,10 +20,7 @@ GATES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def short_measurements(monkeypatch):
-    for name in ("_STEP_SECONDS", "_FINAL_SECONDS"):
-        monkeypatch.setattr(compress_module, name, 0.1)
+pytestmark = pytest.mark.usefixtures("short_measurements")
 
 
 def _run(folder, gates=GATES):

@@ -6,19 +6,13 @@ import pytest
 from onnx import helper, numpy_helper
 
 from engine import Compress, Profile, run
-from engine.job import compress as compress_module
-from engine.job import workbench
 from engine.report.values import Memory
 
 DRAW = np.random.default_rng(3)
 GATES = [{"metric": "size_bytes", "rule": "max_ratio", "value": 1.0}]
 
 
-@pytest.fixture(autouse=True)
-def short_measurements(monkeypatch):
-    monkeypatch.setattr(workbench, "_RACE_SECONDS", 0.1)
-    for name in ("_STEP_SECONDS", "_FINAL_SECONDS"):
-        monkeypatch.setattr(compress_module, name, 0.1)
+pytestmark = pytest.mark.usefixtures("short_measurements")
 
 
 def build(nodes, inputs, outputs, weights):

@@ -11,7 +11,6 @@ import pytest
 from engine import Compress, HostLock, run
 from engine.calibrate.cache import digest_of
 from engine.contract import Observe
-from engine.job import compress as compress_module
 from engine.job import workbench
 from engine.measure import latency
 from engine.measure.latency import compare
@@ -23,10 +22,7 @@ observe_module = importlib.import_module("engine.calibrate.observe")  # its pack
 PATIENCE_S = 120
 
 
-@pytest.fixture(autouse=True)
-def short_measurements(monkeypatch):
-    for name in ("_STEP_SECONDS", "_FINAL_SECONDS"):
-        monkeypatch.setattr(compress_module, name, 0.1)
+pytestmark = pytest.mark.usefixtures("short_measurements")
 
 
 def _compress(folder, **options):

@@ -9,8 +9,6 @@ import pytest
 
 from engine import Compress, run
 from engine.errors import DatasetInvalidError, SpecInvalidError
-from engine.job import compress as compress_module
-from engine.job import workbench
 from engine.report.markdown import markdown
 from engine.report.values import Memory
 
@@ -20,11 +18,7 @@ import judged_networks as networks
 HARSH = {"type": "prune_channels", "sparsity": 0.9, "reconstruct": False, "importance": "magnitude"}
 
 
-@pytest.fixture(autouse=True)
-def short_measurements(monkeypatch):
-    monkeypatch.setattr(workbench, "_RACE_SECONDS", 0.1)
-    for name in ("_STEP_SECONDS", "_FINAL_SECONDS"):
-        monkeypatch.setattr(compress_module, name, 0.1)
+pytestmark = pytest.mark.usefixtures("short_measurements")
 
 
 def _probe(_model, _target, _feed):

@@ -26,10 +26,7 @@ SMALL = {"metric": "size_bytes", "rule": "max_ratio", "value": 1.0}
 MARK = {CALIBRATES: 5000.0, SELECTS: 6000.0, JUDGES: 7000.0}
 
 
-@pytest.fixture(autouse=True)
-def short_measurements(monkeypatch):
-    for name in ("_STEP_SECONDS", "_FINAL_SECONDS"):
-        monkeypatch.setattr(compress_module, name, 0.1)
+pytestmark = pytest.mark.usefixtures("short_measurements")
 
 
 def _network() -> bytes:
