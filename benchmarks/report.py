@@ -17,6 +17,7 @@ GROUPS = {
     "quantization": "Quantization",
     "pruning": "Pruning",
     "decoder": "A decoder",
+    "trees": "Tree ensembles",
     "gpu": "GPUs",
     "field": "Networks out of wheels",
 }

@@ -67,8 +67,7 @@ def tensorrt_version() -> str | None:
     if not found:
         return None
     # Ten thousand for a major version since 10, a thousand before.
-    major = 10_000 if found >= 100_000 else 1000
-    return f"{found // major}.{found % major // 100}.{found % 100}"
+    return _dotted(found, major=10_000 if found >= 100_000 else 1000)
 
 
 class MemoryWatch:
@@ -181,8 +180,11 @@ def _cudnn_version() -> str | None:
     if not found:
         return None
     # Since 9 a major version is ten thousand, before it was a thousand.
-    major = 10_000 if found >= 90_000 else 1000
-    return f"{found // major}.{found % major // 100}.{found % 100}"
+    return _dotted(found, major=10_000 if found >= 90_000 else 1000)
+
+
+def _dotted(number: int, *, major: int) -> str:
+    return f"{number // major}.{number % major // 100}.{number % 100}"
 
 
 def _call(name: str, function: str, result: type, *arguments: object) -> int | None:
