@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Of activations that are alive at once in one run, where the job's memory does not ask for less. See engine.graph.activations.
 RUN_BYTES = 64 << 20
+# The longest that a step is timed beside the network before it, and the result beside the original, in seconds.
+STEP_TIMED_S, RESULT_TIMED_S = 4.0, 12.0
 
 
 @dataclass(frozen=True)

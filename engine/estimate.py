@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
-from engine.contract import RUN_BYTES, Workload
+from engine.contract import RESULT_TIMED_S, RUN_BYTES, STEP_TIMED_S, Workload
 from engine.data.parts import Sizes, part_sizes
 from engine.inspection import DatasetInspection, Estimate, Inspection, StepEstimate
+from engine.report.wording import rough_duration
 from engine.spec import Compress, Limits, Profile, Spec
 from engine.target import Target
 
@@ -21,9 +22,9 @@ _SLOW, _USUAL, _FAST = 2e9, 1.2e10, 5e10
 _PER_NODE_S = 8e-6
 # Threads share work less than perfectly.
 _SHARED = 0.8
-# Steps: verified on some samples by several sessions, and timed beside the network before them for at most so long.
-_VERIFY_RUNS, _STEP_TIMED_S, _FINAL_TIMED_S = 45, 4.0, 12.0
-# Of that time: usually, where intervals are narrow soon, and beside other jobs that measure too.
+# Steps are verified on some samples by several sessions.
+_VERIFY_RUNS = 45
+# Of the time that a comparison may take: usually, where intervals are narrow soon, and beside other jobs that measure too.
 _TIMED_SHARES = (0.8, 0.2, 1.5)
 # Loading a network: whatever it is, and for each byte of it.
 _LOAD_S, _LOAD_S_PER_BYTE = 0.03, 1.5e-9
@@ -96,8 +97,8 @@ def beyond_limits(found: Estimate, limits: Limits) -> Iterator[str]:
     """Yield warnings where a job will most likely be ended for its own limits."""
     if found.low > limits.max_runtime_s:
         yield (
-            f"The job may well take longer than its max_runtime_s ({limits.max_runtime_s}): {_duration(found.low)} at least,"
-            f" {_duration(found.seconds)} most likely. Give it more, fewer samples or fewer steps."
+            f"The job may well take longer than its max_runtime_s ({limits.max_runtime_s}): {rough_duration(found.low)} at least,"
+            f" {rough_duration(found.seconds)} most likely. Give it more, fewer samples or fewer steps."
         )
     if found.memory_bytes > limits.max_memory_mb << 20:
         yield (
@@ -118,7 +119,7 @@ def _of_compression(inspection: Inspection, sizes: Sizes | None, spec: Compress,
     for seconds, share in zip((speed.seconds, speed.low, speed.high), _TIMED_SHARES, strict=True):
         around = _START_S + seconds * (load.select + 2 * judging + _VERIFY_RUNS) + 8 * _load_s(inspection)
         steps = list(_steps(inspection, spec, load, seconds, share))
-        totals.append((around + _timed(share * _FINAL_TIMED_S, seconds, spec.target) + sum(steps), steps))
+        totals.append((around + _timed(share * RESULT_TIMED_S, seconds, spec.target) + sum(steps), steps))
     return _told(
         speed,
         [total for total, _ in totals],
@@ -136,7 +137,7 @@ def _steps(inspection: Inspection, spec: Compress, load: Workload, seconds: floa
         own = min(work.runs * seconds, work.most_s) + work.networks * _load_s(inspection)
         own += share * work.timed_s + work.per_weight_s * load.parameters
         frame = seconds * (_VERIFY_RUNS + load.select) + 4 * _load_s(inspection)
-        yield own + frame + (0.0 if step.lossless else _timed(share * _STEP_TIMED_S, seconds, spec.target))
+        yield own + frame + (0.0 if step.lossless else _timed(share * STEP_TIMED_S, seconds, spec.target))
 
 
 def _of_profile(inspection: Inspection, sizes: Sizes | None, spec: Profile, speeds: list[Speed]) -> Estimate | None:
@@ -160,11 +161,11 @@ def _of_profile(inspection: Inspection, sizes: Sizes | None, spec: Profile, spee
 def _told(speed: Speed, totals: list[float], steps: tuple[StepEstimate, ...], memory: int) -> Estimate:
     seconds, low, high = totals
     basis = (
-        f"a sample takes {_duration(speed.seconds)} here"
+        f"a sample takes {rough_duration(speed.seconds)} here"
         if speed.basis == "measured"
         else "reckoned from the network's arithmetic, which is rough; the job measures when it begins"
     )
-    text = f"About {_duration(seconds)} ({_duration(low)} to {_duration(high)}) and {memory / 1e9:.1f} GB of memory: {basis}."
+    text = f"About {rough_duration(seconds)} ({rough_duration(low)} to {rough_duration(high)}) and {memory / 1e9:.1f} GB of memory: {basis}."
     return Estimate(
         seconds=round(seconds, 1),
         low=round(low, 1),
@@ -194,11 +195,3 @@ def _memory(inspection: Inspection, speed: Speed, batch: int, run_bytes: int) ->
 def _elements(dataset: DatasetInspection) -> int:
     """Give how many elements a sample has; sizes that vary count as one."""
     return sum(math.prod(size or 1 for size in array.shape[1:]) for array in dataset.arrays)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 1:
-        return f"{1e3 * seconds:.2g} ms" if seconds < 0.1 else f"{1e3 * seconds:.0f} ms"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engine.contract import RESULT_TIMED_S, STEP_TIMED_S
 from engine.inspection import TensorInfo
 from engine.job.frame import Frame
 from engine.measure.acceptance import DECIDES
@@ -13,9 +14,6 @@ from engine.measure.tune import find_options
 from engine.report.values import Generation, LatencyComparison, SessionOptions, Tuning
 from engine.runtime.sessions import Feed
 from engine.spec import Compress
-
-_STEP_SECONDS = 4.0
-_FINAL_SECONDS = 12.0
 
 
 @dataclass(frozen=True)
@@ -58,15 +56,15 @@ class Timing:
 
         `tuned`: each with the options that it runs best with, where the job asks for them.
         """
-        return self._compare(before, candidate, _STEP_SECONDS, self.racing, against=DECIDES, tuned=tuned)
+        return self._compare(before, candidate, STEP_TIMED_S, self.racing, against=DECIDES, tuned=tuned)
 
     def of_result(self, result: Path) -> Speeds:
         """Measure the result beside the original."""
         original = self.frame.model
-        latency = self._compare(original, result, _FINAL_SECONDS, self.feeds)
+        latency = self._compare(original, result, RESULT_TIMED_S, self.feeds)
         if not self.decoding:
             return Speeds(latency)
-        decode = self._compare(original, result, _FINAL_SECONDS, self.decoding)
+        decode = self._compare(original, result, RESULT_TIMED_S, self.decoding)
         return Speeds(latency, decode, generation(self.feeds, self.inputs, latency, decode))
 
     def tuning(self, network: Path) -> Tuning | None:

@@ -16,6 +16,7 @@ from engine.calibrate.layer_inputs import LayerInputs, Site
 from engine.contract import Context
 from engine.graph.derived import Opened
 from engine.quantize.weights_plan import StoredLayer
+from engine.report.wording import rough_duration
 from engine.solve import Quantized, round_to_nearest
 from engine.solve.gptq import Curvature, curvature, round_by
 from engine.solve.input_sums import Inputs
@@ -139,14 +140,8 @@ class _Progress:
         self.weights += layer.outputs * layer.inputs
         share = self.weights / sum(each.outputs * each.inputs for each in self.layers)
         left = (time.monotonic() - self.begun) * (1 - share) / share
-        rest = f", about {_duration(left)} left" if self.count < len(self.layers) else ""
+        rest = f", about {rough_duration(left)} left" if self.count < len(self.layers) else ""
         self.context.progress(0.8 * share, f"solved {self.count} of {len(self.layers)} layers{rest}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min"
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,15 @@ def milliseconds(value: float) -> str:
     return f"{value:.3f} ms" if value < 10 else f"{value:.1f} ms"
 
 
+def rough_duration(seconds: float) -> str:
+    """Give a span of time that is an estimate, with no more digits than it deserves."""
+    if seconds < 1:
+        return f"{1e3 * seconds:.2g} ms" if seconds < 0.1 else f"{1e3 * seconds:.0f} ms"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def machine(where: Environment) -> str:
     """Name what did the work: the GPU and what drives it, then the processor."""
     processor = f"{where.cpu} ({', '.join(where.cpu_flags)})"
