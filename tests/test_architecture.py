@@ -44,11 +44,20 @@ def test_no_pickle_and_no_vague_names(path):
     assert path.stem not in {"utils", "util", "common", "core", "helpers", "misc"}
 
 
-def test_only_one_module_imports_onnxruntime():
-    allowed = {ROOT / "engine" / "runtime" / "library.py"}
+@pytest.mark.parametrize(
+    ("package", "module"),
+    [("onnxruntime", "engine/runtime/library.py"), ("torch", "engine/train/framework.py")],
+)
+def test_only_one_module_imports_it(package, module):
+    importers = set()
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-                if any(name.split(".")[0] == "onnxruntime" for name in names):
-                    assert path in allowed, f"{path} imports onnxruntime"
+                if any(name.split(".")[0] == package for name in names):
+                    importers.add(path)
+    assert importers == {ROOT / module}
+
+
+def test_asking_whether_training_is_possible_loads_no_torch():
+    assert not _imported_by("engine.train.training_support") & {"torch", "onnx", "onnxruntime"}

@@ -1,0 +1,227 @@
+"""The twin: an ONNX graph that runs in PyTorch, whose parameters are its initializers by name."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
+
+from engine.errors import EngineError, ModelUnsupportedError
+from engine.graph import io
+from engine.train import framework
+from engine.train.framework import Tensor, torch
+from engine.train.twin import control_flow, operators, weights
+from engine.train.twin.node import Graph, Node, read_graph
+from engine.train.twin.table import OPERATORS, reason_against
+from engine.train.twin.tensors import holds, to_torch
+
+__all__ = ["Twin", "Unsupported", "operators"]
+
+_FAULTS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError, NotImplementedError)
+_CONV_RANK = 4
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A node that cannot be trained through, and why."""
+
+    node: str
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Step:
+    node: Node
+    # Values that nobody reads after it.
+    drop: tuple[str, ...]
+
+
+class Twin:
+    """A network in PyTorch. Values are freed after their last use; shapes and what nodes read as numbers stay on the CPU."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        parameters: Mapping[str, Tensor],
+        constants: Mapping[str, Tensor],
+        device: Any,
+        floating: Any,
+    ) -> None:
+        self.graph = graph
+        self.inputs, self.outputs = graph.inputs, graph.outputs
+        self.parameters: dict[str, Tensor] = dict(parameters)
+        self.device, self.floating = device, floating
+        self._constants = dict(constants)
+        self._plans: dict[tuple[Graph, frozenset[str], tuple[str, ...]], tuple[_Step, ...]] = {}
+
+    @classmethod
+    def of(
+        cls,
+        model: ir.Model,
+        *,
+        trainable: Collection[str] | None = None,
+        dtype: Any = torch.float32,
+        device: Any = None,
+        channels_last: bool = False,
+    ) -> "Twin":
+        """Copy a network's initializers into parameters (`trainable` by name; None: all weights) and constants.
+
+        16-bit and 32-bit floats are held as `dtype`. `channels_last` lays convolutions' weights out so that their results come
+        channels last, which changes no shape.
+
+        Raises:
+            SpecInvalidError: `trainable` names what is no float initializer.
+        """
+        if model.functions:
+            model = io.copy(model)
+            InlinePass()(model)
+        device = framework.device() if device is None else torch.device(device)
+        graph = read_graph(model.graph, model.opset_imports, dtype)
+        chosen = set(weights.trainable(model, graph, trainable))
+        parameters: dict[str, Tensor] = {}
+        constants: dict[str, Tensor] = {}
+        for _, value in io.initializers(model):
+            name, stored = str(value.name), value.const_value
+            if stored is None or not holds(stored.dtype):
+                continue
+            tensor = to_torch(stored, dtype)
+            if channels_last and tensor.dim() == _CONV_RANK and tensor.is_floating_point():
+                tensor = tensor.contiguous(memory_format=torch.channels_last)
+            if name in chosen:
+                parameters[name] = torch.nn.Parameter(tensor.to(device))
+            else:
+                constants[name] = tensor.to(device) if tensor.is_floating_point() else tensor
+        return cls(graph, parameters, constants, device, dtype)
+
+    def feed(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
+        """Copy arrays to the twin's device, floats in its type."""
+        found = {}
+        for name, array in arrays.items():
+            kind = ir.DataType.from_numpy(np.asarray(array).dtype)
+            found[name] = to_torch(ir.Tensor(np.asarray(array), dtype=kind), self.floating).to(self.device)
+        return found
+
+    def run(self, feeds: Mapping[str, Tensor], wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Give the wanted values of the graph (None: its outputs), and compute no more than they need.
+
+        A feed may stand for any value, also for one inside the graph or for an initializer: what leads to it is left out then.
+
+        Raises:
+            ModelUnsupportedError: a node cannot be run, or fails; it is named.
+            MemoryError: there is not enough memory.
+        """
+        names = tuple(self.outputs if wanted is None else wanted)
+        found = self._execute(self.graph, dict(feeds), names)
+        return dict(zip(names, found, strict=True))
+
+    def write_back(self, model: ir.Model, values: Mapping[str, Tensor] | None = None) -> None:
+        """Put the parameters (or other values for them) into a network's initializers of the same names and types."""
+        weights.write_back(model, self.parameters if values is None else values)
+
+    def unsupported(self) -> list[Unsupported]:
+        """List the nodes that cannot be trained through, in the order of execution."""
+        return [
+            Unsupported(node.name, f"{node.domain or 'ai.onnx'}.{node.op_type}-{node.version}", reason)
+            for node in _all_nodes(self.graph)
+            if (reason := self.reason_against(node)) is not None
+        ]
+
+    def reason_against(self, node: Node) -> str | None:
+        """Say why a node cannot be run, its bodies left out; None where it can."""
+        return None if control_flow.runs(node) else reason_against(node)
+
+    def _execute(self, graph: Graph, values: dict[str, Tensor], wanted: tuple[str, ...]) -> tuple[Tensor, ...]:
+        for step in self._plan(graph, frozenset(values), wanted):
+            results = self._apply(step.node, values)
+            values.update((name, value) for name, value in zip(step.node.outputs, results, strict=False) if name)
+            for name in step.drop:
+                values.pop(name, None)
+        return tuple(self._look_up(name, values) for name in wanted)
+
+    def _apply(self, node: Node, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        reason = self.reason_against(node)
+        if reason is not None:
+            raise ModelUnsupportedError(f"{node.op_type} cannot be trained through: {reason}.", node=node.name)
+        try:
+            inputs = [self._look_up(name, values) if name else None for name in node.inputs]
+            while inputs and inputs[-1] is None:
+                inputs.pop()
+            if control_flow.runs(node):
+                outer = {name: self._look_up(name, values) for name in node.reads}
+
+                def run(body: Graph, feeds: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+                    return self._execute(body, {**outer, **feeds}, body.outputs)
+
+                return control_flow.run(node, inputs, run)
+            operator = OPERATORS[node.domain, node.op_type]
+            results = operator(node, *self._placed(inputs, operator.host))
+        except EngineError:
+            raise
+        except _FAULTS as error:
+            raise _explain(node, error) from error
+        return results if isinstance(results, tuple) else (results,)
+
+    def _placed(self, inputs: Sequence[Tensor | None], host: frozenset[int]) -> list[Tensor | None]:
+        """Bring what is computed with to one device, and what is read as numbers to the CPU."""
+        if self.device.type == "cpu":
+            return list(inputs)
+        computed = [tensor for place, tensor in enumerate(inputs) if tensor is not None and place not in host]
+        away = any(tensor.device.type != "cpu" for tensor in computed)
+        return [
+            tensor
+            if tensor is None
+            else tensor.detach().cpu()
+            if place in host
+            else tensor.to(self.device)
+            if away
+            else tensor
+            for place, tensor in enumerate(inputs)
+        ]
+
+    def _look_up(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
+        for place in (values, self.parameters, self._constants):
+            if name in place:
+                return place[name]
+        raise ModelUnsupportedError(f"The value {name} is neither given nor can it be computed from what is given.")
+
+    def _plan(self, graph: Graph, given: frozenset[str], wanted: tuple[str, ...]) -> tuple[_Step, ...]:
+        key = (graph, given, wanted)
+        found = self._plans.get(key)
+        if found is None:
+            found = self._plans[key] = tuple(_steps(graph, given, wanted))
+        return found
+
+
+def _steps(graph: Graph, given: Collection[str], wanted: Collection[str]) -> Iterator[_Step]:
+    """Yield the nodes that lead from what is given to what is wanted, in order."""
+    needed = set(wanted) - set(given)
+    chosen: list[Node] = []
+    for node in reversed(graph.nodes):
+        if not needed.isdisjoint(node.outputs):
+            chosen.append(node)
+            needed.update(name for name in node.reads if name not in given)
+    last = {name: node for node in reversed(chosen) for name in (*node.reads, *node.outputs)}
+    for node in reversed(chosen):
+        names = (*node.reads, *node.outputs)
+        yield _Step(node, tuple(name for name in names if name and last[name] is node and name not in wanted))
+
+
+def _all_nodes(graph: Graph) -> Iterator[Node]:
+    for node in graph.nodes:
+        yield node
+        for body in node.bodies.values():
+            yield from _all_nodes(body)
+
+
+def _explain(node: Node, error: Exception) -> Exception:
+    """Name the node of a failure; too little memory stays what it is."""
+    text = str(error).strip().splitlines()
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return MemoryError(f"Too little memory at {node.op_type} {node.name}")
+    return ModelUnsupportedError(
+        f"{node.op_type} fails in training: {text[0] if text else type(error).__name__}", node=node.name
+    )
