@@ -52,10 +52,11 @@ def test_only_one_module_imports_it(package, module):
     importers = set()
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-                if any(name.split(".")[0] == package for name in names):
-                    importers.add(path)
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            if any(name.split(".")[0] == package for name in names):
+                importers.add(path)
     assert importers == {ROOT / module}
 
 
