@@ -15,10 +15,14 @@ TIMEOUT_S = 3600.0
 
 @dataclass(frozen=True)
 class Spent:
-    """What came of a script: its answer or a problem in words, the time of its work and its peak memory."""
+    """What came of a script: its answer or a problem in words, the time of its work and its peak memory.
+
+    timed_out: the problem is that its time was over.
+    """
 
     value: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
+    timed_out: bool = False
     seconds: float | None = None
     cpu_seconds: float | None = None
     peak_rss_bytes: int | None = None
@@ -44,7 +48,7 @@ def spend(python: Path, script: Path, request: Mapping[str, Any], folder: Path, 
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return Spent(problem=f"did not end within {timeout:.0f} s", seconds=timeout)
+            return Spent(problem=f"did not end within {timeout:.0f} s", timed_out=True, seconds=timeout)
     if not answer.exists():
         return Spent(problem=_death(done.returncode), seconds=time.monotonic() - started)
     return Spent(**{"value": {}, **json.loads(answer.read_text())})

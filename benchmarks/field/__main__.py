@@ -1,8 +1,9 @@
 """Networks out of wheels of the Python index, with real inputs: what comes of three recipes, beside onnxruntime's own quantization.
 
-    python -m benchmarks.field [network ...] [--recipe static|dynamic|mixed] [--quick] [--no-peers]
+    python -m benchmarks.field [network ...] [--recipe static|dynamic|mixed] [--lanes N] [--seconds S] [--quick] [--no-peers]
 
-Each job runs through the engine in a process of its own. Its bars: no traceback; the main output judged as what it is; at
+With `--lanes`, as many jobs run at the same time, each on its share of the cores that the process may use; with `--seconds`, in
+the order of the networks that are named, what has not ended by then is left out, and what was made is judged. Each job runs through the engine in a process of its own. Its bars: no traceback; the main output judged as what it is; at
 most 2 GiB of memory and four minutes; and no network of onnxruntime's quantization that is no larger, no slower and closer to
 the original. The table says which of them a result misses, and the exit code is 1 where one does. Needs Pillow, the
 recordings of Debian's `pocketsphinx-testdata` and its `fonts-dejavu`. Wheels and results go to var/field; tables to var/benchmarks/field.
@@ -16,7 +17,8 @@ from pathlib import Path
 from benchmarks import documents
 from benchmarks.documents import megabytes
 from benchmarks.field import networks
-from benchmarks.field.measure import RECIPES, Result, measure
+from benchmarks.field.lanes import Bench, Plan
+from benchmarks.field.measure import RECIPES, Result
 from benchmarks.field.networks import Network
 
 FOLDER = Path(__file__).resolve().parents[2] / "var" / "field"
@@ -29,22 +31,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.field", description=__doc__.partition("\n")[0])
     parser.add_argument("network", nargs="*", help=", ".join(known))
     parser.add_argument("--recipe", action="append", choices=list(RECIPES), help="repeatable; by default all three")
+    parser.add_argument(
+        "--lanes", type=int, default=1, help="jobs at the same time, each on cores of its own; by default 1"
+    )
+    parser.add_argument("--seconds", type=float, help="judge what is ready then; by default all of it ends")
+    parser.add_argument(
+        "--race", type=float, default=20.0, help="seconds that a network's results are raced; by default 20"
+    )
     parser.add_argument("--quick", action="store_true", help="a short race: a trial, no result")
     parser.add_argument("--no-peers", action="store_true", help="leave onnxruntime's quantization out")
     options = parser.parse_args()
     unknown = set(options.network) - set(known)
     if unknown:
         parser.error(f"unknown network: {', '.join(sorted(unknown))}")
+    plan = Plan(
+        recipes=options.recipe or list(RECIPES),
+        peers=not options.no_peers,
+        lanes=options.lanes,
+        seconds=options.seconds,
+        race_s=3.0 if options.quick else options.race,
+    )
     faults = 0
-    for network in networks.named(options.network):
-        results = measure(
-            network,
-            FOLDER / "downloads",
-            FOLDER / network.name,
-            recipes=options.recipe or list(RECIPES),
-            seconds=3.0 if options.quick else 20.0,
-            peers=not options.no_peers,
-        )
+    for network, results in Bench(networks.named(options.network), plan, FOLDER / "downloads", FOLDER).results():
         markdown = section(network, results, quick=options.quick)
         content = {"network": network.name, "results": [each.record() for each in results]}
         documents.store("field", network.name, content, markdown, quick=options.quick)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,15 +58,15 @@ def _share(ours: Sequence[Array], theirs: Sequence[Array]) -> float:
     return 100 * float(np.mean(same))
 
 
+def _overlap(ours: Sequence[Array], theirs: Sequence[Array], threshold: float) -> float:
+    pairs = [(one > threshold, other > threshold) for one, other in zip(ours, theirs, strict=True)]
+    union = sum(int((one | other).sum()) for one, other in pairs)
+    return 100 * sum(int((one & other).sum()) for one, other in pairs) / union if union else 100.0
+
+
 def mask_at(threshold: float) -> Judge:
     """Overlap of what is above a threshold, over all samples, in percent."""
-
-    def score(ours: Sequence[Array], theirs: Sequence[Array]) -> float:
-        pairs = [(one > threshold, other > threshold) for one, other in zip(ours, theirs, strict=True)]
-        union = sum(int((one | other).sum()) for one, other in pairs)
-        return 100 * sum(int((one & other).sum()) for one, other in pairs) / union if union else 100.0
-
-    return Judge(f"IoU above {threshold}", "%", 1.0, score)
+    return Judge(f"IoU above {threshold}", "%", 1.0, partial(_overlap, threshold=threshold))
 
 
 SQNR = Judge("signal to noise", "dB", 0.5, _sqnr)

@@ -28,7 +28,9 @@ MOST_BYTES = 2 << 30
 MOST_SECONDS = 240.0
 # Networks this close in size or time are of the same size or speed.
 _SAME_SIZE, _SAME_SPEED = 1.02, 1.05
-_TIMEOUT_S = 900.0
+TIMEOUT_S = 900.0
+OURS, PEER = "onnxpress", "onnxruntime"
+_MODEL, _DATASET, _CALIBRATION = "model.onnx", "data.npz", "calibration.npz"
 _RACE_FEEDS = 8
 
 SIMPLIFY: Mapping[str, Any] = {"type": "simplify"}
@@ -49,6 +51,7 @@ PEERS: Mapping[str, Mapping[str, Any]] = {
 class Result:
     """What came of one recipe or setting.
 
+    timed_out: it was ended because its time was over.
     clock: in words, which clock `speed` was read from, where that is not the wall's on a quiet machine.
     faults: the bars that it misses, in words.
     """
@@ -56,6 +59,7 @@ class Result:
     maker: str
     setting: str
     problem: str | None = None
+    timed_out: bool = False
     unchanged: bool = False
     steps: tuple[str, ...] = ()
     outputs: Mapping[str, str] = field(default_factory=dict)
@@ -81,6 +85,8 @@ class Result:
 
 @dataclass(frozen=True)
 class _Samples:
+    """What a network is fed, and which part each sample belongs to; they lie in the network's folder, for several processes."""
+
     network: Network
     arrays: Feed
     part: Array
@@ -90,98 +96,101 @@ class _Samples:
         part = np.repeat([CALIBRATE, SELECT, JUDGE], network.counts)
         return cls(network, network.feed(downloads, network.samples), np.random.default_rng(0).permutation(part))
 
+    @classmethod
+    def stored(cls, network: Network, folder: Path) -> "_Samples":
+        with np.load(folder / _DATASET) as stored:
+            names = set(stored.files) - {"part"} - set(network.constants)
+            return cls(network, {name: stored[name] for name in sorted(names)}, stored["part"])
+
     def feeds(self, part: int) -> Iterator[Feed]:
         for index in np.flatnonzero(self.part == part):
             one = {name: array[index : index + 1] for name, array in self.arrays.items()}
             moved = {name: np.moveaxis(array, 0, self.network.sample_axis.get(name, 0)) for name, array in one.items()}
             yield {**{name: np.ascontiguousarray(array) for name, array in moved.items()}, **self.network.constants}
 
-    def write_dataset(self, path: Path) -> None:
+    def store(self, folder: Path) -> None:
         same = {
             name: np.broadcast_to(one, (len(self.part), *one.shape)) for name, one in self.network.constants.items()
         }
-        np.savez(path, allow_pickle=False, part=self.part, **self.arrays, **same)
-
-    def write_calibration(self, path: Path) -> dict[str, Any]:
+        np.savez(folder / _DATASET, allow_pickle=False, part=self.part, **self.arrays, **same)
         chosen = {name: array[self.part == CALIBRATE] for name, array in self.arrays.items()}
-        np.savez(path, allow_pickle=False, **chosen, **self.network.constants)
-        return {"constants": sorted(self.network.constants), "sample_axis": dict(self.network.sample_axis)}
+        np.savez(folder / _CALIBRATION, allow_pickle=False, **chosen, **self.network.constants)
 
 
-def measure(
-    network: Network, downloads: Path, folder: Path, *, recipes: Sequence[str], seconds: float, peers: bool = True
-) -> list[Result]:
-    """Compress, judge, race and hold to the bars; the original is the first result. Files stay in `folder`."""
+def prepare(network: Network, downloads: Path, folder: Path) -> None:
+    """Put the network and its samples into `folder`, which is emptied first."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    model = network.unpack(downloads, folder)
-    samples = _Samples.of(network, downloads)
-    made = [_ours(model, samples, setting, folder / f"ours_{setting}") for setting in recipes]
-    if peers:
-        made += [
-            _peer(model, samples, setting, folder / f"onnxruntime_{setting.replace(' ', '_')}") for setting in PEERS
-        ]
-    results = [Result("fp32", "original", bytes=stored_bytes(model)), *(result for result, _ in made)]
-    paths = {"fp32 original": model} | {result.name: path for result, path in made if path is not None}
-    judged = _raced(_judged(results, paths, samples), paths, samples, seconds)
-    return [replace(each, faults=tuple(_faults(network, each, judged))) for each in judged]
+    network.unpack(downloads, folder)
+    _Samples.of(network, downloads).store(folder)
 
 
-def _ours(model: Path, samples: _Samples, setting: str, place: Path) -> tuple[Result, Path | None]:
-    place.mkdir()
-    _say(f"{samples.network.name}: onnxpress {setting}")
-    samples.write_dataset(place / "data.npz")
+def ours(folder: Path, setting: str, timeout: float = TIMEOUT_S) -> Result:
+    """Compress a prepared network by one recipe, in a process of its own."""
+    place = _place(folder, OURS, setting)
     spec = {"recipe": {"passes": [dict(step) for step in RECIPES[setting]]}}
-    request = {"model": str(model), "data": str(place / "data.npz"), "spec": spec, "out": str(place / "model.onnx")}
-    spent = spend(Path(sys.executable), HERE / "engine_job.py", request, place, timeout=_TIMEOUT_S)
+    request = {
+        "model": str(folder / _MODEL),
+        "data": str(folder / _DATASET),
+        "spec": spec,
+        "out": str(place / _MODEL),
+    }
+    spent = spend(Path(sys.executable), HERE / "engine_job.py", request, place, timeout=timeout)
     report = json.loads((place / "report.json").read_text()) if spent.problem is None else {}
     steps = [_step(step) for step in spent.value.get("steps", ())]
     outputs = {one["name"]: one["kind"] or "not compared" for one in report.get("outputs", ()) if not one["ignored"]}
-    result = _result("onnxpress", setting, spent)
-    return _stored(
-        replace(
-            result,
-            steps=tuple(steps),
-            outputs=outputs,
-            unchanged=bool(spent.value.get("unchanged")),
-            summary=spent.value.get("summary"),
-        ),
-        place,
+    return replace(
+        _result(OURS, setting, spent, place),
+        steps=tuple(steps),
+        outputs=outputs,
+        unchanged=bool(spent.value.get("unchanged")),
+        summary=spent.value.get("summary"),
     )
 
 
-def _peer(model: Path, samples: _Samples, setting: str, place: Path) -> tuple[Result, Path | None]:
-    place.mkdir()
-    _say(f"{samples.network.name}: onnxruntime {setting}")
-    layout = samples.write_calibration(place / "data.npz")
+def peer(network: Network, folder: Path, setting: str, timeout: float = TIMEOUT_S) -> Result:
+    """Quantize a prepared network by onnxruntime's own tool, in its environment."""
+    place = _place(folder, PEER, setting)
     request = {
-        "model": str(model),
-        "calibration": str(place / "data.npz"),
-        "layout": layout,
+        "model": str(folder / _MODEL),
+        "calibration": str(folder / _CALIBRATION),
+        "layout": {"constants": sorted(network.constants), "sample_axis": dict(network.sample_axis)},
         "settings": dict(PEERS[setting]),
-        "out": str(place / "model.onnx"),
+        "out": str(place / _MODEL),
     }
     script = HERE / "peers" / "onnxruntime_quantize.py"
-    spent = spend(environments.interpreter("onnxruntime"), script, request, place, timeout=_TIMEOUT_S)
-    return _stored(_result("onnxruntime", setting, spent), place)
+    spent = spend(environments.interpreter("onnxruntime"), script, request, place, timeout=timeout)
+    return _result(PEER, setting, spent, place)
 
 
-def _result(maker: str, setting: str, spent: Spent) -> Result:
+def judged(network: Network, folder: Path, made: Sequence[Result], seconds: float) -> list[Result]:
+    """Judge what was made, race it and hold it to the bars; the original is the first result."""
+    samples = _Samples.stored(network, folder)
+    original = folder / _MODEL
+    results = [Result("fp32", "original", bytes=stored_bytes(original)), *made]
+    paths = {each.name: _place(folder, each.maker, each.setting) / _MODEL for each in made if each.bytes is not None}
+    paths["fp32 original"] = original
+    found = _raced(_judged(results, paths, samples), paths, samples, seconds)
+    return [replace(each, faults=tuple(_faults(network, each, found))) for each in found]
+
+
+def _place(folder: Path, maker: str, setting: str) -> Path:
+    return folder / f"{maker}_{setting.replace(' ', '_')}"
+
+
+def _result(maker: str, setting: str, spent: Spent, place: Path) -> Result:
+    path = place / _MODEL
+    problem = spent.problem or (None if path.exists() else "wrote no network")
     return Result(
         maker,
         setting,
-        problem=spent.problem,
+        problem=problem,
+        timed_out=spent.timed_out,
+        bytes=None if problem else stored_bytes(path),
         seconds=spent.seconds,
         cpu_seconds=spent.cpu_seconds,
         peak_bytes=spent.peak_rss_bytes,
     )
-
-
-def _stored(result: Result, place: Path) -> tuple[Result, Path | None]:
-    path = place / "model.onnx"
-    if result.problem is not None or not path.exists():
-        return replace(result, problem=result.problem or "wrote no network"), None
-    return replace(result, bytes=stored_bytes(path)), path
 
 
 def _step(step: Mapping[str, Any]) -> str:
@@ -234,7 +243,12 @@ def _timed(result: Result, compared: LatencyComparison) -> Result:
 
 def _faults(network: Network, result: Result, results: Sequence[Result]) -> Iterator[str]:
     """Yield the bars that one of our results misses."""
-    if result.maker != "onnxpress":
+    if result.maker != OURS:
+        return
+    if result.timed_out:
+        # What was ended sooner was left out for want of time, and nobody knows how long it takes.
+        if (result.seconds or 0) > MOST_SECONDS:
+            yield f"takes more than {result.seconds:.0f} s"
         return
     if result.problem is not None:
         if not _is_refusal(result.problem):
@@ -247,7 +261,7 @@ def _faults(network: Network, result: Result, results: Sequence[Result]) -> Iter
         yield f"takes {(result.peak_bytes or 0) / 1e9:.1f} GB"
     if (result.seconds or 0) > MOST_SECONDS:
         yield f"takes {result.seconds:.0f} s"
-    better = [other for other in results if other.maker == "onnxruntime" and _beats(network, other, result)]
+    better = [other for other in results if other.maker == PEER and _beats(network, other, result)]
     yield from (f"{other.name} is better at no more size and time" for other in better)
 
 
@@ -278,7 +292,3 @@ class _Standing:
         if result.score is None or result.bytes is None or result.speed is None:
             return None
         return cls(result.score, result.bytes, result.speed)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -113,5 +113,6 @@ NETWORKS = (
 
 
 def named(names: Sequence[str]) -> list[Network]:
-    """Give the networks with these names, or all."""
-    return [network for network in NETWORKS if not names or network.name in names]
+    """Give the networks with these names, in their order, or all."""
+    known = {network.name: network for network in NETWORKS}
+    return [known[name] for name in names] if names else list(NETWORKS)

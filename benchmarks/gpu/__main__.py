@@ -23,7 +23,6 @@ _ROOT = Path(__file__).resolve().parents[2]
 _JOB = Path(__file__).with_name("job.py")
 # A bar of float16: so many times as fast as float32, each with its best options.
 BAR = 1.8
-_SLOWEST_JOB_S = 200.0
 # No job is begun for less.
 _LEAST_S = 25.0
 
@@ -98,8 +97,8 @@ def _run(entry: Entry, options: argparse.Namespace, networks: Path, folder: Path
         "lock": str(folder / "lock"),
         "out": str(out),
     }
-    spent = process.spend(Path(sys.executable), _JOB, request, out, timeout=min(_SLOWEST_JOB_S, left))
-    if spent.problem is not None and spent.seconds == left < _SLOWEST_JOB_S:
+    spent = process.spend(Path(sys.executable), _JOB, request, out, timeout=left)
+    if spent.timed_out:
         return {"left_out": True}
     seconds = None if spent.seconds is None else round(spent.seconds, 1)
     print(f"{_label(entry)}: {spent.problem or 'done'}, {seconds} s", flush=True)
