@@ -1,4 +1,5 @@
-# One image for every process of the service; EP chooses the onnxruntime wheel, and with it the base.
+# One image for every process of the service; EP chooses the onnxruntime wheel, and with it the base. EXTRAS=s3,train adds PyTorch:
+# with EP=cpu give --build-arg PIP_EXTRA_INDEX_URL too, the address of PyTorch's index of wheels without CUDA's libraries.
 ARG EP=cpu
 
 FROM python:3.12-slim-bookworm AS base-cpu
@@ -17,6 +18,8 @@ ENV PYTHONUNBUFFERED=1 \
 
 FROM base AS build
 ARG EP
+ARG EXTRAS=s3
+ARG PIP_EXTRA_INDEX_URL
 WORKDIR /src
 RUN python -m venv /opt/onnxpress
 COPY pyproject.toml README.md LICENSE ./
@@ -30,7 +33,7 @@ COPY worker worker
 COPY standalone standalone
 COPY migrations migrations
 # Compiled here: the root file system is read-only where it runs.
-RUN pip install --no-cache-dir --compile ".[${EP},s3]"
+RUN pip install --no-cache-dir --compile ".[${EP},${EXTRAS}]"
 
 FROM base
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin onnxpress \

@@ -4,10 +4,14 @@ PYTHON ?= python3
 # Which onnxruntime: cpu, gpu or openvino. They share one import folder, so each has an environment of its own.
 EP ?= cpu
 VENV ?= $(if $(filter cpu,$(EP)),.venv,.venv-$(EP))
+# More extras, by comma: `train` for steps that train.
+EXTRAS ?=
 WORKERS ?= 1
 # Which targets `make worker` takes jobs for: names by comma, `all`, or `own` (accelerators, and cpu where there is none).
 TARGETS ?= own
 BIN := $(VENV)/bin
+COMMA := ,
+RUN := $(EP)$(if $(EXTRAS),$(COMMA)$(EXTRAS))
 # onnxruntime-genai runs on the plain onnxruntime only.
 DEV := dev$(if $(filter cpu,$(EP)),$(shell printf ',genai'))
 # Tests run in one process more than there are cores, for some wait more than they work; each has servers of its own.
@@ -22,8 +26,8 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "onnxpress needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run-$(EP): pyproject.toml client/pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[$(EP)]' -e client
+$(VENV)/.run-$(RUN): pyproject.toml client/pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[$(RUN)]' -e client
 	@touch $@
 
 $(VENV)/.dev-$(EP): pyproject.toml client/pyproject.toml | $(BIN)/python
@@ -31,13 +35,13 @@ $(VENV)/.dev-$(EP): pyproject.toml client/pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.run-$(EP)
 
 .PHONY: demo serve worker test chaos fuzz check bench docs clean
-demo: $(VENV)/.run-$(EP)  ## Compress a real network and show the measured result (no server needed)
+demo: $(VENV)/.run-$(RUN)  ## Compress a real network and show the measured result (no server needed)
 	@$(BIN)/python -m standalone demo
 
-serve: $(VENV)/.run-$(EP)  ## Run the whole service on this machine (broker, workers, API; data in ./var)
+serve: $(VENV)/.run-$(RUN)  ## Run the whole service on this machine (broker, workers, API; data in ./var)
 	@exec $(BIN)/python -m standalone serve --workers $(WORKERS)
 
-worker: $(VENV)/.run-$(EP)  ## Run one more worker beside `make serve`, say with EP=openvino for its target
+worker: $(VENV)/.run-$(RUN)  ## Run one more worker beside `make serve`, say with EP=openvino for its target
 	@exec $(BIN)/python -m worker --queues work --targets $(TARGETS) --concurrency $(WORKERS)
 
 test: $(VENV)/.dev-$(EP)  ## Run the tests on real parts (SQLite, Postgres, Valkey, ONNX Runtime)
@@ -56,10 +60,10 @@ check: $(VENV)/.dev-$(EP)  ## Format, lint, types, import contracts, docs fresh
 	$(BIN)/lint-imports
 	$(BIN)/python -m standalone docs --check
 
-bench: $(VENV)/.run-$(EP)  ## Measure what the README claims (see benchmarks/README.md)
+bench: $(VENV)/.run-$(RUN)  ## Measure what the README claims (see benchmarks/README.md)
 	@$(BIN)/python -m benchmarks.demo
 
-docs: $(VENV)/.run-$(EP)  ## Write the generated reference anew
+docs: $(VENV)/.run-$(RUN)  ## Write the generated reference anew
 	@$(BIN)/python -m standalone docs
 
 clean:  ## Remove the virtual environments and ./var

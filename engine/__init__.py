@@ -27,12 +27,26 @@ if TYPE_CHECKING:
     from engine.report.values import AnyReport, ProfileReport, Report, read_report
     from engine.runtime.discovery import targets
     from engine.runtime.host_lock import HostLock
-    from engine.spec import Compress, Profile, Spec, default_kind, makes_network, read_spec, steps_of, targets_of
+    from engine.spec import (
+        Compress,
+        Profile,
+        Spec,
+        default_kind,
+        first_training_step,
+        makes_network,
+        read_spec,
+        steps_of,
+        targets_of,
+        trains,
+    )
     from engine.target import PROVIDER_NAMES
+    from engine.train.discovery import training
+    from engine.train.training_support import TRAINING_HINT
 
 __all__ = [
     "PROVIDER_NAMES",
     "REPORT_FORMATS",
+    "TRAINING_HINT",
     "AnyReport",
     "Compress",
     "DatasetInspection",
@@ -54,6 +68,7 @@ __all__ = [
     "check_fit",
     "default_kind",
     "estimate_job",
+    "first_training_step",
     "gate_samples_of",
     "inspect_archive",
     "inspect_dataset",
@@ -70,6 +85,8 @@ __all__ = [
     "steps_of",
     "targets",
     "targets_of",
+    "training",
+    "trains",
     "unmeasured",
 ]
 
@@ -89,6 +106,7 @@ _HOME = {
     "Prunability": "engine.inspection",
     "Report": "engine.report.values",
     "Spec": "engine.spec",
+    "TRAINING_HINT": "engine.train.training_support",
     "TaskMetric": "engine.gate",
     "beyond_limits": "engine.estimate",
     "check_arrays": "engine.compatibility",
@@ -96,6 +114,7 @@ _HOME = {
     "check_fit": "engine.compatibility",
     "default_kind": "engine.spec",
     "estimate_job": "engine.estimate",
+    "first_training_step": "engine.spec",
     "gate_samples_of": "engine.compatibility",
     "inspect_archive": "engine.graph.archive",
     "inspect_dataset": "engine.data.dataset",
@@ -113,6 +132,8 @@ _HOME = {
     "steps_of": "engine.spec",
     "targets": "engine.runtime.discovery",
     "targets_of": "engine.spec",
+    "training": "engine.train.discovery",
+    "trains": "engine.spec",
     "unmeasured": "engine.report.unmeasured",
 }
 

@@ -116,6 +116,8 @@ class Context:
     gates: "Sequence[Gate]" = ()
     # What the owner declared of the network's outputs, by name.
     outputs: "Mapping[str, OutputDeclaration]" = field(default_factory=dict)
+    # What a student learns from, where that is another network than the original, as it lies on the disk.
+    teacher: Path | None = None
     # Bytes of activations that one run may hold alive: how many samples run at once follows from it.
     run_bytes: int = RUN_BYTES
 
@@ -137,6 +139,11 @@ class Pass(BaseModel):
     @property
     def widths_may_change(self) -> bool:
         """Whether inputs and outputs of the network may become floats of another width."""
+        return False
+
+    @property
+    def trains(self) -> bool:
+        """Whether weights are changed, or chosen, by gradients: then the worker needs PyTorch."""
         return False
 
     def work(self, load: Workload) -> Work:

@@ -132,6 +132,22 @@ def steps_of(spec: Spec) -> tuple[str, ...]:
             assert_never(spec)
 
 
+def first_training_step(spec: Spec) -> int | None:
+    """Give the index of the first step that takes PyTorch, None where none does."""
+    match spec:
+        case Compress():
+            return next((index for index, step in enumerate(spec.recipe.passes) if step.trains), None)
+        case Profile():
+            return None
+        case _:
+            assert_never(spec)
+
+
+def trains(spec: Spec) -> bool:
+    """Say whether a job trains, so that only a worker with PyTorch can do it."""
+    return first_training_step(spec) is not None
+
+
 def makes_network(spec: Spec) -> bool:
     """Say whether a job gives a network, and not only figures of one that there is."""
     match spec:

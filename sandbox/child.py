@@ -135,12 +135,17 @@ def _targets(_workspace: Path, payload: dict[str, Any], _tell: Tell) -> dict[str
     return {"targets": engine.targets(payload.get("providers", engine.PROVIDER_NAMES))}
 
 
+def _training(_workspace: Path, _payload: dict[str, Any], _tell: Tell) -> dict[str, Any]:
+    return engine.training()
+
+
 _VERBS: dict[str, Callable[[Path, dict[str, Any], Tell], dict[str, Any]]] = {
     "inspect_model": _inspect_model,
     "inspect_archive": _inspect_archive,
     "inspect_dataset": _inspect_dataset,
     "prunability": _prunability,
     "targets": _targets,
+    "training": _training,
 }
 
 

@@ -15,7 +15,9 @@ from typing import Any, Literal
 
 from sandbox import processes
 
-Verb = Literal["inspect_model", "inspect_archive", "inspect_dataset", "prunability", "run", "merge", "targets"]
+Verb = Literal[
+    "inspect_model", "inspect_archive", "inspect_dataset", "prunability", "run", "merge", "targets", "training"
+]
 Kind = Literal["done", "refused", "crashed", "memory_limit", "runtime_limit", "killed", "garbled"]
 # How often the resident memory is looked at.
 _LOOK_S = 0.1

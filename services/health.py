@@ -13,12 +13,13 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+import engine
 from models import ApiKey, Chore, Unit, UnitStatus
 from services import db, workers
 from services.backup import snapshot
 from services.errors import BackupError, ServiceError
 from services.publisher import BrokerPublisher
-from services.routing import INSPECT_QUEUE
+from services.routing import INSPECT_QUEUE, is_train_queue
 from services.storage import open_store
 from settings import Settings
 
@@ -207,7 +208,8 @@ def _workers(session: Session) -> Iterator[Finding]:
         waiting.setdefault(INSPECT_QUEUE, 0)
     for name in sorted(waiting.keys() - queues) if live else ():
         told = f"{waiting[name]} units wait in {name}, which no live worker listens to"
-        yield Finding("queues", "problem", told, "Start a worker for it: see `onnxpress-server worker --help`.")
+        start = "Start a worker for it: see `onnxpress-server worker --help`."
+        yield Finding("queues", "problem", told, f"{engine.TRAINING_HINT}. {start}" if is_train_queue(name) else start)
 
 
 def _keys(session: Session) -> Finding:

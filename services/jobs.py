@@ -171,6 +171,7 @@ def plan(session: Session, tenant_id: str, request: Request, *, use: bool = Fals
     model, baseline, dataset, judge = _inputs(session, tenant_id, request, use=use)
     for target in engine.targets_of(request.spec):
         workers.check_target(session, target.provider)
+    workers.check_training(session, request.spec)
     warnings = compatibility.check(model, dataset, judge, request.spec, baseline)
     name = cache.key(model, dataset, judge, request.spec)
     answer = None

@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+import engine
+
 Problem = dict[str, Any]
 Blame = Literal["user", "service", "transient"]
 
@@ -22,8 +24,17 @@ PENDING_LIMIT = problem(
 )
 
 
-def no_worker_for(target: str) -> Problem:
-    """Give the reason of a job whose target, a provider or a class of machines with it, no worker had while it waited."""
+def no_worker_for(target: str, *, trains: bool = False) -> Problem:
+    """Give the reason of a job whose target, a provider or a class of machines with it, no worker had while it waited.
+
+    `trains`: it would have had to have PyTorch too.
+    """
+    if trains:
+        return {
+            **PENDING_LIMIT,
+            "message": f"No worker that has the target `{target}` and PyTorch was there within the job's pending limit.",
+            "hint": f"{engine.TRAINING_HINT}; GET /v1/targets shows who has it.",
+        }
     return {
         **PENDING_LIMIT,
         "message": f"No worker that has the target `{target}` was there within the job's pending limit.",

@@ -17,7 +17,7 @@ from models import Unit, UnitStatus, is_final
 from services import attempts, db, retention, units, workers
 from services.errors import ServiceError
 from services.problems import PENDING_LIMIT, no_worker_for
-from services.routing import provider_of
+from services.routing import is_train_queue, provider_of
 from services.storage import Store, open_store
 from settings import Settings
 
@@ -137,9 +137,8 @@ def _fail_overdue(session: Session, store: Store) -> None:
     for unit in session.scalars(overdue).all():
         provider = provider_of(unit.queue)
         missing = provider is not None and not workers.has_live(session, unit.queue, unit.target_class)
-        attempts.give_up_waiting(
-            session, store, unit, no_worker_for(unit.target_class or str(provider)) if missing else PENDING_LIMIT
-        )
+        absent = no_worker_for(unit.target_class or str(provider), trains=is_train_queue(unit.queue))
+        attempts.give_up_waiting(session, store, unit, absent if missing else PENDING_LIMIT)
 
 
 def _queued(session: Session) -> dict[str, int]:

@@ -1,15 +1,29 @@
-"""Which worker takes a unit: a queue for inspections and one for each execution provider; in it, classes of machines."""
+"""Which worker takes a unit: a queue for inspections, two for each execution provider; in them, classes of machines."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 INSPECT_QUEUE = "inspect"
-_RUN = "run."
+_RUN, _TRAIN = "run.", ".train"
 
 
-def run_queue(provider: str) -> str:
-    """Give the queue of the jobs for a provider: only workers that have proven it listen there."""
-    return _RUN + provider
+def run_queue(provider: str, *, trains: bool = False) -> str:
+    """Give the queue of the jobs for a provider: only workers that have proven it listen there.
+
+    Jobs that train wait in a queue of their own: a worker without PyTorch, or of a version before, never hears of them.
+    """
+    return _RUN + provider + _TRAIN * trains
+
+
+def run_queues(target: Mapping[str, Any]) -> list[str]:
+    """Give the queues whose jobs a worker takes for a target that it has proven."""
+    provider = str(target.get("provider"))
+    return [run_queue(provider), *([run_queue(provider, trains=True)] if can_train(target) else [])]
+
+
+def can_train(target: Mapping[str, Any]) -> bool:
+    """Tell whether a worker can train networks for a target that it has proven; workers of a version before say nothing."""
+    return bool((target.get("training") or {}).get("available"))
 
 
 def is_run_queue(name: str) -> bool:
@@ -19,7 +33,12 @@ def is_run_queue(name: str) -> bool:
 
 def provider_of(name: str) -> str | None:
     """Give the provider that a queue's units need, None where any worker will do."""
-    return name.removeprefix(_RUN) if is_run_queue(name) else None
+    return name.removeprefix(_RUN).removesuffix(_TRAIN) if is_run_queue(name) else None
+
+
+def is_train_queue(name: str) -> bool:
+    """Tell whether the jobs of a queue train, so that only workers with PyTorch listen there."""
+    return is_run_queue(name) and name.endswith(_TRAIN)
 
 
 def target_class(target: Mapping[str, Any]) -> str:

@@ -167,7 +167,7 @@ def _asked_trial(job: Job, payload: Mapping[str, Any]) -> Asked:
         min(own.pending_s, most.pending_s), min(own.runtime_s, most.runtime_s), min(own.memory_mb, most.memory_mb)
     )
     asked = {"spec": spec.model_dump(mode="json"), "point": _POINT.validate_python(payload.get("point"))}
-    return Asked(run_queue(spec.target.provider), limits, asked)
+    return Asked(run_queue(spec.target.provider, trains=engine.trains(spec)), limits, asked)
 
 
 def _propose(session: Session, job: Job, unit: Unit) -> None:

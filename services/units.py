@@ -96,7 +96,7 @@ def make_for_job(session: Session, job: Job, spec: "engine.Spec", *, waits: bool
         by_provider.setdefault(target.provider, []).append(index)
     if len(by_provider) == 1:
         [provider] = by_provider
-        _of_job(session, job, "run", run_queue(provider), spec, waits_for=waits_for)
+        _of_job(session, job, "run", run_queue(provider, trains=engine.trains(spec)), spec, waits_for=waits_for)
     else:
         parent = _of_job(session, job, "merge", INSPECT_QUEUE, spec, waits_for="children")
         parts = [Child(kind="part", payload={"targets": indices}) for indices in by_provider.values()]

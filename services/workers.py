@@ -10,10 +10,11 @@ from typing import Any, Literal
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+import engine
 from models import Unit, UnitStatus, Worker
 from services import db
 from services.errors import RejectedError
-from services.routing import run_queue, target_classes
+from services.routing import can_train, run_queues, target_classes
 
 State = Literal["live", "draining", "gone"]
 # A worker that was silent for so long does not count as live.
@@ -96,7 +97,7 @@ def targets(session: Session) -> list[dict[str, Any]]:
             none = {"live": False, "workers": 0, "slots": 0, "busy": 0, "seen_at": worker.seen_at}
             entry = found.setdefault(json.dumps(target, sort_keys=True), {**target, **none})
             entry["seen_at"] = max(entry["seen_at"], worker.seen_at)
-            entry["busy"] += busy[worker.id, run_queue(str(target.get("provider")))]
+            entry["busy"] += sum(busy[worker.id, name] for name in run_queues(target))
             if is_live:
                 entry["live"] = True
                 entry["workers"] += 1
@@ -143,16 +144,41 @@ def check_target(session: Session, provider: str) -> None:
     )
 
 
+def trains(session: Session, provider: str) -> bool:
+    """Tell whether a job that trains for a provider finds a worker: one of the last days that has PyTorch.
+
+    Before the first worker has come nobody knows, and the job waits as any other.
+    """
+    known = [target for target in targets(session) if target.get("provider") == provider]
+    return not known or any(map(can_train, known))
+
+
+def check_training(session: Session, spec: "engine.Spec") -> None:
+    """Raise RejectedError for a job that trains, where no worker of its targets had PyTorch in the last days."""
+    index = engine.first_training_step(spec)
+    if index is None:
+        return
+    for target in engine.targets_of(spec):
+        if not trains(session, target.provider):
+            raise RejectedError(
+                f"Step {index} ({engine.steps_of(spec)[index]}) trains the network, and no worker for `{target.provider}` has"
+                f" had PyTorch in the last {SEEN.days} days.",
+                code="training_unavailable",
+                hint=f"{engine.TRAINING_HINT}, and start that worker anew.",
+                problem={"step": index},
+            )
+
+
 def expire(session: Session) -> None:
     """Forget workers that nobody has seen for long, and sooner those whose targets others had later."""
     moment = db.now(session)
     session.execute(delete(Worker).where(Worker.seen_at < moment - SEEN))
-    covered: set[str] = set()
+    covered: set[tuple[str, bool]] = set()
     for worker in session.scalars(_seen_since(moment - SEEN).order_by(None).order_by(Worker.seen_at.desc())).all():
-        providers = {str(target.get("provider")) for target in worker.targets}
-        if worker.seen_at < moment - _LISTED and providers <= covered:
+        had = {(str(target.get("provider")), can_train(target)) for target in worker.targets}
+        if worker.seen_at < moment - _LISTED and had <= covered:
             session.delete(worker)
-        covered |= providers
+        covered |= had | {(provider, False) for provider, _ in had}
 
 
 def _state(worker: Worker, moment: datetime) -> State:

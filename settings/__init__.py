@@ -88,6 +88,11 @@ class Settings(BaseSettings):
         description="Targets, by comma, that a worker takes jobs for where it has proven them; `all`: every one that it has"
         " proven; `own`: accelerators, and cpu where there is none.",
     )
+    worker_training: Literal["auto", "never"] = Field(
+        "auto",
+        description="`auto`: a worker that has proven PyTorch takes jobs that train too, which may hold it for minutes; `never`:"
+        " it leaves them to others.",
+    )
     log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR.")
     log_format: Literal["json", "text"] = Field("json", description="One JSON object per line, or lines for people.")
 

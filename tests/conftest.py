@@ -8,10 +8,12 @@ import os
 import platform
 import shutil
 import signal
+import site
 import subprocess
 import sys
 import tempfile
 import tomllib
+import venv
 from pathlib import Path
 
 import hypothesis
@@ -29,6 +31,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Beside other processes with tests, more threads than cores only take turns.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+# Loading PyTorch takes seconds at the start of every worker; tests of training ask for it.
+os.environ.setdefault("ONNXPRESS_WORKER_TRAINING", "never")
 
 # The same examples at every run; `make fuzz` looks for new ones.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
@@ -227,6 +232,18 @@ def openvino_python():
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         pytest.skip("onnxruntime-openvino has no wheel for this machine")
     return environment("openvino")
+
+
+@pytest.fixture(scope="session")
+def python_without_torch(tmp_path_factory):
+    """The Python of an environment that has everything of ours but PyTorch."""
+    folder = tmp_path_factory.mktemp("without-torch")
+    venv.EnvBuilder(symlinks=True).create(folder)
+    [packages] = folder.glob("lib/python*/site-packages")
+    ours = "; ".join(f"site.addsitedir({path!r})" for path in site.getsitepackages())
+    # An import of what is None here fails, and nobody finds where it would come from.
+    (packages / "ours.pth").write_text(f"import site, sys; {ours}; sys.modules['torch'] = None\n")
+    return str(folder / "bin" / "python")
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from kombu.entity import Queue
 import engine
 from services import logs
 from services.db import Database, RevisionError, check_revision
-from services.routing import INSPECT_QUEUE, run_queue
+from services.routing import INSPECT_QUEUE, run_queues
 from settings import Settings, get_settings
 from worker import tasks
 from worker.app import app
@@ -75,6 +75,12 @@ def _parser(settings: Settings) -> argparse.ArgumentParser:
         help="take jobs for these targets, by comma; `all`: for every proven one; `own`: for accelerators, and for cpu"
         " where there is none (default: %(default)s)",
     )
+    parser.add_argument(
+        "--training",
+        choices=("auto", "never"),
+        default=settings.worker_training,
+        help="take jobs that train where PyTorch has been proven, or leave them to other workers (default: %(default)s)",
+    )
     return parser
 
 
@@ -100,8 +106,8 @@ def _prepare(settings: Settings, asked: argparse.Namespace) -> Identity:
     # Two machines of one name may have the same process ids.
     name = f"wrk_{host}_{pid}_{secrets.token_hex(3)}"
     while True:
-        proof = _proof(workspaces, asked.targets) if _WORK in kinds else prove(workspaces, ())
-        runs = [run_queue(str(target["provider"])) for target in proof.targets]
+        proof = _proof(workspaces, asked) if _WORK in kinds else prove(workspaces, ())
+        runs = [name for target in proof.targets for name in run_queues(target)]
         queues = [INSPECT_QUEUE] * (INSPECT_QUEUE in kinds) + runs
         identity = Identity(name, host, pid, tuple(queues), asked.concurrency, proof)
         if runs or _WORK not in kinds:
@@ -113,8 +119,8 @@ def _prepare(settings: Settings, asked: argparse.Namespace) -> Identity:
         time.sleep(_AGAIN_S)
 
 
-def _proof(workspaces: Path, targets: str) -> Proof:
-    proof = prove(workspaces).taking(targets)
+def _proof(workspaces: Path, asked: argparse.Namespace) -> Proof:
+    proof = prove(workspaces, trains=asked.training == "auto").taking(asked.targets)
     for one in proof.unavailable:
         if one["listed"]:
             _log.warning("the target %s is listed but does not run: %s", one["provider"], one["reason"])

@@ -1,10 +1,11 @@
-"""What this worker can run: a child runs a small network on every provider, before the first unit is taken."""
+"""What this worker can run: children run a small network on every provider and train one, before the first unit is taken."""
 
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ _MEMORY = 4 << 30
 # The service's own words for what every worker can do, and for what this one was started for.
 ALL = "all"
 OWN = "own"
+_NOT_TO_TRAIN = "This worker was told not to train (ONNXPRESS_WORKER_TRAINING)."
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,39 @@ class Proof:
             self.cores,
         )
 
+    def with_training(self, told: Mapping[str, Any]) -> "Proof":
+        """Say of every proven provider whether networks can be trained here, and with what."""
+        return replace(self, targets=tuple({**target, "training": dict(told)} for target in self.targets))
 
-def prove(workspaces: Path, providers: Sequence[str] | None = None) -> Proof:
+
+def prove(workspaces: Path, providers: Sequence[str] | None = None, *, trains: bool = True) -> Proof:
     """Try every provider, or the given ones; with none of them it is only told how a child is confined here.
 
-    This process must never load a runtime: a child does, or one for each provider where they end it.
+    This process must never load a runtime: a child does, or one for each provider where they end it. PyTorch is tried in a
+    child of its own at the same time, unless the worker is not to train.
     """
     names = engine.PROVIDER_NAMES if providers is None else providers
+    if not names:
+        return _proven(workspaces, names)
+    if not trains:
+        return _proven(workspaces, names).with_training({"available": False, "reason": _NOT_TO_TRAIN})
+    with _asked(workspaces, "training", {}) as trainer:
+        proven = _proven(workspaces, names)
+        training = _training(trainer.wait())
+    if not training["available"]:
+        _log.info("takes no jobs that train: %s", training["reason"])
+    return proven.with_training(training)
+
+
+def _training(outcome: sandbox.Outcome | None) -> dict[str, Any]:
+    assert outcome is not None
+    if outcome.kind == "done" and outcome.value is not None:
+        return dict(outcome.value)
+    _log.warning("training: the child %s (%s)\n%s", outcome.kind, outcome.exit_code, outcome.log)
+    return {"available": False, "reason": _end(outcome, "PyTorch", "to load")}
+
+
+def _proven(workspaces: Path, names: Sequence[str]) -> Proof:
     isolation, outcome = _ask(workspaces, names)
     found = _found(outcome)
     if found is None and outcome.kind == "refused":
@@ -74,23 +102,37 @@ def prove(workspaces: Path, providers: Sequence[str] | None = None) -> Proof:
 
 def _alone(workspaces: Path, name: str) -> list[dict[str, Any]]:
     _, outcome = _ask(workspaces, (name,))
+    return _found(outcome) or [_missing(name, _end(outcome, "The runtime", "for a small network"), listed=True)]
+
+
+def _end(outcome: sandbox.Outcome, tried: str, what_for: str) -> str:
+    """Say how a child ended that was to try something."""
     ends = {
-        "crashed": f"The runtime ends the process that tries it (exit code {outcome.exit_code}).",
+        "crashed": f"{tried} ends the process that tries it (exit code {outcome.exit_code}).",
         "runtime_limit": f"It gives no answer within {_RUNTIME_S:g} s.",
-        "memory_limit": f"It takes more than {_MEMORY >> 30} GiB of memory for a small network.",
+        "memory_limit": f"It takes more than {_MEMORY >> 30} GiB of memory {what_for}.",
     }
-    said = (outcome.problem or {}).get("message", "It cannot be tried.")
-    return _found(outcome) or [_missing(name, ends.get(outcome.kind, str(said)), listed=True)]
+    return ends.get(outcome.kind, str((outcome.problem or {}).get("message", "It cannot be tried.")))
 
 
 def _ask(workspaces: Path, names: Sequence[str]) -> tuple[str, sandbox.Outcome]:
-    with tempfile.TemporaryDirectory(dir=workspaces, prefix=".targets-") as folder:
-        (Path(folder) / "tmp").mkdir()
-        limits = sandbox.Limits(runtime_s=_RUNTIME_S, memory_bytes=_MEMORY, threads=4)
-        child = sandbox.start(sandbox.Order("targets", Path(folder), {"providers": list(names)}), limits=limits)
+    with _asked(workspaces, "targets", {"providers": list(names)}) as child:
         outcome = child.wait()
     assert outcome is not None
     return next((str(told.get("level")) for told in child.events() if told["type"] == "confined"), "none"), outcome
+
+
+@contextmanager
+def _asked(workspaces: Path, verb: sandbox.Verb, payload: Mapping[str, Any]) -> Iterator[sandbox.Child]:
+    """Have a child work in a folder of its own; it has ended when the folder goes."""
+    with tempfile.TemporaryDirectory(dir=workspaces, prefix=f".{verb}-") as folder:
+        (Path(folder) / "tmp").mkdir()
+        limits = sandbox.Limits(runtime_s=_RUNTIME_S, memory_bytes=_MEMORY, threads=4)
+        child = sandbox.start(sandbox.Order(verb, Path(folder), payload), limits=limits)
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 def _found(outcome: sandbox.Outcome) -> list[dict[str, Any]] | None:

@@ -22,6 +22,9 @@ class PassInfo(BaseModel):
     documentation: str
     lossless: bool
     needs_data: bool = Field(description="True: the job has to name a dataset.")
+    trains: bool = Field(
+        description="True: with these defaults it takes a worker with PyTorch; GET /v1/targets says which has it."
+    )
     json_schema: dict[str, Any] = Field(alias="schema", description="JSON schema of the pass in a recipe.")
     defaults: dict[str, Any]
     search_space: dict[str, Any] = Field(description="Parameters that a search may turn, with range or choices.")

@@ -13,6 +13,19 @@ from services import workers
 router = APIRouter(prefix="/v1/targets", tags=["targets"])
 
 
+class TrainingInfo(BaseModel):
+    """Whether workers of a target can train networks, which PyTorch does; proven by a step of gradients."""
+
+    model_config = ConfigDict(extra="allow")
+
+    available: bool = Field(description="True: jobs with steps that train are taken for this target.")
+    reason: str | None = Field(None, description="Why not, and what installs it.")
+    torch: str | None = Field(None, description="PyTorch's version.")
+    device: Literal["cpu", "cuda"] | None = Field(None, description="What it trains on.")
+    gpu: str | None = Field(None, description="Name of the GPU that it trains on.")
+    cuda: str | None = Field(None, description="The version of CUDA that PyTorch was built with; null: without.")
+
+
 class TargetInfo(BaseModel):
     """An execution provider that workers have proven by running a small network on it, and take jobs for."""
 
@@ -36,6 +49,7 @@ class TargetInfo(BaseModel):
     driver: str | None = Field(None, description="Version of the GPU's driver.")
     cuda: str | None = Field(None, description="Version of the CUDA runtime.")
     cudnn: str | None = None
+    training: TrainingInfo | None = Field(None, description="null: a worker of a version that trained nothing.")
 
 
 class UnavailableInfo(BaseModel):

@@ -53,6 +53,7 @@ def _describe(kind: type[Pass]) -> dict[str, Any]:
         "documentation": documentation,
         "lossless": kind.lossless,
         "needs_data": kind.needs_data,
+        "trains": kind().trains,
         "schema": kind.model_json_schema(),
         "defaults": kind().model_dump(mode="json", exclude={"type"}),
         "search_space": {

@@ -1,14 +1,14 @@
 """PyTorch itself: the one module that imports it, so that a worker without it can say what to install."""
 
 from engine.errors import TargetUnavailableError
-from engine.train.training_support import HINT, MISSING
+from engine.train.training_support import MISSING, TRAINING_HINT
 
 try:
     import torch
     from torch import Tensor
     from torch.nn import functional
 except ImportError as error:
-    raise TargetUnavailableError(MISSING, hint=HINT) from error
+    raise TargetUnavailableError(MISSING, hint=TRAINING_HINT) from error
 
 __all__ = ["Tensor", "device", "functional", "torch"]
 

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 INSTALL_LINE = "pip install 'onnxpress-server[train]'"
 MISSING = "PyTorch is not installed, and training a network needs it."
-HINT = f"Install the extra `train` beside the extra of the target: {INSTALL_LINE}"
+TRAINING_HINT = f"Install the extra `train` beside the extra of the target: {INSTALL_LINE}"
 
 
 def installed() -> bool:

@@ -51,3 +51,16 @@ def test_what_is_empty_is_left_out():
     assert lines(shown(items=[TARGET]))[0] == "targets"
     assert "workers" not in shown(items=[TARGET])
     assert shown().strip() == ""
+
+
+def test_what_trains_is_told_with_its_reason():
+    training = {"available": True, "torch": "2.13.0", "device": "cpu"}
+    on_gpu = {**training, "device": "cuda", "gpu": "NVIDIA H100", "cuda": "13.0"}
+    missing = {"available": False, "reason": "PyTorch is not installed."}
+    items = [{**TARGET, "provider": name, "training": told} for name, told in (("cpu", training), ("cuda", on_gpu))]
+    told = lines(shown(items=[*items, {**TARGET, "training": missing}, {**AWAY, "training": missing}]))
+    assert "cpu trains networks with PyTorch 2.13.0" in told
+    assert "cuda trains networks with PyTorch 2.13.0 on NVIDIA H100, CUDA 13.0" in told
+    assert [line for line in told if "no networks" in line] == [
+        "openvino trains no networks: PyTorch is not installed."
+    ]

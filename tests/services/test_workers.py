@@ -6,9 +6,11 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
+from engine.passes.simplify import Simplify
 from models import Unit, Worker
 from services import queue, reconcile, workers
 from services.errors import RejectedError
+from services.routing import run_queues
 
 CPU = {"provider": "cpu", "cpu": "x", "flags": [], "onnxruntime": "1.32"}
 OPENVINO = {"provider": "openvino", "cpu": "x", "flags": [], "onnxruntime": "1.24"}
@@ -168,6 +170,78 @@ def test_a_worker_with_two_targets_keeps_one_order_and_loses_no_message(service)
     assert take(service, "wrk_2", "run.cpu").job_id == low.id
     assert take(service, "wrk_1", "run.cpu", "run.openvino") is None
     assert service.messages.sent == []
+
+
+TRAINS = {"available": True, "torch": "2.13.0", "device": "cpu"}
+WITH_TORCH = {**CPU, "training": TRAINS}
+WITHOUT_TORCH = {**CPU, "training": {"available": False, "reason": "PyTorch is not installed."}}
+
+
+@pytest.fixture
+def training(service, monkeypatch):
+    """A request for a job with a step that trains."""
+    monkeypatch.setattr(Simplify, "trains", True)
+    return service.request(limits={"max_pending_s": 5})
+
+
+def test_a_job_that_trains_is_refused_with_what_installs_pytorch(service, training):
+    beat(service, "wrk_1", (WITHOUT_TORCH,))
+    # One of a version that knows no training.
+    beat(service, "wrk_2", (CPU,))
+    with pytest.raises(
+        RejectedError, match=r"Step 0 \(simplify\) trains the network, and no worker for `cpu`"
+    ) as refused:
+        service.submit(training)
+    assert refused.value.exact_code == "training_unavailable"
+    assert "pip install 'onnxpress-server[train]'" in refused.value.hint
+    assert refused.value.problem == {"step": 0}
+    beat(service, "wrk_3", ({**OPENVINO, "training": TRAINS},))
+    with pytest.raises(RejectedError, match="`cpu`"):
+        service.submit(training)
+
+
+def test_a_job_that_trains_waits_for_a_worker_with_pytorch(service, training):
+    beat(service, "wrk_1", (WITHOUT_TORCH,))
+    beat(service, "wrk_2", (WITH_TORCH,))
+    job = service.submit(training).job
+    [message] = service.messages.sent
+    assert message[0] == "run.cpu.train"
+    assert take(service, "wrk_1", *run_queues(WITHOUT_TORCH), "inspect") is None
+    # Nor does one take it that asks for the unit itself, or one of the version before.
+    with service.database.transaction() as session:
+        assert queue.claim(session, message[1], worker_id="wrk_1", lease_s=30, queues=["run.cpu"]) is None
+    service.messages.sent.append(message)
+    assert take(service, "wrk_2", *run_queues(WITH_TORCH)).job_id == job.id
+    found = {one["training"]["available"]: one["busy"] for one in service.read(workers.targets)}
+    assert found == {True: 1, False: 0}
+
+
+def test_who_can_train_takes_ordinary_jobs_in_the_same_order(service, training, monkeypatch):
+    beat(service, "wrk_1", (WITH_TORCH,))
+    low = service.submit(training).job
+    monkeypatch.undo()
+    high = service.submit(replace(service.request(), priority=5)).job
+    assert take(service, "wrk_1", *run_queues(WITH_TORCH)).job_id == high.id
+    assert take(service, "wrk_1", *run_queues(WITH_TORCH)).job_id == low.id
+
+
+def test_before_the_first_worker_has_come_a_job_that_trains_waits_as_any_other(service, training):
+    assert service.submit(training).job.status == "queued"
+
+
+def test_a_worker_with_pytorch_is_remembered_beside_those_without(service, training):
+    beat(service, "wrk_1", (WITH_TORCH,))
+    silent(service, "wrk_1", timedelta(days=2))
+    beat(service, "wrk_2", (WITHOUT_TORCH,))
+    service.write(workers.expire)
+    job = service.submit(training).job
+    with service.database.transaction() as session:
+        session.execute(update(Unit).values(pending_until=Unit.created_at))
+    reconcile.once(service.database, service.store, service.settings, service.messages.waiting)
+    problem = service.job(job.id).problem
+    assert problem["code"] == "pending_limit"
+    assert "`cpu` and PyTorch" in problem["message"]
+    assert "pip install" in problem["hint"]
 
 
 def test_a_job_whose_target_does_not_come_back_fails_with_a_stable_reason(service):

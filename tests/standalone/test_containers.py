@@ -53,9 +53,10 @@ def parses(words):
 
 
 def test_compose_has_every_part():
-    assert {"postgres", "redis", "migrate", "api", "proxy", "inspect", "worker", "worker-gpu"} == set(SERVICES)
-    assert set(OURS) == {"migrate", "api", "inspect", "worker", "worker-gpu"}
+    assert set(SERVICES) == {"postgres", "redis", "proxy", *OURS}
+    assert set(OURS) == {"migrate", "api", "inspect", "worker", "worker-train", "worker-gpu"}
     assert SERVICES["worker-gpu"]["profiles"] == ["gpu"]
+    assert SERVICES["worker-train"]["profiles"] == ["train"]
     for name in set(OURS) - {"migrate"}:
         assert SERVICES[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
 
@@ -72,8 +73,10 @@ def test_compose_runs_commands_that_exist_and_confines_them(name):
     service = OURS[name]
     assert parses(service["command"])
     assert (service["init"], service["read_only"], service["cap_drop"]) == (True, True, ["ALL"])
-    assert service["build"]["args"]["EP"] in PROJECT["project"]["optional-dependencies"]
-    assert service["image"] == f"onnxpress:{service['build']['args']['EP']}"
+    wanted = service["build"]["args"]
+    extras = [wanted["EP"], *wanted.get("EXTRAS", "s3").split(",")]
+    assert set(extras) <= set(PROJECT["project"]["optional-dependencies"])
+    assert service["image"] == "onnxpress:" + "-".join(extra for extra in extras if extra != "s3")
 
 
 def test_the_example_names_every_variable_and_no_other():

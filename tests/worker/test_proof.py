@@ -1,12 +1,16 @@
 """A worker advertises what really ran a network here, and says of the rest why not."""
 
+import os
+import signal
 import socket
+import sys
 import time
+from importlib import metadata
 
 import pytest
 
 import sandbox
-from services import workers
+from services import routing, workers
 from worker import proof
 from worker.__main__ import _parser
 from worker.presence import Identity, Presence
@@ -20,6 +24,9 @@ def test_every_provider_is_proven_or_has_a_reason(tmp_path):
     proven = {target["provider"]: target for target in found.targets}
     assert proven["cpu"]["distribution"] == "onnxruntime"
     assert "reason" not in proven["cpu"]
+    training = proven["cpu"]["training"]
+    assert (training["available"], training["device"], training["reason"]) == (True, "cpu", None)
+    assert training["torch"] == metadata.version("torch")
     why = {one["provider"]: one for one in found.unavailable}
     assert "built without" in why["cuda"]["reason"]
     assert not why["cuda"]["listed"]
@@ -34,16 +41,49 @@ def test_who_only_looks_at_uploads_tells_how_its_children_are_confined(tmp_path)
     assert found.cores >= 1
 
 
+def test_a_worker_without_pytorch_says_so_and_what_installs_it(tmp_path, python_without_torch, monkeypatch):
+    monkeypatch.setattr(sys, "executable", python_without_torch)
+    monkeypatch.setattr(proof.engine, "PROVIDER_NAMES", ("cpu",))
+    [target] = prove(tmp_path).targets
+    assert target["provider"] == "cpu"
+    assert target["training"]["available"] is False
+    assert "pip install 'onnxpress-server[train]'" in target["training"]["reason"]
+    assert routing.run_queues(target) == ["run.cpu"]
+
+
+def test_a_worker_that_is_not_to_train_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(proof.engine, "PROVIDER_NAMES", ("cpu",))
+    [target] = prove(tmp_path, trains=False).targets
+    assert target["training"] == {
+        "available": False,
+        "reason": "This worker was told not to train (ONNXPRESS_WORKER_TRAINING).",
+    }
+    assert routing.run_queues(target) == ["run.cpu"]
+
+
+def test_a_pytorch_that_ends_its_process_costs_no_provider(tmp_path, monkeypatch):
+    start = sandbox.start
+
+    def start_and_kill(order, *, limits):
+        child = start(order, limits=limits)
+        if order.verb == "training":
+            os.kill(child.pid, signal.SIGSEGV)
+        return child
+
+    monkeypatch.setattr(sandbox, "start", start_and_kill)
+    monkeypatch.setattr(proof.engine, "PROVIDER_NAMES", ("cpu",))
+    [target] = prove(tmp_path).targets
+    assert "ends the process" in target["training"]["reason"]
+    assert target["training"]["available"] is False
+
+
 def test_a_provider_that_ends_its_process_costs_no_other_one(tmp_path, monkeypatch):
     """A driver may end the process that loads it: here the child of every question about CUDA is killed."""
     start = sandbox.start
 
     def start_and_kill(order, *, limits):
         child = start(order, limits=limits)
-        if "cuda" in order.payload["providers"]:
-            import os
-            import signal
-
+        if "cuda" in order.payload.get("providers", ()):
             os.kill(child.pid, signal.SIGSEGV)
         return child
 

@@ -1,7 +1,7 @@
 """Commands about the service: passes, targets."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import RenderableType
@@ -52,7 +52,8 @@ def capacity(found: Mapping[str, Any]) -> list[RenderableType]:
     flags = {str(item.get("cpu")): _text(item.get("flags")) for item in providers if item.get("flags")}
     return [
         *(table for table in tables if table.row_count),
-        *(safe_text(f"{cpu} has {told}", style="dim") for cpu, told in flags.items()),
+        *(safe_text(f"{cpu} has {names}", style="dim") for cpu, names in flags.items()),
+        *(safe_text(told, style="dim") for item in providers if item["live"] for told in _training(item)),
     ]
 
 
@@ -62,6 +63,16 @@ def _hardware(item: Mapping[str, Any]) -> str:
         return str(item.get("cpu") or "")
     versions = [f"{name} {item[key]}" for name, key in _DRIVEN_BY if item.get(key)]
     return ", ".join([str(item["gpu"]), *versions])
+
+
+def _training(item: Mapping[str, Any]) -> Iterator[str]:
+    """Say what trains networks for a target, and on what, or why nothing does; a service of a version before says nothing."""
+    told = item.get("training")
+    if told and told["available"]:
+        on = f" on {told['gpu']}, CUDA {told.get('cuda')}" if told.get("gpu") else ""
+        yield f"{item['provider']} trains networks with PyTorch {told.get('torch')}{on}"
+    elif told:
+        yield f"{item['provider']} trains no networks: {told.get('reason')}"
 
 
 def _with_load(item: Mapping[str, Any]) -> dict[str, Any]:
