@@ -67,9 +67,15 @@ def section(network: Network, results: Sequence[Result], *, quick: bool) -> str:
     rows = [_row(network, each, original) for each in results[1:]]
     counts = "/".join(map(str, network.counts))
     trial = " **A trial: no result.**" if quick else ""
-    told = [f"* {each.name}: {fault}" for each in results for fault in each.faults] or ["Every bar holds."]
+    told = [f"* {each.name}: {fault}" for each in results for fault in each.faults] or [_held(results)]
     about = f"{network.package.name} {network.package.version}, {megabytes(original)}; {counts} samples.{trial}"
     return "\n\n".join([f"### {network.name}", about, documents.table(HEADER, rows), "\n".join(told)])
+
+
+def _held(results: Sequence[Result]) -> str:
+    if any(each.timed_out for each in results):
+        return "What was measured holds every bar; what did not end in time is left out."
+    return "Every bar holds."
 
 
 def _row(network: Network, result: Result, original: int) -> list[str]:

@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--provider", default="cuda")
     parser.add_argument("--seconds", type=float, default=290.0, help="none ends later")
     parser.add_argument("--jobs", type=int, default=4, help="at the same time")
-    parser.add_argument("--only", nargs="+", default=[], help="names of jobs, or NAME/NETWORK")
+    parser.add_argument("--only", nargs="+", default=[], help="names of jobs, or NAME/NETWORK, in this order")
     parser.add_argument("--networks", type=Path, default=_ROOT / "var" / "networks" / "gpu")
     parser.add_argument("--small", action="store_true", help="small networks, to see that everything works")
     options = parser.parse_args()
@@ -45,7 +45,7 @@ def main() -> int:
     networks = options.networks / ("small" if options.small else "full")
     folder = documents.RESULTS / ("trial" if options.small else ".") / "gpu"
     (folder / "jobs").mkdir(parents=True, exist_ok=True)
-    chosen = [each for each in entries() if not options.only or {each.name, _label(each)} & set(options.only)]
+    chosen = _chosen(options.only)
     wanted = list(dict.fromkeys(each.network for each in chosen))
     with ThreadPoolExecutor(len(wanted)) as pool:
         made = list(pool.map(lambda each: _make(each, networks, small=options.small), wanted))
@@ -70,6 +70,13 @@ def main() -> int:
     return int(any(one.get("problem") for one in found) or _missed(results))
 
 
+def _chosen(only: list[str]) -> list[Entry]:
+    if not only:
+        return entries()
+    named = [[each for each in entries() if name in {each.name, _label(each)}] for name in only]
+    return list({_label(each): each for found in named for each in found}.values())
+
+
 def _label(entry: Entry) -> str:
     return f"{entry.name}/{entry.network}"
 
@@ -82,7 +89,9 @@ def _make(network: str, networks: Path, *, small: bool) -> str | None:
     done = subprocess.run(
         [*command, *(["--small"] if small else [])], capture_output=True, text=True, check=False, cwd=_ROOT
     )
-    return None if done.returncode == 0 else done.stderr.strip()[-500:] or f"exit code {done.returncode}"
+    if done.returncode == 0:
+        return None
+    return next(reversed(done.stderr.strip().splitlines()), f"exit code {done.returncode}")
 
 
 def _run(entry: Entry, options: argparse.Namespace, networks: Path, folder: Path, started: float) -> dict[str, Any]:
