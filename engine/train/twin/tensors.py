@@ -48,6 +48,25 @@ def torch_type(kind: ir.DataType, floating: Any) -> Any:
     return found
 
 
+def wrapped(tensor: Tensor, kind: ir.DataType | None) -> Tensor:
+    """Keep of whole numbers the bits that their type in the network has, where the twin holds them in a wider one."""
+    bits = None if kind is None else _HELD_WIDER.get(kind)
+    if bits is None:
+        return tensor
+    low = tensor & ((1 << bits) - 1)
+    if kind == ir.DataType.INT4:
+        low = torch.where(low >= 1 << (bits - 1), low - (1 << bits), low)
+    return low
+
+
+_HELD_WIDER = {
+    ir.DataType.INT4: 4,
+    ir.DataType.UINT4: 4,
+    ir.DataType.UINT16: 16,
+    ir.DataType.UINT32: 32,
+}
+
+
 def to_torch(tensor: ir.TensorProtocol, floating: Any) -> Tensor:
     """Copy a tensor of a network."""
     return from_numpy(tensor.numpy(), torch_type(tensor.dtype, floating))

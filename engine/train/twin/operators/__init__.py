@@ -1,5 +1,14 @@
 """The operators by family; importing this package fills the table."""
 
-from engine.train.twin.operators import activations, arithmetic, shapes
+from engine.train.twin.operators import (
+    activations,
+    arithmetic,
+    casting,
+    comparison,
+    constants,
+    indexing,
+    reduction,
+    shapes,
+)
 
-__all__ = ["activations", "arithmetic", "shapes"]
+__all__ = ["activations", "arithmetic", "casting", "comparison", "constants", "indexing", "reduction", "shapes"]
