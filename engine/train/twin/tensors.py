@@ -1,7 +1,7 @@
 """Element types and arrays of ONNX as PyTorch holds them.
 
 The twin computes 16-bit and 32-bit floats in one type, `floating`: networks in half precision are trained in single. Unsigned
-integers of 16 bits and more take the next signed type, integers of 4 bits a byte each, for PyTorch computes with no others.
+integers of 16 bits and more take the next signed type, integers of 2 and 4 bits a byte each, for PyTorch computes with no others.
 """
 
 import warnings
@@ -20,11 +20,13 @@ _WORKING = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT
 _TYPES = {
     ir.DataType.DOUBLE: torch.float64,
     ir.DataType.BOOL: torch.bool,
+    ir.DataType.INT2: torch.int8,
     ir.DataType.INT4: torch.int8,
     ir.DataType.INT8: torch.int8,
     ir.DataType.INT16: torch.int16,
     ir.DataType.INT32: torch.int32,
     ir.DataType.INT64: torch.int64,
+    ir.DataType.UINT2: torch.uint8,
     ir.DataType.UINT4: torch.uint8,
     ir.DataType.UINT8: torch.uint8,
     ir.DataType.UINT16: torch.int32,
