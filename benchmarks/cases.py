@@ -34,8 +34,8 @@ class NetworkMissingError(Exception):
 class Data:
     """Samples on the first axis of each array, in the types that the network takes.
 
-    Nobody who compresses sees `test`. `select` are labelled samples for ours to choose on, with `chosen_by` their labels; where
-    there are none, ours keeps some of `calibration` for that.
+    Nobody who compresses sees `test`. `select` are samples for ours to choose on, with `chosen_by` their labels where they have
+    any; where there are none, ours keeps some of `calibration` for that.
     """
 
     calibration: Feed
@@ -66,7 +66,7 @@ class Data:
     @property
     def selecting(self) -> int:
         """Number of samples that are chosen on."""
-        return 0 if self.chosen_by is None else len(self.chosen_by)
+        return len(next(iter(self.select.values()), ()))
 
     def __len__(self) -> int:
         """Number of test samples."""
@@ -113,12 +113,13 @@ def write_calibration(data: Data, path: Path) -> dict[str, Any]:
 
 
 def write_dataset(data: Data, path: Path) -> None:
-    """Store a dataset for the engine: what calibrates, and what it may choose on, which without labels is every other one."""
+    """Store a dataset for the engine: what calibrates, and what it may choose on, if nothing is given every other one."""
     arrays, count = dict(data.calibration), len(next(iter(data.calibration.values())))
     part = np.arange(count) % 2
-    if data.chosen_by is not None:
+    if data.select:
         arrays = {name: np.concatenate([array, data.select[name]]) for name, array in arrays.items()}
         part = np.repeat([CALIBRATE, SELECT], [count, data.selecting])
+    if data.chosen_by is not None:
         arrays["label"] = np.concatenate([np.full(count, UNLABELLED, np.int64), data.chosen_by.astype(np.int64)])
     # The engine finds the samples' axis itself where it is not the first; a constant is the same in every sample.
     arrays |= {name: np.broadcast_to(array, (len(part), *array.shape)) for name, array in data.constants.items()}

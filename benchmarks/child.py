@@ -1,13 +1,14 @@
 """Run one script's `work` in a fresh interpreter and say what it cost.
 
-    python -I child.py SCRIPT REQUEST ANSWER
+    python -I child.py SCRIPT REQUEST ANSWER [CORE ...]
 
-SCRIPT defines `work(request) -> dict`. REQUEST is a JSON file; ANSWER gets what `work` gave, or the first line of its
+Where cores are named, the script runs on them alone. SCRIPT defines `work(request) -> dict`. REQUEST is a JSON file; ANSWER gets what `work` gave, or the first line of its
 error, with the time it took (by the wall's clock, and of processors, its children included) and the peak of this process's
 resident memory. Imports are part of the memory but not of the time. Knows the standard library only, because it runs in the environments of other tools.
 """
 
 import json
+import os
 import resource
 import runpy
 import sys
@@ -17,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 
-def main(script: Path, request: Path, answer: Path) -> None:
+def main(script: Path, request: Path, answer: Path, cores: list[int]) -> None:
     """Do the work and write the answer."""
+    if cores:
+        # Before anything is imported: libraries count the cores when they are loaded.
+        os.sched_setaffinity(0, cores)
     sys.path.insert(0, str(script.parent))
     told: dict[str, Any] = {}
     start = time.perf_counter(), cpu_seconds()
@@ -55,4 +59,4 @@ def peak_rss() -> int:
 
 
 if __name__ == "__main__":
-    main(*(Path(argument) for argument in sys.argv[1:4]))
+    main(*(Path(argument) for argument in sys.argv[1:4]), [int(core) for core in sys.argv[4:]])

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from benchmarks import cases
 from benchmarks.cases import Case, Data
 from benchmarks.peers import environments
-from benchmarks.process import Spent, spend
+from benchmarks.process import TIMEOUT_S, Spent, spend
 from benchmarks.scores import Array
 from engine import EngineError
 from engine.measure.latency import compare_many
@@ -32,7 +33,7 @@ _FEEDS = 8
 class Entry:
     """Who compresses, how: the script that does it, in which peer's environment (None: ours), with which settings.
 
-    `untrained`: made only to be raced; its answers mean nothing.
+    `untrained`: made only to be raced; its answers mean nothing. `networks`: files that the settings speak of, by their role.
     """
 
     maker: str
@@ -41,6 +42,7 @@ class Entry:
     settings: Mapping[str, Any]
     peer: str | None = None
     untrained: bool = False
+    networks: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -102,17 +104,108 @@ def hold(case: Case, entries: Sequence[Entry], effort: Effort, name: str, *, kee
     Their files stay in var/benchmarks/work/NAME. With `keep`, what an earlier run left there is judged and raced again where
     the network, the settings and the code that made it are still the same.
     """
-    data = case.data() if effort.samples is None else case.data().first(effort.samples)
-    folder = SCRATCH / name
-    if not keep:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    made = [_kept_or_made(case, data, entry, folder) for entry in entries]
-    original = Result("fp32", "original", path=str(case.path), bytes=stored_bytes(case.path))
-    judged = judge(case, data, [original, *made])
-    for entry, result in zip(entries, judged[1:], strict=True):
-        _record(case, data, entry, folder).write(result)
-    return race(judged, data, effort)
+    contest = Contest.open(case, effort, name, keep=keep)
+    return contest.race([contest.judge(entry, contest.make(entry)) for entry in entries], effort)
+
+
+@dataclass
+class _Answers:
+    """What the original says of the test samples, asked once."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    known: Array | None = None
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A contest in its parts: networks may be made and judged at the same time in threads, then they are raced together."""
+
+    case: Case
+    data: Data
+    folder: Path
+    _answers: _Answers = field(default_factory=_Answers)
+
+    @classmethod
+    def open(cls, case: Case, effort: Effort, name: str, *, keep: bool) -> "Contest":
+        """Load the samples; without `keep`, forget what an earlier run made. Raises NetworkMissingError."""
+        data = case.data() if effort.samples is None else case.data().first(effort.samples)
+        folder = SCRATCH / name
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(case, data, folder)
+
+    def make(self, entry: Entry, cores: Sequence[int] = (), timeout: float = TIMEOUT_S) -> Result:
+        """Let one compress, on these cores alone if any, or give what is kept."""
+        record = self._record(entry)
+        kept = record.read()
+        if kept is not None:
+            return kept
+        shutil.rmtree(_place(self.folder, entry), ignore_errors=True)
+        made = self._made(entry, cores, timeout)
+        record.write(made)
+        return made
+
+    def judge(self, entry: Entry, made: Result) -> Result:
+        """Score a network on the test samples, which nobody saw who made it, beside the original."""
+        if made.path is None or made.score is not None:
+            return made
+        print(f"{self.case.name}: judging {made.name}", file=sys.stderr, flush=True)
+        original = self._original()
+        try:
+            answers = self.case.answer(session(Path(made.path), ONE_THREAD), self.data)
+        except EngineError as error:
+            return replace(made, path=None, problem=f"does not run: {error.message.splitlines()[0]}")
+        judged = replace(made, score=None if made.untrained else self._score(answers, original))
+        self._record(entry).write(judged)
+        return judged
+
+    def race(self, judged: Sequence[Result], effort: Effort) -> list[Result]:
+        """Race the networks beside the original, which is the first result."""
+        answers = self._original()
+        score = self._score(answers, answers)
+        path = self.case.path
+        original = Result("fp32", "original", path=str(path), bytes=stored_bytes(path), score=score)
+        return race([original, *judged], self.data, effort)
+
+    def _made(self, entry: Entry, cores: Sequence[int], timeout: float) -> Result:
+        """Run one entry in its own process."""
+        print(f"{self.case.name}: {entry.name}", file=sys.stderr, flush=True)
+        place = _place(self.folder, entry)
+        place.mkdir(parents=True, exist_ok=True)
+        out = place / "model.onnx"
+        try:
+            spent = _order(self.case, self.data, entry, out, {"cores": cores, "timeout": timeout})
+        except environments.PeerMissingError as error:
+            return Result(entry.maker, entry.setting, problem=f"cannot be installed: {error}")
+        result = Result(
+            entry.maker,
+            entry.setting,
+            problem=spent.problem,
+            cpu_seconds=spent.cpu_seconds,
+            peak_rss_bytes=spent.peak_rss_bytes,
+            told=spent.value,
+            note=_refusals(spent),
+            unchanged=bool(spent.value.get("unchanged")),
+            untrained=entry.untrained,
+        )
+        if spent.problem is not None:
+            return result
+        if not out.exists():
+            return replace(result, problem="wrote no network")
+        return replace(result, path=str(out), bytes=stored_bytes(out))
+
+    def _original(self) -> Array:
+        with self._answers.lock:
+            if self._answers.known is None:
+                self._answers.known = self.case.answer(session(self.case.path, ONE_THREAD), self.data)
+            return self._answers.known
+
+    def _score(self, answers: Array, original: Array) -> dict[str, Any]:
+        return self.case.judge(answers, original, self.data.truth).record()
+
+    def _record(self, entry: Entry) -> "_Record":
+        return _record(self.case, self.data, entry, self.folder)
 
 
 @dataclass(frozen=True)
@@ -134,75 +227,21 @@ class _Record:
 
 
 def _record(case: Case, data: Data, entry: Entry, folder: Path) -> _Record:
-    sources = [entry.script, case.path]
+    sources = [entry.script, case.path, *entry.networks.values()]
     if entry.peer is None:
         sources += sorted((HERE.parent / "engine").rglob("*.py"))
     else:
-        sources.append(environments.REQUIREMENTS / f"{entry.peer}.txt")
-    digest = hashlib.sha256(json.dumps([dict(entry.settings), len(data), data.selecting], sort_keys=True).encode())
+        # Scripts of peers call each other.
+        sources += [environments.REQUIREMENTS / f"{entry.peer}.txt", *sorted((HERE / "peers").glob("*.py"))]
+    counts = [len(data), data.selecting, len(next(iter(data.calibration.values())))]
+    digest = hashlib.sha256(json.dumps([dict(entry.settings), *counts], sort_keys=True).encode())
     for source in sources:
         digest.update(source.read_bytes())
     return _Record(_place(folder, entry) / "result.json", digest.hexdigest())
 
 
-def _kept_or_made(case: Case, data: Data, entry: Entry, folder: Path) -> Result:
-    kept = _record(case, data, entry, folder).read()
-    if kept is not None:
-        return kept
-    shutil.rmtree(_place(folder, entry), ignore_errors=True)
-    return make(case, data, entry, folder)
-
-
 def _place(folder: Path, entry: Entry) -> Path:
     return folder / entry.name.replace(" ", "_").replace("/", "_")
-
-
-def make(case: Case, data: Data, entry: Entry, folder: Path) -> Result:
-    """Run one entry in its own process."""
-    print(f"{case.name}: {entry.name}", file=sys.stderr, flush=True)
-    place = _place(folder, entry)
-    place.mkdir(parents=True, exist_ok=True)
-    out = place / "model.onnx"
-    try:
-        spent = _order(case, data, entry, place, out)
-    except environments.PeerMissingError as error:
-        return Result(entry.maker, entry.setting, problem=f"cannot be installed: {error}")
-    result = Result(
-        entry.maker,
-        entry.setting,
-        problem=spent.problem,
-        cpu_seconds=spent.cpu_seconds,
-        peak_rss_bytes=spent.peak_rss_bytes,
-        told=spent.value,
-        note=_refusals(spent),
-        unchanged=bool(spent.value.get("unchanged")),
-        untrained=entry.untrained,
-    )
-    if spent.problem is not None:
-        return result
-    if not out.exists():
-        return replace(result, problem="wrote no network")
-    return replace(result, path=str(out), bytes=stored_bytes(out))
-
-
-def judge(case: Case, data: Data, results: Sequence[Result]) -> list[Result]:
-    """Score every network on the test samples, which nobody saw who made it, beside the original, which is the first."""
-    original: Array | None = None
-    judged = []
-    for result in results:
-        if result.path is None or result.score is not None:
-            judged.append(result)
-            continue
-        print(f"{case.name}: judging {result.name}", file=sys.stderr, flush=True)
-        try:
-            answers = case.answer(session(Path(result.path), ONE_THREAD), data)
-        except EngineError as error:
-            judged.append(replace(result, path=None, problem=f"does not run: {error.message.splitlines()[0]}"))
-            continue
-        original = answers if original is None else original
-        score = None if result.untrained else case.judge(answers, original, data.truth).record()
-        judged.append(replace(result, score=score))
-    return judged
 
 
 def race(results: Sequence[Result], data: Data, effort: Effort) -> list[Result]:
@@ -220,19 +259,21 @@ def race(results: Sequence[Result], data: Data, effort: Effort) -> list[Result]:
     return [replace(each, latency=_latency(compared[each.name])) if each.name in compared else each for each in results]
 
 
-def _order(case: Case, data: Data, entry: Entry, place: Path, out: Path) -> Spent:
+def _order(case: Case, data: Data, entry: Entry, out: Path, bounds: Mapping[str, Any]) -> Spent:
     request: dict[str, Any] = {"model": str(case.path), "out": str(out)}
+    place = out.parent
     inputs = place / "data.npz"
     if entry.maker == OURS:
         cases.write_dataset(data, inputs)
         request["data"] = str(inputs)
         request["spec"] = dict(entry.settings)
-        return spend(Path(sys.executable), entry.script, request, place)
+        request["networks"] = {role: str(path) for role, path in entry.networks.items()}
+        return spend(Path(sys.executable), entry.script, request, place, **bounds)
     assert entry.peer is not None
     request["layout"] = cases.write_calibration(data, inputs)
     request["calibration"] = str(inputs)
     request["settings"] = dict(entry.settings)
-    return spend(environments.interpreter(entry.peer), entry.script, request, place)
+    return spend(environments.interpreter(entry.peer), entry.script, request, place, **bounds)
 
 
 def _refusals(spent: Spent) -> str | None:

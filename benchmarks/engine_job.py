@@ -1,6 +1,7 @@
 """Run a recipe of ours through the engine's front door, in a process of its own, as the command line does.
 
-The request has `model`, `data` (an .npz for the engine, or None), `metric`, `spec`, and `out`, the file to write.
+The request has `model`, `data` (an .npz for the engine, or None), `metric`, `spec`, `networks` (others that the spec speaks of,
+by their role: {"student": path}), and `out`, the file to write.
 """
 
 import json
@@ -35,6 +36,9 @@ def _fill(workspace: Path, request: dict[str, Any]) -> None:
     shutil.copyfile(model, workspace / "model" / "model.onnx")
     for name in request.get("external", []):
         shutil.copyfile(model.with_name(name), workspace / "model" / name)
+    for role, path in request.get("networks", {}).items():
+        (workspace / role).mkdir()
+        shutil.copyfile(path, workspace / role / "model.onnx")
     if request.get("data"):
         (workspace / "data").mkdir()
         shutil.copyfile(request["data"], workspace / "data" / "data.npz")

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,16 @@ class Spent:
     peak_rss_bytes: int | None = None
 
 
-def spend(python: Path, script: Path, request: Mapping[str, Any], folder: Path, *, timeout: float = TIMEOUT_S) -> Spent:
-    """Run `work(request)` of `script` by `python`; request, answer and log stay in `folder`."""
+def spend(
+    python: Path,
+    script: Path,
+    request: Mapping[str, Any],
+    folder: Path,
+    *,
+    timeout: float = TIMEOUT_S,
+    cores: Sequence[int] = (),
+) -> Spent:
+    """Run `work(request)` of `script` by `python`, on these cores alone if any; request, answer and log stay in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     asked, answer, log = folder / "request.json", folder / "answer.json", folder / "log.txt"
     answer.unlink(missing_ok=True)
@@ -38,7 +46,7 @@ def spend(python: Path, script: Path, request: Mapping[str, Any], folder: Path, 
     with log.open("wb") as stream:
         try:
             done = subprocess.run(
-                [python, "-I", CHILD, script, asked.resolve(), answer.resolve()],
+                [python, "-I", CHILD, script, asked.resolve(), answer.resolve(), *map(str, cores)],
                 # Some peers leave temporary networks in the working directory.
                 cwd=folder,
                 stdout=stream,

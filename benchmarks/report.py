@@ -16,6 +16,8 @@ GROUPS = {
     "quantization-avx2": "Quantization, AVX2 without VNNI",
     "quantization": "Quantization",
     "pruning": "Pruning",
+    "distillation-avx2": "Distillation, AVX2 without VNNI",
+    "distillation": "Distillation",
     "decoder": "A decoder",
     "trees": "Tree ensembles",
     "gpu": "GPUs",

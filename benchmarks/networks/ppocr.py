@@ -161,7 +161,7 @@ def _unpack(wheel: Path, out: Path) -> dict[str, Path]:
 
 def _detection(artist: Artist, folder: Path) -> dict[str, Any]:
     pages = [artist.page() for _ in range(DET_CALIBRATION + DET_TEST)]
-    x = np.stack([_normalised(image) for image, _ in pages])
+    x = np.stack([normalised(image) for image, _ in pages])
     mask = np.stack([np.asarray(mask)[None] > 0 for _, mask in pages])
     data.write({"x": x}, folder / "data.npz")
     data.write({"mask": mask}, folder / "truth.npz")
@@ -237,11 +237,11 @@ def _line_input(image: Image.Image, width: int) -> Floats:
     """A line scaled to height 48, squeezed where it is too long, padded with zeros to `width`."""
     scaled = min(width, -(-image.width * LINE_HEIGHT // image.height))
     padded = np.zeros((3, LINE_HEIGHT, width), dtype=np.float32)
-    padded[:, :, :scaled] = _normalised(image.resize((scaled, LINE_HEIGHT), Image.Resampling.BILINEAR))
+    padded[:, :, :scaled] = normalised(image.resize((scaled, LINE_HEIGHT), Image.Resampling.BILINEAR))
     return padded
 
 
-def _normalised(image: Image.Image) -> Floats:
+def normalised(image: Image.Image) -> Floats:
     """[3, H, W], blue, green, red, values -1..1."""
     values = np.asarray(image, dtype=np.float32)[:, :, ::-1].transpose(2, 0, 1)
     return (values / np.float32(255) - np.float32(0.5)) / np.float32(0.5)

@@ -138,10 +138,10 @@ def _batches(samples: data.Samples, max_shift: int, generator: torch.Generator) 
     order = torch.randperm(len(labels), generator=generator)
     for start in range(0, len(order) - BATCH + 1, BATCH):
         chosen = order[start : start + BATCH]
-        yield _augment(images[chosen].float() / PIXEL_MAX, max_shift, generator), labels[chosen]
+        yield augment(images[chosen].float() / PIXEL_MAX, max_shift, generator), labels[chosen]
 
 
-def _augment(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
     """Flip each image or not, and shift the batch by up to `max_shift` pixels each way."""
     flip = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
     images = torch.where(flip, images.flip(3), images)

@@ -1,6 +1,7 @@
 """Prune with Torch-Pruning; runs in its environment.
 
-Settings: `network`; `ratio`, the share of channels, or of heads and FFN neurons, that go; `importance` magnitude | taylor.
+Settings: `network`; `ratio`, the share of channels, or of heads and FFN neurons, that go; `importance` magnitude | taylor; `finetune`
+decisions | distillation and `seconds`, where the network is trained afterwards.
 It needs the PyTorch code of a network; the weights are read from the ONNX file.
 """
 
@@ -12,6 +13,7 @@ import torch_pruning
 from image_networks import calibration_images, example, trained, write
 from torch import nn
 from torch.nn import functional
+from torch_finetune import finetune
 
 
 def work(request: dict[str, Any]) -> dict[str, Any]:
@@ -26,8 +28,14 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     if settings["network"] == "vit":
         _correct_heads(network, pruner)
     network.zero_grad()
+    steps = 0
+    if "finetune" in settings:
+        images = torch.cat(tuple(calibration_images(Path(request["calibration"]))))
+        steps = finetune(network, trained(settings["network"], Path(request["model"])), images, settings)
     write(network, Path(request["out"]))
     return {
+        "trained_steps": steps,
+        "trained_seconds": settings.get("seconds"),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "parameters_before": before,
     }
