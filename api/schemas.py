@@ -100,6 +100,15 @@ class CompressJob(Compress):
     model: ModelId
     dataset: DatasetId | None = Field(None, description="Needed by passes that calibrate and by gates on quality.")
     judge: DatasetId | None = Field(None, description=_JUDGE)
+    student: ModelId | None = Field(
+        None,
+        description="A network of another architecture with the same inputs and outputs: the recipe works on it instead of the"
+        " model, and a step that distils teaches it. Everything is measured beside the model all the same.",
+    )
+    teacher: ModelId | None = Field(
+        None,
+        description="A network with the same inputs and outputs that a step that distils learns from; by default the model.",
+    )
     labels: Labels = Field(default_factory=dict)
     priority: int = Field(0, ge=-100, le=100, description="The higher, the sooner among your own jobs.")
     cache: Literal["use", "refuse"] = Field(
@@ -117,6 +126,8 @@ class CompressJob(Compress):
             priority=self.priority,
             cache=self.cache,
             judge_id=self.judge,
+            student_id=self.student,
+            teacher_id=self.teacher,
         )
 
     def spec(self) -> Compress:
@@ -371,6 +382,8 @@ class JobView(BaseModel):
     dataset: str | None
     judge: str | None = Field(description="The dataset that quality is judged on, where it is one of its own.")
     baseline: str | None = Field(description="The model that a profile compares with.")
+    student: str | None = Field(description="The network that it starts from, where that is not `model`.")
+    teacher: str | None = Field(description="The network that it learns from, where that is not `model`.")
     output_model: str | None = Field(
         description="Known from the start; `ready` once the job has succeeded. null: a profile makes none."
     )
@@ -419,6 +432,8 @@ class JobView(BaseModel):
             dataset=row.dataset_id,
             judge=row.judge_id,
             baseline=row.baseline_id,
+            student=row.student_id,
+            teacher=row.teacher_id,
             output_model=row.output_model_id,
             outputs=[JobOutput(name=name, model=model_id) for name, model_id in row.named_outputs.items()],
             # Most of what showing a job takes, and the same however often it is shown.

@@ -37,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("model", type=Path, help=".onnx file; external data lie beside it")
     job.add_argument("spec", type=Path, help="JSON file: a whole job spec, or only its recipe")
     job.add_argument("--baseline", type=Path, help=".onnx file that a profile compares with")
+    job.add_argument("--student", type=Path, help=".onnx file that the recipe works on instead: `distill` teaches it")
+    job.add_argument("--teacher", type=Path, help=".onnx file that `distill` learns from; by default the model")
     job.add_argument("--data", type=Path, help=".npz: one array per input, optional `label` and `part`")
     job.add_argument("--judge", type=Path, help=".npz that alone judges; by default a part of --data does")
     job.add_argument("--metric", help="what the labels are for; class numbers are top1")
@@ -66,10 +68,14 @@ def _run(parsed: argparse.Namespace) -> int:
     if parsed.baseline is not None and makes_network(spec):
         _say("--baseline is for profiles: a compression compares with the network that it was given")
         return _USAGE
+    learners = {role: path for role in ("student", "teacher") if (path := getattr(parsed, role)) is not None}
+    if learners and not makes_network(spec):
+        _say(f"--{next(iter(learners))} is for compressions: a profile trains nothing")
+        return _USAGE
     with tempfile.TemporaryDirectory(prefix="engine-") as folder:
         workspace = Path(folder)
         _fill(workspace, parsed)
-        report = run(spec, workspace, _show)
+        report = run(spec, workspace, _show, names={role: path.stem for role, path in learners.items()})
         parsed.out.mkdir(parents=True, exist_ok=True)
         for file in (workspace / "out").iterdir():
             shutil.copyfile(file, parsed.out / file.name)
@@ -86,7 +92,9 @@ def _read_spec(path: Path) -> Spec:
     if isinstance(body, dict):
         # The service's job names what it stored; here the command line names files.
         body = {
-            key: value for key, value in body.items() if key not in {"model", "baseline", "dataset", "judge", "labels"}
+            key: value
+            for key, value in body.items()
+            if key not in {"model", "baseline", "student", "teacher", "dataset", "judge", "labels"}
         }
     return read_spec(body)
 
@@ -94,8 +102,10 @@ def _read_spec(path: Path) -> Spec:
 def _fill(workspace: Path, parsed: argparse.Namespace) -> None:
     """Copy the inputs: the engine may write beside them."""
     _copy_network(parsed.model, workspace / "model")
-    if parsed.baseline is not None:
-        _copy_network(parsed.baseline, workspace / "baseline")
+    for role in ("baseline", "student", "teacher"):
+        network = getattr(parsed, role)
+        if network is not None:
+            _copy_network(network, workspace / role)
     for name in ("data", "judge"):
         file = getattr(parsed, name)
         if file is not None:

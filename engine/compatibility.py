@@ -36,6 +36,8 @@ def check_fit(
     baseline: Inspection | None = None,
     judge: DatasetInspection | None = None,
     *,
+    student: Inspection | None = None,
+    teacher: Inspection | None = None,
     declared: Mapping[str, OutputDeclaration] | None = None,
 ) -> list[str]:
     """Give warnings about a job before it runs.
@@ -46,6 +48,8 @@ def check_fit(
         spec: what the job asks for.
         baseline: what a profile compares with.
         judge: a second dataset, which alone judges.
+        student: what a compression starts from instead of the network.
+        teacher: what that learns from instead of the network.
         declared: what the dataset says of outputs; what the spec says goes before it.
 
     Raises:
@@ -59,14 +63,15 @@ def check_fit(
     check_data(dataset, spec, has_baseline=baseline is not None, judge=judge, inputs=inputs)
     match spec:
         case Compress():
-            _check_passes(inspection, spec)
+            _check_passes(student or inspection, spec)
         case Profile():
             pass
         case _:
             assert_never(spec)
     _check_outputs(inspection, spec, {**(declared or {}), **spec.outputs})
     if baseline is not None:
-        _check_baseline(inspection, baseline)
+        _check_same_inputs("baseline", baseline, inspection)
+    _check_learning(inspection, spec, {"student": student, "teacher": teacher})
     for target in targets_of(spec):
         _check_shapes(inspection, target)
     return list(_warnings(inspection, dataset, spec, judge))
@@ -281,21 +286,65 @@ def _check_comparisons(spec: Profile, *, has_baseline: bool) -> None:
             )
 
 
-def _check_baseline(inspection: Inspection, baseline: Inspection) -> None:
+def _check_same_inputs(role: str, network: Inspection, inspection: Inspection) -> None:
     """Raise SpecInvalidError unless both networks take the same feeds."""
-    ours, theirs = ({tensor.name: tensor for tensor in each.inputs} for each in (inspection, baseline))
+    ours, theirs = ({tensor.name: tensor for tensor in each.inputs} for each in (inspection, network))
     if set(ours) != set(theirs):
         raise SpecInvalidError(
-            f"The baseline's inputs are {', '.join(theirs)}, the network's {', '.join(ours)}: they do not take the same data."
+            f"The {role}'s inputs are {', '.join(theirs)}, the network's {', '.join(ours)}: they do not take the same data."
         )
     for name, tensor in ours.items():
-        other = theirs[name]
-        same_kind = tensor.dtype == other.dtype or {tensor.dtype, other.dtype} <= set(_FLOATS)
-        if not same_kind or not _overlap(tensor, other):
+        if not _alike(tensor, theirs[name]):
             raise SpecInvalidError(
-                f"Input `{name}` is {other.dtype} {_shape(other)} in the baseline and {tensor.dtype} {_shape(tensor)} in"
-                " the network: they do not take the same data."
+                f"Input `{name}` is {_told(theirs[name])} in the {role} and {_told(tensor)} in the network: they do not take the"
+                " same data."
             )
+
+
+def _check_learning(inspection: Inspection, spec: Spec, networks: Mapping[str, Inspection | None]) -> None:
+    """Raise SpecInvalidError for a student or teacher that no step is for, or that is about something else than the network."""
+    for role, network in networks.items():
+        if network is None:
+            continue
+        if not (isinstance(spec, Compress) and any(step.learns for step in spec.recipe.passes)):
+            raise SpecInvalidError(
+                f"The job names a {role}, but no step of its recipe teaches.",
+                hint=f"Put `distill` into the recipe, or leave the {role} out.",
+            )
+        _check_same_inputs(role, network, inspection)
+        _check_open_batch(role, network, inspection)
+        _check_same_outputs(role, network, inspection)
+
+
+def _check_open_batch(role: str, network: Inspection, inspection: Inspection) -> None:
+    theirs = {tensor.name: tensor for tensor in network.inputs}
+    for tensor in inspection.inputs:
+        other = theirs[tensor.name]
+        if tensor.shape and other.shape and not isinstance(tensor.shape[0], int) and isinstance(other.shape[0], int):
+            raise SpecInvalidError(
+                f"Input `{tensor.name}` takes any number of samples in the network, but {other.shape[0]} in the {role}:"
+                f" {_shape(other)}.",
+                hint=f"Export the {role} with an open first axis.",
+            )
+
+
+def _check_same_outputs(role: str, network: Inspection, inspection: Inspection) -> None:
+    ours, theirs = ({tensor.name: tensor for tensor in each.outputs} for each in (inspection, network))
+    hint = f"A {role} gives what the network gives: the same outputs by name, type and size. Export it so."
+    if set(ours) != set(theirs):
+        raise SpecInvalidError(
+            f"The {role}'s outputs are {', '.join(theirs)}, the network's {', '.join(ours)}.", hint=hint
+        )
+    for name, tensor in ours.items():
+        if not _alike(tensor, theirs[name]):
+            raise SpecInvalidError(
+                f"Output `{name}` is {_told(theirs[name])} in the {role} and {_told(tensor)} in the network.", hint=hint
+            )
+
+
+def _alike(one: TensorInfo, other: TensorInfo) -> bool:
+    """Say whether both are of one kind of numbers, and may have the same shape."""
+    return (one.dtype == other.dtype or {one.dtype, other.dtype} <= set(_FLOATS)) and _overlap(one, other)
 
 
 def _overlap(one: TensorInfo, other: TensorInfo) -> bool:
@@ -440,6 +489,10 @@ def _warnings_of_parts(sizes: Sizes, spec: Spec) -> Iterator[str]:
             f"Steps are chosen and the result is judged on the same {sizes.judge} samples, so its figures may look better"
             f" than they are: {sizes.reason}."
         )
+
+
+def _told(tensor: TensorInfo) -> str:
+    return f"{tensor.dtype} {_shape(tensor)}"
 
 
 def _shape(tensor: TensorInfo) -> str:

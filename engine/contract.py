@@ -89,6 +89,7 @@ class Context:
     The data that the report and the gates are judged on are not here, nor is anything that leads to them.
     """
 
+    # What fits go back to, layer by layer: the job's network, or of a student what it was last taught to be.
     original: "ir.Model"
     target: "Target"
     # For statistics, fits and training; without data made-up samples, see `has_data`.
@@ -116,7 +117,7 @@ class Context:
     gates: "Sequence[Gate]" = ()
     # What the owner declared of the network's outputs, by name.
     outputs: "Mapping[str, OutputDeclaration]" = field(default_factory=dict)
-    # What a student learns from, where that is another network than the original, as it lies on the disk.
+    # What is learnt from, where that is another network than `original`, as it lies on the disk.
     teacher: Path | None = None
     # Bytes of activations that one run may hold alive: how many samples run at once follows from it.
     run_bytes: int = RUN_BYTES
@@ -133,6 +134,8 @@ class Pass(BaseModel):
     needs_data: ClassVar[bool] = False
     # True: takes weights from disk and puts them there one at a time, so networks larger than memory are welcome.
     streams: ClassVar[bool] = False
+    # True: the network learns what another one says, so that a job may name student and teacher.
+    learns: ClassVar[bool] = False
     # True: works on 32-bit floats; a 16-bit network is widened for it, and what is left of its weights is stored as before.
     widens: ClassVar[bool] = False
 

@@ -39,6 +39,9 @@ class Job(Base):
     judge_id: Mapped[str | None] = mapped_column(ForeignKey("dataset.id"), index=True)
     # What a profile compares with.
     baseline_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
+    # What a compression starts from instead of its model, and what a student learns from instead of it.
+    student_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
+    teacher_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
     # The first of its outputs, None for a profile: it makes no network.
     output_model_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"))
     key_id: Mapped[str | None]

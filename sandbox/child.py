@@ -111,6 +111,7 @@ def _run(workspace: Path, payload: dict[str, Any], tell: Tell, *, lock: Path | N
         crashed_steps=frozenset(payload["crashed_steps"]),
         only=frozenset(payload["targets"]) or None,
         deadline=deadline,
+        names=payload.get("names"),
     )
     network = workspace / "out" / "model.onnx"
     with engine.HostLock(lock).working():

@@ -12,24 +12,27 @@ import engine
 from models import Artifact, Dataset, Job, JobStatus, Model, ModelState
 from services import workers
 from services.idempotency import digest
+from services.job_inputs import JobInputs
 
 _OF_A_GPU = ("gpu", "gpu_memory_bytes", "driver", "cuda", "cudnn")
 # "use": an earlier result may answer; "refuse": the work is done again.
 Mode = Literal["use", "refuse"]
 
 
-def key(model: Model, dataset: Dataset | None, judge: Dataset | None, spec: "engine.Spec") -> str | None:
+def key(inputs: JobInputs, spec: "engine.Spec") -> str | None:
     """Name the work; None while the network has no bytes, and for profiles: whoever measures wants to know how it is now.
 
     Limits change no result, so they do not count.
     """
-    if model.artifact_digest is None or not engine.makes_network(spec):
+    if inputs.model.artifact_digest is None or not engine.makes_network(spec):
         return None
+    others = {"student": inputs.student, "teacher": inputs.teacher}
     return digest(
         {
-            "model": model.artifact_digest,
-            "dataset": _data(dataset),
-            "judge": _data(judge),
+            "model": inputs.model.artifact_digest,
+            **{name: row.artifact_digest for name, row in others.items() if row is not None},
+            "dataset": _data(inputs.dataset),
+            "judge": _data(inputs.judge),
             "spec": spec.model_dump(mode="json", exclude={"limits"}),
             "version": version(),
         }
@@ -38,9 +41,7 @@ def key(model: Model, dataset: Dataset | None, judge: Dataset | None, spec: "eng
 
 def key_of_job(session: Session, job: Job, model: Model) -> str | None:
     """Name the work of an accepted job, now that its network has been made."""
-    dataset = session.get(Dataset, job.dataset_id) if job.dataset_id else None
-    judge = session.get(Dataset, job.judge_id) if job.judge_id else None
-    return key(model, dataset, judge, engine.read_spec(job.spec))
+    return key(JobInputs.of_job(session, job, model), engine.read_spec(job.spec))
 
 
 def _data(dataset: Dataset | None) -> dict[str, Any] | None:

@@ -63,7 +63,8 @@ def delete_model(session: Session, store: Store, tenant_id: str, model_id: str) 
     session.refresh(model, with_for_update=True)
     if model.in_state in {ModelState.PENDING, ModelState.CHECKING}:
         raise ConflictError(f"The model is {model.state}; it can be deleted after that.", code="model_in_use")
-    _refuse_if_needed(session, or_(Job.model_id == model.id, Job.baseline_id == model.id), "model")
+    named = (Job.model_id, Job.baseline_id, Job.student_id, Job.teacher_id)
+    _refuse_if_needed(session, or_(*(column == model.id for column in named)), "model")
     model.alias = None
     digest, model.artifact_digest = model.artifact_digest, None
     advance(session, model, ModelState.DELETED)

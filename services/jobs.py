@@ -26,6 +26,7 @@ from models import (
 from services import artifacts, cache, compatibility, db, idempotency, quotas, units, workers
 from services.cache import Mode
 from services.errors import ConflictError, FieldError, InvalidError, NotFoundError, RejectedError
+from services.job_inputs import JobInputs
 from services.transitions import advance, record
 from settings import Settings
 
@@ -56,16 +57,16 @@ class Request:
     baseline_id: str | None = None
     # A second dataset that the quality in the report is judged on.
     judge_id: str | None = None
+    # What a compression starts from, and what that learns from, where these are other networks than the model.
+    student_id: str | None = None
+    teacher_id: str | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
     """What would come of a request: its inputs, what is to be said of them, and the earlier result that answers it."""
 
-    model: Model
-    baseline: Model | None
-    dataset: Dataset | None
-    judge: Dataset | None
+    inputs: JobInputs
     warnings: list[str]
     gate_samples: "list[engine.GateSamples]"
     cache_key: str | None
@@ -75,12 +76,12 @@ class Plan:
         """Say what the work will take; None where nobody knows, or an earlier result answers."""
         if self.answer is not None:
             return None
-        return compatibility.estimate(self.model, self.dataset, self.judge, spec)
+        return compatibility.estimate(self.inputs, spec)
 
     @property
     def waits(self) -> bool:
         """Whether the network is still to be made by another job."""
-        return self.model.in_state is ModelState.PENDING
+        return self.inputs.model.in_state is ModelState.PENDING
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ def submit(
             "retry_of": request.retry_of,
             "baseline": request.baseline_id,
         }
-        if request.judge_id is not None:
-            body["judge"] = request.judge_id
+        later = {"judge": request.judge_id, "student": request.student_id, "teacher": request.teacher_id}
+        body |= {name: value for name, value in later.items() if value is not None}
         earlier = idempotency.begin(session, tenant_id, route, idempotency_key, idempotency.digest(body))
         if earlier is not None:
             return Submission(get(session, tenant_id, earlier), replayed=True)
@@ -159,6 +160,8 @@ def retry(
         retry_of=job.id,
         baseline_id=job.baseline_id,
         judge_id=job.judge_id,
+        student_id=job.student_id,
+        teacher_id=job.teacher_id,
     )
     return submit(session, tenant_id, request, key_id=key_id, idempotency_key=idempotency_key, settings=settings)
 
@@ -168,17 +171,16 @@ def plan(session: Session, tenant_id: str, request: Request, *, use: bool = Fals
 
     With `use`, network and data stay as they are until the transaction ends.
     """
-    model, baseline, dataset, judge = _inputs(session, tenant_id, request, use=use)
+    inputs = _inputs(session, tenant_id, request, use=use)
     for target in engine.targets_of(request.spec):
         workers.check_target(session, target.provider)
     workers.check_training(session, request.spec)
-    warnings = compatibility.check(model, dataset, judge, request.spec, baseline)
-    name = cache.key(model, dataset, judge, request.spec)
+    warnings = compatibility.check(inputs, request.spec)
+    name = cache.key(inputs, request.spec)
     answer = None
     if name is not None and request.cache == "use":
         answer = cache.find(session, tenant_id, name, request.spec)
-    samples = compatibility.gate_samples(model, dataset, judge, request.spec)
-    return Plan(model, baseline, dataset, judge, warnings, samples, name, answer)
+    return Plan(inputs, warnings, compatibility.gate_samples(inputs, request.spec), name, answer)
 
 
 def get(session: Session, tenant_id: str, job_id: str) -> Job:
@@ -254,9 +256,7 @@ def report(session: Session, tenant_id: str, job_id: str) -> dict[str, ArtifactF
     return {file.path: file for file in artifacts.get_artifact(session, tenant_id, job.report_digest).files}
 
 
-def _inputs(
-    session: Session, tenant_id: str, request: Request, *, use: bool
-) -> tuple[Model, Model | None, Dataset | None, Dataset | None]:
+def _inputs(session: Session, tenant_id: str, request: Request, *, use: bool) -> JobInputs:
     missing: list[FieldError] = []
 
     def named(what: str, found_id: str | None, find: Callable[[Session, str, str], Named]) -> Named | None:
@@ -269,17 +269,25 @@ def _inputs(
     find_model = artifacts.use_model if use else artifacts.get_model
     find_dataset = artifacts.use_dataset if use else artifacts.get_dataset
     model = named("model", request.model_id, find_model)
-    baseline = named("baseline", request.baseline_id, find_model)
+    networks = {
+        what: named(what, found_id, find_model)
+        for what, found_id in (
+            ("baseline", request.baseline_id),
+            ("student", request.student_id),
+            ("teacher", request.teacher_id),
+        )
+    }
     dataset = named("dataset", request.dataset_id, find_dataset)
     judge = named("judge", request.judge_id, find_dataset)
     if model is None or missing:
         raise InvalidError("The job names what does not exist.", tuple(missing), code="unknown_reference")
     if model.in_state is not ModelState.PENDING:
         _must_be_ready("model", model)
-    for what, row in (("baseline", baseline), ("dataset", dataset), ("judge", judge)):
+    others: dict[str, Model | Dataset | None] = {**networks, "dataset": dataset, "judge": judge}
+    for what, row in others.items():
         if row is not None:
             _must_be_ready(what, row)
-    return model, baseline, dataset, judge
+    return JobInputs(model, **networks, dataset=dataset, judge=judge)
 
 
 def _must_be_ready(what: str, row: Model | Dataset) -> None:
@@ -291,7 +299,8 @@ def _must_be_ready(what: str, row: Model | Dataset) -> None:
 
 def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | None) -> Job:
     moment = db.now(session)
-    model = planned.model
+    inputs = planned.inputs
+    model = inputs.model
     job = Job(
         id=new_id("job"),
         tenant_id=model.tenant_id,
@@ -301,9 +310,11 @@ def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | 
         spec=request.spec.model_dump(mode="json"),
         labels=dict(request.labels),
         model_id=model.id,
-        baseline_id=planned.baseline.id if planned.baseline else None,
-        dataset_id=planned.dataset.id if planned.dataset else None,
-        judge_id=planned.judge.id if planned.judge else None,
+        baseline_id=_id(inputs.baseline),
+        student_id=_id(inputs.student),
+        teacher_id=_id(inputs.teacher),
+        dataset_id=_id(inputs.dataset),
+        judge_id=_id(inputs.judge),
         output_model_id=new_id("mdl") if engine.makes_network(request.spec) else None,
         key_id=key_id,
         priority=request.priority,
@@ -319,7 +330,7 @@ def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | 
         created_at=moment,
         updated_at=moment,
     )
-    output = _add_output(session, job, model) if job.output_model_id is not None else None
+    output = _add_output(session, job, inputs.student or model) if job.output_model_id is not None else None
     if output is not None:
         job.outputs = [JobOutput(position=0, name=FIRST_OUTPUT, model_id=output.id)]
     session.add(job)
@@ -332,6 +343,10 @@ def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | 
     else:
         units.make_for_job(session, job, request.spec, waits=planned.waits)
     return job
+
+
+def _id(row: Model | Dataset | None) -> str | None:
+    return None if row is None else row.id
 
 
 def _add_output(session: Session, job: Job, model: Model) -> Model:

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 import engine
-from models import Job, Trial, Unit
+from models import Job, Model, Trial, Unit
 from services import outcomes, trials
 from services.claims import Answer, Claim, Input, Leaves, Order, Result, StepBack, is_archive
 from services.errors import AnswerInvalidError
@@ -58,7 +58,7 @@ class Kind:
     asked: Callable[[Job, Mapping[str, Any]], Asked] | None = None
     spawned: Callable[[Session, Job, Unit], None] = lambda _session, _job, _unit: None
     # The folders of the workspace that its inputs go to.
-    reads: tuple[str, ...] = ("model", "baseline", "data", "judge")
+    reads: tuple[str, ...] = ("model", "baseline", "student", "teacher", "data", "judge")
     # The largest file that its process may write, in largest networks; 0: notes only.
     largest_file: int = 0
     # The higher, the sooner; a job's units have the job's.
@@ -104,7 +104,7 @@ def _inspect_dataset(_session: Session, _unit: Unit, _job: Job | None, inputs: t
     return Order("inspect_dataset", {"file": PurePosixPath(inputs[0].path).name})
 
 
-def _run(_session: Session, unit: Unit, job: Job | None, _inputs: tuple[Input, ...]) -> Order:
+def _run(session: Session, unit: Unit, job: Job | None, _inputs: tuple[Input, ...]) -> Order:
     assert job is not None
     # A trial has a spec of its own, a part only some of the job's targets.
     return Order(
@@ -113,6 +113,11 @@ def _run(_session: Session, unit: Unit, job: Job | None, _inputs: tuple[Input, .
             "spec": unit.payload.get("spec", job.spec),
             "targets": sorted(unit.payload.get("targets", ())),
             "crashed_steps": sorted(int(step) for step in unit.crashed_steps),
+            "names": {
+                role: session.get_one(Model, named).name
+                for role, named in (("student", job.student_id), ("teacher", job.teacher_id))
+                if named is not None
+            },
         },
     )
 

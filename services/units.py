@@ -187,6 +187,8 @@ def claim_of(session: Session, unit: Unit, job: Job | None) -> Claim:
         "model": session.get(Model, unit.model_id) if unit.model_id else None,
         "data": session.get(Dataset, unit.dataset_id) if unit.dataset_id else None,
         "baseline": session.get(Model, job.baseline_id) if job and job.baseline_id else None,
+        "student": session.get(Model, job.student_id) if job and job.student_id else None,
+        "teacher": session.get(Model, job.teacher_id) if job and job.teacher_id else None,
         "judge": session.get(Dataset, job.judge_id) if job and job.judge_id else None,
     }
     read = {place: row for place in kind.reads if (row := subjects[place]) is not None}

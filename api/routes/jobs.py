@@ -108,7 +108,7 @@ def validate_job(body: NewJob, scope: ReadScope) -> PlanView:
     found: dict[str, Any] = {
         "warnings": [*plan.warnings, *beyond],
         "gate_samples": plan.gate_samples,
-        "waits_for": plan.model.job_id if plan.waits else None,
+        "waits_for": plan.inputs.model.job_id if plan.waits else None,
         "estimate": expected,
     }
     if plan.answer is not None:

@@ -50,6 +50,7 @@ def result(report: Json, *, title: str | None = None) -> RenderableType:
         parts += render_profile.parts(report, title=title)
     else:
         parts += [numbers(report, title=title), *outputs(report.get("outputs") or ()), *bytes_held(report.get("bytes"))]
+        parts += learners(report)
         parts.append(steps(report["steps"]))
         for network, tuning in (report.get("tuning") or {}).items():
             parts += render_profile.tuning_parts(tuning, f"session options of the {network} network")
@@ -233,6 +234,17 @@ def bytes_held(account: Json | None) -> Iterable[Table]:
         table.add_row(safe_text(what), str(row["tensors"] or ""), f"{row['bytes']:,}", share)
     table.add_row("all", "", f"{account['total']:,}", "")
     yield table
+
+
+def learners(report: Json) -> Iterable[RenderableType]:
+    """Name the student and the teacher, where they are other networks than the original."""
+    for role, did in (("student", "the recipe worked on the student"), ("teacher", "it learnt from the teacher")):
+        told = report.get(role)
+        if told is not None:
+            facts, name = told["facts"], f"{told['name']}, " if told.get("name") else ""
+            yield safe_text(
+                f"{did} {name}{facts['parameters']:,} parameters, sha256 {facts['sha256'][:12]}", style="dim"
+            )
 
 
 def steps(reports: Sequence[Json]) -> Table:

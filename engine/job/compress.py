@@ -33,6 +33,7 @@ from engine.job.baseline_check import check_baseline, likely_layout
 from engine.job.data import JobData, Labelled
 from engine.job.feeding import settle_feeding
 from engine.job.frame import Blame, Frame
+from engine.job.learners import Learners
 from engine.job.timing import Speeds, Timing
 from engine.job.workbench import Workbench, open_network, run_bytes
 from engine.job.workspace import copy_network, remove_network
@@ -93,13 +94,24 @@ def run(spec: Compress, frame: Frame) -> Report:
 class _Compression:
     def __init__(self, spec: Compress, frame: Frame) -> None:
         self._spec, self._target, self._frame = spec, spec.target, frame
-        self._current = frame.model
+        self._current = frame.student or frame.model
+        # What fits go back to: a student of another architecture has no layers of the original, but those that it was taught.
+        self._reference = self._current
         self._inspection = inspect_model(frame.model, mend=True)
+        student, teacher = (
+            None if path is None else inspect_model(path, mend=True) for path in (frame.student, frame.teacher)
+        )
         data = JobData.open(frame.workspace, frame.scratch)
         self._declared = {**data.declared, **spec.outputs}
         self._preprocessing = data.described.preprocessing if data.described is not None else None
         self._warnings = check_fit(
-            self._inspection, data.described, spec, judge=data.judge_described, declared=self._declared
+            self._inspection,
+            data.described,
+            spec,
+            judge=data.judge_described,
+            student=student,
+            teacher=teacher,
+            declared=self._declared,
         )
         needed = memory_to_load(frame.model)
         self._in_pieces = needed > spec.limits.max_memory_mb << 20
@@ -129,6 +141,7 @@ class _Compression:
                 else select
             )
             self._check_baseline(original, select)
+            self._learners = Learners.of(self._frame, self._target, self._feeds[0], original, select)
             # What it said is kept; it would be held in memory beside every candidate.
             del original
             self._bench = self._workbench(select)
@@ -218,7 +231,6 @@ class _Compression:
     def _workbench(self, evaluator: Evaluator) -> Workbench:
         calibrate = self._parts.calibrate.samples if self._parts.calibrate is not None else None
         return Workbench(
-            original=self._frame.model,
             target=self._target,
             scratch=self._frame.scratch,
             lock=self._frame.lock,
@@ -232,6 +244,7 @@ class _Compression:
             in_pieces=self._in_pieces,
             deadline=self._frame.deadline,
             run_bytes=run_bytes(self._spec.limits.max_memory_mb),
+            teacher=self._frame.teacher or (self._frame.model if self._frame.student is not None else None),
         )
 
     def _latency_feeds(self) -> list[verify.Feed]:
@@ -261,8 +274,14 @@ class _Compression:
         """Give the report of a step that an earlier attempt finished, and go on from its network."""
         report = self._frame.finished(index, StepReport)
         if report is not None and report.status == "applied":
-            self._current = self._network(index)
+            self._go_on(index)
         return report
+
+    def _go_on(self, index: int) -> None:
+        """Go on from the network that a step has made."""
+        self._current = self._network(index)
+        if self._frame.student is not None and self._spec.recipe.passes[index].learns:
+            self._reference = self._current
 
     def _network(self, index: int) -> Path:
         return self._frame.steps / f"{index:02}.onnx"
@@ -286,9 +305,9 @@ class _Compression:
             **{name: value for name, value in measured.items() if name != "change"},
         )
         if applied:
-            self._current = self._network(index)
             # External data keep their names: the network refers to them.
-            candidate.rename(self._current)
+            candidate.rename(self._network(index))
+            self._go_on(index)
             if self._timing:
                 self._timing.same_network(candidate, self._current)
         else:
@@ -313,7 +332,7 @@ class _Compression:
             return refusal
         if step.needs_data and self._parts.calibrate is None:
             return Refusal(code="needs_data", reason="The pass needs calibration data, and the job has none.")
-        context = self._bench.context(self._frame.checkpoint(index), _progress(self._frame, index))
+        context = self._bench.context(self._reference, self._frame.checkpoint(index), _progress(self._frame, index))
         if step.widens:
             widen(context.original)
         observations = context.observe(model, step.observes(model))
@@ -389,7 +408,7 @@ class _Compression:
         size = compare_size(frame.model, result, download=sparse)
         counts = (parameters(frame.model), parameters(result))
         costs = Costs(size=size, latency=latency, decode=speeds.decode, memory=used, parameters=counts)
-        warnings = list(self._warnings)
+        warnings = [*self._warnings, *self._learners.warnings(steps, self._spec)]
         if latency is not None and not latency.stable:
             warnings.append(f"The latency measurement is not stable: {latency.unstable_because}.")
         if speed is not None and not speed.decode.stable:
@@ -400,6 +419,8 @@ class _Compression:
             unchanged=unchanged,
             target=self._target,
             original=io.facts(frame.model),
+            student=self._learners.student,
+            teacher=self._learners.teacher,
             compressed=io.facts(result),
             bytes=byte_account(result, in_float_reasons(steps)),
             steps=steps,

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -48,6 +48,7 @@ class Frame:
         probe: measures peak memory and load time in a fresh process.
         crashed: steps during which an earlier attempt died; they are refused, not tried again.
         deadline: seconds of `time.monotonic()` at which the job is ended from outside; None: never.
+        names: what the owner calls the student and the teacher.
     """
 
     workspace: Path
@@ -56,6 +57,7 @@ class Frame:
     probe: Probe
     crashed: frozenset[int] = frozenset()
     deadline: float | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -71,7 +73,20 @@ class Frame:
     @property
     def baseline(self) -> Path | None:
         """The network to compare with, if there is one."""
-        path = self.workspace / "baseline" / "model.onnx"
+        return self._other("baseline")
+
+    @property
+    def student(self) -> Path | None:
+        """The network that a compression starts from, where that is not the network."""
+        return self._other("student")
+
+    @property
+    def teacher(self) -> Path | None:
+        """The network that is learnt from, where that is not the network."""
+        return self._other("teacher")
+
+    def _other(self, role: str) -> Path | None:
+        path = self.workspace / role / "model.onnx"
         return path if path.exists() else None
 
     @property

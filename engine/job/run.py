@@ -1,6 +1,6 @@
 """A job of any kind, from its spec and workspace to its report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import assert_never
@@ -23,6 +23,7 @@ def run(
     only: frozenset[int] | None = None,
     probe: Probe | None = None,
     deadline: float | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> AnyReport:
     """Do what a spec asks for in a workspace; results are in its `out` folder when this returns.
 
@@ -35,6 +36,7 @@ def run(
         only: the targets of a profile (by index) that this process is to measure; by default all.
         probe: measures peak memory and load time in a fresh process.
         deadline: seconds of `time.monotonic()` at which the job is ended from outside.
+        names: what the owner calls the `student` and the `teacher`, for the report.
 
     Raises:
         EngineError: the job cannot be done; nothing is in `out`.
@@ -42,7 +44,8 @@ def run(
     lock = HostLock(lock_file)
     match spec:
         case Compress():
-            return compress.run(spec, Frame(workspace, on_event, lock, probe or memory.probe, crashed_steps, deadline))
+            probe = probe or memory.probe
+            return compress.run(spec, Frame(workspace, on_event, lock, probe, crashed_steps, deadline, names or {}))
         case Profile():
             probe = probe or partial(memory.probe, loads=True)
             return profile.run(spec, Frame(workspace, on_event, lock, probe, crashed_steps, deadline), only=only)

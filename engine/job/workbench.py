@@ -40,7 +40,6 @@ _LEAST_RUN_BYTES = 8 << 20
 class Workbench:
     """The tools of a job's steps. `in_pieces`: the network does not fit into the job's memory."""
 
-    original: Path
     target: Target
     scratch: Path
     lock: HostLock
@@ -56,9 +55,11 @@ class Workbench:
     in_pieces: bool
     deadline: float | None
     run_bytes: int
+    # What is learnt from, where that is not the original.
+    teacher: Path | None = None
 
-    def context(self, checkpoint: Path, tell: Callable[[float, str], None]) -> Context:
-        """Give what a pass may ask of the job in one step."""
+    def context(self, original: Path, checkpoint: Path, tell: Callable[[float, str], None]) -> Context:
+        """Give what a pass may ask of the job in one step; `original` is what its fits go back to."""
 
         def progress(fraction: float, message: str) -> None:
             tell(fraction, message)
@@ -68,7 +69,7 @@ class Workbench:
             return self._observe(model, requests, checkpoint, lambda done, message: progress(0.5 * done, message))
 
         return Context(
-            original=io.load(self.original),
+            original=io.load(original),
             target=self.target,
             calibration=self.calibrate or self.select,
             select=self.select if self.has_data else None,
@@ -84,6 +85,7 @@ class Workbench:
             gates=self.gates,
             outputs=self.declared,
             run_bytes=self.run_bytes,
+            teacher=self.teacher,
         )
 
     def open(self, path: Path) -> Session | Pieces:

@@ -16,6 +16,7 @@ from engine.report.values import (
     AnyReport,
     Generation,
     LatencyComparison,
+    Learner,
     ProfileReport,
     Quality,
     Report,
@@ -87,6 +88,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield report.summary
     yield ""
     yield from table(("", "original", "compressed", "change"), _measures(report))
+    yield from _learners(report)
     if report.verdict.gates:
         yield from ("", "## Gates", "")
         yield from table(
@@ -178,6 +180,27 @@ def _step(step: StepReport) -> tuple[str, ...]:
         told = f"{step.refusal.reason} {step.refusal.hint or ''}".strip()
         return f"{step.index}: {step.type}", f"refused ({step.refusal.code})", told, f"{step.seconds:.1f}"
     return f"{step.index}: {step.type}", "applied", step.change.summary if step.change else "", f"{step.seconds:.1f}"
+
+
+def _learners(report: Report) -> Iterator[str]:
+    """Say which network the recipe worked on, and which it learnt from, where that is not the original."""
+    student, teacher = report.student, report.teacher
+    if student is not None:
+        yield from ("", f"The recipe worked on another network than the original, the student {_named(student)}.")
+        if student.quality:
+            told = student.quality[0]
+            yield (
+                f"As it came, its {told.metric} was {metric_value(told.metric, told.compressed)} on the samples that steps are"
+                " chosen on."
+            )
+    if teacher is not None:
+        yield from ("", f"It learnt from another network than the original, the teacher {_named(teacher)}.")
+
+
+def _named(learner: Learner) -> str:
+    facts = learner.facts
+    named = f"`{learner.name}`: " if learner.name else ""
+    return f"({named}sha256 {facts.sha256}, {facts.parameters:,} parameters, {size_text(facts.size_bytes)})"
 
 
 def _conditions(report: Report) -> Iterator[str]:

@@ -320,6 +320,16 @@ class ModelFacts(_Value):
     ops: dict[str, int]
 
 
+class Learner(_Value):
+    """A network that took part in learning besides the job's: what was started from, or learnt from."""
+
+    name: str | None = Field(description="What its owner calls it.")
+    facts: ModelFacts
+    quality: tuple[Quality, ...] = Field(
+        (), description="Of a student as it came, on the samples that steps are chosen on; beside the original."
+    )
+
+
 class SessionOptions(_Value):
     """Options of an onnxruntime session and its provider that change its speed, and its numbers by no more than rounding."""
 
@@ -394,6 +404,11 @@ class Report(_Value):
     target: Target
     original: ModelFacts
     compressed: ModelFacts
+    student: Learner | None = Field(
+        None,
+        description="What the recipe worked on instead of the original, which everything is measured beside all the same.",
+    )
+    teacher: Learner | None = Field(None, description="What was learnt from; null: the original.")
     bytes: ByteAccount | None = Field(
         None, description="Where the bytes of the compressed network are. Null in reports of older workers."
     )

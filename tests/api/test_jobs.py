@@ -9,6 +9,7 @@ import pytest
 
 import engine
 import models
+from engine.passes.reconstruct import Reconstruct
 from services import attempts, queue, workers
 from services.artifacts import NewFile
 from services.claims import Answer, Result
@@ -214,6 +215,21 @@ def test_a_job_answers_with_every_network_that_it_makes(client, body):
     assert client.get(f"/v1/jobs/{job['id']}").json() == job
     profile = client.post("/v1/jobs", json={"kind": "profile", "model": body["model"], "targets": [{}]}).json()
     assert (profile["output_model"], profile["outputs"]) == (None, [])
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_a_student_or_a_teacher_is_named_shown_and_checked(service, client, body, dataset, role, monkeypatch):
+    monkeypatch.setattr(Reconstruct, "learns", True)
+    other = service.ready_model(client)
+    learning = {**body, "dataset": dataset, "recipe": {"passes": [{"type": "reconstruct"}]}, role: other}
+    assert client.post("/v1/jobs:validate", json=learning).json()["valid"]
+    job = new_job(client, learning)
+    assert (job["model"], job[role]) == (body["model"], other)
+    refused = client.post("/v1/jobs", json={**learning, role: "mdl_" + "0" * 26})
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, f"/{role}")
+    plain = client.post("/v1/jobs:validate", json={**body, role: other}).json()
+    assert (plain["valid"], plain["problem"]["code"]) == (False, "spec_invalid")
+    assert "no step of its recipe teaches" in plain["problem"]["detail"]
 
 
 def test_a_job_may_name_data_of_its_own_to_be_judged_on(service, client, body, dataset):

@@ -132,6 +132,25 @@ def test_a_second_dataset_judges(press, cli, files, tmp_path, stored):
     assert len(keys) == 2
 
 
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_a_student_or_a_teacher_goes_along(press, cli, files, tmp_path, role, stored):
+    scripted = press()
+    (tmp_path / "tiny.onnx").write_bytes(b"another network")
+    named = "mdl_7" if stored else tmp_path / "tiny.onnx"
+    assert cli(scripted.url, KEY, *files, f"--{role}", named).code == 0
+    (asked,) = scripted.asked("POST", "/jobs")
+    body = json.loads(asked.body)
+    assert (body["model"], body[role]) == ("mdl_1", "mdl_7" if stored else "mdl_1")
+    uploads = [each.body for each in scripted.asked("POST", "/models")]
+    assert uploads == ([b"network"] if stored else [b"network", b"another network"])
+    # The same network in the other part is another job.
+    other = {"student": "teacher", "teacher": "student"}[role]
+    assert cli(scripted.url, KEY, *files, f"--{other}", named).code == 0
+    keys = {each.headers["Idempotency-Key"] for each in scripted.asked("POST", "/jobs")}
+    assert len(keys) == 2
+
+
 def test_a_target_with_options_and_a_search_for_more_are_asked_for(press, cli, files):
     scripted = press()
     words = [*files, "--target", "cuda:batch=32,prefer_nhwc=1", "--batch", 16, "--tune"]

@@ -5,6 +5,7 @@ import pytest
 from engine import Compress, DatasetInspection, Inspection, OutputDeclaration, check_fit
 from engine.compatibility import can_cast
 from engine.errors import DatasetInvalidError, SpecInvalidError
+from engine.passes.reconstruct import Reconstruct
 
 
 def _network(**changes):
@@ -285,3 +286,50 @@ def test_labels_that_nobody_said_the_meaning_of_are_not_left_out_in_silence():
     label = {"name": "label", "dtype": "float32", "shape": (700, 4)}
     data = _data(labelled=700, metric=None, label=label)
     assert any("labels (float32 [700, 4]), but no metric" in text for text in check_fit(_network(), data, _spec()))
+
+
+# Students and teachers
+
+
+@pytest.fixture
+def learning(monkeypatch):
+    """A spec with a step that teaches."""
+    monkeypatch.setattr(Reconstruct, "learns", True)
+    return _spec("reconstruct")
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": [{"name": "x", "dtype": "float32", "shape": ["n", 3, 8, 8]}]}, "inputs are x, the network's image"),
+        ({"inputs": [{"name": "image", "dtype": "float32", "shape": ["n", 1, 8, 8]}]}, r"Input `image` is float32 \[n, 1, 8, 8\]"),
+        ({"inputs": [{"name": "image", "dtype": "float32", "shape": [1, 3, 8, 8]}]}, "takes any number of samples"),
+        ({"outputs": [{"name": "y", "dtype": "float32", "shape": ["n", 5]}]}, "outputs are y, the network's scores"),
+        ({"outputs": [{"name": "scores", "dtype": "float32", "shape": ["n", 7]}]}, r"Output `scores` is float32 \[n, 7\]"),
+        ({"outputs": [{"name": "scores", "dtype": "int64", "shape": ["n", 5]}]}, r"Output `scores` is int64"),
+    ],
+)  # fmt: skip
+def test_a_student_or_teacher_of_something_else_is_refused(learning, role, changes, message):
+    with pytest.raises(SpecInvalidError, match=message):
+        check_fit(_network(), _data(), learning, **{role: _network(**changes)})
+
+
+def test_a_student_or_teacher_may_be_built_otherwise(learning):
+    other = _network(
+        ops={"MatMul": 9}, outputs=[{"name": "scores", "dtype": "float16", "shape": [None, 5]}], parameters=3
+    )
+    assert check_fit(_network(), _data(), learning, student=other, teacher=other) == []
+
+
+def test_the_recipe_is_for_the_student(learning):
+    quantized = _network(quantized="fully")
+    assert check_fit(quantized, _data(), learning, student=_network()) == []
+    with pytest.raises(SpecInvalidError, match="fully quantized"):
+        check_fit(_network(), _data(), learning, student=quantized)
+
+
+def test_a_student_without_a_step_that_teaches_is_refused():
+    with pytest.raises(SpecInvalidError, match="no step of its recipe teaches") as refused:
+        check_fit(_network(), _data(), _spec("simplify"), student=_network())
+    assert "distill" in refused.value.hint

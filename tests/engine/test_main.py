@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engine.__main__ import main
+from engine.passes.reconstruct import Reconstruct
 
 
 @pytest.fixture
@@ -111,3 +112,18 @@ def test_data_that_are_no_file(call, files, name, told):
     code, _, err = call("run", "net.onnx", "recipe.json", "--data", name, "--out", "made")
     assert code == 4
     assert told in err
+
+
+def test_a_student_and_a_teacher_lie_beside_the_network(call, files, residual_cnn, monkeypatch):
+    monkeypatch.setattr(Reconstruct, "learns", True)
+    (files / "recipe.json").write_text(json.dumps({"passes": [{"type": "reconstruct"}]}))
+    (files / "tiny.onnx").write_bytes(residual_cnn())
+    words = ["run", "net.onnx", "recipe.json", "--data", "data.npz", "--out", "made"]
+    code, _, err = call(*words, "--student", "tiny.onnx", "--teacher", "net.onnx")
+    assert code == 0, err
+    report = json.loads((files / "made" / "report.json").read_text())
+    assert (report["student"]["name"], report["teacher"]["name"]) == ("tiny", "net")
+    (files / "recipe.json").write_text(json.dumps({"kind": "profile", "targets": [{"provider": "cpu"}]}))
+    code, _, err = call(*words, "--student", "tiny.onnx")
+    assert code == 2
+    assert "--student is for compressions" in err

@@ -34,6 +34,17 @@ def compress(
     data: Data = None,
     judge: Judge = None,
     metric: Metric = None,
+    student: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|ID",
+            help="Network of another architecture with the same inputs and outputs that the recipe works on: `distill` teaches it.",
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|ID", help="Network that `distill` learns from; by default MODEL."),
+    ] = None,
     gate: Annotated[
         list[str] | None, typer.Option("--gate", metavar="GATE", help=f"Repeatable: {recipes.GATE_FORM}.")
     ] = None,
@@ -83,7 +94,8 @@ def compress(
         spec |= {"tune": spec.get("tune") or {}} if tune else {}
         spec |= {} if priority is None else {"priority": priority}
         spec |= {} if cache else {"cache": "refuse"}
-        request, deadline = JobRequest(spec, model, data, metric, judge=judge), Deadline.after(timeout)
+        request = JobRequest(spec, model, data, metric, judge=judge, student=student, teacher=teacher)
+        deadline = Deadline.after(timeout)
         if dry_run:
             dry_run_submission(client, request, deadline, as_json=as_json)
             return

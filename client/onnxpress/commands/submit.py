@@ -48,6 +48,9 @@ class JobRequest:
     baseline: str | None = None
     # A second dataset, which alone judges.
     judge: str | None = None
+    # Networks that a compression starts from, and learns from, instead of the model.
+    student: str | None = None
+    teacher: str | None = None
 
 
 def submit(
@@ -101,20 +104,26 @@ def _prepare(client: Client, request: JobRequest, live: LiveProgress, deadline: 
     sender = _Sender(client, live, run, deadline)
     # All files are hashed before the first is sent: one that is missing costs no upload.
     model = request.model if is_id(request.model, "mdl_") else digest_network(request.model)
-    baseline = request.baseline
-    compared = baseline if baseline is None or is_id(baseline, "mdl_") else digest_network(baseline)
+    named_networks = {"baseline": request.baseline, "student": request.student, "teacher": request.teacher}
+    others = {
+        role: named if is_id(named, "mdl_") else digest_network(named)
+        for role, named in named_networks.items()
+        if named is not None
+    }
     data = request.data if request.data is None or is_id(request.data, "dst_") else digest(request.data)
     judge = request.judge if request.judge is None or is_id(request.judge, "dst_") else digest(request.judge)
     spec = {**request.spec, "model": model if isinstance(model, str) else sender.model(model)}
-    if compared is not None:
-        spec["baseline"] = compared if isinstance(compared, str) else sender.model(compared)
+    spec |= {role: other if isinstance(other, str) else sender.model(other) for role, other in others.items()}
     if data is not None:
         spec["dataset"] = data if isinstance(data, str) else sender.dataset(data, request.metric)
     if judge is not None:
         spec["judge"] = judge if isinstance(judge, str) else sender.dataset(judge, request.metric)
-    named = [model, *((compared,) if compared is not None else ()), data, *((judge,) if judge is not None else ())]
+    named = [model, *others.values(), data, *((judge,) if judge is not None else ())]
     content = [one.sha256 if isinstance(one, Digested) else one for one in named]
-    return Submission(client, spec, idempotency_key("job", content, request.metric, request.spec, run=run))
+    # A network may be the student in one run and the teacher in another.
+    roles = [role for role in others if role != "baseline"]
+    asked = {**request.spec, "roles": roles} if roles else request.spec
+    return Submission(client, spec, idempotency_key("job", content, request.metric, asked, run=run))
 
 
 @dataclass(frozen=True)

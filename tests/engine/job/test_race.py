@@ -16,7 +16,7 @@ from engine.target import Target
 def bench(tmp_path):
     def make(*, in_pieces=False):
         return Workbench(
-            original=tmp_path / "none.onnx", target=Target(), scratch=tmp_path, lock=HostLock(None), calibrate=None,
+            target=Target(), scratch=tmp_path, lock=HostLock(None), calibrate=None,
             select=None, has_data=False, evaluator=None, feeds=[{"x": np.ones((1, 16, 16, 16), np.float32)}], gates=(),
             declared={}, in_pieces=in_pieces, deadline=None, run_bytes=run_bytes(4096),
         )  # fmt: skip
