@@ -98,7 +98,7 @@ def make(
 
     jobs = [(each.contest, entry) for each in opened for entry in each.entries]
     # The longest first, so that no lane starts one when the others are done.
-    order = sorted(range(len(jobs)), key=lambda index: not entries.trains(jobs[index][1]))
+    order = sorted(range(len(jobs)), key=lambda index: -entries.expected_seconds(jobs[index][1]))
     with ThreadPoolExecutor(len(free_lanes)) as pool:
         done = dict(zip(order, pool.map(run, [jobs[index] for index in order]), strict=True))
     results = iter([done[index] for index in range(len(jobs))])

@@ -57,6 +57,19 @@ def test_names_of_tasks_and_entries_are_their_own():
         assert len(set(names)) == len(names)
 
 
+def test_what_trains_goes_first(monkeypatch):
+    task = next(task for task in entries.TASKS if task.name == "residual_cnn")
+    known = [{"type": name} for name in KNOWN | entries.TRAINING]
+    monkeypatch.setattr(engine, "list_passes", lambda: known)
+    both = [*entries.peers(task, 90.0), *entries.peers(entries.TASKS[0], 90.0), *entries.ours(task, 90.0)]
+    order = sorted(both, key=entries.expected_seconds, reverse=True)
+    assert order[0].setting == entries._MIXED
+    assert {"by Taylor, distilled", "by Taylor, fine-tuned on the original's decisions"} <= {
+        e.setting for e in order[:5]
+    }
+    assert order[5].setting == f"{bars.INTEGERS_ONLY}: mixed"
+
+
 def images(count, seed=0):
     return np.random.default_rng(seed).random((count, 3, 12, 12), dtype=np.float32)
 
@@ -123,6 +136,17 @@ def test_a_script_runs_on_the_cores_that_it_is_given(tmp_path):
     spent = spend(sys.executable, script, {}, tmp_path, cores=[core])
     assert spent.problem is None
     assert spent.value == {"cores": [core]}
+
+
+def test_folders_beside_a_script_hide_no_module_of_python(tmp_path):
+    (tmp_path / "http").mkdir()
+    (tmp_path / "http" / "__init__.py").touch()
+    (tmp_path / "beside.py").write_text("VALUE = 7\n")
+    script = tmp_path / "script.py"
+    script.write_text("import http.client\nfrom beside import VALUE\ndef work(request):\n    return {'value': VALUE}\n")
+    spent = spend(sys.executable, script, {}, tmp_path)
+    assert spent.problem is None
+    assert spent.value == {"value": 7}
 
 
 @pytest.fixture
