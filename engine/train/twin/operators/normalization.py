@@ -117,7 +117,9 @@ def mean_variance_normalization(node: Node, x: Tensor) -> Tensor:
     else:
         axes = node.integers("axes") or [0, 2, 3]
     centred = x - x.mean(dim=axes, keepdim=True)
-    return centred / (centred.square().mean(dim=axes, keepdim=True).sqrt() + 1e-9)
+    # The slope of a root is infinite at zero, so that a constant channel would send NaN back.
+    variance = centred.square().mean(dim=axes, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    return centred / (variance.sqrt() + 1e-9)
 
 
 def _layer_norm(
