@@ -79,10 +79,21 @@ def _run(parsed: argparse.Namespace) -> int:
         parsed.out.mkdir(parents=True, exist_ok=True)
         for file in (workspace / "out").iterdir():
             shutil.copyfile(file, parsed.out / file.name)
+    if makes_network(spec):
+        _complete(parsed)
     sys.stdout.write(report.summary + "\n")
     for result in report.verdict.gates:
         sys.stdout.write(f"{result.outcome}: {result.reason}\n")
     return _CODES[report.verdict.outcome]
+
+
+def _complete(parsed: argparse.Namespace) -> None:
+    """Bring along what onnxruntime-genai reads beside a network."""
+    from engine.graph.genai_folder import complete  # noqa: PLC0415  # the engine's rooms load slowly
+
+    beside = complete(parsed.model, parsed.out / "model.onnx")
+    if beside:
+        _say(f"{parsed.out}: {', '.join(beside)} for onnxruntime-genai, as they lie beside {parsed.model.name}")
 
 
 def _read_spec(path: Path) -> Spec:

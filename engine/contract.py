@@ -119,8 +119,15 @@ class Context:
     outputs: "Mapping[str, OutputDeclaration]" = field(default_factory=dict)
     # What is learnt from, where that is another network than `original`, as it lies on the disk.
     teacher: Path | None = None
+    # Where networks run when nobody times them; None: as on the target.
+    runs_on: "Target | None" = None
     # Bytes of activations that one run may hold alive: how many samples run at once follows from it.
     run_bytes: int = RUN_BYTES
+
+    @property
+    def untimed(self) -> "Target":
+        """Give the target for runs that nobody times."""
+        return self.runs_on or self.target
 
 
 class Pass(BaseModel):

@@ -16,6 +16,7 @@ from engine.data.containers.array import CHUNK_BYTES
 from engine.data.decoder_inputs import follow, tokens_input
 from engine.data.initial_state import initial_states
 from engine.data.labels import UNLABELLED, LabelFacts, class_numbers, is_labelled, look_at, usual_metric
+from engine.data.mapped import let_go
 from engine.data.next_tokens import MASK, TOKENS, has_next_tokens, next_tokens
 from engine.data.parts import CALIBRATE, JUDGE, PART, SELECT, Drawn, Sizes, draw
 from engine.data.sample_lengths import length_arrays
@@ -193,15 +194,23 @@ class Samples:
             yield from self._alone(self._axes)
             return
         for chosen in self._runs(size):
-            yield {
+            batch = {
                 name: np.ascontiguousarray(array[chosen]).astype(self._dtypes[name], copy=False)
                 for name, array in self._arrays.items()
             }
+            self._let_go()
+            yield batch
 
     def _alone(self, axes: Mapping[str, int | None]) -> Iterator[Mapping[str, Array]]:
         for index in self._indices:
             one = {name: np.asarray(array[np.array([index])][0]) for name, array in self._arrays.items()}
+            self._let_go()
             yield whole({name: array.astype(self._dtypes[name], copy=False) for name, array in one.items()}, axes)
+
+    def _let_go(self) -> None:
+        for array in self._arrays.values():
+            if not isinstance(array, Varying):
+                let_go(array)
 
     def _runs(self, size: int) -> Iterator[npt.NDArray[np.int64]]:
         varying = [array for array in self._arrays.values() if isinstance(array, Varying)]
@@ -349,6 +358,8 @@ def _copied(array: Array | Varying, indices: npt.NDArray[np.int64], scratch: Pat
     step = max(1, CHUNK_BYTES // max(1, room[:1].nbytes))
     for start in range(0, len(indices), step):
         room[start : start + step] = array[indices[start : start + step]]
+        let_go(array)
+        let_go(room)
     return room
 
 

@@ -89,6 +89,11 @@ def external_files(path: Path) -> list[Path]:
     return sorted({Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)})
 
 
+def operators(path: Path) -> int:
+    """Count the nodes of a stored network, those in branches and loops included."""
+    return sum(1 for _ in load(path).graph.all_nodes())
+
+
 def facts(path: Path) -> ModelFacts:
     """Say what the report says of one stored network."""
     model = load(path)

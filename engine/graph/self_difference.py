@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from engine.errors import VerificationFailedError
 from engine.graph import io
-from engine.graph.agreement import OWN_SLACK, Agreement, Feed, agreement
+from engine.graph.agreement import OWN_SLACK, Agreement, Feed, Remembered, agreement
 from engine.graph.endings import Ending, endings
 from engine.graph.pieces import Pieces
 from engine.report.values import SelfDifference
@@ -49,6 +49,23 @@ class SelfDifferences:
         self._network, self._in_pieces = network, in_pieces
         self._measured, self._target = target, sessions.exact_target(target)
         self._found: dict[str, Agreement] = {}
+        self._reference: Remembered | None = None
+
+    @property
+    def reference(self) -> Remembered:
+        """Give the network itself, where it runs; what it has said of a feed it knows until `forget`."""
+        if self._reference is None:
+            self._reference = Remembered(self._open(""))
+        return self._reference
+
+    def lend(self, loaded: "_Opened") -> Remembered:
+        """Take the network as somebody has loaded it already, where this runs it."""
+        self._reference = Remembered(loaded)
+        return self._reference
+
+    def forget(self) -> None:
+        """Let go of the network and of what it has said; what it differs by stays known."""
+        self._reference = None
 
     def rows_may_swap(self) -> Mapping[str, bool]:
         """Say for each output whether the data decide how many rows it has, or in which order."""
@@ -109,7 +126,11 @@ class SelfDifferences:
         if self._in_pieces:
             return [_UNOPTIMISED]
         provider = PROVIDERS[self._target.provider]
-        threads = [f"on {self._other_threads} threads"] if "threads" in provider.tunable else []
+        threads = (
+            [f"on {self._other_threads} thread{'s' * (self._other_threads > 1)}"]
+            if "threads" in provider.tunable
+            else []
+        )
         rounded = [] if self._measured == self._target else [_ROUNDED]
         return [_UNOPTIMISED, _LAST_BIT, *list(_LEVELS)[1:], *threads, *rounded]
 
@@ -120,8 +141,8 @@ class SelfDifferences:
     def _look(self, name: str, feeds: Sequence[Feed]) -> Agreement:
         if name not in self._found:
             try:
-                reference, other = self._open(""), _Moved(self._open("")) if name == _LAST_BIT else self._open(name)
-                self._found[name] = agreement(reference, other, feeds, self.rows_may_swap)
+                other = _Moved(self._open("")) if name == _LAST_BIT else self._open(name)
+                self._found[name] = agreement(self.reference, other, feeds, self.rows_may_swap)
             except VerificationFailedError:
                 # Not even of one shape, or not a number once: that excuses nothing.
                 self._found[name] = Agreement()

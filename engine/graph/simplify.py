@@ -46,13 +46,14 @@ def simplify(model: ir.Model, context: Context) -> Change | Refusal:
     before, stored = _counts(model), io.weight_bytes(model)
     feeds = verify.model_feeds(model, context.calibration) if context.calibration is not None else []
     reference = io.to_bytes(model)
-    own = SelfDifferences(reference, context.target)
+    own = SelfDifferences(reference, context.untimed)
+    feeds = list(verify.affordable(own.reference, feeds))
     helped: list[str] = []
     dropped: list[DroppedStage] = []
     stages, trees = list(_stages(model)), 0
     for position, (name, stage) in enumerate(stages):
         context.progress(position / len(stages), name)
-        attempt, reason = _attempt(model, stage, (reference, own), feeds, context)
+        attempt, reason = _attempt(model, (name, stage), (reference, own), feeds, context)
         if attempt is None:
             dropped.append(DroppedStage(stage=name, reason=reason))
         elif _has_helped(name, model, attempt):
@@ -101,20 +102,23 @@ def _stages(model: ir.Model) -> Iterator[tuple[str, Stage]]:
 
 def _attempt(
     model: ir.Model,
-    stage: Stage,
+    named: tuple[str, Stage],
     reference: tuple[bytes, SelfDifferences],
     feeds: Sequence[verify.Feed],
     context: Context,
 ) -> tuple[ir.Model | None, str]:
-    """Run a stage on a copy; give None and the reason unless the result computes the same."""
+    """Run a stage on a copy; give None and the reason unless the result computes the same, where it is of any use."""
+    name, stage = named
     try:
         with context.working(), _silent():
             changed = stage(io.copy(model))
         Declaration.of(model).restore(changed)
+        if not _has_helped(name, model, changed):
+            return changed, ""
         serialized = io.to_bytes(changed)
         onnx.checker.check_model(serialized)
         with context.working():
-            found = verify.same_outputs(reference[0], serialized, feeds, context.target, reference[1])
+            found = verify.same_outputs(reference[0], serialized, feeds, context.untimed, reference[1])
     except _LibraryFailedError as error:
         return None, f"the library that does it failed ({type(error.__cause__).__name__})"
     except VerificationFailedError as error:

@@ -6,8 +6,10 @@ decides by the data how many rows an output has, rows are compared as sets. What
 change.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
+from math import log2
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from engine.contract import Samples
 from engine.data.batches import Alone, padded, run_size
 from engine.errors import EngineError, VerificationFailedError
 from engine.graph import checker, io, quantized
-from engine.graph.agreement import Agreement, agreement, family
+from engine.graph.agreement import Agreement, Remembered, agreement, family
 from engine.graph.pieces import Pieces
 from engine.graph.self_difference import SelfDifferences
 from engine.runtime import sessions
@@ -36,6 +38,8 @@ INTEGER_SQNR_DB = 15.0
 # Integers that may change where near ties are rounded otherwise, as a share.
 _INTEGERS_CHANGED = 0.25
 _SAMPLES = 8
+# Of these, so many seconds of one network's runs, but at least so many samples.
+_SECONDS, _FEWEST = 1.0, 2
 # Each run in pieces reads all weights anew.
 _PIECEWISE_SAMPLES = 2
 _STANDARD = frozenset({"", "ai.onnx"})
@@ -67,11 +71,12 @@ def verify(
     load: Callable[..., Runnable] = Pieces if in_pieces else sessions.session
     optimised, reference = load(candidate, target), load(original, target)
     _same_boundary(optimised, reference)
-    feeds = list(_sizes(reference, samples, _PIECEWISE_SAMPLES if in_pieces else _SAMPLES))
+    original_says, candidate_says = own.lend(reference), Remembered(optimised)
+    feeds = list(_sizes(reference, original_says, samples, _PIECEWISE_SAMPLES if in_pieces else _SAMPLES))
     plain = load(candidate, target, optimise=False)
     try:
-        with_and_without = agreement(plain, optimised, feeds, own.rows_may_swap)
-        to_original = agreement(reference, optimised, feeds, own.rows_may_swap)
+        with_and_without = agreement(plain, candidate_says, feeds, own.rows_may_swap)
+        to_original = agreement(original_says, candidate_says, feeds, own.rows_may_swap)
     except EngineError as error:
         if isinstance(error, VerificationFailedError):
             raise
@@ -85,6 +90,7 @@ def verify(
         _refuse_unstable(own.excuse(with_and_without, allowed, feeds), allowed)
     if lossless:
         _refuse_moved(own.excuse(to_original, FLOAT_TOLERANCE, feeds))
+    own.forget()
     return to_original
 
 
@@ -144,11 +150,13 @@ def same_outputs(
     target: Target,
     own: SelfDifferences | None = None,
 ) -> Agreement:
-    """Compare two stored or serialized networks, and where they differ, beside what the first differs by from itself."""
+    """Compare two stored or serialized networks, and where they differ, beside what the first differs by from itself.
+
+    `own`: what is known of that. It keeps the first network loaded, with what that said of these feeds, for the next comparison.
+    """
     own = own or SelfDifferences(before, target)
-    target = sessions.exact_target(target)
-    reference, candidate = (sessions.session(each, target) for each in (before, after))
-    return own.excuse(agreement(reference, candidate, feeds, own.rows_may_swap), FLOAT_TOLERANCE, feeds)
+    candidate = sessions.session(after, sessions.exact_target(target))
+    return own.excuse(agreement(own.reference, candidate, feeds, own.rows_may_swap), FLOAT_TOLERANCE, feeds)
 
 
 def some_feeds(model_inputs: Runnable, samples: Samples, count: int = _SAMPLES) -> list[Feed]:
@@ -188,9 +196,22 @@ def _same_boundary(candidate: Runnable, original: Runnable) -> None:
             raise VerificationFailedError(f"The network's {role} changed: {was} became {now}.")
 
 
-def _sizes(session: Runnable, samples: Samples, count: int) -> Iterator[Feed]:
+def affordable(network: Remembered, feeds: Sequence[Feed]) -> Sequence[Feed]:
+    """Give the first of some feeds: as many as the network runs in about a second, and two in any case.
+
+    The time of a run is rounded to a power of two, so that the same job is looked at on as many again.
+    """
+    if len(feeds) <= _FEWEST:
+        return feeds
+    started = time.perf_counter()
+    network.run(feeds[0])
+    seconds = 2.0 ** round(log2(max(time.perf_counter() - started, 1e-6)))
+    return feeds[: max(_FEWEST, int(_SECONDS / seconds))]
+
+
+def _sizes(session: Runnable, says: Remembered, samples: Samples, count: int) -> Iterator[Feed]:
     """Yield single samples, then where the network leaves it open a batch of two, then another spatial size."""
-    singles = some_feeds(session, samples, count)
+    singles = affordable(says, some_feeds(session, samples, count))
     yield from singles
     open_batch = run_size([port.shape for port in session.inputs], samples) is None
     if open_batch and len(samples) > 1:
@@ -198,7 +219,7 @@ def _sizes(session: Runnable, samples: Samples, count: int) -> Iterator[Feed]:
     larger = _resized(session, singles[0])
     if larger is not None:
         try:
-            session.run(larger)
+            says.run(larger)
         except EngineError:
             return  # The original cannot do it either: its open axes are tied to something inside.
         yield larger

@@ -30,6 +30,7 @@ from engine.graph.validate import inspect_model
 from engine.graph.widening import widen
 from engine.inspection import Estimate
 from engine.job.baseline_check import check_baseline, likely_layout
+from engine.job.built_on import taken_back, unbuilt_on
 from engine.job.data import JobData, Labelled
 from engine.job.feeding import settle_feeding
 from engine.job.frame import Blame, Frame
@@ -37,7 +38,7 @@ from engine.job.learners import Learners
 from engine.job.timing import Speeds, Timing
 from engine.job.workbench import Workbench, open_network, run_bytes
 from engine.job.workspace import copy_network, remove_network
-from engine.measure.acceptance import decide
+from engine.measure.acceptance import decide, decide_alone
 from engine.measure.byte_account import byte_account
 from engine.measure.decoding import decoding_feeds
 from engine.measure.gates import Costs, judge, labelled_output
@@ -61,7 +62,7 @@ from engine.report.values import (
 )
 from engine.runtime.environment import environment
 from engine.runtime.network_files import parameters
-from engine.runtime.sessions import Session
+from engine.runtime.sessions import Session, untimed_target
 from engine.spec import Compress
 
 _FEEDS = 8
@@ -94,6 +95,8 @@ def run(spec: Compress, frame: Frame) -> Report:
 class _Compression:
     def __init__(self, spec: Compress, frame: Frame) -> None:
         self._spec, self._target, self._frame = spec, spec.target, frame
+        # Whatever is not timed runs on all cores.
+        self._untimed = untimed_target(spec.target)
         self._current = frame.student or frame.model
         # What fits go back to: a student of another architecture has no layers of the original, but those that it was taught.
         self._reference = self._current
@@ -123,7 +126,7 @@ class _Compression:
         self._data = data
         self._estimate: Estimate | None = None
         # How far the original, and each network that a step began with, differs from itself.
-        self._own = {frame.model: SelfDifferences(frame.model, self._target, in_pieces=self._in_pieces)}
+        self._own = {frame.model: SelfDifferences(frame.model, self._untimed, in_pieces=self._in_pieces)}
 
     def run(self) -> Report:
         self._frame.tell({"type": "started"})
@@ -148,7 +151,7 @@ class _Compression:
             reports = [
                 self._finished(index) or self._step(index, step) for index, step in enumerate(self._spec.recipe.passes)
             ]
-            report = self._measure(tuple(reports), final)
+            report = self._measure(tuple(self._without_idle(reports)), final)
         self._frame.finish(report)
         return report
 
@@ -178,7 +181,7 @@ class _Compression:
 
     def _open_original(self) -> Session | Pieces:
         try:
-            return open_network(self._frame.model, self._target, in_pieces=self._in_pieces)
+            return open_network(self._frame.model, self._untimed, in_pieces=self._in_pieces)
         except (ModelInvalidError, ModelUnsupportedError) as error:
             raise _does_not_run(error, _HINTS.get(self._inspection.float_type)) from error
 
@@ -194,7 +197,7 @@ class _Compression:
         """Say before the work what speaks against the original or its data; made-up samples show nothing."""
         if self._parts.told is None or self._in_pieces:
             return
-        for text in check_baseline(original, select, self._parts.select, io.load(self._frame.model), self._target):
+        for text in check_baseline(original, select, self._parts.select, io.load(self._frame.model), self._untimed):
             self._warn(text)
 
     def _warn(self, text: str) -> None:
@@ -265,8 +268,8 @@ class _Compression:
 
     def _verify(self, candidate: Path, before: Path, *, lossless: bool) -> None:
         samples = self._parts.select.samples
-        own = self._own.setdefault(before, SelfDifferences(before, self._target, in_pieces=self._in_pieces))
-        verify.verify(candidate, before, samples, self._target, lossless=lossless, in_pieces=self._in_pieces, own=own)
+        own = self._own.setdefault(before, SelfDifferences(before, self._untimed, in_pieces=self._in_pieces))
+        verify.verify(candidate, before, samples, self._untimed, lossless=lossless, in_pieces=self._in_pieces, own=own)
 
     # Steps
 
@@ -374,6 +377,31 @@ class _Compression:
             del measured["change"]
         return refused
 
+    def _without_idle(self, reports: Sequence[StepReport]) -> list[StepReport]:
+        """Take back steps without loss that nothing was built on, where they gain nothing by themselves."""
+        idle = unbuilt_on(reports)
+        if not idle:
+            return list(reports)
+        kept = [step for step in reports if step.status == "applied" and step.index < idle[0].index]
+        before, after = (
+            self._network(kept[-1].index) if kept else self._frame.student or self._frame.model,
+            self._current,
+        )
+        self._frame.measuring("latency", idle[-1].index)
+        latency = self._timing.of_step(before, after, tuned=self._spec.tune is not None) if self._timing else None
+        operators = (io.operators(before), io.operators(after))
+        refusal = decide_alone(compare_size(before, after), operators, latency, self._spec.gates)
+        if refusal is None:
+            return list(reports)
+        self._current = before
+        settled = list(reports)
+        for step in idle:
+            last = step.index == len(reports) - 1
+            settled[step.index] = taken_back(step, refusal, last=last)
+            self._frame.keep(step.index, settled[step.index], status="refused", refusal=settled[step.index].refusal)
+            remove_network(self._network(step.index))
+        return settled
+
     def _step_speed(self, candidate: Path, *, tuned: bool) -> LatencyComparison | None:
         return self._timing.of_step(self._current, candidate, tuned=tuned) if self._timing else None
 
@@ -381,7 +409,7 @@ class _Compression:
         """See that converting to a later operator set, which some steps need, moved no output."""
         path = self._frame.scratch / "converted.onnx"
         io.save(model, path)
-        moved = verify.same_outputs(self._current, path, self._feeds, self._target).relative
+        moved = verify.same_outputs(self._current, path, self._feeds, self._untimed).relative
         if moved > verify.FLOAT_TOLERANCE:
             raise VerificationFailedError(
                 f"The step needs operator set {io.opset(model)}, the network uses {before}, and converting it moves the"

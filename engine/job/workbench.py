@@ -58,6 +58,11 @@ class Workbench:
     # What is learnt from, where that is not the original.
     teacher: Path | None = None
 
+    @property
+    def untimed(self) -> Target:
+        """Give the target for runs that nobody times."""
+        return sessions.untimed_target(self.target)
+
     def context(self, original: Path, checkpoint: Path, tell: Callable[[float, str], None]) -> Context:
         """Give what a pass may ask of the job in one step; `original` is what its fits go back to."""
 
@@ -71,6 +76,7 @@ class Workbench:
         return Context(
             original=io.load(original),
             target=self.target,
+            runs_on=self.untimed,
             calibration=self.calibrate or self.select,
             select=self.select if self.has_data else None,
             evaluate=self.evaluate,
@@ -90,7 +96,7 @@ class Workbench:
 
     def open(self, path: Path) -> Session | Pieces:
         """Open a network to run it."""
-        return open_network(path, self.target, in_pieces=self.in_pieces)
+        return open_network(path, self.untimed, in_pieces=self.in_pieces)
 
     def evaluate(self, model: ir.Model) -> tuple[Quality, ...]:
         """Give a network's quality on the samples that things are chosen on."""
@@ -130,7 +136,7 @@ class Workbench:
             model,
             requests,
             self.calibrate,
-            self.target,
+            self.untimed,
             scratch=self.scratch,
             stored=StoredStatistics(checkpoint, self._calibrate_digest),
             run_bytes=self.run_bytes,

@@ -11,6 +11,8 @@ from engine.report.values import Change, LatencyComparison, Quality, Refusal, Si
 
 # What is worth having, as a share of the file. A lossless step may cost as much where it saves operators.
 _MATERIAL = 0.01
+# What is worth having of operators that a step without loss saves, as a share: the runtime loads and plans each of them.
+_MATERIAL_OPERATORS = 0.05
 # Slower than this is slower, whatever the noise; only asked for where no gate says what matters.
 _SLOWER = 1.05
 # The ratios of times that decide about a step.
@@ -47,6 +49,12 @@ def decide(
     return loss or _without_gain(told, latency, gates)
 
 
+def in_doubt(latency: LatencyComparison) -> bool:
+    """Say whether a measurement was too noisy to tell if a step makes the network slower."""
+    interval = counted(latency).ratio.interval
+    return not latency.stable and interval.low < _SLOWER < interval.high
+
+
 def _harm_without_loss(
     size: Size,
     latency: LatencyComparison | None,
@@ -54,7 +62,7 @@ def _harm_without_loss(
     gates: Sequence[Gate],
     of_original: Size | None,
 ) -> Refusal | None:
-    """Say what a step without loss makes worse. It need not gain anything: others may need what it does."""
+    """Say what a step without loss makes worse. Others may need what it does, so what it gains is asked at the end."""
     if size.compressed > size.original * (1 + _MATERIAL):
         return Refusal(code="no_gain", reason=f"The file grew from {size.original} to {size.compressed} bytes.")
     for gate in gates:
@@ -66,6 +74,19 @@ def _harm_without_loss(
         said = f"a run takes {time.ratio.value:.2f} times as long as before{time.said}"
         return Refusal(code="no_gain", reason=f"Nothing is lost, but {said}.")
     return None
+
+
+def decide_alone(
+    size: Size, operators: tuple[int, int], latency: LatencyComparison | None, gates: Sequence[Gate]
+) -> Refusal | None:
+    """Refuse steps without loss that nothing was built on, where what they gain by themselves is not worth having.
+
+    `size`, `latency` and `operators` (how many before and after) compare the network before the first with that after the last.
+    """
+    refusal = _without_gain(size, latency, gates)
+    before, after = operators
+    slower = latency is not None and counted(latency).slower(_SLOWER)
+    return None if not slower and after <= before * (1 - _MATERIAL_OPERATORS) else refusal
 
 
 def _breaks(gate: Gate, quality: Sequence[Quality], size: Size, of_original: Size | None) -> str | None:

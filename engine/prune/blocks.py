@@ -281,7 +281,7 @@ class _Damage:
     def _session(self, model: ir.Model) -> _HeldSession:
         io.save(model, self._path)
         with self.context.working():
-            return _HeldSession(sessions.session(self._path, self.context.target), self.context.working)
+            return _HeldSession(sessions.session(self._path, self.context.untimed), self.context.working)
 
 
 def _skip(node: ir.Node) -> int | None:

@@ -201,7 +201,7 @@ class Pruning:
         if self.settings.importance == "magnitude" or not self._fits or self.context.calibration is None:
             return {}
         wanted = frozenset(part.initializer for group in groups.values() for part in group.slices if part.role == "in")
-        return observe(model, self.context.calibration, self.context.target, wanted, working=self.context.working)
+        return observe(model, self.context.calibration, self.context.untimed, wanted, working=self.context.working)
 
     def _in_rounds(self, widths: Mapping[Key, int], *, repaired: bool) -> PrunedCandidate:
         repaired = repaired and self._fits
@@ -266,7 +266,7 @@ class Pruning:
         samples = self.context.calibration
         assert samples is not None
         with self.context.working():
-            return oracle.compare(mask(candidate, coupling, atoms), pruned, samples, self.context.target)
+            return oracle.compare(mask(candidate, coupling, atoms), pruned, samples, self.context.untimed)
 
     def _repair(
         self, candidate: ir.Model, kept: Mapping[str, npt.NDArray[np.intp]], done: float, rounds: int
@@ -277,7 +277,7 @@ class Pruning:
             self.model,
             kept,
             self.context.calibration,
-            self.context.target,
+            self.context.untimed,
             exclude=self.settings.exclude,
             progress=lambda share: self.context.progress(0.75 * (done + share / rounds), "refitting layers"),
             working=self.context.working,

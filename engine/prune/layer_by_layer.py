@@ -72,7 +72,7 @@ def walk(
     done = 0
     for stage in in_stages(layers, stages):
         taps = {layer.name: Tap(str(layer.input.name), layer.matrix(), layer.window()) for layer in stage}
-        sums = paired_moments(teacher, model, taps, samples, context.target, working=context.working)
+        sums = paired_moments(teacher, model, taps, samples, context.untimed, working=context.working)
         for layer in stage:
             yield layer, sums[layer.name]
         done += len(stage)

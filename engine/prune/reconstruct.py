@@ -351,7 +351,7 @@ def reconstruct(model: ir.Model, exclude: frozenset[str], context: Context) -> C
         context.original,
         {},
         context.calibration,
-        context.target,
+        context.untimed,
         exclude=exclude,
         progress=lambda share: context.progress(0.75 * share, "refitting layers"),
         working=context.working,

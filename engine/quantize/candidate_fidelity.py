@@ -55,7 +55,7 @@ class CandidateFidelity:
         }
 
     def _open(self, model: ir.Model) -> "_Working":
-        return _Working(sessions.session(io.to_bytes(model), self._context.target), self._context)
+        return _Working(sessions.session(io.to_bytes(model), self._context.untimed), self._context)
 
     def accepts(self, fidelity: Mapping[str, float]) -> bool:
         """Say whether a candidate is near enough to the original to be worth a look at the dataset's own metric."""

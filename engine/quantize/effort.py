@@ -16,6 +16,12 @@ from engine.runtime import sessions
 # Of comparing and refining candidates, all of a search together. Statistics, noise by layer, building and races come on top:
 # on a detector of 62 layers they took twice as long again.
 _SECONDS = 60.0
+# Of refining the one network of a pass, beside what scores take.
+_REFINEMENT_SECONDS = 30.0
+# How much of a core each one more is worth, as a power.
+_SHARED = 0.8
+# Of one refinement: roundings that are fitted, each on the inputs of all layers.
+_ROUNDINGS = 2
 # Of the time that the job has left.
 _SHARE_OF_REST = 0.4
 # Of one refinement: scores, each of a run over its samples, and fits, in samples; equalisation also calibrates so many times.
@@ -51,14 +57,7 @@ class Effort:
             if self.refined == "first"
             else "none was refined"
         )
-        each = (
-            f"{self.seconds_per_sample:.2g} s"
-            if self.seconds_per_sample >= 1
-            else f"{1e3 * self.seconds_per_sample:.0f} ms"
-        )
-        return (
-            f"A sample takes about {each}, so candidates were compared on {self.fidelity_samples} samples and {which}."
-        )
+        return f"A sample takes about {_each(self.seconds_per_sample)}, so candidates were compared on {self.fidelity_samples} samples and {which}."
 
 
 _LEVELS = (
@@ -74,13 +73,68 @@ def choose(model: ir.Model, layers: int, context: Context) -> Effort:
 
     That time is rounded to a power of two, so that a job that is run again chooses as before.
     """
-    measured = _seconds_per_sample(model, context.calibration or context.select, context)
-    rounded = 2.0 ** round(log2(max(measured, 1e-6)))
-    rest = float("inf") if context.deadline is None else context.deadline - time.monotonic()
-    allowed = min(_SECONDS, _SHARE_OF_REST * rest)
+    rounded = _rounded_seconds(model, context)
+    allowed = min(_SECONDS, _SHARE_OF_REST * _rest(context))
     calibrate = len(context.calibration) if context.calibration is not None else 0
     levels: Sequence[Effort] = [replace(each, seconds_per_sample=rounded) for each in _LEVELS]
     return next((each for each in levels if each.cost(layers, calibrate) <= allowed), levels[-1])
+
+
+@dataclass(frozen=True)
+class RefinementEffort:
+    """What the refinement of one network with fixed ranges may run. `fit_samples`: those that roundings are fitted on."""
+
+    equalise: bool
+    fit_samples: int
+    seconds_per_sample: float = 0.0
+
+    def cost(self, stages: int, calibrate: int) -> float:
+        """Give the seconds of running beside those of scores, which are bounded by themselves.
+
+        `stages`: how often the network is run to look at the inputs of all layers; on average half of it is.
+        """
+        equalisation = _CALIBRATIONS * calibrate if self.equalise else 0
+        return self.seconds_per_sample * (equalisation + _ROUNDINGS * stages * min(self.fit_samples, calibrate) / 2)
+
+    @property
+    def said(self) -> str | None:
+        """Say what was saved for want of time; None where nothing was."""
+        fewer = self.fit_samples < _REFINEMENTS[0].fit_samples
+        left = [f"weights were rounded by {self.fit_samples} samples"] if fewer else []
+        left += [] if self.equalise else ["equalisation was left out"]
+        return f"A sample takes about {_each(self.seconds_per_sample)}, so {' and '.join(left)}." if left else None
+
+
+_REFINEMENTS = (
+    RefinementEffort(equalise=True, fit_samples=96),
+    RefinementEffort(equalise=True, fit_samples=16),
+    RefinementEffort(equalise=False, fit_samples=16),
+    RefinementEffort(equalise=False, fit_samples=4),
+)
+
+
+def choose_refinement(model: ir.Model, stages: int, context: Context, *, equalise: bool) -> RefinementEffort:
+    """Give the most that the time allows, in the way of `choose`."""
+    seconds = _rounded_seconds(model, context)
+    calibrate = len(context.calibration) if context.calibration is not None else 0
+    levels = [replace(each, seconds_per_sample=seconds, equalise=each.equalise and equalise) for each in _REFINEMENTS]
+    allowed = min(_REFINEMENT_SECONDS, _SHARE_OF_REST * _rest(context))
+    return next((each for each in levels if each.cost(stages, calibrate) <= allowed), levels[-1])
+
+
+def _rounded_seconds(model: ir.Model, context: Context) -> float:
+    """Give the time that a sample takes on all cores, rounded to a power of two."""
+    measured = _seconds_per_sample(model, context.calibration or context.select, context)
+    shared = max(1.0, (context.untimed.threads / context.target.threads) ** _SHARED)
+    return float(2.0 ** round(log2(max(measured / shared, 1e-6))))
+
+
+def _rest(context: Context) -> float:
+    return float("inf") if context.deadline is None else context.deadline - time.monotonic()
+
+
+def _each(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds >= 1 else f"{1e3 * seconds:.0f} ms"
 
 
 def _seconds_per_sample(model: ir.Model, samples: Samples | None, context: Context) -> float:

@@ -80,7 +80,7 @@ class Compared:
         """Give per layer the signal to noise of its output in dB; `outputs` has its names in both networks."""
         pairs = {node: (key.output, new) for node, (key, new) in outputs.items()}
         opened = [
-            sessions.session(io.to_bytes(_giving(model, {pair[at] for pair in pairs.values()})), self.context.target)
+            sessions.session(io.to_bytes(_giving(model, {pair[at] for pair in pairs.values()})), self.context.untimed)
             for at, model in enumerate((self.before, self.after))
         ]
         signal, noise = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0)

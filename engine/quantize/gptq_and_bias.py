@@ -23,7 +23,6 @@ from engine.quantize.static_writer import Overrides
 from engine.runtime import sessions
 from engine.solve.gram import Gram, Moments, patches, positions
 
-_SAMPLES = 96
 _BATCH = 16
 # Rows of a layer's input that are looked at, over all samples.
 _ROWS = 8192
@@ -60,18 +59,19 @@ def solve(
     overrides: Overrides,
     *,
     per_channel: bool,
+    samples: int,
     prefix: Prefix | None = None,
 ) -> Solution:
-    """Look at the inputs of all layers once, and solve for weights and biases.
+    """Look at the inputs of all layers once, on at most so many samples, and solve for weights and biases.
 
     `prefix`: the network that inputs are taken from, quantized as far as is known; by default the float one.
     """
     prefix = prefix or Prefix(model, {})
     found = Solution({}, {}, {})
     assert context.calibration is not None
-    samples = First(context.calibration, _SAMPLES)
-    for stage in _stages(plan.layers):
-        sums = _moments(prefix, stage, samples, context)
+    looked_at = First(context.calibration, samples)
+    for stage in stages(plan.layers):
+        sums = _moments(prefix, stage, looked_at, context)
         for layer in stage:
             name = _name(layer)
             with context.working():
@@ -93,12 +93,12 @@ def _moments(
     inputs = {layer.node: prefix.names.get(str(layer.input.name), str(layer.input.name)) for layer in layers}
     names = sorted(set(inputs.values()) - {value.name for value in model.graph.inputs})
     part = cut(model, names) if names else model
-    session = sessions.session(io.to_bytes(part), context.target) if names else None
+    session = sessions.session(io.to_bytes(part), context.untimed) if names else None
     groups = {_name(layer): layer.groups for layer in layers}
     grams = {_name(layer): Gram(layer.inputs, groups=groups[_name(layer)], block=256) for layer in layers}
     first = 0
     fixed = fixed_batch(model, samples)
-    size = fixed or affordable_batch(part, samples, _BATCH, budget=context.run_bytes, target=context.target)
+    size = fixed or affordable_batch(part, samples, _BATCH, budget=context.run_bytes, target=context.untimed)
     for feed in samples.batches(size):
         length = sample_count(feed)
         if fixed and length < fixed:
@@ -127,7 +127,8 @@ def _rows(layer: LinearLayer, x: Floats, first: int, count: int, keep: int) -> F
     return samples[np.arange(count)[:, None], chosen].reshape(-1, rows.shape[1])
 
 
-def _stages(layers: Sequence[LinearLayer]) -> Iterator[list[LinearLayer]]:
+def stages(layers: Sequence[LinearLayer]) -> Iterator[list[LinearLayer]]:
+    """Group layers, in their order, so that the sums of a group fit into memory together."""
     stage: list[LinearLayer] = []
     size = 0
     for layer in layers:

@@ -25,7 +25,7 @@ _MOST_SAMPLES = 128
 _MOST_BYTES = 64 << 20
 _BATCH = 8
 # Of running the samples once: each of a dozen candidates takes as long.
-_SECONDS = 5.0
+_SECONDS = 3.0
 # A perfect copy is not infinitely near.
 _CEILING_DB = 200.0
 
@@ -77,7 +77,7 @@ class OutputFidelity:
     def of(cls, model: ir.Model, context: Context) -> "OutputFidelity":
         """Give it for a pass's own network; without samples where the job has no data."""
         samples = context.select if context.has_data else None
-        return cls(model, samples, context.target, context.working, context.outputs, run_bytes=context.run_bytes)
+        return cls(model, samples, context.untimed, context.working, context.outputs, run_bytes=context.run_bytes)
 
     @property
     def ready(self) -> bool:

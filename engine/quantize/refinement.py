@@ -12,6 +12,7 @@ from engine.calibrate import Histogram, Range
 from engine.contract import Context, Observe
 from engine.graph import io
 from engine.quantize import equalise, gptq_and_bias, integer_types
+from engine.quantize.effort import RefinementEffort
 from engine.quantize.output_fidelity import OutputFidelity
 from engine.quantize.ranges import METHODS, Method, search
 from engine.quantize.static_plan import make_plan
@@ -78,12 +79,13 @@ class Refinement:
         *,
         per_channel: bool,
         search_ranges: bool,
-        equalise: bool = True,
+        effort: RefinementEffort,
     ) -> None:
         self._model = model
         self._per_channel = per_channel
         self._search_ranges = search_ranges
-        self._attempts = (self._ranges, self._equalise, self._round) if equalise else (self._ranges, self._round)
+        self.effort = effort
+        self._attempts = (self._ranges, self._equalise, self._round) if effort.equalise else (self._ranges, self._round)
         self._types = types
         self._context = context
         self._observations = observations
@@ -174,6 +176,7 @@ class Refinement:
                 self._context,
                 start.overrides,
                 per_channel=self._per_channel,
+                samples=self.effort.fit_samples,
                 # What is kept so far is what the layers will read.
                 prefix=build_prefix(self._model, design, self._types, per_channel=self._per_channel)
                 if quantized

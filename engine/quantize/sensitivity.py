@@ -52,7 +52,7 @@ def sensitivities(
     builder = _Switches(switched, switch, ranges, types)
     for number, layer in enumerate(plan.layers):
         builder.add(number, layer)
-    session = sessions.session(io.to_bytes(switched), context.target)
+    session = sessions.session(io.to_bytes(switched), context.untimed)
     measure = _Measuring(session, str(switch.name), len(plan.layers), context)
     started = time.monotonic()
     names = [layer.name for layer in plan.layers]

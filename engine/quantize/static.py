@@ -20,10 +20,11 @@ from engine.graph.quantized import CONVERSIONS, first_quantized
 from engine.graph.tree_ensembles import holds_ensembles
 from engine.graph.unshare import unshare
 from engine.inspection import TREES_HINT
-from engine.quantize import dynamic, integer_types
+from engine.quantize import dynamic, effort, integer_types
 from engine.quantize.dynamic_plan import DynamicSettings
 from engine.quantize.dynamic_plan import make_plan as make_dynamic_plan
 from engine.quantize.explain import Compared, Feed, ProfileKey, conversions_left
+from engine.quantize.gptq_and_bias import stages
 from engine.quantize.ranges import Method
 from engine.quantize.refinement import Design, Refinement, ranges_by, sources, statistics
 from engine.quantize.rest_in_float import rest_in_float
@@ -201,6 +202,7 @@ def quantize(
             races=structure.races,
             candidates=tuple(refinement.candidates) if refinement is not None else (),
             conversions_left=conversions_left(model, context.target),
+            effort=refinement.effort.said if refinement is not None and refinement.fidelity.ready else None,
         ),
     )
 
@@ -228,7 +230,12 @@ def _refinement(
         context,
         per_channel=settings.per_channel,
         search_ranges=settings.ranges == "auto",
-        equalise=settings.equalise,
+        effort=effort.choose_refinement(
+            model,
+            sum(1 for _ in stages(make_plan(model, settings.in_float).layers)),
+            context,
+            equalise=settings.equalise,
+        ),
     )
 
 

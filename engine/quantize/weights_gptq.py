@@ -81,7 +81,7 @@ def solve(
             model,
             [_site(layer) for layer in layers],
             context.calibration,
-            context.target,
+            context.untimed,
             select=context.select,
             working=context.working,
             folder=Path(folder),

@@ -134,6 +134,7 @@ class StaticDetails(Detail):
     races: tuple[Race, ...]
     candidates: tuple[RefinementCandidate, ...]
     conversions_left: ConversionsLeft | None = Field(description="null: not known for this target or size.")
+    effort: str | None = Field(None, description="What was left out because a sample takes long; null: nothing was.")
 
 
 class DynamicDetails(Detail):

@@ -45,6 +45,8 @@ def _method(index: int, details: MethodDetails) -> Iterator[str]:
                     "",
                     f"Tried {tried.candidate}: {tried.gain_db:+.2f} dB on samples to choose by, {kept}.",
                 )
+            if details.effort is not None:
+                yield from ("", details.effort)
             yield from stay_lines(details.in_float, "in float")
         case DynamicDetails():
             yield from _layers(index, details.layers, details.why)

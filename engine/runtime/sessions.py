@@ -3,10 +3,20 @@
 from engine.report.values import SessionOptions
 from engine.runtime.discovery import prove
 from engine.runtime.loading import Feed, ModelSource, Port, Session, captures, default_options, load, session_options
-from engine.runtime.providers import exact_target
+from engine.runtime.providers import exact_target, untimed_target
 from engine.target import Target
 
-__all__ = ["Feed", "ModelSource", "Port", "Session", "captures", "default_options", "exact_target", "session"]
+__all__ = [
+    "Feed",
+    "ModelSource",
+    "Port",
+    "Session",
+    "captures",
+    "default_options",
+    "exact_target",
+    "session",
+    "untimed_target",
+]
 
 
 def session(

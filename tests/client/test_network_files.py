@@ -10,7 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import engine.graph.foreign_formats
+import engine.graph.genai_folder
 import onnxpress.foreign_formats
+import onnxpress.genai_folder
 from engine.graph.archive import inspect_archive
 from onnxpress.errors import UsageError
 from onnxpress.exit_codes import ExitCode
@@ -55,10 +57,15 @@ def _unpacked(content):
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def test_both_rooms_have_the_same_table():
-    here, there = (
-        Path(module.__file__).read_bytes() for module in (onnxpress.foreign_formats, engine.graph.foreign_formats)
-    )
+@pytest.mark.parametrize(
+    "rooms",
+    [
+        (onnxpress.foreign_formats, engine.graph.foreign_formats),
+        (onnxpress.genai_folder, engine.graph.genai_folder),
+    ],
+)
+def test_client_and_engine_have_the_same_file(rooms):
+    here, there = (Path(module.__file__).read_bytes() for module in rooms)
     assert here == there
 
 

@@ -68,6 +68,19 @@ def test_compresses_and_says_so_with_its_exit_code(call, files):
     assert "fail: size_bytes" in out
 
 
+def test_what_genai_reads_beside_a_network_goes_along(call, files):
+    (files / "genai_config.json").write_text(json.dumps({"model": {"decoder": {"filename": "net.onnx"}}}))
+    (files / "tokenizer.json").write_text("{}")
+    (files / "job").mkdir()
+    (files / "job" / "recipe.json").write_text(json.dumps({"passes": [{"type": "simplify"}]}))
+    code, _, err = call("run", "net.onnx", "job/recipe.json", "--data", "data.npz", "--out", "made")
+    assert code == 0, err
+    assert "genai_config.json, tokenizer.json for onnxruntime-genai" in err
+    configuration = json.loads((files / "made" / "genai_config.json").read_text())
+    assert configuration["model"]["decoder"]["filename"] == "model.onnx"
+    assert (files / "made" / "tokenizer.json").read_text() == "{}"
+
+
 def test_a_second_file_judges(call, files, images):
     np.savez(files / "judge.npz", image=images(7, seed=3))
     (files / "recipe.json").write_text(json.dumps({"passes": [{"type": "simplify"}]}))

@@ -109,6 +109,8 @@ def test_each_network_is_measured_with_its_best_options(job, monkeypatch):
 
     monkeypatch.setattr(timing, "find_options", find)
     monkeypatch.setattr(timing, "compare", compare)
+    # However busy this machine is.
+    monkeypatch.setattr(timing, "in_doubt", lambda _latency: False)
     body = {"recipe": {"passes": [{"type": "quantize_static", "measure_layers": False}]}, "gates": SIZE, "tune": {}}
     plain = run(Compress.model_validate(body), job("plain"), lambda _: None, probe=_probe)
     # The step pays without; then the stored result beside the original.
@@ -157,6 +159,42 @@ def test_keeps_the_original_bytes_where_nothing_helps(job, compress):
     assert report.summary.startswith("No step was kept")
     assert report.verdict.outcome == "fail"
     assert not list((folder / "steps").glob("*.onnx"))
+
+
+@pytest.fixture
+def straight(network):
+    """A network of which `simplify` can take away one operator of 31, the Identity at its end."""
+    net = network()
+    x = net.relu(net.conv("image", 3, 16, name="stem"))
+    for at in range(12):
+        x = net.relu(net.conv(x, 16, 16, name=f"layer{at}"))
+    flat = net.op("Flatten", net.op("GlobalAveragePool", x, name="pool"))
+    return net.build(net.op("Gemm", flat, net.normal("head.w", 16, 5), net.normal("head.b", 5), name="head"))
+
+
+def test_what_costs_nothing_and_gains_nothing_is_kept_only_for_steps_after_it(workspace, straight, images, compress):
+    simplify, impossible = {"type": "simplify"}, {"metric": "sqnr_db", "rule": "min", "value": 150}
+    alone = workspace(straight, name="alone", image=images(20))
+    events = []
+    report = compress(alone, [simplify], gates=[], events=events)
+    assert report.unchanged
+    assert report.steps[0].refusal.reason.startswith("Nothing is gained: ")
+    assert "steps after it" not in report.steps[0].refusal.reason
+    assert (alone / "out" / "model.onnx").read_bytes() == straight
+    assert [event["status"] for event in events if event["type"] == "step_finished"] == ["applied", "refused"]
+    # What an earlier attempt found out stands.
+    again = compress(alone, [simplify], gates=[])
+    assert again.steps == report.steps
+    assert again.unchanged
+    report = compress(
+        workspace(straight, name="refused", image=images(20)),
+        [simplify, {"type": "quantize_static"}],
+        gates=[impossible],
+    )
+    assert report.unchanged
+    assert report.steps[0].refusal.reason.endswith("It had been kept for the steps after it, none of which was kept.")
+    report = compress(workspace(straight, name="built", image=images(20)), BOTH)
+    assert [step.status for step in report.steps] == ["applied", "applied"]
 
 
 def test_a_step_that_breaks_its_promise_is_rolled_back(job, compress, monkeypatch):

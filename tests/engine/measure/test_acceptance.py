@@ -3,7 +3,7 @@
 import pytest
 
 from engine.gate import Gate
-from engine.measure.acceptance import decide
+from engine.measure.acceptance import decide, decide_alone, in_doubt
 from engine.report.values import Change, Interval, Latency, LatencyComparison, Quality, Ratio, Size
 
 LOSSY, LOSSLESS = Change(summary=""), Change(summary="", lossless=True)
@@ -136,3 +136,35 @@ def test_a_refusal_says_what_was_asked_and_by_which_clock():
 def test_zeros_are_judged_by_the_download(size, gates, code):
     refusal = decide(Change(summary="", download=True), size, _latency(1.0), (_top1(0.0),), gates)
     assert (refusal.code if refusal else None) == code
+
+
+@pytest.mark.parametrize(
+    ("size", "operators", "latency", "gates", "code"),
+    [
+        # One operator of 95 is nothing, and neither is half a percent.
+        (SAME, (95, 93), _latency(1.0), (), "no_gain"),
+        (Size(original=1000, compressed=1005), (95, 93), _latency(1.0), (), "no_gain"),
+        (SAME, (95, 93), None, (), "no_gain"),
+        (Size(original=1000, compressed=985), (95, 93), _latency(1.0), (), None),
+        (SAME, (95, 93), _latency(0.9), (), None),
+        # The runtime has a sixth less to load and to plan.
+        (SAME, (433, 358), _latency(1.0), (), None),
+        (SAME, (433, 358), None, (), None),
+        (SAME, (433, 358), _latency(1.15), (), "no_gain"),
+        (SAME, (433, 358), _latency(1.0), (SIZE,), None),
+        (SAME, (95, 93), _latency(1.0), (SIZE,), "no_gain"),
+    ],
+)
+def test_steps_without_loss_that_nothing_was_built_on_gain_something_by_themselves(
+    size, operators, latency, gates, code
+):
+    refusal = decide_alone(size, operators, latency, gates)
+    assert (refusal.code if refusal else None) == code
+
+
+@pytest.mark.parametrize(
+    ("ratio", "stable", "doubtful"),
+    [(1.04, False, True), (1.04, True, False), (0.9, False, False), (1.3, False, False)],
+)
+def test_a_noisy_measurement_that_leaves_open_whether_a_step_slows_down_is_in_doubt(ratio, stable, doubtful):
+    assert in_doubt(_latency(ratio, stable=stable)) is doubtful
