@@ -17,7 +17,7 @@ from engine.graph.groups import Group, Slice
 from engine.graph.walk import Walk
 from engine.prune.reconstruct import batches, spare
 from engine.prune.refittable import Rows, refittable
-from engine.solve import Gram, Moments
+from engine.solve.gram import Gram, Moments
 from engine.target import Target
 
 Array = npt.NDArray[Any]

@@ -19,7 +19,9 @@ from engine.prune.ranks import Split
 from engine.report.detail_parts import left_alone
 from engine.report.pruning_details import FactoriseDetails, FactorisedLayer
 from engine.report.values import Change, Refusal
-from engine.solve import Moments, low_rank, reconstruct, tucker
+from engine.solve.gram import Moments
+from engine.solve.lowrank import low_rank, tucker
+from engine.solve.ridge import reconstruct
 
 _SMALLEST_WEIGHTS = 4096
 # Kinds of layers whose time is measured, the largest first; a race of many networks takes long.

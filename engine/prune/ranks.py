@@ -10,8 +10,9 @@ from scipy import linalg
 
 from engine.graph.attributes import integers
 from engine.graph.linear import LinearLayer
-from engine.solve import Moments, low_rank
 from engine.solve.gptq import damped
+from engine.solve.gram import Moments
+from engine.solve.lowrank import low_rank
 
 Doubles = npt.NDArray[np.float64]
 

@@ -20,9 +20,9 @@ from engine.prune.refittable import Normalisation, Refittable, Rows, refittable,
 from engine.prune.schedule import quality_drop
 from engine.report.pruning_details import ReconstructDetails, RefittedLayer
 from engine.report.values import Change, Refusal
-from engine.solve import Gram, Moments
-from engine.solve import reconstruct as solve
+from engine.solve.gram import Gram, Moments
 from engine.solve.ridge import affine
+from engine.solve.ridge import reconstruct as solve
 from engine.target import Target
 
 Array = npt.NDArray[Any]

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from engine.graph import linear
 from engine.graph.attributes import integer, number
 from engine.graph.linear import BiasPlace, LinearLayer
-from engine.solve import patches, pixels, positions
+from engine.solve.gram import patches, pixels, positions
 
 Array = npt.NDArray[Any]
 

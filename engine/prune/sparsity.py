@@ -17,9 +17,9 @@ from engine.prune.layer_by_layer import Layers, find, relative, walk
 from engine.report.detail_parts import left_alone
 from engine.report.pruning_details import PruneWeightsDetails, RemovedChannels, SparseLayer
 from engine.report.values import Change, Refusal
-from engine.solve import magnitude, reconstruct, sparsegpt, wanda
 from engine.solve.gram import Moments
-from engine.solve.sparse import Pattern
+from engine.solve.ridge import reconstruct
+from engine.solve.sparse import Pattern, magnitude, sparsegpt, wanda
 
 _SMALLEST_WEIGHTS = 1024
 

@@ -17,8 +17,8 @@ from engine.contract import Context
 from engine.graph.derived import Opened
 from engine.quantize.weights_plan import StoredLayer
 from engine.report.wording import rough_duration
-from engine.solve import Quantized, round_to_nearest
 from engine.solve.gptq import Curvature, curvature, round_by
+from engine.solve.grid import Quantized, round_to_nearest
 from engine.solve.input_sums import Inputs
 
 # Shares of the inputs' mean energy that GPTQ adds to each: with few rows, more of it keeps from fitting to their noise.

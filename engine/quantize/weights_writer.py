@@ -13,7 +13,7 @@ from engine.graph.derived import Derivation, Form, transposed
 from engine.graph.linear import LinearLayer
 from engine.quantize.accuracy_levels import ONNX_LEVELS
 from engine.quantize.weights_plan import StoredLayer
-from engine.solve import Quantized, round_to_nearest
+from engine.solve.grid import Quantized, round_to_nearest
 
 _INT4_IR_VERSION = 10
 # Weights that are rounded at once: temporaries then take a few times 16 MiB.

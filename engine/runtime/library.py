@@ -47,8 +47,7 @@ def check_single_onnxruntime(folders: Iterable[Path] | None = None) -> str:
     Raises:
         TargetUnavailableError: none is installed, or more than one owns the folder.
     """
-    found = distributions() if folders is None else distributions(path=[str(folder) for folder in folders])
-    owners = sorted({owner.name for owner in found if _owns_onnxruntime(owner)})
+    owners = _owners_here() if folders is None else _owners(distributions(path=[str(folder) for folder in folders]))
     if not owners:
         raise TargetUnavailableError(
             "onnxruntime is not installed", hint="Install exactly one of the extras cpu, gpu and openvino."
@@ -84,6 +83,16 @@ def load_errors() -> tuple[type[Exception], ...]:
 def run_errors() -> tuple[type[Exception], ...]:
     """All that running a session may raise."""
     return (*load_errors(), TypeError)
+
+
+@cache
+def _owners_here() -> list[str]:
+    """Once per process: what every distribution says of itself takes as long to read as onnxruntime to load."""
+    return _owners(distributions())
+
+
+def _owners(found: Iterable[Distribution]) -> list[str]:
+    return sorted({owner.name for owner in found if _owns_onnxruntime(owner)})
 
 
 def _owns_onnxruntime(distribution: Distribution) -> bool:

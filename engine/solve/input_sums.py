@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import get_blas_funcs
 
 Floats = NDArray[np.floating]
 Singles = NDArray[np.float32]
@@ -51,6 +50,8 @@ class InputSums:
     """
 
     def __init__(self, inputs: int, weights: Floats | None = None, *, block: int = 1024) -> None:
+        from scipy.linalg import get_blas_funcs  # noqa: PLC0415  # slow to load, and most jobs take no sums
+
         self._weights = None if weights is None else np.asarray(weights, np.float32)
         self._block = block
         self._rows = self.held_out = 0

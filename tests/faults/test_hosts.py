@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from models import Unit, Worker
 
-JOBS = 6
+JOBS = 4
 
 
 def _working(session):

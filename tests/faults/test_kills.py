@@ -11,7 +11,7 @@ from .conftest import PATIENCE_S, STACKS
 pytestmark = pytest.mark.parametrize("stack", STACKS, indirect=True)
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(40, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("count", [4, pytest.param(40, marks=pytest.mark.chaos)])
 def test_jobs_survive_the_loss_of_everything_in_turn(system, count):
     worker = system.start_worker(concurrency=2)
     inputs = system.inputs()

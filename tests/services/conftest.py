@@ -184,20 +184,42 @@ class Service:
         return complete | {path.name for path in incoming.iterdir()}
 
 
+@pytest.fixture(scope="session")
+def open_database():
+    """Give the function that opens a database once for all tests: SQLAlchemy compiles each statement once for each."""
+    opened: dict[str, db.Database] = {}
+
+    def open_once(url: str, messages: Messages) -> db.Database:
+        database = opened.setdefault(url, db.Database(url))
+        database.publisher = messages
+        return database
+
+    yield open_once
+    for database in opened.values():
+        database.dispose()
+
+
+@pytest.fixture(scope="session")
+def sqlite_file(tmp_path_factory):
+    """Where the embedded stack's database is, anew for each test."""
+    return tmp_path_factory.mktemp("embedded") / "x.db"
+
+
 @pytest.fixture(params=["embedded", "production"])
-def service(request, tmp_path, migrate):
+def service(request, tmp_path, migrate, open_database, sqlite_file):
     """A service on each of the two stacks: SQLite and a folder, Postgres and a bucket."""
     if request.param == "embedded":
-        settings = Settings(data_dir=tmp_path, database_url=f"sqlite:///{tmp_path / 'x.db'}")
+        settings = Settings(data_dir=tmp_path, database_url=f"sqlite:///{sqlite_file}")
+        sqlite_file.unlink(missing_ok=True)
+        migrate(settings)
     else:
         bucket = request.getfixturevalue("bucket_fields")
         settings = Settings(data_dir=tmp_path, database_url=request.getfixturevalue("postgres_url"), **bucket)
-    if request.param == "embedded":
-        migrate(settings)
     messages = Messages()
-    database = db.Database.from_settings(settings, messages)
+    database = open_database(settings.database, messages)
     with database.transaction() as session:
         keys.ensure_tenant(session, TENANT)
         keys.ensure_tenant(session, "other")
     yield Service(database, open_store(settings), settings, messages)
+    # The file goes, and nothing may go on in it.
     database.dispose()

@@ -5,7 +5,7 @@ from onnx import helper, numpy_helper
 
 from engine.calibrate.moments import SecondMoment
 from engine.calibrate.paired import Tap, cut, paired_moments
-from engine.solve import Window
+from engine.solve.gram import Window
 from engine.target import Target
 
 

@@ -21,7 +21,7 @@ from engine.graph.linear import (
     window_objection,
 )
 from engine.runtime import sessions
-from engine.solve import patches, pixels
+from engine.solve.gram import patches, pixels
 from engine.target import Target
 
 

@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from engine.measure.intervals import block_weights, change_floor, mean_interval, rescale, rescale_ratio, tango, wilson
+from engine.measure.intervals import (
+    block_weights,
+    change_floor,
+    critical_t,
+    mean_interval,
+    rescale,
+    rescale_ratio,
+    tango,
+    wilson,
+)
 from engine.report.values import Interval
 
 
@@ -33,6 +42,15 @@ def test_tango_covers_the_truth(gain, loss, count):
     # 1,500 draws know a share to +-1.1 points (two standard errors); score intervals stray about a point from nominal.
     assert 0.93 <= covered / 1500 <= 0.98
     assert 0.93 <= one_sided / 1500 <= 0.98
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 30, 99, 100, 101, 250, 100_000])
+def test_students_quantile_is_that_of_scipy(degrees):
+    from scipy.special import stdtrit
+
+    for confidence in (0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999):
+        expected = float(stdtrit(degrees, (1 + confidence) / 2))
+        assert critical_t(confidence, degrees) == pytest.approx(expected, rel=1e-8, abs=1e-12)
 
 
 def test_no_loss_seen_does_not_prove_no_loss():

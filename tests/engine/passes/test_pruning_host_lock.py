@@ -15,7 +15,7 @@ from engine.passes.reconstruct import Reconstruct
 from engine.passes.simplify import Simplify
 from engine.report.values import Refusal
 from engine.runtime.loading import Session
-from engine.solve import Gram
+from engine.solve.gram import Gram
 
 # Runs of a network while the lock is held once: a few seconds at most for the largest of them.
 MOST_RUNS = 16

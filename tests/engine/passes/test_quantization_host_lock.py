@@ -16,7 +16,7 @@ from engine.passes.quantize_weights import QuantizeWeights
 from engine.report.values import Change
 from engine.runtime import sessions
 from engine.runtime.loading import Session
-from engine.solve import Gram
+from engine.solve.gram import Gram
 from engine.target import Target
 
 # Runs of a network while the lock is held once: a few seconds at most for the largest of them.

@@ -113,7 +113,8 @@ def test_places_of_channels_are_found_from_what_they_hold():
 
 def test_inputs_that_hardly_vary_around_a_large_mean_do_not_break_the_solver():
     """Sums in float32 leave a system that is not positive definite; weak ridges are then left out."""
-    from engine.solve import Gram, reconstruct
+    from engine.solve.gram import Gram
+    from engine.solve.ridge import reconstruct
 
     rng = np.random.default_rng(0)
     x = (1e4 + rng.standard_normal((600, 24))).astype(np.float32)

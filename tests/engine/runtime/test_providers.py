@@ -4,7 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.metadata import distribution
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 
 import numpy as np
@@ -289,6 +289,14 @@ def test_exactly_one_onnxruntime_may_own_the_folder(tmp_path):
     copy_distribution(check_single_onnxruntime(), tmp_path, "onnxruntime-gpu")
     with pytest.raises(TargetUnavailableError, match="onnxruntime and onnxruntime-gpu share one import folder"):
         check_single_onnxruntime([tmp_path])
+
+
+def test_what_is_installed_is_read_once_per_process(monkeypatch):
+    library._owners_here.cache_clear()
+    read = []
+    monkeypatch.setattr(library, "distributions", lambda: read.append(None) or distributions())
+    assert check_single_onnxruntime() == check_single_onnxruntime()
+    assert len(read) == 1
 
 
 def test_importing_the_room_loads_no_runtime():

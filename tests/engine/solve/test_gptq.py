@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.solve import Gram, Quantized, gptq, round_to_nearest
-from engine.solve.gptq import curvature, damped, inverse_factor, root_factor
-from engine.solve.grid import encode, fit
+from engine.solve.gptq import curvature, damped, gptq, inverse_factor, root_factor
+from engine.solve.gram import Gram
+from engine.solve.grid import Quantized, encode, fit, round_to_nearest
 
 
 def correlated(rows: int, inputs: int, rng: np.random.Generator, decay: float = 1.5) -> np.ndarray:

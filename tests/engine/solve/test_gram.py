@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.solve import Gram, Window, patches, pixels, positions
+from engine.solve.gram import Gram, Window, patches, pixels, positions
 
 
 def test_sums_equal_those_of_all_rows_at_once() -> None:

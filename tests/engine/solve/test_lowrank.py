@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from engine.solve import Window, low_rank, patches, tucker
+from engine.solve.gram import Window, patches
+from engine.solve.lowrank import low_rank, tucker
 
 
 def inputs_like(rows: int, columns: int, seed: int) -> np.ndarray:

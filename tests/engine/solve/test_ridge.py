@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from engine.solve import Gram, Moments, reconstruct
-from engine.solve.ridge import affine
+from engine.solve.gram import Gram, Moments
+from engine.solve.ridge import affine, reconstruct
 
 
 def sums(x: np.ndarray, y: np.ndarray) -> Moments:

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.solve import magnitude, sparsegpt, wanda
 from engine.solve.gptq import damped
+from engine.solve.sparse import magnitude, sparsegpt, wanda
 
 
 def correlated(rows: int, inputs: int, seed: int) -> np.ndarray:
