@@ -55,7 +55,7 @@ class Twin:
         self.inputs, self.outputs = graph.inputs, graph.outputs
         self.parameters: dict[str, Tensor] = dict(parameters)
         self.device, self.floating = device, floating
-        self._constants = dict(constants)
+        self.constants: dict[str, Tensor] = dict(constants)
         self._plans: dict[tuple[Graph, frozenset[str], tuple[str, ...]], tuple[_Step, ...]] = {}
 
     @classmethod
@@ -66,12 +66,13 @@ class Twin:
         trainable: Collection[str] | None = None,
         dtype: Any = torch.float32,
         device: Any = None,
-        channels_last: bool = False,
+        channels_last: bool = True,
     ) -> "Twin":
         """Copy a network's initializers into parameters (`trainable` by name; None: all weights) and constants.
 
-        16-bit and 32-bit floats are held as `dtype`. `channels_last` lays convolutions' weights out so that their results come
-        channels last, which changes no shape.
+        Weights in Constant nodes are constants here; `engine.graph.weights.lift_weights` makes initializers of them.
+        16-bit and 32-bit floats are held as `dtype`. `channels_last` lays weights of four axes out so that the results of
+        convolutions come channels last, which changes no shape and saves up to a sixth of the time on CPUs.
 
         Raises:
             SpecInvalidError: `trainable` names what is no float initializer.
@@ -143,9 +144,6 @@ class Twin:
         return tuple(self._look_up(name, values) for name in wanted)
 
     def _apply(self, node: Node, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        reason = self.reason_against(node)
-        if reason is not None:
-            raise ModelUnsupportedError(f"{node.op_type} cannot be trained through: {reason}.", node=node.name)
         try:
             inputs = [self._look_up(name, values) if name else None for name in node.inputs]
             while inputs and inputs[-1] is None:
@@ -171,19 +169,17 @@ class Twin:
             return list(inputs)
         computed = [tensor for place, tensor in enumerate(inputs) if tensor is not None and place not in host]
         away = any(tensor.device.type != "cpu" for tensor in computed)
-        return [
-            tensor
-            if tensor is None
-            else tensor.detach().cpu()
-            if place in host
-            else tensor.to(self.device)
-            if away
-            else tensor
-            for place, tensor in enumerate(inputs)
-        ]
+        return [self._place(tensor, away=away, as_numbers=place in host) for place, tensor in enumerate(inputs)]
+
+    def _place(self, tensor: Tensor | None, *, away: bool, as_numbers: bool) -> Tensor | None:
+        if tensor is None:
+            return None
+        if as_numbers:
+            return tensor.detach().cpu()
+        return tensor.to(self.device) if away else tensor
 
     def _look_up(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
-        for place in (values, self.parameters, self._constants):
+        for place in (values, self.parameters, self.constants):
             if name in place:
                 return place[name]
         raise ModelUnsupportedError(f"The value {name} is neither given nor can it be computed from what is given.")
@@ -192,7 +188,13 @@ class Twin:
         key = (graph, given, wanted)
         found = self._plans.get(key)
         if found is None:
-            found = self._plans[key] = tuple(_steps(graph, given, wanted))
+            steps = tuple(_steps(graph, given, wanted))
+            for step in steps:
+                reason = self.reason_against(step.node)
+                if reason is not None:
+                    node = step.node
+                    raise ModelUnsupportedError(f"{node.op_type} cannot be trained through: {reason}.", node=node.name)
+            found = self._plans[key] = steps
         return found
 
 

@@ -56,17 +56,20 @@ def wrapped(tensor: Tensor, kind: ir.DataType | None) -> Tensor:
     if bits is None:
         return tensor
     low = tensor & ((1 << bits) - 1)
-    if kind == ir.DataType.INT4:
+    if kind in _SIGNED:
         low = torch.where(low >= 1 << (bits - 1), low - (1 << bits), low)
     return low
 
 
 _HELD_WIDER = {
+    ir.DataType.INT2: 2,
+    ir.DataType.UINT2: 2,
     ir.DataType.INT4: 4,
     ir.DataType.UINT4: 4,
     ir.DataType.UINT16: 16,
     ir.DataType.UINT32: 32,
 }
+_SIGNED = frozenset({ir.DataType.INT2, ir.DataType.INT4})
 
 
 def to_torch(tensor: ir.TensorProtocol, floating: Any) -> Tensor:

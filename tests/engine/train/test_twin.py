@@ -108,7 +108,7 @@ def test_values_are_freed_after_their_last_use(scaled):
             self.alive.append((node.name, alive))
             return results
 
-    watched = Watched(twin.graph, twin.parameters, twin._constants, twin.device, twin.floating)
+    watched = Watched(twin.graph, twin.parameters, twin.constants, twin.device, twin.floating)
     watched.alive = []
     with torch.no_grad():
         watched.run(watched.feed({"x": X}))
@@ -181,7 +181,7 @@ def test_runs_the_branch_that_the_condition_takes(taken):
 def test_channels_last_changes_the_layout_and_no_value():
     w = np.arange(2 * 3 * 2 * 2, dtype=np.float32).reshape(2, 3, 2, 2)
     model = model_of([helper.make_node("Add", ["x", "w"], ["y"])], {"w": w})
-    twin = Twin.of(model, channels_last=True)
+    twin = Twin.of(model)
     assert twin.parameters["w"].is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_array_equal(twin.run(twin.feed({"x": w}))["y"].detach(), 2 * w)
     twin.write_back(model)

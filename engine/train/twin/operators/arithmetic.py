@@ -187,3 +187,11 @@ def bitwise_xor(_: Node, left: Tensor, right: Tensor) -> Tensor:
 def bitwise_not(node: Node, x: Tensor) -> Tensor:
     """Every bit the other way round."""
     return wrapped(~x, node.input_types[0])
+
+
+@operator("BitShift")
+def bit_shift(node: Node, left: Tensor, right: Tensor) -> Tensor:
+    """Bits moved to the left or right; what leaves the type is lost."""
+    if node.text("direction", "LEFT") == "LEFT":
+        return wrapped(left << right, node.input_types[0])
+    return left >> right
