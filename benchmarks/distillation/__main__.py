@@ -60,7 +60,7 @@ def main() -> int:
         except cases.NetworkMissingError as error:
             print(error, file=sys.stderr)
             failed = True
-    races = 0 if options.make else len(opened) * (options.race + _RACE_OVERHEAD_S)
+    races = 0 if options.make else len(opened) * (effort.seconds + _RACE_OVERHEAD_S)
     made = make(opened, lanes(options.lanes), None if options.within is None else started + options.within - races)
     if options.make:
         return int(failed)
@@ -97,12 +97,22 @@ def make(
             free.put(cores)
 
     jobs = [(each.contest, entry) for each in opened for entry in each.entries]
-    # The longest first, so that no lane starts one when the others are done.
-    order = sorted(range(len(jobs)), key=lambda index: -entries.expected_seconds(jobs[index][1]))
+    ranks = [_rank(each.task, entry, bounded=deadline is not None) for each in opened for entry in each.entries]
+    order = sorted(range(len(jobs)), key=ranks.__getitem__)
     with ThreadPoolExecutor(len(free_lanes)) as pool:
         done = dict(zip(order, pool.map(run, [jobs[index] for index in order]), strict=True))
     results = iter([done[index] for index in range(len(jobs))])
     return [[next(results) for _ in each.entries] for each in opened]
+
+
+def _rank(task: entries.Task, entry: Entry, *, bounded: bool) -> tuple[bool, float]:
+    """Put what the bars are about first; the longest first, so that no lane starts one when the others are done.
+
+    Where time is bounded, the short ones of the rest go first, so that most of it is there in the end.
+    """
+    needed = bars.needs(task.bars, entry.setting)
+    seconds = entries.expected_seconds(entry)
+    return not needed, seconds if bounded and not needed else -seconds
 
 
 def finish(each: _Open, made: Sequence[Result], effort: Effort, options: argparse.Namespace) -> bool:

@@ -70,6 +70,12 @@ def hold(bars: Sequence[Bar], results: Sequence[Result]) -> Iterator[Held]:
         yield Held(bar, None if result is None else bar.measured(result, results))
 
 
+def needs(bars: Sequence[Bar], setting: str) -> bool:
+    """Say whether bars cannot be held without the network of this setting."""
+    compared = any(bar.measured is faster_than_integers for bar in bars)
+    return any(bar.setting == setting for bar in bars) or (compared and setting.startswith(INTEGERS_ONLY))
+
+
 def loss(result: Result, _results: Sequence[Result]) -> float | None:
     """Give how much of the score is lost, 0.01 is a point."""
     return None if result.score is None else -float(result.score["change"])

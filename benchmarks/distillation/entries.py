@@ -32,7 +32,7 @@ _CHANNELS: Step = {"type": "prune_channels", "sparsity": 0.5}
 _NOT_REFITTED: Step = {**_CHANNELS, "reconstruct": False}
 _HEADS: Step = {**_CHANNELS, "kinds": ["ffn", "heads"]}
 _WHERE_IT_PAYS: Step = {"type": "mixed_precision", "max_drop": 0.003}
-_WEIGHTS_4: Step = {"type": "quantize_weights", "bits": 4, "format": "qdq"}
+_WEIGHTS_4: Step = {"type": "quantize_weights", "bits": 4}
 _DYNAMIC: Step = {"type": "quantize_dynamic"}
 
 

@@ -57,17 +57,23 @@ def test_names_of_tasks_and_entries_are_their_own():
         assert len(set(names)) == len(names)
 
 
-def test_what_trains_goes_first(monkeypatch):
-    task = next(task for task in entries.TASKS if task.name == "residual_cnn")
+def test_what_bars_are_about_goes_first_and_the_longest_of_it(monkeypatch):
     known = [{"type": name} for name in KNOWN | entries.TRAINING]
     monkeypatch.setattr(engine, "list_passes", lambda: known)
-    both = [*entries.peers(task, 90.0), *entries.peers(entries.TASKS[0], 90.0), *entries.ours(task, 90.0)]
-    order = sorted(both, key=entries.expected_seconds, reverse=True)
-    assert order[0].setting == entries._MIXED
-    assert {"by Taylor, distilled", "by Taylor, fine-tuned on the original's decisions"} <= {
-        e.setting for e in order[:5]
-    }
-    assert order[5].setting == f"{bars.INTEGERS_ONLY}: mixed"
+    task = next(task for task in entries.TASKS if task.name == "residual_cnn")
+
+    def ordered(task, *, bounded):
+        rank = partial(command._rank, task, bounded=bounded)
+        both = [*entries.peers(task, 90.0), *entries.ours(task, 90.0)]
+        return [entry.setting for entry in sorted(both, key=rank)]
+
+    order = ordered(task, bounded=True)
+    assert order[:3] == [entries._MIXED, entries._BYTES, f"{bars.INTEGERS_ONLY}: mixed"]
+    # Every network of integers is compared with; the rest is only shown.
+    assert order[-1] == f"{entries._BEST}, quantized, trained again"
+    first = entries.TASKS[0]
+    assert ordered(first, bounded=True)[:3] == [entries._BEST, "pruned, reconstructed", f"{bars.INTEGERS_ONLY}: static"]
+    assert ordered(first, bounded=False)[-2:] == [f"{bars.INTEGERS_ONLY}: static", "pruned, reconstructed"]
 
 
 def images(count, seed=0):
