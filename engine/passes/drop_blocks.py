@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class DropBlocks(Pass):
-    """Drop whole residual branches: Add(x, f(x)) becomes x.
+    """Drop whole residual branches: Add(x, f(x)) becomes x, and Add(conv(x), f(x)) becomes conv(x).
 
     Every branch is scored by itself: the network runs without it on the samples to choose by, and what it says is compared
     with what the original says (KL divergence where the outputs score classes, else the share of noise in them). Then the

@@ -24,6 +24,11 @@ from engine.report.values import Change, Refusal
 from engine.runtime import sessions
 
 _SUM = frozenset({"Add"})
+# What a shortcut consists of that changes the shape: one convolution, and what may stand around it.
+_SHORTCUT = frozenset({"Conv", "BatchNormalization", "AveragePool", "MaxPool", "Identity"})
+_LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
+# A side with one of these comes from a smaller map: the sum joins levels of a pyramid, and is no residual block.
+_UPWARDS = frozenset({"Resize", "Upsample", "ConvTranspose"})
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,10 @@ def find_blocks(model: ir.Model) -> Blocks:
         assert kept is not None
         block = Block(name, node, skip, tuple(_dead(model, node, skip)))
         branch = node.inputs[1 - skip]
-        if branch is None or not _weights(_between(kept, branch)):
+        if branch is None:
+            continue
+        between = _between(kept, branch) or _own(branch, _ancestors(kept))
+        if not _weights(between):
             continue  # a formula, like the one of GELU: nothing to save
         before, after = shapes.shape(kept), shapes.shape(node.outputs[0])
         if before is None or after is None:
@@ -99,7 +107,7 @@ def find_blocks(model: ir.Model) -> Blocks:
             continue  # a mask that is added to attention scores: the sum is wider than what would stay
         elif node.outputs[0].is_graph_output():
             blocks.refused[name] = "it gives an output of the network"
-        elif not _between(kept, branch) <= set(block.nodes):
+        elif not between <= set(block.nodes):
             blocks.refused[name] = "a part of it is needed elsewhere"
         else:
             blocks.found.append(block)
@@ -285,7 +293,7 @@ class _Damage:
 
 
 def _skip(node: ir.Node) -> int | None:
-    """Say which input of a sum the other one is computed from."""
+    """Say which input of a sum the other one is computed from, or which is only a shortcut from where the other one starts."""
     left, right = node.inputs
     assert left is not None
     assert right is not None
@@ -293,7 +301,31 @@ def _skip(node: ir.Node) -> int | None:
         return None
     if left in _ancestors(right):
         return 0
-    return 1 if right in _ancestors(left) else None
+    return 1 if right in _ancestors(left) else _projection(left, right)
+
+
+def _projection(*sides: ir.Value) -> int | None:
+    """Say which of two values is a shortcut with a convolution of its own, beside a branch of several layers."""
+    left, right = (_ancestors(side) for side in sides)
+    shared = left & right
+    if not any(not value.is_initializer() for value in shared):
+        return None
+    paths = [[node.op_type for node in _own(side, shared)] for side in sides]
+    found = [
+        side
+        for side, (path, other) in enumerate(zip(paths, reversed(paths), strict=True))
+        if set(path) <= _SHORTCUT
+        and path.count("Conv") == 1
+        and sum(op in _LAYERS for op in other) > 1
+        and _UPWARDS.isdisjoint(other)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _own(value: ir.Value, shared: set[ir.Value]) -> set[ir.Node]:
+    """Give the nodes that a value is made by, beside what it shares with another one."""
+    made = (each.producer() for each in (_ancestors(value) | {value}) - shared)
+    return {node for node in made if node is not None}
 
 
 def _ancestors(value: ir.Value) -> set[ir.Value]:

@@ -24,8 +24,8 @@ def image(count=2):
 
 def test_a_branch_with_its_own_weights_is_found(residual_cnn):
     blocks = find_blocks(ir.from_proto(onnx.load_from_string(residual_cnn())))
-    # add2 has a convolution on its shortcut: neither side is computed from the other.
-    assert [block.name for block in blocks.found] == ["add1"]
+    # add2 has a convolution on its shortcut: neither side is computed from the other, the longer one may go.
+    assert [block.name for block in blocks.found] == ["add1", "add2"]
     assert {node.name for node in blocks.found[0].nodes if node.op_type == "Conv"} == {"a1", "a2"}
     assert blocks.found[0].parameters == 2 * (16 * 16 * 9 + 16)
 
@@ -50,6 +50,39 @@ def test_removal_gives_what_a_branch_of_zeros_gives(network, swapped):
     for count in (1, 3):
         expected, found = run(silent, {"image": image(count)}), run(thinner, {"image": image(count)})
         np.testing.assert_allclose(found["scores"], expected["scores"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_shortcut_that_changes_the_shape_is_what_stays(network, swapped):
+    net = network()
+    x = net.conv("image", 3, 8, name="stem")
+    branch = net.conv(net.relu(net.conv(x, 8, 16, stride=2, name="one")), 16, 16, name="two")
+    shortcut = net.norm(net.conv(x, 8, 16, 1, stride=2, name="down"), 16, name="scaled")
+    total = net.op("Add", *((shortcut, branch) if swapped else (branch, shortcut)), name="sum")
+    output = net.op("Flatten", net.op("GlobalAveragePool", net.relu(total)))
+    model = ir.from_proto(onnx.load_from_string(net.build(output, out_shape=("n", 16))))
+    (block,) = find_blocks(model).found
+    assert {node.name for node in block.nodes if node.op_type == "Conv"} == {"one", "two"}
+    silent = io.copy(model)
+    for name in ("two.w", "two.b"):
+        value = silent.graph.initializers[name]
+        value.const_value = ir.tensor(np.zeros_like(value.const_value.numpy()), name=name)
+    thinner = without(model, {block.output: block.skip})
+    assert {node.name for node in thinner.graph if node.op_type == "Conv"} == {"stem", "down"}
+    expected, found = run(silent, {"image": image()}), run(thinner, {"image": image()})
+    np.testing.assert_allclose(found["scores"], expected["scores"], rtol=0, atol=1e-6)
+
+
+def test_sums_of_equals_and_of_levels_of_a_pyramid_stay(network):
+    net = network()
+    x = net.conv("image", 3, 8, name="stem")
+    equal = net.op("Add", net.conv(x, 8, 8, name="left"), net.conv(x, 8, 8, name="right"), name="equal")
+    deep = net.conv(net.relu(net.conv(equal, 8, 8, stride=2, name="down")), 8, 8, name="deep")
+    scales = net.weight("scales", np.array([1, 1, 2, 2], np.float32))
+    up = net.op("Resize", deep, "", scales, name="up", mode="nearest")
+    level = net.op("Add", net.conv(equal, 8, 8, 1, name="lateral"), up, name="level")
+    output = net.op("Flatten", net.op("GlobalAveragePool", net.relu(level)))
+    assert find_blocks(ir.from_proto(onnx.load_from_string(net.build(output, out_shape=("n", 8))))).found == []
 
 
 def test_a_branch_that_others_read_stays(network):
