@@ -208,7 +208,7 @@ class Pruning:
         largest = max(1 - kept / len(self.groups[key].atoms) for key, kept in widths.items())
         rounds = max(1, math.ceil(largest / _ROUND - 1e-9)) if repaired else 1
         candidate, kept = self.model, dict[str, npt.NDArray[np.intp]]()
-        agreement = oracle.Agreement(0.0, oracle.TOLERANCE)
+        agreement = oracle.Agreement(0.0, oracle.ROUNDING)
         refits: Sequence[RefittedLayer] = ()
         for number in range(rounds):
             coupling = self.coupling if number == 0 else self._analysed(candidate)
