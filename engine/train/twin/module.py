@@ -11,10 +11,12 @@ from onnx_ir.passes.common import InlinePass
 
 from engine.errors import EngineError, ModelUnsupportedError
 from engine.graph import io
+from engine.target import Target
 from engine.train import framework
 from engine.train.framework import Tensor, torch
 from engine.train.twin import control_flow, operators, weights
 from engine.train.twin.node import Graph, Node, read_graph
+from engine.train.twin.outside import OnnxRuntimeNodes
 from engine.train.twin.table import OPERATORS, reason_against
 from engine.train.twin.tensors import holds, to_torch
 
@@ -56,6 +58,7 @@ class Twin:
         self.parameters: dict[str, Tensor] = dict(parameters)
         self.device, self.floating = device, floating
         self.constants: dict[str, Tensor] = dict(constants)
+        self.outside: OnnxRuntimeNodes | None = None
         self._plans: dict[tuple[Graph, frozenset[str], tuple[str, ...]], tuple[_Step, ...]] = {}
 
     @classmethod
@@ -67,12 +70,14 @@ class Twin:
         dtype: Any = torch.float32,
         device: Any = None,
         channels_last: bool = True,
+        beside: Target | None = None,
     ) -> "Twin":
         """Copy a network's initializers into parameters (`trainable` by name; None: all weights) and constants.
 
         Weights in Constant nodes are constants here; `engine.graph.weights.lift_weights` makes initializers of them.
         16-bit and 32-bit floats are held as `dtype`. `channels_last` lays weights of four axes out so that the results of
-        convolutions come channels last, which changes no shape and saves up to a sixth of the time on CPUs.
+        convolutions come channels last, which changes no shape and saves up to a sixth of the time on CPUs. `beside`: nodes of
+        the main graph that cannot be trained through are run by onnxruntime on this target, and gradients end there.
 
         Raises:
             SpecInvalidError: `trainable` names what is no float initializer.
@@ -96,7 +101,10 @@ class Twin:
                 parameters[name] = torch.nn.Parameter(tensor.to(device))
             else:
                 constants[name] = tensor.to(device) if tensor.is_floating_point() else tensor
-        return cls(graph, parameters, constants, device, dtype)
+        twin = cls(graph, parameters, constants, device, dtype)
+        if beside is not None and (names := twin.cuts()):
+            twin.outside = OnnxRuntimeNodes(model, names, beside, dtype)
+        return twin
 
     def feed(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
         """Copy arrays to the twin's device, floats in its type."""
@@ -131,6 +139,11 @@ class Twin:
             if (reason := self.reason_against(node)) is not None
         ]
 
+    def cuts(self) -> frozenset[str]:
+        """Name the nodes of the main graph that cannot be trained through, by what they are or by what is in their bodies."""
+        barred = {each.node for each in self.unsupported()}
+        return frozenset(node.name for node in self.graph.nodes if barred.intersection(_names_within(node)))
+
     def reason_against(self, node: Node) -> str | None:
         """Say why a node cannot be run, its bodies left out; None where it can."""
         return None if control_flow.runs(node) else reason_against(node)
@@ -145,6 +158,9 @@ class Twin:
 
     def _apply(self, node: Node, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         try:
+            if self.outside is not None and node.name in self.outside:
+                outer = {name: self._look_up(name, values) for name in node.reads}
+                return self.outside.run(node, outer, self.device)
             inputs = [self._look_up(name, values) if name else None for name in node.inputs]
             while inputs and inputs[-1] is None:
                 inputs.pop()
@@ -190,9 +206,9 @@ class Twin:
         if found is None:
             steps = tuple(_steps(graph, given, wanted))
             for step in steps:
-                reason = self.reason_against(step.node)
+                node = step.node
+                reason = None if self.outside is not None and node.name in self.outside else self.reason_against(node)
                 if reason is not None:
-                    node = step.node
                     raise ModelUnsupportedError(f"{node.op_type} cannot be trained through: {reason}.", node=node.name)
             found = self._plans[key] = steps
         return found
@@ -217,6 +233,12 @@ def _all_nodes(graph: Graph) -> Iterator[Node]:
         yield node
         for body in node.bodies.values():
             yield from _all_nodes(body)
+
+
+def _names_within(node: Node) -> Iterator[str]:
+    yield node.name
+    for body in node.bodies.values():
+        yield from (inner.name for inner in _all_nodes(body))
 
 
 def _explain(node: Node, error: Exception) -> Exception:

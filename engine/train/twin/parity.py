@@ -67,7 +67,7 @@ def parity(twin: Twin, model: ir.Model, samples: Samples, target: Target) -> Par
         ModelUnsupportedError: a node cannot be run by the twin.
     """
     cpu = Target(threads=target.threads)
-    with tempfile.TemporaryDirectory(prefix="parity-") as folder, _exact_products():
+    with tempfile.TemporaryDirectory(prefix="parity-") as folder, exact_products():
         path = Path(folder, "network.onnx")
         io.save(io.copy(model), path)
         session = sessions.session(path, cpu, optimise=False)
@@ -165,7 +165,7 @@ def _distance(found: Array, wanted: Array) -> float:
 
 
 @contextmanager
-def _exact_products() -> Iterator[None]:
+def exact_products() -> Iterator[None]:
     """Compute float32 products as such on a GPU for a while."""
     kinds = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [kind.allow_tf32 for kind in kinds]

@@ -35,20 +35,15 @@ def pieces(model: ir.Model, twin: Twin) -> list[Piece]:
     Without such nodes the whole is one piece, from the network's inputs to its outputs. No way leads out of a piece and back
     into it.
     """
-    barred = {each.node for each in twin.unsupported()}
+    cuts = twin.cuts()
     nodes = twin.graph.nodes
-    blocked = [node.name in barred or _holds(node, barred) for node in nodes]
+    blocked = [node.name in cuts for node in nodes]
     levels = _levels(nodes, blocked)
     groups = _connected(twin, nodes, blocked, levels)
     types, _ = dtypes.infer(model)
     floats = {str(value.name) for value, kind in types.items() if kind in _FLOATS}
     found = [_piece(twin, group, floats) for group in groups]
     return [piece for piece in found if piece.outputs]
-
-
-def _holds(node: Node, barred: set[str]) -> bool:
-    """Say whether a node has one in its bodies that cannot be trained through."""
-    return any(inner.name in barred or _holds(inner, barred) for body in node.bodies.values() for inner in body.nodes)
 
 
 def _levels(nodes: tuple[Node, ...], blocked: list[bool]) -> list[int]:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 import torch
 
+from engine.train.twin.parity import exact_products
 from engine.train.twin.table import OPERATORS
 from tests.engine.train import backend_cases
 from tests.engine.train.operator_cases import CASES
@@ -21,12 +23,12 @@ def test_every_case_that_the_table_covers_gives_the_stated_results_and_true_grad
     failures = defaultdict(dict)
     passed = []
     for case in backend_cases.cases():
-        if backend_cases.reason_against(case) is not None:
+        if case.reason is not None:
             continue
         wrong = backend_cases.failure(case)
         if wrong is None and "_expanded" not in case.name:
             wrong = _beside_onnxruntime(case)
-        if wrong is None and not {name for _, name in case.operators} & backend_cases.STRAIGHT_THROUGH:
+        if wrong is None and backend_cases.has_slope(case):
             wrong = backend_cases.slope_failure(case)
         if wrong is not None:
             failures[case.name] = wrong
@@ -37,6 +39,17 @@ def test_every_case_that_the_table_covers_gives_the_stated_results_and_true_grad
     assert set(OPERATORS) <= alone | beside_onnxruntime | ON_GPUS
     if f"onnx {onnx.__version__} " in LISTED.read_text():
         assert LISTED.read_text() == backend_cases.listing(), "run `python -m tests.engine.train.backend_cases`"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
+def test_a_gpu_gives_the_stated_results():
+    with exact_products():
+        wrong = {
+            case.name: problem
+            for case in backend_cases.cases()
+            if case.reason is None and (problem := backend_cases.failure(case, "cuda")) is not None
+        }
+    assert not wrong
 
 
 def _beside_onnxruntime(case):

@@ -85,6 +85,40 @@ def test_a_piece_is_trained_between_tensors_of_onnxruntime(cut):
     np.testing.assert_allclose(trained, values["y"], atol=0.1)
 
 
+def test_onnxruntime_runs_what_the_twin_cannot_and_gradients_end_there(cut):
+    twin = Twin.of(cut, beside=Target())
+    x = np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)
+    expected = InnerValues(cut, ["y", "sizes"], Target()).run({"x": x})
+    found = twin.run(twin.feed({"x": x}))
+    np.testing.assert_allclose(found["y"].detach(), expected["y"], rtol=1e-5)
+    assert found["sizes"].tolist() == [3, 8]
+    found["y"].sum().backward()
+    active = x @ cut.graph.initializers["w1"].const_value.numpy() > 0
+    np.testing.assert_allclose(twin.parameters["w1"].grad, x.T @ active, rtol=1e-4, atol=1e-5)
+    assert twin.parameters["w2"].grad.abs().max() > 0
+
+
+def test_a_node_of_16_bits_that_onnxruntime_runs_gets_16_bits():
+    nodes = [
+        helper.make_node("Cast", ["x"], ["half"], "narrow", to=TensorProto.FLOAT16),
+        helper.make_node("Det", ["half"], ["d"], "det"),
+        helper.make_node("Cast", ["d"], ["wide"], "wide", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["wide", "w"], ["y"], "scale"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
+        [numpy_helper.from_array(np.array([2.0, 3.0], np.float32), "w")],
+    )
+    model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10))
+    twin = Twin.of(model, beside=Target())
+    assert twin.cuts() == {"det"}
+    x = np.array([[[1, 2], [3, 4]], [[2, 0], [0, 2]]], np.float32)
+    np.testing.assert_allclose(twin.run(twin.feed({"x": x}))["y"].detach(), [-4, 12])
+
+
 def test_inner_values_that_are_not_there_are_named(cut):
     with pytest.raises(SpecInvalidError, match="computes no value nothing"):
         InnerValues(cut, ["nothing"], Target())
