@@ -1,8 +1,8 @@
 """How far two networks' outputs are apart over some feeds: each output by itself, beside its own size."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ class Runnable(Protocol):
     def run(self, feed: Feed) -> dict[str, Any]:
         """Give every output by name."""
         ...
+
+
+_Network = TypeVar("_Network", bound=Runnable)
 
 
 @dataclass(frozen=True)
@@ -104,19 +107,36 @@ class Agreement:
         )
 
 
-class Remembered:
-    """A network that runs each feed once and then knows what it said; for as many feeds as fit into memory with their outputs."""
+class Remembered(Generic[_Network]):
+    """A network that runs each feed once and then knows what it said, whether it is still loaded or not.
 
-    def __init__(self, inner: Runnable) -> None:
-        self._inner = inner
+    For as many feeds as fit into memory with their outputs.
+    """
+
+    def __init__(self, load: Callable[[], _Network]) -> None:
+        self._load = load
+        self._loaded: _Network | None = None
         # The feeds are kept so that no other can have their identity.
         self._said: dict[int, tuple[Feed, dict[str, Any]]] = {}
+
+    @property
+    def network(self) -> _Network:
+        """Give the network, loaded anew where it was let go of."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
 
     def run(self, feed: Feed) -> dict[str, Any]:
         """Give every output by name."""
         if id(feed) not in self._said:
-            self._said[id(feed)] = feed, self._inner.run(feed)
+            self._said[id(feed)] = feed, self.network.run(feed)
         return self._said[id(feed)][1]
+
+    def hear(self, feeds: Iterable[Feed]) -> None:
+        """Run some feeds, and let go of the network."""
+        for feed in feeds:
+            self.run(feed)
+        self._loaded = None
 
 
 def agreement(

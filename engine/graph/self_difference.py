@@ -49,23 +49,15 @@ class SelfDifferences:
         self._network, self._in_pieces = network, in_pieces
         self._measured, self._target = target, sessions.exact_target(target)
         self._found: dict[str, Agreement] = {}
-        self._reference: Remembered | None = None
-
-    @property
-    def reference(self) -> Remembered:
-        """Give the network itself, where it runs; what it has said of a feed it knows until `forget`."""
-        if self._reference is None:
-            self._reference = Remembered(self._open(""))
-        return self._reference
-
-    def lend(self, loaded: "_Opened") -> Remembered:
-        """Take the network as somebody has loaded it already, where this runs it."""
-        self._reference = Remembered(loaded)
-        return self._reference
+        # The network itself, where it runs; what it has said of a feed it knows until `forget`.
+        self.reference: Remembered[_Opened] = self._silent()
 
     def forget(self) -> None:
         """Let go of the network and of what it has said; what it differs by stays known."""
-        self._reference = None
+        self.reference = self._silent()
+
+    def _silent(self) -> "Remembered[_Opened]":
+        return Remembered(lambda: self._open(""))
 
     def rows_may_swap(self) -> Mapping[str, bool]:
         """Say for each output whether the data decide how many rows it has, or in which order."""
@@ -141,6 +133,8 @@ class SelfDifferences:
     def _look(self, name: str, feeds: Sequence[Feed]) -> Agreement:
         if name not in self._found:
             try:
+                # One network is loaded at a time.
+                self.reference.hear(feeds)
                 other = _Moved(self._open("")) if name == _LAST_BIT else self._open(name)
                 self._found[name] = agreement(self.reference, other, feeds, self.rows_may_swap)
             except VerificationFailedError:

@@ -25,6 +25,7 @@ from engine.graph.tree_ensembles import holds_ensembles, shorten, to_version_5, 
 from engine.report.detail_parts import CountChange
 from engine.report.graph_details import DroppedStage, SimplifyDetails
 from engine.report.values import Change, Refusal
+from engine.runtime import heap
 
 # What onnxscript and onnxslim raise on networks that they cannot handle: a stage of theirs is then dropped and named in the
 # report. Our own stages fail in no such way.
@@ -53,6 +54,7 @@ def simplify(model: ir.Model, context: Context) -> Change | Refusal:
     stages, trees = list(_stages(model)), 0
     for position, (name, stage) in enumerate(stages):
         context.progress(position / len(stages), name)
+        heap.give_back(stored)
         attempt, reason = _attempt(model, (name, stage), (reference, own), feeds, context)
         if attempt is None:
             dropped.append(DroppedStage(stage=name, reason=reason))

@@ -8,6 +8,7 @@ change.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from math import log2
 from pathlib import Path
@@ -26,7 +27,7 @@ from engine.graph.agreement import Agreement, Remembered, agreement, family
 from engine.graph.pieces import Pieces
 from engine.graph.self_difference import SelfDifferences
 from engine.runtime import sessions
-from engine.runtime.sessions import ModelSource, Session
+from engine.runtime.sessions import ModelSource, Port, Session
 from engine.target import Target
 
 # Of float networks: fused kernels sum in another order.
@@ -49,6 +50,18 @@ Feed = Mapping[str, npt.NDArray[Any]]
 Runnable = Session | Pieces
 
 
+@dataclass(frozen=True)
+class _Boundary:
+    """What goes into a network and comes out."""
+
+    inputs: Sequence[Port]
+    outputs: Sequence[Port]
+
+    @classmethod
+    def of(cls, network: Runnable) -> "_Boundary":
+        return cls(network.inputs, network.outputs)
+
+
 def verify(
     candidate: Path,
     original: Path,
@@ -69,13 +82,15 @@ def verify(
     own = own or SelfDifferences(original, target, in_pieces=in_pieces)
     target = sessions.exact_target(target)
     load: Callable[..., Runnable] = Pieces if in_pieces else sessions.session
-    optimised, reference = load(candidate, target), load(original, target)
-    _same_boundary(optimised, reference)
-    original_says, candidate_says = own.lend(reference), Remembered(optimised)
-    feeds = list(_sizes(reference, original_says, samples, _PIECEWISE_SAMPLES if in_pieces else _SAMPLES))
-    plain = load(candidate, target, optimise=False)
+    # One network is loaded at a time; what each says is kept.
+    original_says, candidate_says = own.reference, Remembered(lambda: load(candidate, target))
+    boundary = _Boundary.of(original_says.network)
+    feeds = list(_sizes(boundary, original_says, samples, _PIECEWISE_SAMPLES if in_pieces else _SAMPLES))
+    original_says.hear(feeds)
+    _same_boundary(_Boundary.of(candidate_says.network), boundary)
     try:
-        with_and_without = agreement(plain, candidate_says, feeds, own.rows_may_swap)
+        candidate_says.hear(feeds)
+        with_and_without = agreement(load(candidate, target, optimise=False), candidate_says, feeds, own.rows_may_swap)
         to_original = agreement(original_says, candidate_says, feeds, own.rows_may_swap)
     except EngineError as error:
         if isinstance(error, VerificationFailedError):
@@ -152,14 +167,15 @@ def same_outputs(
 ) -> Agreement:
     """Compare two stored or serialized networks, and where they differ, beside what the first differs by from itself.
 
-    `own`: what is known of that. It keeps the first network loaded, with what that said of these feeds, for the next comparison.
+    `own`: what is known of that. It keeps what the first network said of these feeds for the next comparison.
     """
     own = own or SelfDifferences(before, target)
+    own.reference.hear(feeds)
     candidate = sessions.session(after, sessions.exact_target(target))
     return own.excuse(agreement(own.reference, candidate, feeds, own.rows_may_swap), FLOAT_TOLERANCE, feeds)
 
 
-def some_feeds(model_inputs: Runnable, samples: Samples, count: int = _SAMPLES) -> list[Feed]:
+def some_feeds(model_inputs: Runnable | _Boundary, samples: Samples, count: int = _SAMPLES) -> list[Feed]:
     """Give a few samples one by one, or in batches of the network's fixed size."""
     size = run_size([port.shape for port in model_inputs.inputs], samples) or 1
     return [padded(feed, size) for feed in islice(samples.batches(size), count)]
@@ -184,7 +200,7 @@ def computes_in_half(path: Path) -> bool:
     return any(stored) or any(casts)
 
 
-def _same_boundary(candidate: Runnable, original: Runnable) -> None:
+def _same_boundary(candidate: _Boundary, original: _Boundary) -> None:
     for role, left, right in (
         ("inputs", original.inputs, candidate.inputs),
         ("outputs", original.outputs, candidate.outputs),
@@ -196,7 +212,7 @@ def _same_boundary(candidate: Runnable, original: Runnable) -> None:
             raise VerificationFailedError(f"The network's {role} changed: {was} became {now}.")
 
 
-def affordable(network: Remembered, feeds: Sequence[Feed]) -> Sequence[Feed]:
+def affordable(network: Remembered[Any], feeds: Sequence[Feed]) -> Sequence[Feed]:
     """Give the first of some feeds: as many as the network runs in about a second, and two in any case.
 
     The time of a run is rounded to a power of two, so that the same job is looked at on as many again.
@@ -209,14 +225,14 @@ def affordable(network: Remembered, feeds: Sequence[Feed]) -> Sequence[Feed]:
     return feeds[: max(_FEWEST, int(_SECONDS / seconds))]
 
 
-def _sizes(session: Runnable, says: Remembered, samples: Samples, count: int) -> Iterator[Feed]:
+def _sizes(boundary: _Boundary, says: Remembered[Any], samples: Samples, count: int) -> Iterator[Feed]:
     """Yield single samples, then where the network leaves it open a batch of two, then another spatial size."""
-    singles = affordable(says, some_feeds(session, samples, count))
+    singles = affordable(says, some_feeds(boundary, samples, count))
     yield from singles
-    open_batch = run_size([port.shape for port in session.inputs], samples) is None
+    open_batch = run_size([port.shape for port in boundary.inputs], samples) is None
     if open_batch and len(samples) > 1:
         yield next(iter(samples.batches(2)))
-    larger = _resized(session, singles[0])
+    larger = _resized(boundary, singles[0])
     if larger is not None:
         try:
             says.run(larger)
@@ -225,12 +241,12 @@ def _sizes(session: Runnable, says: Remembered, samples: Samples, count: int) ->
         yield larger
 
 
-def _resized(session: Runnable, feed: Feed) -> Feed | None:
+def _resized(boundary: _Boundary, feed: Feed) -> Feed | None:
     """Make one sample half as large again along every open axis behind the batch; None where there is none."""
     grown: dict[str, npt.NDArray[Any]] = dict(feed)
     changed = False
     batch = -1 if isinstance(feed, Alone) else 0
-    for port in session.inputs:
+    for port in boundary.inputs:
         array = grown[port.name]
         for axis, size in enumerate(port.shape):
             if axis > batch and not isinstance(size, int) and array.shape[axis] > 1:

@@ -60,8 +60,9 @@ from engine.report.values import (
     TuningComparison,
     Verdict,
 )
+from engine.runtime import heap
 from engine.runtime.environment import environment
-from engine.runtime.network_files import parameters
+from engine.runtime.network_files import parameters, stored_bytes
 from engine.runtime.sessions import Session, untimed_target
 from engine.spec import Compress
 
@@ -101,6 +102,7 @@ class _Compression:
         # What fits go back to: a student of another architecture has no layers of the original, but those that it was taught.
         self._reference = self._current
         self._inspection = inspect_model(frame.model, mend=True)
+        self._bytes = stored_bytes(frame.model)
         student, teacher = (
             None if path is None else inspect_model(path, mend=True) for path in (frame.student, frame.teacher)
         )
@@ -147,6 +149,7 @@ class _Compression:
             self._learners = Learners.of(self._frame, self._target, self._feeds[0], original, select)
             # What it said is kept; it would be held in memory beside every candidate.
             del original
+            heap.give_back(self._bytes)
             self._bench = self._workbench(select)
             reports = [
                 self._finished(index) or self._step(index, step) for index, step in enumerate(self._spec.recipe.passes)
@@ -350,6 +353,9 @@ class _Compression:
         io.strip(model)
         io.save(model, candidate)
         context.progress(0.8, "verifying")
+        # Networks are loaded now, beside what the pass has left.
+        del model, observations, context
+        heap.give_back(self._bytes)
         self._verify(candidate, self._current, lossless=outcome.lossless)
         measured["size"] = compare_size(self._frame.model, candidate, download=outcome.download)
         measured["quality"] = self._bench.evaluator.evaluate(self._bench.open(candidate))

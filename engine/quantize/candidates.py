@@ -38,7 +38,7 @@ from engine.report.quantization_details import (
     WeightsDetails,
 )
 from engine.report.values import Quality, Refusal
-from engine.runtime import processor
+from engine.runtime import heap, processor
 
 Kind = Literal["static", "regions", "dynamic", "weights8", "weights4", "float16"]
 
@@ -409,6 +409,8 @@ class CandidateMaker:
         self, model: ir.Model, steps: Iterable[Method], observations: Mapping[Observe, Any] | None = None
     ) -> "_Made | None":
         """Apply methods to a copy; those after the first may find nothing to do."""
+        # What was made before, and is in nobody's hands.
+        heap.give_back(io.weight_bytes(model))
         copy = io.copy(model)
         done: list[MethodDetails] = []
         for number, step in enumerate(steps):
