@@ -15,6 +15,7 @@ from engine.target import Target
 from engine.train import framework
 from engine.train.framework import Tensor, torch
 from engine.train.twin import control_flow, operators, weights
+from engine.train.twin.fusing import fused
 from engine.train.twin.node import Graph, Node, read_graph
 from engine.train.twin.outside import OnnxRuntimeNodes
 from engine.train.twin.table import OPERATORS, reason_against
@@ -204,7 +205,7 @@ class Twin:
         key = (graph, given, wanted)
         found = self._plans.get(key)
         if found is None:
-            steps = tuple(_steps(graph, given, wanted))
+            steps = tuple(_steps(graph, given, wanted, self.constants))
             for step in steps:
                 node = step.node
                 reason = None if self.outside is not None and node.name in self.outside else self.reason_against(node)
@@ -214,16 +215,20 @@ class Twin:
         return found
 
 
-def _steps(graph: Graph, given: Collection[str], wanted: Collection[str]) -> Iterator[_Step]:
+def _steps(
+    graph: Graph, given: Collection[str], wanted: Collection[str], constants: Mapping[str, Tensor]
+) -> Iterator[_Step]:
     """Yield the nodes that lead from what is given to what is wanted, in order."""
     needed = set(wanted) - set(given)
-    chosen: list[Node] = []
+    backwards: list[Node] = []
     for node in reversed(graph.nodes):
         if not needed.isdisjoint(node.outputs):
-            chosen.append(node)
+            backwards.append(node)
             needed.update(name for name in node.reads if name not in given)
-    last = {name: node for node in reversed(chosen) for name in (*node.reads, *node.outputs)}
-    for node in reversed(chosen):
+    known = {name: value for name, value in constants.items() if name not in given}
+    nodes = fused(backwards[::-1], known, wanted)
+    last = {name: node for node in nodes for name in (*node.reads, *node.outputs)}
+    for node in nodes:
         names = (*node.reads, *node.outputs)
         yield _Step(node, tuple(name for name in names if name and last[name] is node and name not in wanted))
 

@@ -116,11 +116,11 @@ def gelu(node: Node, x: Tensor) -> Tensor:
 def softmax(node: Node, x: Tensor) -> Tensor:
     """Softmax along `axis`; before operator set 13 over all axes from there on."""
     flat, axis = _rows(node, x)
-    if not flat.requires_grad or not flat.numel():
-        return torch.softmax(flat, axis).reshape(x.shape)
-    # Rows that a mask bars as a whole are no numbers. Networks replace them, but the gradient would be none either.
-    barred = torch.isneginf(flat.detach().amax(axis, keepdim=True))
-    found = torch.softmax(flat.masked_fill(barred, 0.0), axis).masked_fill(barred, float("nan"))
+    found = torch.softmax(flat, axis)
+    if flat.requires_grad and flat.numel() and torch.isnan(found.detach().select(axis, 0)).any():
+        # Rows that a mask bars as a whole are no numbers. Networks replace them, but the gradient would be none either.
+        barred = torch.isneginf(flat.detach().amax(axis, keepdim=True))
+        found = torch.softmax(flat.masked_fill(barred, 0.0), axis).masked_fill(barred, float("nan"))
     return found.reshape(x.shape)
 
 
