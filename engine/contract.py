@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engine.gate import Gate
     from engine.inspection import Inspection
     from engine.outputs import OutputDeclaration
-    from engine.report.values import Change, Quality, Refusal
+    from engine.report.values import Change, OutputReport, Quality, Refusal
     from engine.target import Target
 
 
@@ -83,6 +83,14 @@ class Samples(Protocol):
 
 
 @dataclass(frozen=True)
+class Labels:
+    """The labels of some samples, one row for each in their order, and the task metric that they are for."""
+
+    values: "np.ndarray"
+    metric: str
+
+
+@dataclass(frozen=True)
 class Context:
     """What a pass may ask of the job while it works. Everything here is lazy: nothing is measured unless asked.
 
@@ -121,8 +129,14 @@ class Context:
     teacher: Path | None = None
     # Where networks run when nobody times them; None: as on the target.
     runs_on: "Target | None" = None
+    # What the evaluation took each output of the original for.
+    recognised: "Sequence[OutputReport]" = ()
+    # Of `calibration`; None where not all of its samples have one.
+    labels: Labels | None = None
     # Bytes of activations that one run may hold alive: how many samples run at once follows from it.
     run_bytes: int = RUN_BYTES
+    # Bytes that the whole process may take; None: nobody set a limit.
+    memory_limit: int | None = None
 
     @property
     def untimed(self) -> "Target":
@@ -143,6 +157,8 @@ class Pass(BaseModel):
     streams: ClassVar[bool] = False
     # True: the network learns what another one says, so that a job may name student and teacher.
     learns: ClassVar[bool] = False
+    # True: goes on from its own checkpoint, so one that died with its process is tried once more before it is left out.
+    resumable: ClassVar[bool] = False
     # True: works on 32-bit floats; a 16-bit network is widened for it, and what is left of its weights is stored as before.
     widens: ClassVar[bool] = False
 

@@ -41,7 +41,7 @@ def observe(
     this network and these requests already is read from there, and what is not, is stored.
     """
     path = scratch / "observe.onnx"
-    augmented = _augmented(model, list(dict.fromkeys(request.tensor for request in requests)))
+    augmented = with_outputs(model, list(dict.fromkeys(request.tensor for request in requests)))
     io.save(augmented, path)
     try:
         known = stored.file(path, requests, target) if stored is not None else None
@@ -102,7 +102,8 @@ def _update(statistics: Mapping[Observe, Statistic], arrays: Mapping[str, Any]) 
         collector.update(arrays[request.tensor])
 
 
-def _augmented(model: ir.Model, tensors: Iterable[str]) -> ir.Model:
+def with_outputs(model: ir.Model, tensors: Iterable[str]) -> ir.Model:
+    """Give a copy that gives these tensors of its main graph too."""
     augmented = io.copy(model)
     present = {value.name for value in (*augmented.graph.outputs, *augmented.graph.inputs)}
     values = {value.name: value for node in augmented.graph for value in node.outputs}

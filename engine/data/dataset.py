@@ -188,6 +188,19 @@ class Samples:
         axes = self._axes if self._axes is not None else dict.fromkeys(self._arrays, 0)
         return Samples(self._arrays, self._dtypes, self._indices, axes, fixed=count)
 
+    def subset(self, places: npt.NDArray[np.int64]) -> "Samples":
+        """Give some of them, each by its place among these, in this order."""
+        return Samples(self._arrays, self._dtypes, self._indices[places], self._axes, fixed=self.fixed)
+
+    def alike(self) -> npt.NDArray[np.int64] | None:
+        """Give a number for each sample that only samples of equal shapes share; None where all have equal ones."""
+        varying = [array for array in self._arrays.values() if isinstance(array, Varying)]
+        if not varying:
+            return None
+        shapes = [tuple(array.shapes[index] for array in varying) for index in self._indices]
+        numbers = {shape: number for number, shape in enumerate(dict.fromkeys(shapes))}
+        return np.array([numbers[shape] for shape in shapes], np.int64)
+
     def batches(self, size: int) -> Iterator[Mapping[str, Array]]:
         """Yield all samples in order, `size` at a time; the last batch, or one before a sample of another size, is smaller."""
         if self._axes is not None:

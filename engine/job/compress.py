@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from engine.compatibility import check_fit
-from engine.contract import Pass
+from engine.contract import Labels, Pass
 from engine.data.batches import padded, run_size
 from engine.errors import (
     BaselineFailedError,
@@ -235,7 +235,11 @@ class _Compression:
             raise _does_not_run(error, likely or _HINTS.get(self._inspection.float_type)) from error
 
     def _workbench(self, evaluator: Evaluator) -> Workbench:
-        calibrate = self._parts.calibrate.samples if self._parts.calibrate is not None else None
+        part = self._parts.calibrate
+        calibrate = part.samples if part is not None else None
+        labels = None
+        if part is not None and part.labels is not None and part.metric is not None:
+            labels = Labels(part.labels, part.metric)
         return Workbench(
             target=self._target,
             scratch=self._frame.scratch,
@@ -251,6 +255,8 @@ class _Compression:
             deadline=self._frame.deadline,
             run_bytes=run_bytes(self._spec.limits.max_memory_mb),
             teacher=self._frame.teacher or (self._frame.model if self._frame.student is not None else None),
+            memory_limit=self._spec.limits.max_memory_mb << 20,
+            labels=labels,
         )
 
     def _latency_feeds(self) -> list[verify.Feed]:
@@ -297,7 +303,11 @@ class _Compression:
         candidate = self._frame.steps / f"{index:02}.candidate.onnx"
         measured: dict[str, Any] = {}
         outcome = self._frame.attempt(
-            index, _type(step), lambda: self._attempt(index, step, candidate, measured), _BLAME
+            index,
+            _type(step),
+            lambda: self._attempt(index, step, candidate, measured),
+            _BLAME,
+            resumable=step.resumable,
         )
         applied = isinstance(outcome, Change)
         report = StepReport(

@@ -23,6 +23,7 @@ Event = dict[str, Any]
 Probe = Callable[[Path, Target, Path], Memory]
 _Record = TypeVar("_Record", bound=BaseModel)
 _Done = TypeVar("_Done")
+_RETRIED = "retried"
 # What the network is to blame for ends a step and not the job.
 _OF_THE_NETWORK = (VerificationFailedError, ModelInvalidError, ModelUnsupportedError)
 
@@ -46,7 +47,8 @@ class Frame:
         tell: told what happens, with JSON values only.
         lock: what all jobs of a host share; the job holds its working side except while it measures.
         probe: measures peak memory and load time in a fresh process.
-        crashed: steps during which an earlier attempt died; they are refused, not tried again.
+        crashed: steps during which an earlier attempt died; they are refused, but for those that go on from a checkpoint of
+            their own: these are tried once more.
         deadline: seconds of `time.monotonic()` at which the job is ended from outside; None: never.
         names: what the owner calls the student and the teacher.
     """
@@ -116,13 +118,19 @@ class Frame:
         record = self._record(index)
         return kind.model_validate_json(record.read_bytes()) if record.exists() else None
 
-    def attempt(self, index: int, name: str, work: Callable[[], _Done], blame: Blame) -> _Done | Refusal:
-        """Do a step, or say why it is left out: it killed an earlier attempt, or the network is to blame."""
+    def attempt(
+        self, index: int, name: str, work: Callable[[], _Done], blame: Blame, *, resumable: bool = False
+    ) -> _Done | Refusal:
+        """Do a step, or say why it is left out: it killed an earlier attempt, or the network is to blame.
+
+        A `resumable` one is left out when it has killed two.
+        """
         self.tell({"type": "step_started", "step": index, "pass": name})
-        if index in self.crashed:
+        if index in self.crashed and not (resumable and self._first_retry(index)):
+            attempts = "two earlier attempts" if resumable else "an earlier attempt"
             return Refusal(
                 code="crashed",
-                reason=f"The process died {blame.died} in an earlier attempt, so it was left out.",
+                reason=f"The process died {blame.died} in {attempts}, so it was left out.",
                 hint=blame.hint,
             )
         try:
@@ -145,6 +153,13 @@ class Frame:
         folder = self._checkpoint(index)
         folder.mkdir(exist_ok=True)
         return folder
+
+    def _first_retry(self, index: int) -> bool:
+        """Note in the step's checkpoint that it is tried again, and say whether it is for the first time."""
+        mark = self.checkpoint(index) / _RETRIED
+        first = not mark.exists()
+        mark.touch()
+        return first
 
     def _record(self, index: int) -> Path:
         return self.steps / f"{index:02}.json"

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from engine.calibrate import observe
 from engine.calibrate.cache import StoredStatistics, digest_of
-from engine.contract import RUN_BYTES, Context, Observe, Samples
+from engine.contract import RUN_BYTES, Context, Labels, Observe, Samples
 from engine.errors import ModelUnsupportedError
 from engine.gate import Gate
 from engine.graph import io
@@ -57,6 +57,10 @@ class Workbench:
     run_bytes: int
     # What is learnt from, where that is not the original.
     teacher: Path | None = None
+    # Bytes that the whole job may take; None: no limit.
+    memory_limit: int | None = None
+    # Of `calibrate`, where all of its samples have one.
+    labels: Labels | None = None
 
     @property
     def untimed(self) -> Target:
@@ -90,8 +94,11 @@ class Workbench:
             has_data=self.calibrate is not None and not self.in_pieces,
             gates=self.gates,
             outputs=self.declared,
+            recognised=self.evaluator.outputs,
+            labels=self.labels,
             run_bytes=self.run_bytes,
             teacher=self.teacher,
+            memory_limit=self.memory_limit,
         )
 
     def open(self, path: Path) -> Session | Pieces:

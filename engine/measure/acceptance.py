@@ -1,8 +1,9 @@
 """Do no harm: whether a step's result is worth keeping, given what was asked and what it costs."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from engine.gate import FIDELITY_METRICS, TASK_METRICS, Gate
+from engine.gate import FIDELITY_METRICS, LOWER_IS_BETTER, TASK_METRICS, Gate
 from engine.measure.gates import Costs, judge, outputs_of
 from engine.measure.kinds import KINDS
 from engine.outputs import OutputKind
@@ -147,6 +148,23 @@ def broken_beside_main(quality: Sequence[Quality]) -> str | None:
     """Say which output other than the main one fell under its kind's floor, in a sentence; None where all hold."""
     others = list(by_output(quality).values())[1:]
     return next((refusal.reason for metrics in others for refusal in _unasked_losses(metrics)), None)
+
+
+def quality_drop(quality: Sequence[Quality]) -> float | None:
+    """Give what was lost: of the task's metric, else the share of changed decisions, else of the outputs' energy."""
+    if broken_beside_main(quality) is not None:
+        return math.inf
+    by_name = main_metrics(quality)
+    for metric in TASK_METRICS:
+        task = by_name.get(metric)
+        if task is not None and task.difference is not None:
+            return task.difference if metric in LOWER_IS_BETTER else -task.difference
+    for metric in KEPT_SHARES:
+        if metric in by_name:
+            return 1 - by_name[metric].compressed
+    if "sqnr_db" in by_name:
+        return math.pow(10, -by_name["sqnr_db"].compressed / 10)
+    return None
 
 
 def noise_share(quality: Sequence[Quality]) -> float:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from engine.contract import Pass, Searchable
+from engine.passes.distill import Distill
 from engine.passes.drop_blocks import DropBlocks
 from engine.passes.factorise import Factorise
 from engine.passes.float16 import Float16
@@ -27,6 +28,7 @@ AnyPass = Annotated[
     | PruneChannels
     | Reconstruct
     | Factorise
+    | Distill
     | PruneWeights
     | QuantizeStatic
     | QuantizeDynamic

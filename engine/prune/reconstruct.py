@@ -16,8 +16,8 @@ from engine.data.batches import sample_bytes, sample_count
 from engine.graph import io, linear
 from engine.graph.activations import affordable_batch
 from engine.graph.walk import DISK_BYTES, Walk
+from engine.measure.acceptance import quality_drop
 from engine.prune.refittable import Normalisation, Refittable, Rows, refittable, residual
-from engine.prune.schedule import quality_drop
 from engine.report.pruning_details import ReconstructDetails, RefittedLayer
 from engine.report.values import Change, Refusal
 from engine.solve.gram import Gram, Moments

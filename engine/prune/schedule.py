@@ -1,18 +1,16 @@
 """How much to prune: a given share, or as much as a requirement allows, found by bisection."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import onnx_ir as ir
 
 from engine.contract import Context
-from engine.gate import LOWER_IS_BETTER, TASK_METRICS
 from engine.graph import io
-from engine.measure.acceptance import KEPT_SHARES, broken_beside_main, main_metrics
+from engine.measure.acceptance import quality_drop
 from engine.report.pruning_details import TriedSparsity
-from engine.report.values import Quality, Refusal
+from engine.report.values import Refusal
 
 DEFAULT_SPARSITY = 0.25
 LARGEST_SPARSITY = 0.9
@@ -152,20 +150,3 @@ def bisect(holds: Callable[[float], bool], most: float, *, largest: bool) -> flo
             high = middle
     found = low if largest else high
     return found if found > 0 else None
-
-
-def quality_drop(quality: Sequence[Quality]) -> float | None:
-    """Give what was lost: of the task's metric, else the share of changed decisions, else of the outputs' energy."""
-    if broken_beside_main(quality) is not None:
-        return math.inf
-    by_name = main_metrics(quality)
-    for metric in TASK_METRICS:
-        task = by_name.get(metric)
-        if task is not None and task.difference is not None:
-            return task.difference if metric in LOWER_IS_BETTER else -task.difference
-    for metric in KEPT_SHARES:
-        if metric in by_name:
-            return 1 - by_name[metric].compressed
-    if "sqnr_db" in by_name:
-        return math.pow(10, -by_name["sqnr_db"].compressed / 10)
-    return None

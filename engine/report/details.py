@@ -19,6 +19,7 @@ from engine.report.quantization_details import (
     StaticDetails,
     WeightsDetails,
 )
+from engine.report.training_details import DistillDetails
 
 AnyDetails = Annotated[
     SimplifyDetails
@@ -32,6 +33,7 @@ AnyDetails = Annotated[
     | PruneWeightsDetails
     | ReconstructDetails
     | FactoriseDetails
-    | DropBlocksDetails,
+    | DropBlocksDetails
+    | DistillDetails,
     Field(discriminator="of"),
 ]

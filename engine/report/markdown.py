@@ -11,6 +11,7 @@ from engine.report.outputs_markdown import output_lines, quality_rows
 from engine.report.profile_markdown import profile_lines
 from engine.report.pruning_markdown import pruning_lines
 from engine.report.quantization_markdown import quantization_lines
+from engine.report.training_markdown import training_lines
 from engine.report.tuning_markdown import tuning_lines
 from engine.report.values import (
     AnyReport,
@@ -110,6 +111,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield from quantization_lines(step)
         if step.change is not None and isinstance(step.change.details, Detail):
             yield from pruning_lines(step.change.details, step.index)
+            yield from training_lines(step.change.details, step.index)
     if report.tuning is not None:
         yield from tuning_lines(report.tuning.original, "## Session options of the original")
         yield from tuning_lines(report.tuning.compressed, "## Session options of the result")

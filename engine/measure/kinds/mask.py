@@ -1,6 +1,6 @@
 """Which class each place belongs to: what counts is how far the areas overlap."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -97,17 +97,21 @@ def _read(subject: Subject, batches: Iterable[Batch]) -> Callable[[], Comparison
         return lambda: Coordinates(subject.name, columns=listed.ndim == 2 and listed.shape[0] < 5)
     if not metrics.is_float(some[0]):
         return lambda: Mask(subject.name, Output(probabilities=False))
+    how = read_mask(subject, some)
+    return lambda: Mask(subject.name, how)
+
+
+def read_mask(subject: Subject, some: Sequence[Array]) -> Output:
+    """Tell from some batches of the original's scores whether classes compete for a place, and where the threshold is."""
     if subject.label is not None and some[0].size == subject.label.size:
-        how = metrics.read_output(some[0], subject.label)
-        return lambda: Mask(subject.name, how)
+        return metrics.read_output(some[0], subject.label)
     unit = all(float(each.min()) >= 0 and float(each.max()) <= 1 for each in some if each.size)
     # Several channels that add up to one compete for a place; others are masks of their own.
     competing = some[0].ndim == 4 and some[0].shape[1] > 1 and (not unit or _adds_up(some))
-    found = Output(probabilities=unit and competing, one_each=not competing, threshold=0.5 if unit else 0.0)
-    return lambda: Mask(subject.name, found)
+    return Output(probabilities=unit and competing, one_each=not competing, threshold=0.5 if unit else 0.0)
 
 
-def _adds_up(some: list[Array]) -> bool:
+def _adds_up(some: Sequence[Array]) -> bool:
     return all(bool(np.allclose(np.asarray(each, np.float64).sum(axis=1), 1, atol=1e-2)) for each in some)
 
 
