@@ -74,7 +74,7 @@ def _sandbox(settings: Settings) -> Iterator[Finding]:
         )
         return
     with tempfile.TemporaryDirectory(dir=settings.data_dir, prefix=".doctor-") as folder:
-        proof = prove(Path(folder))
+        proof = prove(Path(folder), trains=settings.worker_training == "auto")
     if proof.isolation == _STRONGEST:
         yield Finding("sandbox", "ok", f"level {proof.isolation}")
     else:

@@ -17,6 +17,7 @@ import venv
 from pathlib import Path
 
 import hypothesis
+import psycopg
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
@@ -174,8 +175,9 @@ def postgres_url(_postgres_tables):
     """The URL of a Postgres database with all tables and no rows."""
     from models import Base
 
-    # Emptying is much faster than making a database for every test.
-    _execute(_postgres_tables, f"TRUNCATE {', '.join(Base.metadata.tables)} CASCADE")
+    # Emptying is much faster than making a database for every test, and deleting few rows faster than new files for tables.
+    emptied = "".join(f"DELETE FROM {name}; " for name in Base.metadata.tables)
+    _execute(_postgres_tables, f"DO $$ BEGIN SET LOCAL session_replication_role = replica; {emptied} END $$")
     return _postgres_tables.render_as_string(hide_password=False)
 
 
@@ -217,10 +219,10 @@ def broker_fields(redis_server):
 
 
 def _execute(server, statement):
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(statement))
-    engine.dispose()
+    with psycopg.connect(
+        server.set(drivername="postgresql").render_as_string(hide_password=False), autocommit=True
+    ) as connection:
+        connection.execute(statement)
 
 
 @pytest.fixture(scope="session")

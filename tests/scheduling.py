@@ -4,22 +4,37 @@ import pytest
 
 # Rooms whose tests kill or measure: one at a time, whatever else runs beside them.
 ALONE = ("tests/faults/", "tests/engine/measure/")
-# What takes longest begins first, so that no process is left alone with it at the end.
+# Files of one process, which starts the whole service once for all of them.
+TOGETHER = ("tests/e2e/test_doctor.py", "tests/e2e/test_readme_curl.py", "tests/e2e/test_targets.py")
+# What takes longest begins first, so that no process is left alone with it at the end; what is short fills up.
 LONG = (
     "tests/faults/",
-    "tests/api/test_schemathesis.py",
+    "tests/e2e/test_backup.py",
     "tests/e2e/",
+    "tests/client/test_service.py",
+    "tests/engine/measure/",
+    "tests/engine/train/",
+    "tests/engine/job/",
     "tests/services/",
-    "tests/engine/test_pipeline.py",
-    "tests/engine/test_profiling.py",
+    "tests/standalone/",
+    "tests/api/",
+    "tests/engine/graph/test_coupling_standard.py",
     "tests/engine/passes/",
+    "tests/engine/test_bundled_network.py",
+    "tests/test_architecture.py",
     "tests/worker/",
+    "tests/sandbox/",
+    "tests/models/",
+    "tests/engine/graph/",
+    "tests/engine/quantize/",
 )
 
 
 def scope_of(nodeid: str) -> str:
-    """What of the tests goes to one process as a whole: a file, whose fixtures are made once, or a room that is alone."""
+    """What goes to one process as a whole: a file, whose fixtures are made once, a room that is alone, or files together."""
     path = nodeid.partition("::")[0]
+    if path in TOGETHER:
+        return " ".join(TOGETHER)
     return next((room for room in ALONE if path.startswith(room)), path)
 
 

@@ -447,7 +447,7 @@ class _Compression:
         speeds, tuning = self._speeds(result)
         latency, speed = speeds.latency, speeds.generation
         frame.measuring("memory")
-        used = self._memory(result)
+        used = self._memory(result, unchanged=unchanged)
         sparse = any(step.status == "applied" and step.change and step.change.download for step in steps)
         size = compare_size(frame.model, result, download=sparse)
         counts = (parameters(frame.model), parameters(result))
@@ -511,12 +511,12 @@ class _Compression:
         original, compressed = self._timing.tuning(self._frame.model), self._timing.tuning(result)
         return speeds, TuningComparison(original=original, compressed=compressed) if original and compressed else None
 
-    def _memory(self, result: Path) -> MemoryComparison | None:
+    def _memory(self, result: Path, *, unchanged: bool) -> MemoryComparison | None:
+        """Measure what both take; the same bytes are loaded once."""
         if self._in_pieces:
             return None
-        original, compressed = (
-            self._frame.memory(each, self._target, self._feeds[0]) for each in (self._frame.model, result)
-        )
+        original = self._frame.memory(self._frame.model, self._target, self._feeds[0])
+        compressed = original if unchanged else self._frame.memory(result, self._target, self._feeds[0])
         return MemoryComparison(original=original, compressed=compressed)
 
 

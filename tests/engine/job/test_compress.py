@@ -156,6 +156,7 @@ def test_keeps_the_original_bytes_where_nothing_helps(job, compress):
     assert report.steps[0].change is not None
     assert (folder / "out" / "model.onnx").read_bytes() == (folder / "model" / "model.onnx").read_bytes()
     assert report.size.compressed == report.size.original
+    assert report.memory.compressed == report.memory.original
     assert report.summary.startswith("No step was kept")
     assert report.verdict.outcome == "fail"
     assert not list((folder / "steps").glob("*.onnx"))
