@@ -111,7 +111,7 @@ def _rank(task: entries.Task, entry: Entry, *, bounded: bool) -> tuple[bool, flo
     Where time is bounded, the short ones of the rest go first, so that most of it is there in the end.
     """
     needed = bars.needs(task.bars, entry.setting)
-    seconds = entries.expected_seconds(entry)
+    seconds = entries.expected_seconds(entry) + (task.beside_s if entry.setting in task.recipes else 0.0)
     return not needed, seconds if bounded and not needed else -seconds
 
 

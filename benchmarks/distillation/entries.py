@@ -20,7 +20,9 @@ TRAINING = frozenset({"distill", "quantize_aware_train"})
 # Of steps that take no seconds from the recipe.
 _USUAL_S, _SHORT_S = {"mixed_precision": 60.0, "quantize_static": 15.0}, 3.0
 _IMAGES = 5000
-_PAGES, _PAGES_TO_CHOOSE_BY = 96, 24
+# Pruning a transformer runs it on all of them, some times.
+_SENTENCES = 2000
+_PAGES, _PAGES_TO_CHOOSE_BY = 64, 16
 
 _SIMPLIFY: Step = {"type": "simplify"}
 _FUSE: Step = {"type": "fuse"}
@@ -43,6 +45,7 @@ class Task:
 
     `integers`: settings of quantization.entries that quantize and do nothing else; `rivals`: peers that do the same take part too.
     `finetuned`: peers that prune and fine-tune take part. `trains_student`: recipes start from the network of `student`.
+    `beside_s`: about what our recipes take beside training.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Task:
     rivals: bool = False
     finetuned: Sequence[str] = ()
     trains_student: bool = False
+    beside_s: float = 30.0
     gates: tuple[Mapping[str, Any], ...] = field(
         # Recipes may lose in the middle what they win back at the end; the loss is what the bars are about.
         default=(
@@ -170,6 +174,8 @@ TASKS = (
             f"{_BEST}, dynamic integers": (_SIMPLIFY, _HEADS, _DISTILL, _FUSE, _DYNAMIC),
             "pruned, reconstructed, dynamic integers": (_SIMPLIFY, _HEADS, _FUSE, _DYNAMIC),
         },
+        samples=_SENTENCES,
+        beside_s=150.0,
         integers=("dynamic", "fused, dynamic"),
     ),
     Task(
@@ -181,6 +187,7 @@ TASKS = (
         },
         samples=_PAGES,
         selected=_PAGES_TO_CHOOSE_BY,
+        beside_s=150.0,
         gates=(
             {"metric": "size_bytes", "rule": "max_ratio", "value": 1.0},
             {"metric": "sqnr_db", "rule": "min", "value": -20.0},

@@ -72,8 +72,8 @@ def test_what_bars_are_about_goes_first_and_the_longest_of_it(monkeypatch):
     # Every network of integers is compared with; the rest is only shown.
     assert order[-1] == f"{entries._BEST}, quantized, trained again"
     first = entries.TASKS[0]
-    assert ordered(first, bounded=True)[:3] == [entries._BEST, "pruned, reconstructed", f"{bars.INTEGERS_ONLY}: static"]
-    assert ordered(first, bounded=False)[-2:] == [f"{bars.INTEGERS_ONLY}: static", "pruned, reconstructed"]
+    assert ordered(first, bounded=True)[:3] == [entries._BEST, f"{bars.INTEGERS_ONLY}: static", "pruned, reconstructed"]
+    assert ordered(first, bounded=False)[-2:] == ["pruned, reconstructed", f"{bars.INTEGERS_ONLY}: static"]
 
 
 def images(count, seed=0):
