@@ -97,7 +97,8 @@ class Twin:
                 continue
             tensor = to_torch(stored, dtype)
             if channels_last and tensor.dim() == _CONV_RANK and tensor.is_floating_point():
-                tensor = tensor.contiguous(memory_format=torch.channels_last)
+                # `contiguous` would leave the strides of a single channel or of a 1x1 kernel, which say nothing of the layout.
+                tensor = torch.empty_like(tensor, memory_format=torch.channels_last).copy_(tensor)
             if name in chosen:
                 parameters[name] = torch.nn.Parameter(tensor.to(device))
             else:

@@ -186,3 +186,14 @@ def test_channels_last_changes_the_layout_and_no_value():
     np.testing.assert_array_equal(twin.run(twin.feed({"x": w}))["y"].detach(), 2 * w)
     twin.write_back(model)
     np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), w)
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 3, 3), (4, 3, 1, 1), (4, 3, 3, 3)])
+def test_convolutions_give_channels_last(shape):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["inner"], pads=[shape[-1] // 2] * 4),
+        helper.make_node("Relu", ["inner"], ["y"]),
+    ]
+    twin = Twin.of(model_of(nodes, {"w": np.ones(shape, np.float32)}))
+    x = twin.feed({"x": np.ones((2, shape[1], 5, 5), np.float32)})
+    assert twin.run(x)["y"].is_contiguous(memory_format=torch.channels_last)
