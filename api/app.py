@@ -18,7 +18,7 @@ from api.long_polling import Watcher
 from api.middleware import RequestMiddleware
 from api.rate_limit import RateLimiter
 from api.request_metrics import RequestMetrics
-from api.routes import artifacts, audit, blobs, datasets, health, jobs, keys, metrics, models, passes, targets
+from api.routes import artifacts, audit, blobs, datasets, health, jobs, keys, metrics, models, passes, recipes, targets
 from api.uploads import NewBlob
 from engine import ProfileReport, Report
 from services.db import Database
@@ -32,7 +32,8 @@ DISK_THREADS = 16
 READ_THREADS = 8
 
 _ROUTERS = tuple(
-    part.router for part in (models, datasets, jobs, artifacts, blobs, passes, targets, keys, audit, metrics, health)
+    part.router
+    for part in (models, datasets, jobs, artifacts, blobs, passes, recipes, targets, keys, audit, metrics, health)
 )
 _DESCRIPTION = """\
 POST a model, POST a job, poll it, download an artifact that is smaller and faster, with a measured report and a verdict.
@@ -46,6 +47,7 @@ _TAGS = [
     {"name": "artifacts", "description": "Stored bytes, named by their SHA-256."},
     {"name": "blobs", "description": "Which bytes are stored already, so that nobody sends them twice."},
     {"name": "passes", "description": "What a recipe can be made of."},
+    {"name": "recipes", "description": "Recipes that a job asks for by name."},
     {"name": "targets", "description": "What live workers can run on."},
     {"name": "keys", "description": "Who may do what; for keys with the scope `admin`."},
     {"name": "audit", "description": "Who changed what; for keys with the scope `admin`."},

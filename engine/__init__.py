@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from engine.outputs import OutputDeclaration, read_declarations
     from engine.passes import list_passes
     from engine.prune.prunability import prunability
+    from engine.recipe_adaptation import adapt_recipe
+    from engine.recipes import list_recipes
     from engine.report.files import REPORT_FORMATS, report_files
     from engine.report.merge import merge_reports
     from engine.report.unmeasured import unmeasured
@@ -29,17 +31,19 @@ if TYPE_CHECKING:
     from engine.runtime.host_lock import HostLock
     from engine.spec import (
         Compress,
+        LeftOut,
         Profile,
         Spec,
         default_kind,
         first_training_step,
         makes_network,
         read_spec,
+        recipe_name,
         steps_of,
         targets_of,
         trains,
     )
-    from engine.target import PROVIDER_NAMES
+    from engine.target import PROVIDER_NAMES, ProviderName
     from engine.train.discovery import training
     from engine.train.training_support import TRAINING_HINT
 
@@ -55,13 +59,16 @@ __all__ = [
     "GateSamples",
     "HostLock",
     "Inspection",
+    "LeftOut",
     "OutputDeclaration",
     "Profile",
     "ProfileReport",
+    "ProviderName",
     "Prunability",
     "Report",
     "Spec",
     "TaskMetric",
+    "adapt_recipe",
     "beyond_limits",
     "check_arrays",
     "check_data",
@@ -74,12 +81,14 @@ __all__ = [
     "inspect_dataset",
     "inspect_model",
     "list_passes",
+    "list_recipes",
     "makes_network",
     "merge_reports",
     "prunability",
     "read_declarations",
     "read_report",
     "read_spec",
+    "recipe_name",
     "report_files",
     "run",
     "steps_of",
@@ -100,14 +109,17 @@ _HOME = {
     "GateSamples": "engine.gate_samples",
     "HostLock": "engine.runtime.host_lock",
     "Inspection": "engine.inspection",
+    "LeftOut": "engine.spec",
     "OutputDeclaration": "engine.outputs",
     "Profile": "engine.spec",
     "ProfileReport": "engine.report.values",
+    "ProviderName": "engine.target",
     "Prunability": "engine.inspection",
     "Report": "engine.report.values",
     "Spec": "engine.spec",
     "TRAINING_HINT": "engine.train.training_support",
     "TaskMetric": "engine.gate",
+    "adapt_recipe": "engine.recipe_adaptation",
     "beyond_limits": "engine.estimate",
     "check_arrays": "engine.compatibility",
     "check_data": "engine.compatibility",
@@ -120,12 +132,14 @@ _HOME = {
     "inspect_dataset": "engine.data.dataset",
     "inspect_model": "engine.graph.validate",
     "list_passes": "engine.passes",
+    "list_recipes": "engine.recipes",
     "makes_network": "engine.spec",
     "merge_reports": "engine.report.merge",
     "prunability": "engine.prune.prunability",
     "read_declarations": "engine.outputs",
     "read_report": "engine.report.values",
     "read_spec": "engine.spec",
+    "recipe_name": "engine.spec",
     "report_files": "engine.report.files",
     "REPORT_FORMATS": "engine.report.files",
     "run": "engine.job.run",

@@ -10,8 +10,20 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from engine import EngineError, Spec, inspect_dataset, inspect_model, makes_network, read_spec, run
+from engine import (
+    EngineError,
+    Spec,
+    adapt_recipe,
+    inspect_dataset,
+    inspect_model,
+    list_recipes,
+    makes_network,
+    read_spec,
+    recipe_name,
+    run,
+)
 from engine.errors import DatasetInvalidError
+from engine.train.training_support import installed
 
 # As the command line client has them.
 _OK, _USAGE, _GATE_FAILED, _JOB_FAILED, _INCONCLUSIVE = 0, 2, 3, 4, 7
@@ -35,7 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     job = verbs.add_parser("run", help="compress a network, or profile it, and measure it beside the original")
     job.add_argument("model", type=Path, help=".onnx file; external data lie beside it")
-    job.add_argument("spec", type=Path, help="JSON file: a whole job spec, or only its recipe")
+    named = ", ".join(recipe["name"] for recipe in list_recipes())
+    job.add_argument(
+        "spec", type=Path, help=f"JSON file: a whole job spec, or only its recipe; or the name of one: {named}"
+    )
     job.add_argument("--baseline", type=Path, help=".onnx file that a profile compares with")
     job.add_argument("--student", type=Path, help=".onnx file that the recipe works on instead: `distill` teaches it")
     job.add_argument("--teacher", type=Path, help=".onnx file that `distill` learns from; by default the model")
@@ -75,6 +90,9 @@ def _run(parsed: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="engine-") as folder:
         workspace = Path(folder)
         _fill(workspace, parsed)
+        if recipe_name(spec) is not None:
+            worked_on = inspect_model(workspace / ("student" if parsed.student else "model") / "model.onnx")
+            spec = adapt_recipe(spec, worked_on, has_data=parsed.data is not None, trains=installed())
         report = run(spec, workspace, _show, names={role: path.stem for role, path in learners.items()})
         parsed.out.mkdir(parents=True, exist_ok=True)
         for file in (workspace / "out").iterdir():
@@ -97,6 +115,8 @@ def _complete(parsed: argparse.Namespace) -> None:
 
 
 def _read_spec(path: Path) -> Spec:
+    if not path.exists() and str(path) in {recipe["name"] for recipe in list_recipes()}:
+        return read_spec({"recipe": str(path)})
     body = json.loads(path.read_bytes())
     if isinstance(body, dict) and "passes" in body:
         body = {"recipe": body}

@@ -434,6 +434,8 @@ def _warnings(
         yield from _warnings_of_parts(sizes, spec)
     axes = _axes(inspection, dataset)
     if isinstance(spec, Compress):
+        for each in spec.recipe.left_out:
+            yield f"Without {each.type}, which the recipe `{spec.recipe.name}` has: {each.reason}."
         yield from _skipped(spec, 0 if sizes is None else sizes.select, _fixed_size(inspection, axes))
     if are_alone(axes):
         odd = ", ".join(name for name, axis in axes.items() if axis != 0)

@@ -155,7 +155,8 @@ class Pass(BaseModel):
     needs_data: ClassVar[bool] = False
     # True: takes weights from disk and puts them there one at a time, so networks larger than memory are welcome.
     streams: ClassVar[bool] = False
-    # True: the network learns what another one says, so that a job may name student and teacher.
+    # True: the network learns what another one says. A job may then name student and teacher, and steps before it may lose more than
+    # is allowed: it has to win that back.
     learns: ClassVar[bool] = False
     # True: goes on from its own checkpoint, so one that died with its process is tried once more before it is left out.
     resumable: ClassVar[bool] = False

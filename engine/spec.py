@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from engine.gate import Gate, ProfileGate
 from engine.outputs import OutputDeclaration
 from engine.passes import AnyPass
+from engine.recipes import RecipeName, named_passes
 from engine.target import Target
 
 
@@ -24,10 +25,34 @@ class Limits(_Value):
     max_memory_mb: int = Field(4096, ge=256, le=1 << 20, description="Largest resident set of the job's process, MiB.")
 
 
+class LeftOut(_Value):
+    """A pass of a named recipe that a job does without."""
+
+    type: str
+    reason: str = Field(description="Why it cannot be done.")
+
+
 class Recipe(_Value):
     """Ordered passes; each is checked, verified and measured before the next one starts."""
 
+    # Where there is nothing to say, they are not stored: a worker of the version before does not know them.
+    name: RecipeName | None = Field(
+        None,
+        description="A recipe that the service knows: without `passes` it stands for its own, less what cannot be done.",
+        exclude_if=lambda name: name is None,
+    )
     passes: tuple[AnyPass, ...] = Field(min_length=1, max_length=32, strict=False)
+    left_out: tuple[LeftOut, ...] = Field(
+        (),
+        max_length=32,
+        strict=False,
+        description="What the job does without of a recipe by name, and why. The service says it.",
+        exclude_if=lambda left_out: not left_out,
+    )
+
+
+# A recipe is written out, or named: `"small"`, or `{"name": "small"}`.
+NamedOrWritten = Annotated[Recipe, BeforeValidator(named_passes, json_schema_input_type=RecipeName | Recipe)]
 
 
 # By name of the output.
@@ -59,7 +84,7 @@ class Compress(_Value):
     """Apply a recipe to a network and report what it did, measured beside the original."""
 
     kind: Literal["compress"] = "compress"
-    recipe: Recipe
+    recipe: NamedOrWritten
     target: Target = Field(default_factory=Target)
     gates: tuple[Gate, ...] = Field(default=(), max_length=32, strict=False)
     outputs: Outputs
@@ -146,6 +171,11 @@ def first_training_step(spec: Spec) -> int | None:
 def trains(spec: Spec) -> bool:
     """Say whether a job trains, so that only a worker with PyTorch can do it."""
     return first_training_step(spec) is not None
+
+
+def recipe_name(spec: Spec) -> RecipeName | None:
+    """Give the name of a job's recipe, None where it is written out."""
+    return spec.recipe.name if isinstance(spec, Compress) else None
 
 
 def makes_network(spec: Spec) -> bool:

@@ -4,6 +4,7 @@ from sqlalchemy.orm import Session
 
 import engine
 from models import Job, Model
+from services import report_figures
 from services.errors import RejectedError
 from services.job_inputs import JobInputs
 
@@ -29,16 +30,25 @@ def check(inputs: JobInputs, spec: "engine.Spec") -> list[str]:
             declared=declared,
         )
     except engine.EngineError as error:
-        raise RejectedError(error.message, code=error.code, hint=error.hint, problem=error.problem()) from None
+        raise _rejected(error) from None
+
+
+def adapted(inputs: JobInputs, spec: "engine.Spec", *, trains: bool) -> "engine.Spec":
+    """Leave out of a recipe by name what the network or the workers cannot do; raises RejectedError where nothing is left."""
+    has_data = inputs.dataset is not None
+    try:
+        return engine.adapt_recipe(spec, inputs.inspection(), has_data=has_data, trains=trains)
+    except engine.EngineError as error:
+        raise _rejected(error) from None
 
 
 def estimate(inputs: JobInputs, spec: "engine.Spec") -> "engine.Estimate | None":
     """Say what a job that fits together will take; None where the network's cost is not known, or it is still to be made."""
-    network = inputs.student or inputs.model
-    if network.inspection is None:
+    network = inputs.inspection()
+    if network is None:
         return None
     data, judging = inputs.data()
-    return engine.estimate_job(engine.Inspection.model_validate(network.inspection), data, spec, judging)
+    return engine.estimate_job(network, data, spec, judging)
 
 
 def gate_samples(inputs: JobInputs, spec: "engine.Spec") -> "list[engine.GateSamples]":
@@ -49,9 +59,22 @@ def gate_samples(inputs: JobInputs, spec: "engine.Spec") -> "list[engine.GateSam
     return engine.gate_samples_of(spec, data, judging, inputs=names)
 
 
-def check_job(session: Session, job: Job, model: Model) -> list[str]:
-    """Check an accepted job against its network, now that this has been made; raises as `check` does."""
-    return check(JobInputs.of_job(session, job, model), engine.read_spec(job.spec))
+def settle(session: Session, job: Job, model: Model) -> None:
+    """Check an accepted job against its network, now that this has been made; raises as `check` does.
+
+    Of a recipe by name, what the network does not let be done is left out now.
+    """
+    inputs, asked = JobInputs.of_job(session, job, model), engine.read_spec(job.spec)
+    # Whether there are workers that train was asked when it was accepted.
+    spec = adapted(inputs, asked, trains=True)
+    job.warnings = check(inputs, spec)
+    if spec != asked:
+        job.spec = spec.model_dump(mode="json")
+        job.steps = report_figures.waiting(engine.steps_of(spec))
+
+
+def _rejected(error: "engine.EngineError") -> RejectedError:
+    return RejectedError(error.message, code=error.code, hint=error.hint, problem=error.problem())
 
 
 def _inspected(model: Model | None) -> "engine.Inspection | None":

@@ -42,6 +42,11 @@ class JobInputs:
             data(job.judge_id),
         )
 
+    def inspection(self) -> "engine.Inspection | None":
+        """Say what the network is that the recipe works on; None while it is still to be made."""
+        network = self.student or self.model
+        return None if network.inspection is None else engine.Inspection.model_validate(network.inspection)
+
     def data(self) -> "tuple[engine.DatasetInspection | None, engine.DatasetInspection | None]":
         """Say what the dataset is, and what the one that judges."""
         described, judging = (

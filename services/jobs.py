@@ -23,7 +23,7 @@ from models import (
     is_final,
     new_id,
 )
-from services import artifacts, cache, compatibility, db, idempotency, quotas, units, workers
+from services import artifacts, cache, compatibility, db, idempotency, quotas, report_figures, units, workers
 from services.cache import Mode
 from services.errors import ConflictError, FieldError, InvalidError, NotFoundError, RejectedError
 from services.job_inputs import JobInputs
@@ -67,16 +67,18 @@ class Plan:
     """What would come of a request: its inputs, what is to be said of them, and the earlier result that answers it."""
 
     inputs: JobInputs
+    # As it will be done: of a recipe by name less what cannot be.
+    spec: "engine.Spec"
     warnings: list[str]
     gate_samples: "list[engine.GateSamples]"
     cache_key: str | None
     answer: tuple[Job, Model] | None
 
-    def estimate(self, spec: "engine.Spec") -> "engine.Estimate | None":
+    def estimate(self) -> "engine.Estimate | None":
         """Say what the work will take; None where nobody knows, or an earlier result answers."""
         if self.answer is not None:
             return None
-        return compatibility.estimate(self.inputs, spec)
+        return compatibility.estimate(self.inputs, self.spec)
 
     @property
     def waits(self) -> bool:
@@ -174,13 +176,16 @@ def plan(session: Session, tenant_id: str, request: Request, *, use: bool = Fals
     inputs = _inputs(session, tenant_id, request, use=use)
     for target in engine.targets_of(request.spec):
         workers.check_target(session, target.provider)
-    workers.check_training(session, request.spec)
-    warnings = compatibility.check(inputs, request.spec)
-    name = cache.key(inputs, request.spec)
+    spec = request.spec
+    if engine.recipe_name(spec) is not None:
+        spec = compatibility.adapted(inputs, spec, trains=workers.trains(session, spec))
+    workers.check_training(session, spec)
+    warnings = compatibility.check(inputs, spec)
+    name = cache.key(inputs, spec)
     answer = None
     if name is not None and request.cache == "use":
-        answer = cache.find(session, tenant_id, name, request.spec)
-    return Plan(inputs, warnings, compatibility.gate_samples(inputs, request.spec), name, answer)
+        answer = cache.find(session, tenant_id, name, spec)
+    return Plan(inputs, spec, warnings, compatibility.gate_samples(inputs, spec), name, answer)
 
 
 def get(session: Session, tenant_id: str, job_id: str) -> Job:
@@ -299,15 +304,15 @@ def _must_be_ready(what: str, row: Model | Dataset) -> None:
 
 def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | None) -> Job:
     moment = db.now(session)
-    inputs = planned.inputs
+    inputs, spec = planned.inputs, planned.spec
     model = inputs.model
     job = Job(
         id=new_id("job"),
         tenant_id=model.tenant_id,
-        kind=request.spec.kind,
+        kind=spec.kind,
         status=JobStatus.QUEUED,
         version=1,
-        spec=request.spec.model_dump(mode="json"),
+        spec=spec.model_dump(mode="json"),
         labels=dict(request.labels),
         model_id=model.id,
         baseline_id=_id(inputs.baseline),
@@ -315,17 +320,14 @@ def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | 
         teacher_id=_id(inputs.teacher),
         dataset_id=_id(inputs.dataset),
         judge_id=_id(inputs.judge),
-        output_model_id=new_id("mdl") if engine.makes_network(request.spec) else None,
+        output_model_id=new_id("mdl") if engine.makes_network(spec) else None,
         key_id=key_id,
         priority=request.priority,
         cache="refused" if request.cache == "refuse" else "miss",
         cache_key=planned.cache_key,
         retry_of=request.retry_of,
         warnings=planned.warnings,
-        steps=[
-            {"index": index, "type": name, "status": "waiting"}
-            for index, name in enumerate(engine.steps_of(request.spec))
-        ],
+        steps=report_figures.waiting(engine.steps_of(spec)),
         verdict="none",
         created_at=moment,
         updated_at=moment,
@@ -341,7 +343,7 @@ def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | 
     if planned.answer is not None and output is not None:
         _answer(session, job, output, *planned.answer)
     else:
-        units.make_for_job(session, job, request.spec, waits=planned.waits)
+        units.make_for_job(session, job, spec, waits=planned.waits)
     return job
 
 

@@ -21,6 +21,11 @@ def of_profile(report: Mapping[str, Any]) -> dict[str, Any]:
     return {"text": report["summary"], "targets": targets(report), "gates": gates(report["verdict"]["gates"])}
 
 
+def waiting(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Give a job's steps before any of them has begun."""
+    return [{"index": index, "type": name, "status": "waiting"} for index, name in enumerate(names)]
+
+
 def passes(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Give the passes of a compression as a job's steps."""
     return [

@@ -394,7 +394,7 @@ def release(session: Session, output: Model) -> None:
     for job_id, waiting in _waiting_for(session, output).items():
         job = _locked(session, job_id)
         try:
-            job.warnings = compatibility.check_job(session, job, output)
+            compatibility.settle(session, job, output)
         except RejectedError as error:
             _fail_waiting(session, job, waiting, error.problem or DEPENDENCY_FAILED)
             continue

@@ -144,11 +144,15 @@ def check_target(session: Session, provider: str) -> None:
     )
 
 
-def trains(session: Session, provider: str) -> bool:
-    """Tell whether a job that trains for a provider finds a worker: one of the last days that has PyTorch.
+def trains(session: Session, spec: "engine.Spec") -> bool:
+    """Tell whether a job that trained would find workers for its targets: of the last days, and with PyTorch.
 
-    Before the first worker has come nobody knows, and the job waits as any other.
+    Before the first worker of a target has come nobody knows, and the job would wait as any other.
     """
+    return all(_trains(session, target.provider) for target in engine.targets_of(spec))
+
+
+def _trains(session: Session, provider: str) -> bool:
     known = [target for target in targets(session) if target.get("provider") == provider]
     return not known or any(map(can_train, known))
 
@@ -159,7 +163,7 @@ def check_training(session: Session, spec: "engine.Spec") -> None:
     if index is None:
         return
     for target in engine.targets_of(spec):
-        if not trains(session, target.provider):
+        if not _trains(session, target.provider):
             raise RejectedError(
                 f"Step {index} ({engine.steps_of(spec)[index]}) trains the network, and no worker for `{target.provider}` has"
                 f" had PyTorch in the last {SEEN.days} days.",

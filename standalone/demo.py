@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from standalone.serve import Embedded
@@ -18,26 +19,40 @@ def demo(out: Path) -> int:
     print(
         "onnxpress demo: a residual CNN trained on Fashion-MNIST, compressed to INT8 and judged on 667 images that chose nothing.\n"
     )
+    made = [out / "residual_cnn.int8.onnx"]
     data_dir = Path(tempfile.mkdtemp(prefix="onnxpress-demo-"))
     try:
         with Embedded(data_dir, host="127.0.0.1", port=0, workers=1, say=print) as service:
             print(f"The service runs at {service.url}. This is what a user types:\n")
-            code = _compress(service, out)
+            code = _compress(service, "job.json", made[0])
+            if code == 0 and find_spec("torch") is not None:
+                print(
+                    "\nHalf of the channels go, and 45 seconds of distillation from the original win back what that costs:\n"
+                )
+                made.append(out / "residual_cnn.distilled.onnx")
+                code = _compress(service, "distill.json", made[1])
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
-    print(f"\nEverything is stopped. The artifact is {out / 'residual_cnn.int8.onnx'}, its report {out / 'report.md'}.")
+    told = "; ".join(f"{path}, its report {_report(path)}" for path in made)
+    print(f"\nEverything is stopped. What was made: {told}.")
+    if len(made) == 1:
+        print("With PyTorch it shows distillation too: make demo EXTRAS=train")
     return code
 
 
-def _compress(service: Embedded, out: Path) -> int:
+def _report(network: Path) -> Path:
+    return network.with_suffix(".md")
+
+
+def _compress(service: Embedded, job: str, out: Path) -> int:
     argv = [
         "onnxpress",
         "compress",
         os.path.relpath(EXAMPLE / "residual_cnn.onnx"),
         *("--data", os.path.relpath(EXAMPLE / "data.npz")),
-        *("--recipe", os.path.relpath(EXAMPLE / "job.json")),
-        *("--out", os.path.relpath(out / "residual_cnn.int8.onnx")),
-        *("--report", os.path.relpath(out / "report.md")),
+        *("--recipe", os.path.relpath(EXAMPLE / job)),
+        *("--out", os.path.relpath(out)),
+        *("--report", os.path.relpath(_report(out))),
     ]
     print("  $ " + " ".join(argv) + "\n", flush=True)
     env = {

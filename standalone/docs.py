@@ -1,4 +1,4 @@
-"""Writes the reference that is generated from the code: docs/passes.md, docs/settings.md and docs/openapi.json."""
+"""Writes the reference that is generated from the code: docs/passes.md, docs/recipes.md, docs/settings.md and docs/openapi.json."""
 
 import json
 import sys
@@ -15,7 +15,12 @@ FOLDER = Path(__file__).resolve().parent.parent / "docs"
 def docs(*, check: bool) -> int:
     """Write the reference anew, or with `check` only tell what is stale. Gives the exit code."""
     stale = []
-    for name, text in {"passes.md": _passes(), "settings.md": _settings(), "openapi.json": _openapi()}.items():
+    for name, text in {
+        "passes.md": _passes(),
+        "recipes.md": _recipes(),
+        "settings.md": _settings(),
+        "openapi.json": _openapi(),
+    }.items():
         path = FOLDER / name
         if path.exists() and path.read_text() == text:
             continue
@@ -53,6 +58,29 @@ def _passes() -> str:
     for item in engine.list_passes():
         lines += _one_pass(item)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _recipes() -> str:
+    lines = [
+        "# Recipes by name",
+        "",
+        'Generated from the code by `make docs`. A job asks for one by its name (`"recipe": "fast"`, `--recipe fast`); `GET /v1/recipes`',
+        "and `onnxpress recipes` list them, with `?model=` (`--model ID`) also what each would take for a network. Steps that the network does not",
+        "let be done, or that train where no worker has PyTorch, are left out, and job and report say which and why. A recipe that you write out",
+        "is never changed: what cannot be done is refused. All need data; labels are not needed.",
+        "",
+    ]
+    for item in engine.list_recipes():
+        steps = [json.dumps(_beside_defaults(step)) for step in item["passes"]]
+        lines += [f"## `{item['name']}`", "", item["summary"], "", item["documentation"], "", "```json"]
+        lines += ["[", *(f"  {step}{',' * (step is not steps[-1])}" for step in steps), "]", "```", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _beside_defaults(step: dict[str, Any]) -> dict[str, Any]:
+    """Give a pass as somebody would write it: with what is not its default."""
+    defaults = next(item["defaults"] for item in engine.list_passes() if item["type"] == step["type"])
+    return {name: value for name, value in step.items() if name == "type" or value != defaults[name]}
 
 
 def _one_pass(item: dict[str, Any]) -> list[str]:

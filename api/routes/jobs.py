@@ -103,9 +103,10 @@ def validate_job(body: NewJob, scope: ReadScope) -> PlanView:
         plan = jobs.plan(scope.session, scope.tenant_id, request)
     except ServiceError as error:
         return view.model_copy(update={"valid": False, "problem": problem_of(error)})
-    expected = plan.estimate(request.spec)
-    beyond = [] if expected is None else list(beyond_limits(expected, request.spec.limits))
+    expected = plan.estimate()
+    beyond = [] if expected is None else list(beyond_limits(expected, plan.spec.limits))
     found: dict[str, Any] = {
+        "spec": plan.spec,
         "warnings": [*plan.warnings, *beyond],
         "gate_samples": plan.gate_samples,
         "waits_for": plan.inputs.model.job_id if plan.waits else None,

@@ -12,7 +12,7 @@ from onnxpress.commands.jobs import cancel, download, jobs, logs, report, retry,
 from onnxpress.commands.keys import keys
 from onnxpress.commands.library import data, models, prunability, push
 from onnxpress.commands.profile import profile
-from onnxpress.commands.service import passes, targets
+from onnxpress.commands.service import passes, recipes, targets
 from onnxpress.terminal import give, interrupt_on_sigterm
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False, rich_markup_mode=None)
@@ -31,6 +31,7 @@ for verb in (
     logs,
     download,
     passes,
+    recipes,
     targets,
     audit,
 ):

@@ -72,6 +72,14 @@ class Client:
         """List what a recipe can be made of: type, summary, JSON schema and defaults of every pass."""
         return _items(self._transport.json(ApiRequest("GET", "/passes")))
 
+    def recipes(
+        self, *, model: str | None = None, dataset: str | None = None, provider: str | None = None
+    ) -> list[dict[str, Any]]:
+        """List the recipes that a job may ask for by name; for a stored model also what each would take (`estimate`)."""
+        query = {"model": model, "dataset": dataset, "provider": provider}
+        asked = ApiRequest("GET", "/recipes", query={name: value for name, value in query.items() if value})
+        return _items(self._transport.json(asked))
+
     def targets(self) -> list[dict[str, Any]]:
         """List what workers can optimise for and measure on; one that is not `live` now makes a job wait."""
         return _items(self.capacity())

@@ -12,6 +12,9 @@ RECIPES: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "simplify": ({"type": "simplify"},),
     "int8": ({"type": "simplify"}, {"type": "quantize_static"}),
 }
+# Chains that the service knows by name; `onnxpress recipes` shows them.
+SERVICE_RECIPES = ("small", "fast", "fastest")
+NAMES = (*RECIPES, *SERVICE_RECIPES)
 RULES = ("max_drop", "max_ratio", "min", "max")
 GATE_FORM = (
     "METRIC RULE VALUE [confidence=C] [warn], such as 'top1 max_drop 0.01', 'latency_p95 max_ratio 80% warn' or"
@@ -24,7 +27,9 @@ TARGET_FORM = (
 
 
 def read_spec(recipe: str) -> dict[str, Any]:
-    """Give a job's spec from a shorthand name or a file; a file holds `{"passes": [...]}` or a whole job."""
+    """Give a job's spec from a name or a file; a file holds `{"passes": [...]}` or a whole job."""
+    if recipe in SERVICE_RECIPES and not Path(recipe).is_file():
+        return {"kind": "compress", "recipe": recipe}
     if recipe in RECIPES and not Path(recipe).is_file():
         return {"kind": "compress", "recipe": {"passes": [dict(one) for one in RECIPES[recipe]]}}
     document = _read_json(recipe)
@@ -39,7 +44,7 @@ def _read_json(path: str) -> dict[str, Any]:
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"no file {path}, and no shorthand of that name: {', '.join(RECIPES)}") from None
+        raise UsageError(f"no file {path}, and no recipe of that name: {', '.join(NAMES)}") from None
     except OSError as error:
         raise UsageError(f"{path} is not readable: {error.strerror}") from error
     except ValueError as error:

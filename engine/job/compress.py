@@ -29,6 +29,7 @@ from engine.graph.self_difference import SelfDifferences
 from engine.graph.validate import inspect_model
 from engine.graph.widening import widen
 from engine.inspection import Estimate
+from engine.job import credit
 from engine.job.baseline_check import check_baseline, likely_layout
 from engine.job.built_on import taken_back, unbuilt_on
 from engine.job.data import JobData, Labelled
@@ -50,6 +51,7 @@ from engine.report.in_float import in_float_reasons
 from engine.report.markdown import summarise
 from engine.report.values import (
     Change,
+    Credit,
     GateResult,
     LatencyComparison,
     MemoryComparison,
@@ -151,9 +153,10 @@ class _Compression:
             del original
             heap.give_back(self._bytes)
             self._bench = self._workbench(select)
-            reports = [
-                self._finished(index) or self._step(index, step) for index, step in enumerate(self._spec.recipe.passes)
-            ]
+            reports: list[StepReport] = []
+            for index, step in enumerate(self._spec.recipe.passes):
+                reports.append(self._finished(index) or self._step(index, step))
+                reports = self._settled(reports)
             report = self._measure(tuple(self._without_idle(reports)), final)
         self._frame.finish(report)
         return report
@@ -289,6 +292,21 @@ class _Compression:
             self._go_on(index)
         return report
 
+    def _settled(self, reports: list[StepReport]) -> list[StepReport]:
+        """See what the last step means for those that have lost on credit, and go back where it was not won back."""
+        settled = credit.settle(reports, self._spec.recipe.passes, self._spec.gates)
+        # The last first: who dies in between finds a credit that is still open.
+        changed = [now for now, before in zip(settled, reports, strict=True) if now is not before][::-1]
+        for report in changed:
+            self._frame.keep(report.index, report, status=report.status, refusal=report.refusal)
+        if any(report.status == "refused" for report in changed):
+            applied = [report.index for report in settled if report.status == "applied"]
+            self._current = self._network(applied[-1]) if applied else self._frame.student or self._frame.model
+            taught = [index for index in applied if self._spec.recipe.passes[index].learns]
+            if self._frame.student is not None:
+                self._reference = self._network(taught[-1]) if taught else self._frame.student
+        return settled
+
     def _go_on(self, index: int) -> None:
         """Go on from the network that a step has made."""
         self._current = self._network(index)
@@ -376,7 +394,12 @@ class _Compression:
         size = compare_size(self._current, candidate, download=outcome.download)
 
         def decided(faster: LatencyComparison | None) -> Refusal | None:
-            return decide(outcome, size, faster, measured["quality"], self._spec.gates, of_original=measured["size"])
+            gates = self._spec.gates
+            refused = decide(outcome, size, faster, measured["quality"], gates, of_original=measured["size"])
+            if refused is None or refused.code != "too_lossy" or not credit.lends(self._spec.recipe.passes, index):
+                return refused
+            measured["credit"] = Credit(reason=refused.reason)
+            return decide(outcome, size, faster, (), credit.not_on_quality(gates), of_original=measured["size"])
 
         if outcome.lossless and not any(gate.metric.startswith("latency_") for gate in self._spec.gates):
             refused = decided(None)
@@ -391,6 +414,8 @@ class _Compression:
             measured["latency"] = faster and without_runs(faster)
         if refused is None:
             del measured["change"]
+        else:
+            measured.pop("credit", None)
         return refused
 
     def _without_idle(self, reports: Sequence[StepReport]) -> list[StepReport]:

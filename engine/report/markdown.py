@@ -181,7 +181,10 @@ def _step(step: StepReport) -> tuple[str, ...]:
     if step.refusal is not None:
         told = f"{step.refusal.reason} {step.refusal.hint or ''}".strip()
         return f"{step.index}: {step.type}", f"refused ({step.refusal.code})", told, f"{step.seconds:.1f}"
-    return f"{step.index}: {step.type}", "applied", step.change.summary if step.change else "", f"{step.seconds:.1f}"
+    told = step.change.summary if step.change else ""
+    if step.credit is not None:
+        told += f" It lost more than is allowed, which training won back: {step.credit.reason}"
+    return f"{step.index}: {step.type}", "applied", told.strip(), f"{step.seconds:.1f}"
 
 
 def _learners(report: Report) -> Iterator[str]:

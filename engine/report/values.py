@@ -239,6 +239,15 @@ class Change(_Value):
     )
 
 
+class Credit(_Value):
+    """More loss than is allowed, which a step was granted because a later one teaches the network."""
+
+    reason: str = Field(description="What was lost.")
+    won_back: bool = Field(
+        default=False, description="True: the network lost no more than is allowed after it was taught."
+    )
+
+
 class StepReport(_Value):
     """One execution of a pass."""
 
@@ -251,6 +260,7 @@ class StepReport(_Value):
     quality: tuple[Quality, ...] = Field((), description="On the samples that steps are chosen on.")
     size: Size | None = None
     latency: LatencyComparison | None = None
+    credit: Credit | None = Field(None, description="null: it lost no more than is allowed.")
     seconds: float
 
 

@@ -9,7 +9,6 @@ import pytest
 
 import engine
 import models
-from engine.passes.reconstruct import Reconstruct
 from services import attempts, queue, workers
 from services.artifacts import NewFile
 from services.claims import Answer, Result
@@ -217,11 +216,29 @@ def test_a_job_answers_with_every_network_that_it_makes(client, body):
     assert (profile["output_model"], profile["outputs"]) == (None, [])
 
 
+def test_recipes_by_name_are_listed_estimated_and_taken(service, client, body, dataset):
+    items = client.get("/v1/recipes").json()["items"]
+    assert [item["name"] for item in items] == ["small", "fast", "fastest"]
+    assert {step["type"] for step in items[0]["passes"]} >= {"prune_channels", "distill"}
+    for_model = client.get("/v1/recipes", params={"model": body["model"], "dataset": dataset}).json()["items"]
+    assert [item["name"] for item in for_model] == [item["name"] for item in items]
+    assert client.get("/v1/recipes", params={"model": "mdl_" + "0" * 26}).status_code == 404
+    assert client.get("/v1/recipes", params={"provider": "abacus"}).status_code == 422
+    asked = {"model": body["model"], "dataset": dataset, "recipe": "fast"}
+    planned = client.post("/v1/jobs:validate", json=asked).json()
+    assert planned["valid"], planned
+    assert planned["spec"]["recipe"]["name"] == "fast"
+    unknown = client.post("/v1/jobs", json={**asked, "recipe": "fastets"})
+    assert unknown.status_code == 422
+    assert "there is small, fast, fastest" in unknown.text
+    without = client.post("/v1/jobs:validate", json={**asked, "dataset": None}).json()
+    assert (without["valid"], without["problem"]["code"]) == (False, "spec_invalid")
+
+
 @pytest.mark.parametrize("role", ["student", "teacher"])
-def test_a_student_or_a_teacher_is_named_shown_and_checked(service, client, body, dataset, role, monkeypatch):
-    monkeypatch.setattr(Reconstruct, "learns", True)
+def test_a_student_or_a_teacher_is_named_shown_and_checked(service, client, body, dataset, role):
     other = service.ready_model(client)
-    learning = {**body, "dataset": dataset, "recipe": {"passes": [{"type": "reconstruct"}]}, role: other}
+    learning = {**body, "dataset": dataset, "recipe": {"passes": [{"type": "distill"}]}, role: other}
     assert client.post("/v1/jobs:validate", json=learning).json()["valid"]
     job = new_job(client, learning)
     assert (job["model"], job[role]) == (body["model"], other)

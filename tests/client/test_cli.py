@@ -132,6 +132,17 @@ def test_a_second_dataset_judges(press, cli, files, tmp_path, stored):
     assert len(keys) == 2
 
 
+@pytest.mark.parametrize("name", ["small", "fast", "fastest"])
+def test_a_recipe_that_the_service_knows_is_asked_for_by_its_name(press, cli, files, name):
+    scripted = press()
+    assert cli(scripted.url, KEY, *files[:-1], name).code == 0
+    (asked,) = scripted.asked("POST", "/jobs")
+    assert json.loads(asked.body)["recipe"] == name
+    refused = cli(scripted.url, KEY, *files[:-1], "smallest")
+    assert refused.code == ExitCode.USAGE
+    assert "no recipe of that name: simplify, int8, small, fast, fastest" in refused.stderr
+
+
 @pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize("role", ["student", "teacher"])
 def test_a_student_or_a_teacher_goes_along(press, cli, files, tmp_path, role, stored):

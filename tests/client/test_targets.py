@@ -2,7 +2,7 @@
 
 from rich.console import Console, Group
 
-from onnxpress.commands.service import capacity
+from onnxpress.commands.service import capacity, offered
 
 TARGET = {
     "provider": "openvino", "live": True, "workers": 1, "slots": 2, "busy": 1, "device": "cpu", "cpu": "A CPU",
@@ -64,3 +64,19 @@ def test_what_trains_is_told_with_its_reason():
     assert [line for line in told if "no networks" in line] == [
         "openvino trains no networks: PyTorch is not installed."
     ]
+
+
+def test_recipes_are_shown_with_their_steps_time_and_what_cannot_be_done():
+    fast = {
+        "name": "fast", "summary": "Faster.", "passes": [{"type": "simplify"}, {"type": "distill"}],
+        "left_out": [{"type": "distill", "reason": "no worker has PyTorch"}], "problem": None,
+        "estimate": {"summary": "About 3 minutes."},
+    }  # fmt: skip
+    small = {**fast, "name": "small", "left_out": [], "estimate": None, "problem": {"detail": "It is quantized."}}
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123 - closed below
+    with console.file:
+        console.print(Group(*offered([fast, small])))
+        told = lines(console.export_text())
+    assert "│ fast │ Faster. │ simplify > distill │ About 3 minutes. │" in told
+    assert "fast without distill: no worker has PyTorch" in told
+    assert "small cannot be done: It is quantized." in told

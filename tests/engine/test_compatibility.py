@@ -5,7 +5,6 @@ import pytest
 from engine import Compress, DatasetInspection, Inspection, OutputDeclaration, check_fit
 from engine.compatibility import can_cast
 from engine.errors import DatasetInvalidError, SpecInvalidError
-from engine.passes.reconstruct import Reconstruct
 
 
 def _network(**changes):
@@ -292,10 +291,9 @@ def test_labels_that_nobody_said_the_meaning_of_are_not_left_out_in_silence():
 
 
 @pytest.fixture
-def learning(monkeypatch):
+def learning():
     """A spec with a step that teaches."""
-    monkeypatch.setattr(Reconstruct, "learns", True)
-    return _spec("reconstruct")
+    return _spec("distill")
 
 
 @pytest.mark.parametrize("role", ["student", "teacher"])

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from engine.__main__ import main
-from engine.passes.reconstruct import Reconstruct
 
 
 @pytest.fixture
@@ -127,9 +126,10 @@ def test_data_that_are_no_file(call, files, name, told):
     assert told in err
 
 
-def test_a_student_and_a_teacher_lie_beside_the_network(call, files, residual_cnn, monkeypatch):
-    monkeypatch.setattr(Reconstruct, "learns", True)
-    (files / "recipe.json").write_text(json.dumps({"passes": [{"type": "reconstruct"}]}))
+def test_a_student_and_a_teacher_lie_beside_the_network(call, files, residual_cnn):
+    (files / "recipe.json").write_text(
+        json.dumps({"passes": [{"type": "distill", "steps": 1, "learning_rate": 0.001}]})
+    )
     (files / "tiny.onnx").write_bytes(residual_cnn())
     words = ["run", "net.onnx", "recipe.json", "--data", "data.npz", "--out", "made"]
     code, _, err = call(*words, "--student", "tiny.onnx", "--teacher", "net.onnx")

@@ -156,11 +156,13 @@ class System:
     def inspected(self, model):
         return self.until(lambda session: _unless_checking(artifacts.get_model(session, TENANT, model.id)))
 
-    def submit(self, inputs, passes=("simplify",), **fields):
+    def submit(self, inputs, passes=("simplify",), student=None, **fields):
         model, data = inputs
-        spec = engine.read_spec({"recipe": {"passes": [{"type": name} for name in passes]}, **fields})
+        steps = [{"type": step} if isinstance(step, str) else step for step in passes]
+        spec = engine.read_spec({"recipe": {"passes": steps}, **fields})
+        request = jobs.Request(model.id, data.id, spec, {}, student_id=student and student.id)
         with self.database.transaction() as session:
-            return jobs.submit(session, TENANT, jobs.Request(model.id, data.id, spec, {})).job.id
+            return jobs.submit(session, TENANT, request).job.id
 
     def job(self, job_id):
         with self.database.reading() as session:

@@ -6,19 +6,13 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from engine.passes.reconstruct import Reconstruct
 from models import Job, Model
 from services import catalog, db, jobs, queue, retention
 from services.errors import ConflictError, InvalidError, RejectedError
 from services.retention import Place
 
 TENANT = "default"
-TEACHING = ({"type": "reconstruct"},)
-
-
-@pytest.fixture(autouse=True)
-def teaching(monkeypatch):
-    monkeypatch.setattr(Reconstruct, "learns", True)
+TEACHING = ({"type": "distill"},)
 
 
 @pytest.fixture
@@ -128,5 +122,7 @@ def test_a_job_that_is_tried_again_has_them_too(service, ask):
     again = service.write(lambda session: jobs.retry(session, TENANT, job.id)).job
     assert (again.student_id, again.teacher_id) == (student.id, teacher.id)
     with service.database.transaction() as session:
-        unit = queue.claim_next(session, service.messages.sent[-1][1], worker_id="w", lease_s=30, queues=["run.cpu"])
+        unit = queue.claim_next(
+            session, service.messages.sent[-1][1], worker_id="w", lease_s=30, queues=["run.cpu.train"]
+        )
     assert {"student/model.onnx", "teacher/model.onnx"} <= {item.path for item in unit.inputs}

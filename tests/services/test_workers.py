@@ -6,7 +6,6 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from engine.passes.simplify import Simplify
 from models import Unit, Worker
 from services import queue, reconcile, workers
 from services.errors import RejectedError
@@ -178,10 +177,10 @@ WITHOUT_TORCH = {**CPU, "training": {"available": False, "reason": "PyTorch is n
 
 
 @pytest.fixture
-def training(service, monkeypatch):
+def training(service):
     """A request for a job with a step that trains."""
-    monkeypatch.setattr(Simplify, "trains", True)
-    return service.request(limits={"max_pending_s": 5})
+    passes = ({"type": "simplify"}, {"type": "distill"})
+    return service.request(dataset=service.ready_dataset(), passes=passes, limits={"max_pending_s": 5})
 
 
 def test_a_job_that_trains_is_refused_with_what_installs_pytorch(service, training):
@@ -189,12 +188,12 @@ def test_a_job_that_trains_is_refused_with_what_installs_pytorch(service, traini
     # One of a version that knows no training.
     beat(service, "wrk_2", (CPU,))
     with pytest.raises(
-        RejectedError, match=r"Step 0 \(simplify\) trains the network, and no worker for `cpu`"
+        RejectedError, match=r"Step 1 \(distill\) trains the network, and no worker for `cpu`"
     ) as refused:
         service.submit(training)
     assert refused.value.exact_code == "training_unavailable"
     assert "pip install 'onnxpress-server[train]'" in refused.value.hint
-    assert refused.value.problem == {"step": 0}
+    assert refused.value.problem == {"step": 1}
     beat(service, "wrk_3", ({**OPENVINO, "training": TRAINS},))
     with pytest.raises(RejectedError, match="`cpu`"):
         service.submit(training)
@@ -216,10 +215,9 @@ def test_a_job_that_trains_waits_for_a_worker_with_pytorch(service, training):
     assert found == {True: 1, False: 0}
 
 
-def test_who_can_train_takes_ordinary_jobs_in_the_same_order(service, training, monkeypatch):
+def test_who_can_train_takes_ordinary_jobs_in_the_same_order(service, training):
     beat(service, "wrk_1", (WITH_TORCH,))
     low = service.submit(training).job
-    monkeypatch.undo()
     high = service.submit(replace(service.request(), priority=5)).job
     assert take(service, "wrk_1", *run_queues(WITH_TORCH)).job_id == high.id
     assert take(service, "wrk_1", *run_queues(WITH_TORCH)).job_id == low.id

@@ -28,7 +28,7 @@ def compress(
         str,
         typer.Option(
             metavar="FILE|NAME",
-            help=f"JSON file with a recipe or a whole job, or one of: {', '.join(recipes.RECIPES)}.",
+            help=f"JSON file with a recipe or a whole job, or one of: {', '.join(recipes.NAMES)}.",
         ),
     ],
     data: Data = None,

@@ -1,9 +1,10 @@
-"""Commands about the service: passes, targets."""
+"""Commands about the service: passes, recipes, targets."""
 
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import RenderableType
 from rich.table import Table
 
@@ -12,7 +13,7 @@ from onnxpress.terminal import give, give_json, people, session
 from onnxpress.terminal_text import safe_text
 
 # Names that somebody may copy.
-_WHOLE = frozenset({"provider", "id", "state", "busy"})
+_WHOLE = frozenset({"provider", "id", "state", "busy", "name"})
 _DRIVEN_BY = (("driver", "driver"), ("CUDA", "cuda"), ("cuDNN", "cudnn"))
 
 
@@ -20,6 +21,44 @@ def passes(*, as_json: AsJson = False, url: Url = None) -> None:
     """List what a recipe can be made of: a table on a terminal, bare names in a pipe."""
     with session(url, as_json=as_json) as client:
         _show(client.passes(), "type", ("type", "summary", "lossless", "needs_data", "defaults"), as_json=as_json)
+
+
+def recipes(
+    *,
+    model: Annotated[
+        str | None, typer.Option(metavar="ID", help="Say what each would be for this stored model, and take.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="ID", help="The stored dataset that a job would have.")] = None,
+    provider: Annotated[str | None, typer.Option(metavar="NAME", help="Execution provider of the target.")] = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """List the recipes that --recipe takes by name: their steps and what they take, on a terminal; bare names in a pipe."""
+    with session(url, as_json=as_json) as client:
+        found = client.recipes(model=model, dataset=data, provider=provider)
+    if as_json or not sys.stdout.isatty():
+        _show(found, "name", (), as_json=as_json)
+        return
+    for part in offered(found):
+        people().print(part)
+
+
+def offered(found: list[dict[str, Any]]) -> list[RenderableType]:
+    """Give the table of recipes, and under it what of them cannot be done now, and why."""
+    items = [
+        {
+            **item,
+            "steps": " > ".join(step["type"] for step in item["passes"]),
+            "takes": (item.get("estimate") or {}).get("summary"),
+        }
+        for item in found
+    ]
+    columns = ("name", "summary", "steps", *(("takes",) if any(item["takes"] for item in items) else ()))
+    without = [
+        f"{item['name']} without {each['type']}: {each['reason']}" for item in found for each in item["left_out"]
+    ]
+    refused = [f"{item['name']} cannot be done: {item['problem']['detail']}" for item in found if item.get("problem")]
+    return [_table(None, items, columns), *(safe_text(told, style="dim") for told in (*without, *refused))]
 
 
 def targets(*, as_json: AsJson = False, url: Url = None) -> None:

@@ -9,16 +9,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engine import Compress, run
 from engine.errors import SpecInvalidError
-from engine.passes.reconstruct import Reconstruct
 from engine.report.markdown import markdown
 from engine.report.values import Memory
 
 pytestmark = pytest.mark.usefixtures("short_measurements")
 
-
-@pytest.fixture(autouse=True)
-def teaching(monkeypatch):
-    monkeypatch.setattr(Reconstruct, "learns", True)
+DISTILL = {"type": "distill", "steps": 30, "learning_rate": 0.02, "batch": 16}
+# So slowly that nothing is learnt.
+IDLE = {"type": "distill", "steps": 1, "learning_rate": 1e-9}
 
 
 def small(classes=5, size=12):
@@ -50,7 +48,7 @@ def job(workspace, residual_cnn, images):
             (folder / role / "model.onnx").write_bytes(serialized)
         probe = Memory(peak_rss_bytes=1, load_ms=1, first_run_ms=1)
         names = {role: f"my {role}" for role in networks}
-        spec = Compress.model_validate({"recipe": {"passes": list(passes or ({"type": "reconstruct"},))}})
+        spec = Compress.model_validate({"recipe": {"passes": list(passes or (DISTILL,))}})
         return run(spec, folder, lambda _event: None, probe=lambda *_: probe, names=names), folder / "out"
 
     return make
@@ -64,7 +62,8 @@ def test_the_recipe_works_on_the_student_and_the_report_says_whose_it_is(job, re
     assert report.student.facts.parameters == 15
     assert report.teacher.facts.sha256 == report.original.sha256 != report.student.facts.sha256
     # Beside the original, before anything was done.
-    assert report.student.quality
+    assert [step.status for step in report.steps] == ["applied"], report.steps
+    assert report.steps[0].quality[0].compressed > report.student.quality[0].compressed
     assert report.size.compressed < report.size.original
     assert not report.unchanged
     text = markdown(report)
@@ -75,9 +74,9 @@ def test_the_recipe_works_on_the_student_and_the_report_says_whose_it_is(job, re
 
 def test_a_student_that_was_taught_nothing_is_said_to_be_as_it_came(job):
     # Its layers are not the original's, whatever they are called: there is nothing to refit them to but themselves.
-    report, _ = job(student=small())
+    report, _ = job(IDLE, {"type": "reconstruct"}, student=small())
     assert report.teacher is None
-    assert [step.status for step in report.steps] == ["refused"]
+    assert [step.status for step in report.steps] == ["refused", "refused"]
     [said] = [warning for warning in report.warnings if "was not trained" in warning]
     assert report.steps[0].refusal.reason in said
 
