@@ -4,6 +4,7 @@ import math
 
 from engine.train.framework import Tensor, functional, torch
 from engine.train.twin.node import Node
+from engine.train.twin.operators.spatial_mean import spatial_mean
 from engine.train.twin.operators.windows import Windows, padding, windows
 from engine.train.twin.table import operator
 
@@ -62,7 +63,7 @@ def lp_pool(node: Node, x: Tensor) -> Tensor:
 def global_average_pool(node: Node, x: Tensor) -> Tensor:
     """Give each channel's mean, its axes kept with size 1."""
     del node
-    return x.mean(dim=tuple(range(2, x.dim())), keepdim=True)
+    return spatial_mean(x) if x.dim() == 4 else x.mean(dim=tuple(range(2, x.dim())), keepdim=True)
 
 
 @operator("GlobalMaxPool")

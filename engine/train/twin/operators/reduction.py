@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from engine.train.framework import Tensor, torch
 from engine.train.twin.node import Node
+from engine.train.twin.operators.spatial_mean import spatial_mean
 from engine.train.twin.table import operator
 
 # Reduces a tensor over axes, of which there is at least one, and keeps them as size 1.
@@ -15,6 +16,8 @@ def _sum(x: Tensor, axes: list[int]) -> Tensor:
 
 
 def _mean(x: Tensor, axes: list[int]) -> Tensor:
+    if axes == [2, 3] and x.dim() == 4:
+        return spatial_mean(x)
     return torch.mean(x, axes, keepdim=True)
 
 
