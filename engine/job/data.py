@@ -80,6 +80,19 @@ class JobData:
             return None
         return part_sizes(self.described, self.judge_described, inputs=[tensor.name for tensor in inputs])
 
+    def told(self, inputs: tuple[TensorInfo, ...]) -> DataParts | None:
+        """Say how they are parted for a network with these inputs, as a report does; None without data."""
+        sizes = self.sizes(inputs)
+        if sizes is None:
+            return None
+        return DataParts(
+            calibrate=sizes.calibrate,
+            select=sizes.select,
+            judge=sizes.judge,
+            select_is_judge=sizes.select_is_judge,
+            reason=sizes.reason,
+        )
+
     def parted(
         self,
         inputs: tuple[TensorInfo, ...],
@@ -112,13 +125,7 @@ class JobData:
             calibrate=of(drawn.calibrate, copied=hidden),
             select=of(drawn.select, copied=hidden),
             judge=of(drawn.judge) if self.judge is None else self._judging(inputs),
-            told=DataParts(
-                calibrate=sizes.calibrate,
-                select=sizes.select,
-                judge=sizes.judge,
-                select_is_judge=sizes.select_is_judge,
-                reason=sizes.reason,
-            ),
+            told=self.told(inputs),
         )
 
     def _judging(self, inputs: tuple[TensorInfo, ...]) -> Labelled:

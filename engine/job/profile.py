@@ -114,7 +114,7 @@ class _Profiling:
 
     def _report(self, targets: tuple[TargetProfile, ...]) -> ProfileReport:
         gates = [result for each in targets for result in self._judged(each)]
-        sizes = self._network.data.sizes(self._network.inputs)
+        parts = self._network.data.told(self._network.inputs)
         judged = any(each.measured and each.measured.quality for each in targets)
         described = self._network.data.described
         return ProfileReport(
@@ -123,7 +123,8 @@ class _Profiling:
             baseline=io.facts(self._frame.baseline) if self._frame.baseline else None,
             targets=targets,
             verdict=Verdict.of(gates),
-            samples=sizes.judge if judged and sizes is not None else 0,
+            samples=parts.judge if judged and parts is not None else 0,
+            parts=parts,
             preprocessing=described.preprocessing if described is not None else None,
             seconds=self._frame.seconds,
             estimate=self._estimate,

@@ -16,6 +16,8 @@ def merge_reports(parts: Sequence[ProfileReport]) -> ProfileReport:
             "targets": targets,
             "verdict": Verdict.of(gates),
             "samples": max(part.samples for part in parts),
+            # Of the same data; an older worker does not say it.
+            "parts": next((part.parts for part in parts if part.parts), None),
             "seconds": round(sum(part.seconds for part in parts), 3),
             "warnings": tuple(dict.fromkeys(warning for part in parts for warning in part.warnings)),
         }

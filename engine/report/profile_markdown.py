@@ -13,7 +13,17 @@ from engine.report.values import (
     TargetMeasurement,
     TargetProfile,
 )
-from engine.report.wording import MARKS, data_sentence, machine, milliseconds, size, speed, table, tf32_sentence
+from engine.report.wording import (
+    MARKS,
+    data_sentence,
+    machine,
+    milliseconds,
+    profiled_parts_sentence,
+    size,
+    speed,
+    table,
+    tf32_sentence,
+)
 
 _PERCENTILES = ("p50", "p90", "p95", "p99")
 _MOST_ROWS = 10
@@ -52,7 +62,7 @@ def profile_lines(report: ProfileReport) -> Iterator[str]:
     for each in report.targets:
         yield from ("", f"## {_name(each)}", "")
         yield from _target(each)
-    for sentence in data_sentence(report):
+    for sentence in (*profiled_parts_sentence(report), *data_sentence(report)):
         yield from ("", sentence)
     for warning in report.warnings:
         yield from ("", f"> {warning}")

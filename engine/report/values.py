@@ -548,6 +548,11 @@ class ProfileReport(_Value):
     targets: tuple[TargetProfile, ...]
     verdict: Verdict
     samples: int = Field(description="Of the dataset that quality was judged on; 0 where it was not.")
+    parts: DataParts | None = Field(
+        None,
+        description="How the data were parted: runs take their inputs from what calibrates, quality is on what judges, and nothing"
+        " is chosen. Null without data, and in reports of older workers.",
+    )
     preprocessing: Preprocessing | None = Field(
         None, description="What was done to raw data before, as the dataset says it; a deployment has to do the same."
     )

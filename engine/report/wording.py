@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from engine.report.values import AnyReport, Environment, Quality, Ratio, Report
+from engine.report.values import AnyReport, Environment, ProfileReport, Quality, Ratio, Report
 
 # Metrics that are shares of samples.
 SHARES = frozenset(
@@ -102,6 +102,15 @@ def data_sentence(report: AnyReport) -> Iterator[str]:
     """Yield what was done to raw data before, where the dataset says it: somebody's words, kept to one line of text."""
     if report.preprocessing is not None:
         yield "Data: " + " ".join(report.preprocessing.summary.split()).replace("<", "&lt;")
+
+
+def profiled_parts_sentence(report: ProfileReport) -> Iterator[str]:
+    """Yield how many samples of the data fed the runs that were measured, and how many judged."""
+    parts = report.parts
+    if parts is None:
+        return
+    judged = f", quality is on the {report.samples} that judge one" if report.samples else "; quality was not judged"
+    yield f"Runs take their inputs from the {parts.calibrate} samples that calibrate a job{judged}. {parts.reason}."
 
 
 def parts_sentence(report: Report) -> str:

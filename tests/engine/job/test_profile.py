@@ -78,6 +78,9 @@ def test_all_is_measured_beside_the_baseline(workspace, residual_cnn, images):
     assert levels == {"disabled", "basic", "extended", "all"}
     assert {trial.options.threads for trial in found.tuning.trials} >= {2}
     assert report.samples == 20
+    assert (report.parts.calibrate, report.parts.judge, report.parts.select_is_judge) == (20, 20, True)
+    said = "Runs take their inputs from the 20 samples that calibrate a job, quality is on the 20 that judge one."
+    assert f"{said} {report.parts.reason}." in (folder / "out" / "report.md").read_text()
     assert [(each.gate.metric, each.target) for each in report.verdict.gates] == [
         ("size_bytes", 0),
         ("top1", 0),
@@ -128,7 +131,7 @@ def test_what_was_done_to_the_data_is_repeated(workspace, residual_cnn, images, 
 def test_without_data_inputs_are_made_up_and_nothing_is_judged(workspace, residual_cnn, quick):
     report = quick(spec_of({}, {"threads": 2}, gates=[SIZE]), workspace(residual_cnn()))
     assert [each.measured.quality for each in report.targets] == [(), ()]
-    assert report.samples == 0
+    assert (report.samples, report.parts) == (0, None)
     assert any("random inputs" in text for text in report.warnings)
     assert report.verdict.outcome == "fail"
     assert [each.target for each in report.verdict.gates] == [0, 1]
@@ -164,6 +167,23 @@ def test_parts_of_several_workers_make_one_report(workspace, residual_cnn, quick
     assert report.verdict.outcome == "inconclusive"
     assert report.summary.count("a run takes") == 2
     assert "No worker was there" in markdown(report)
+
+
+def test_the_data_are_parted_as_in_a_compression_and_an_older_worker_does_not_say_it(
+    workspace, residual_cnn, images, quick, short_measurements
+):
+    arrays = {"image": images(600), "label": np.arange(600) % 5}
+    job = read_spec({"recipe": {"passes": [{"type": "simplify"}]}})
+    compressed = quick(job, workspace(residual_cnn(), name="job", **arrays))
+    report = quick(spec_of({}, gates=[ROOMY]), workspace(residual_cnn(), name="profile", **arrays))
+    assert (report.parts.calibrate, report.parts.select, report.parts.judge) == (200, 133, 267)
+    assert report.parts == compressed.parts
+    assert report.samples == compressed.held_out_samples
+    older = report.model_copy(update={"parts": None})
+    assert merge_reports([older, report]).parts == report.parts
+    assert "samples that calibrate a job" not in markdown(older)
+    body = {name: value for name, value in report.model_dump(mode="json").items() if name != "parts"}
+    assert read_report(body).parts is None
 
 
 def test_a_target_on_which_the_process_died_is_left_out(workspace, residual_cnn, quick):
