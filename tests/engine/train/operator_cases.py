@@ -300,6 +300,10 @@ def samples():
         "max": {"sampling_ratio": 2, "mode": "max"},
     }.items():
         yield _standard(name, "RoiAlign", (image, regions, batch), opset=16, **size, **attributes)
+    kernel, moved = draw(4, 1, 2, 3), 0.7 * draw(2, 2 * 6 * 2, 2, 3)
+    dilated = {"group": 2, "offset_group": 2, "strides": [2, 1], "dilations": [1, 2], "pads": [0, 1, 1, 1]}
+    deformed = (x, kernel, moved, draw(4), draw(2, 2 * 6, 2, 3))
+    yield _standard("groups", "DeformConv", deformed, opset=22, tolerance=1e-4, **dilated)
     for mode in ("constant", "reflect", "edge", "wrap"):
         yield _standard(f"{mode}", "Pad", (x, _ints(0, 1, 2, 1, 1, 0, 3, 2)), opset=19, mode=mode)
     cut = (x, _ints(-1, 2, 1, -2), np.array(3.5, np.float32), _ints(-2, 3))

@@ -1,5 +1,8 @@
 """Convolutions of any number of spatial axes."""
 
+import itertools
+import math
+
 from engine.train.framework import Tensor, functional, torch
 from engine.train.twin.node import Node
 from engine.train.twin.operators.named_activations import activation
@@ -71,3 +74,36 @@ def _placement(node: Node, x: Tensor, window: Windows) -> tuple[list[int], list[
     totals = [max(each - size, 0) for each, size in zip(full, sizes, strict=True)]
     # The standard gives the odd element to the end only for SAME_UPPER.
     return [total // 2 if auto_pad == "SAME_UPPER" else total - total // 2 for total in totals], list(sizes)
+
+
+@operator("CausalConvWithState")
+def causal_conv(
+    node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None, past: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Convolve each channel of `x` (N, C, length) with what is not later; gives the end of the input too, for the next part."""
+    kept = weight.shape[-1] - 1
+    x = functional.pad(x, (kept, 0)) if past is None else torch.cat((past, x), dim=2)
+    result = functional.conv1d(x, weight, bias, groups=len(weight))
+    named = node.text("activation", "none")
+    return result if named == "none" else functional.silu(result), x[..., x.shape[-1] - kept :]
+
+
+@operator("Col2Im", host=(1, 2))
+def col2im(node: Node, x: Tensor, image_shape: Tensor, block_shape: Tensor) -> Tensor:
+    """Add blocks (N, C * elements of a block, blocks) up where they lie in the image."""
+    sizes, block = image_shape.tolist(), block_shape.tolist()
+    window = windows(node, sizes, block)
+    padded = [size + begin + end for size, begin, end in zip(sizes, window.begins, window.ends, strict=True)]
+    counts = [
+        (size - extent) // stride + 1
+        for size, extent, stride in zip(padded, window.extents, window.strides, strict=True)
+    ]
+    parts = x.reshape(len(x), -1, math.prod(block), *counts)
+    image = x.new_zeros(*parts.shape[:2], *padded)
+    for index, place in enumerate(itertools.product(*(range(size) for size in block))):
+        spans = [
+            slice(step * gap, step * gap + (count - 1) * stride + 1, stride)
+            for step, gap, count, stride in zip(place, window.dilations, counts, window.strides, strict=True)
+        ]
+        image[(..., *spans)] += parts[:, :, index]
+    return functional.pad(image, padding([-each for each in window.begins], [-each for each in window.ends]))

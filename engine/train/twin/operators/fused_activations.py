@@ -34,6 +34,12 @@ def quick_gelu(node: Node, x: Tensor) -> Tensor:
     return x * torch.sigmoid(node.number("alpha", 1.702) * x)
 
 
+@operator("SwiGLU")
+def swiglu(node: Node, gate: Tensor, x: Tensor) -> Tensor:
+    """Give gate * sigmoid(alpha * gate) * x (Shazeer 2020)."""
+    return gate * torch.sigmoid(node.number("alpha", 1.0) * gate) * x
+
+
 @operator("BiasAdd", domain=_CONTRIB)
 def bias_add(node: Node, x: Tensor, bias: Tensor, skip: Tensor) -> Tensor:
     """Add a bias and a second tensor."""

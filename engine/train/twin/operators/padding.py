@@ -6,9 +6,8 @@ import numpy as np
 
 from engine.train.framework import Tensor, functional, torch
 from engine.train.twin.node import Node
+from engine.train.twin.operators.windows import padding
 from engine.train.twin.table import operator
-
-_AS_NUMPY = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 
 
 @operator("Pad", host=(1, 2, 3))
@@ -20,10 +19,22 @@ def pad(
     begins, ends = _spread(listed or [], x.dim(), axes)
     mode = node.text("mode", "constant")
     if mode != "constant":
-        return _padded_with_itself(x, begins, ends, _AS_NUMPY[mode])
+        return _padded_with_itself(x, begins, ends, mode)
     fill = node.number("value", 0.0) if value is None else value.detach().reshape(-1)[0].item() if value.numel() else 0
-    sides = [amount for pair in zip(reversed(begins), reversed(ends), strict=True) for amount in pair]
-    return functional.pad(x, sides, value=fill)
+    return functional.pad(x, padding(begins, ends), value=fill)
+
+
+@operator("CenterCropPad", host=(1,))
+def center_crop_pad(node: Node, x: Tensor, shape: Tensor) -> Tensor:
+    """Bring axes to a shape about their middle: what is too long is cut, what is too short filled with zeros."""
+    named = node.integers("axes") or range(x.dim())
+    begins, ends = [0] * x.dim(), [0] * x.dim()
+    for axis, size in zip(named, shape.tolist(), strict=True):
+        more = size - x.shape[axis]
+        # Of an odd number the smaller half is before, for cuts and for zeros.
+        begins[axis] = more // 2 if more > 0 else -(-more // 2)
+        ends[axis] = more - begins[axis]
+    return functional.pad(x, padding(begins, ends))
 
 
 def _spread(amounts: Sequence[int], rank: int, axes: Tensor | None) -> tuple[list[int], list[int]]:

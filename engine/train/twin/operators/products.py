@@ -52,6 +52,13 @@ def einsum(node: Node, *operands: Tensor) -> Tensor:
     return torch.einsum(node.text("equation", ""), *operands)
 
 
+@operator("Det")
+def determinant(node: Node, x: Tensor) -> Tensor:
+    """Give the determinants of square matrices."""
+    del node
+    return torch.linalg.det(x)
+
+
 def _turned(x: Tensor, *, batch: int, matrix: int) -> Tensor:
     if batch and x.dim() > 2:
         x = x.movedim(0, -2)

@@ -4,6 +4,7 @@ import math
 
 from engine.train.framework import Tensor, functional, torch
 from engine.train.twin.node import Node
+from engine.train.twin.operators.windows import Windows, windows
 from engine.train.twin.table import operator
 
 _MODES = {"linear": "bilinear", "cubic": "bicubic"}
@@ -27,6 +28,44 @@ def affine_grid(node: Node, theta: Tensor, size: Tensor) -> Tensor:
     """Give the grid at which an affine map of each sample reads an image of this size."""
     sizes = [int(each) for each in size]
     return functional.affine_grid(theta, sizes, align_corners=bool(node.integer("align_corners", 0)))
+
+
+@operator("DeformConv")
+def deform_conv(
+    node: Node, x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Convolve images with taps that an offset moves and a mask weighs (Dai et al. 2017, Zhu et al. 2019).
+
+    `offset` is (N, groups * taps * 2, height, width) of the output, rows before columns, `mask` (N, groups * taps, height, width).
+    """
+    window = windows(node, x.shape[2:], weight.shape[2:])
+    groups, parts = node.integer("offset_group", 1), node.integer("group", 1)
+    taps, (height, width) = weight[0, 0].numel(), offset.shape[2:]
+    moved = offset.reshape(len(x), groups, taps, 2, height, width)
+    places = [moved[:, :, :, axis] + _taps(x, window, axis, (height, width)) for axis in (0, 1)]
+    # What grid_sample takes: columns before rows, from -1 at one edge of the image to 1 at the other.
+    scaled = [(2 * places[axis] + 1) / x.shape[2 + axis] - 1 for axis in (1, 0)]
+    grid = torch.stack(scaled, dim=-1).reshape(len(x) * groups, taps * height, width, 2)
+    found = functional.grid_sample(x.reshape(len(x) * groups, -1, *x.shape[2:]), grid, align_corners=False)
+    found = found.reshape(len(x), groups, -1, taps, height, width)
+    if mask is not None:
+        found = found * mask.reshape(len(x), groups, 1, taps, height, width)
+    found = found.reshape(len(x), parts, -1, taps, height, width)
+    kernels = weight.reshape(parts, -1, weight.shape[1], taps)
+    result = torch.einsum("npcthw,poct->npohw", found, kernels).reshape(len(x), -1, height, width)
+    return result if bias is None else result + bias.reshape(-1, 1, 1)
+
+
+def _taps(x: Tensor, window: Windows, axis: int, size: tuple[int, int]) -> Tensor:
+    """Give where each tap of each window lies along an axis, (taps, height, width)."""
+    taps = torch.arange(window.kernel[axis], device=x.device) * window.dilations[axis] - window.begins[axis]
+    starts = torch.arange(size[axis], device=x.device) * window.strides[axis]
+    rows, columns = window.kernel
+    if axis == 0:
+        taps, starts = taps.repeat_interleave(columns), starts.unsqueeze(1)
+    else:
+        taps = taps.repeat(rows)
+    return (taps.reshape(-1, 1, 1) + starts).to(x.dtype)
 
 
 @operator("RoiAlign", host=(1, 2))
