@@ -1,125 +1,215 @@
-"""What exporters wrote as several nodes and PyTorch has one kernel for, forwards and back: fewer passes over the activations.
+"""Operations that exporters write as several nodes, run as one: PyTorch has a kernel for each, with its slope.
 
-GELU, x / 2 * (1 + erf(x / sqrt(2))), takes up to a fifth of a training step of an encoder when it runs node by node.
+GELU, x / 2 * (1 + erf(x / sqrt(2))), takes up to a fifth of a training step of an encoder when it runs node by node, and keeps
+four tensors more for the way back. The network does not change: where a value between the nodes is wanted they run one by one.
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from engine.train.framework import Tensor
 from engine.train.twin.node import Node
 
-_CLOSE = 1e-3
+_CLOSE = 1e-4
+_GELU_OPSET, _NORM_OPSET = 20, 17
+_MOST_FACTORS = 3
 
 
 def fused(nodes: Sequence[Node], constants: Mapping[str, Tensor], wanted: Collection[str]) -> list[Node]:
-    """Replace what has one kernel, in nodes in the order of execution; values that are wanted keep the nodes that make them."""
-    steps = _Steps(nodes, constants, frozenset(wanted))
-    replaced: dict[int, Node] = {}
+    """Give nodes that compute the same in the same order, with each chain that is known in one node."""
+    chains = _Chains(nodes, constants, wanted)
+    made: dict[int, Node] = {}
     gone: set[int] = set()
-    for node in nodes:
-        found = _gelu(node, steps) if node.op_type == "Erf" and not node.domain else None
-        if found is not None:
-            replaced[id(found.last)] = found.node
-            gone.update(id(each) for each in found.members)
-    return [replaced.get(id(node), node) for node in nodes if id(node) in replaced or id(node) not in gone]
+    for place, node in enumerate(nodes):
+        rule = _RULES.get(node.op_type)
+        found = rule(chains, place) if rule is not None and not node.domain else None
+        if found is None:
+            continue
+        single, members, last = found
+        if chains.closed(single, members, last):
+            made[last] = single
+            gone |= members - {last}
+    return [made.get(place, node) for place, node in enumerate(nodes) if place not in gone]
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A pattern: its nodes, the last of which gives the result, and what takes their place."""
-
-    node: Node
-    last: Node
-    members: tuple[Node, ...]
+# The one node, the places of those that it stands for, and the place of the last of them.
+_Found = tuple[Node, set[int], int]
 
 
-@dataclass
-class _Steps:
-    nodes: Sequence[Node]
-    constants: Mapping[str, Tensor]
-    wanted: frozenset[str]
-    makers: dict[str, Node] = field(default_factory=dict)
-    readers: dict[str, list[Node]] = field(default_factory=lambda: defaultdict(list))
-
-    def __post_init__(self) -> None:
-        for node in self.nodes:
-            self.makers.update(dict.fromkeys(node.outputs, node))
+class _Chains:
+    def __init__(self, nodes: Sequence[Node], constants: Mapping[str, Tensor], wanted: Collection[str]) -> None:
+        self.nodes, self._wanted = nodes, wanted
+        self._makers = {name: place for place, node in enumerate(nodes) for name in node.outputs if name}
+        self._constants = constants
+        self._readers: dict[str, set[int]] = {}
+        for place, node in enumerate(nodes):
             for name in node.reads:
-                self.readers[name].append(node)
+                self._readers.setdefault(name, set()).add(place)
 
     def number(self, name: str) -> float | None:
-        """Give a constant that is one number."""
-        tensor = self.constants.get(name)
-        maker = self.makers.get(name)
-        if tensor is None and maker is not None and maker.op_type == "Constant":
-            tensor = maker.tensor("value")
-        return float(tensor) if tensor is not None and tensor.numel() == 1 else None
+        """Give a constant's one number, of an initializer or of a Constant node."""
+        place = self.maker(name, "Constant")
+        value = self._constants.get(name) if place is None else self.nodes[place].tensor("value")
+        return float(value) if value is not None and value.numel() == 1 else None
 
-    def only_reader(self, node: Node, kind: str) -> Node | None:
-        """Give the node that alone reads what another one makes, where it is of a kind."""
-        name = node.outputs[0]
-        readers = self.readers[name]
-        if len(readers) != 1 or name in self.wanted or readers[0].op_type != kind or readers[0].domain:
+    def maker(self, name: str, *kinds: str) -> int | None:
+        """Give the place of the node of one of these operators that makes a value."""
+        place = self._makers.get(name)
+        return place if place is not None and self._is(place, kinds) else None
+
+    def reader(self, place: int, *kinds: str) -> int | None:
+        """Give the place of the one node that reads a node's result, where it is of one of these operators."""
+        found = self._readers.get(self.nodes[place].outputs[0], set())
+        only = next(iter(found)) if len(found) == 1 else None
+        return only if only is not None and self._is(only, kinds) else None
+
+    def scaled(self, name: str) -> tuple[int, str, float] | None:
+        """Take a product with a number apart: its place, what is multiplied, and by what."""
+        place = self.maker(name, "Mul", "Div")
+        if place is None:
             return None
-        return readers[0]
+        first, second = self.nodes[place].inputs
+        number = self.number(second)
+        if number is not None:
+            divides = self.nodes[place].op_type == "Div"
+            return (place, first, 1 / number if divides else number) if number or not divides else None
+        number = self.number(first)
+        return (place, second, number) if number is not None and self.nodes[place].op_type == "Mul" else None
 
-    def is_number(self, name: str, value: float) -> bool:
-        """Say whether a value is this constant."""
-        found = self.number(name)
-        return found is not None and abs(found - value) < _CLOSE * abs(value)
+    def is_stored(self, name: str) -> bool:
+        """Say whether no node makes a value."""
+        return name not in self._makers
+
+    def closed(self, single: Node, members: set[int], last: int) -> bool:
+        """Say whether nobody, the one node included, reads what the members make, but for the last one's result."""
+        inside = {name for member in members - {last} for name in self.nodes[member].outputs if name}
+        return inside.isdisjoint((*self._wanted, *single.inputs)) and all(
+            self._readers.get(name, set()) <= members for name in inside
+        )
+
+    def other(self, place: int, name: str) -> str:
+        """Give the operand beside one that is known."""
+        first, second = self.nodes[place].inputs
+        return second if first == name else first
+
+    def _is(self, place: int, kinds: Sequence[str]) -> bool:
+        return self.nodes[place].op_type in kinds and not self.nodes[place].domain
 
 
-def _gelu(erf: Node, steps: _Steps) -> _Found | None:
-    scaled = steps.makers.get(erf.inputs[0])
-    source = None if scaled is None else _scaled_by_root_of_half(scaled, steps)
-    plus = steps.only_reader(erf, "Add")
-    first = None if plus is None else steps.only_reader(plus, "Mul")
-    if scaled is None or source is None or plus is None or first is None:
+def _gelu(chains: _Chains, place: int) -> _Found | None:
+    """Half of x * (1 + erf(x / sqrt(2)))."""
+    source = chains.scaled(chains.nodes[place].inputs[0])
+    if source is None or abs(source[2] - math.sqrt(0.5)) > _CLOSE:
         return None
-    if steps.only_reader(scaled, "Erf") is not erf or not any(steps.is_number(name, 1.0) for name in plus.inputs):
-        return None
-    return _product_of(source, (scaled, erf, plus, first), steps)
+    return _half_gated(chains, place, source[1], {place, source[0]}, "none")
 
 
-def _product_of(source: str, members: tuple[Node, ...], steps: _Steps) -> _Found | None:
-    """Find the half and the value that the sum is multiplied with, in either order, or their product."""
-    *_, plus, first = members
-    other = _other(first, plus.outputs[0])
-    half = steps.makers.get(other)
-    if half is not None and steps.only_reader(half, "Mul") is first and _is_half_of(half, source, steps):
-        return _as_gelu(source, first, (half, *members))
-    last = steps.only_reader(first, "Mul")
-    if last is None:
+def _tanh_gelu(chains: _Chains, place: int) -> _Found | None:
+    """Half of x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))."""
+    source = chains.scaled(chains.nodes[place].inputs[0])
+    if source is None or abs(source[2] - math.sqrt(2 / math.pi)) > _CLOSE:
         return None
-    factors = {other, _other(last, first.outputs[0])}
-    if source in factors and any(steps.is_number(name, 0.5) for name in factors - {source}):
-        return _as_gelu(source, last, (*members, last))
+    total = chains.maker(source[1], "Add")
+    for name in () if total is None else chains.nodes[total].inputs:
+        cube = chains.scaled(name)
+        power = None if cube is None else chains.maker(cube[1], "Pow")
+        if total is None or cube is None or power is None or abs(cube[2] - 0.044715) > _CLOSE:
+            continue
+        x, exponent = chains.nodes[power].inputs
+        if chains.number(exponent) == 3 and chains.other(total, name) == x:
+            return _half_gated(chains, place, x, {place, source[0], total, cube[0], power}, "tanh")
     return None
 
 
-def _scaled_by_root_of_half(node: Node, steps: _Steps) -> str | None:
-    """Name what a node divides by the root of two."""
-    if node.domain or node.op_type not in {"Div", "Mul"}:
+def _half_gated(chains: _Chains, place: int, x: str, members: set[int], approximate: str) -> _Found | None:
+    """Follow a gate to where 1 is added to it and it is multiplied with x and a half, in any order."""
+    last = chains.reader(place, "Add")
+    if last is None or chains.number(chains.other(last, chains.nodes[place].outputs[0])) != 1:
         return None
-    if node.op_type == "Div":
-        return node.inputs[0] if steps.is_number(node.inputs[1], math.sqrt(2)) else None
-    return next((_other(node, name) for name in node.inputs if steps.is_number(name, math.sqrt(0.5))), None)
+    members, factor, whole = {*members, last}, 1.0, False
+    for _ in range(_MOST_FACTORS):
+        following = chains.reader(last, "Mul")
+        if following is None:
+            return None
+        other = chains.other(following, chains.nodes[last].outputs[0])
+        number, part = chains.number(other), chains.scaled(other)
+        if number is not None:
+            factor *= number
+        elif other == x and not whole:
+            whole = True
+        elif part is not None and part[1] == x and not whole:
+            whole, factor, members = True, factor * part[2], {*members, part[0]}
+        else:
+            return None
+        members, last = {*members, following}, following
+        if whole and abs(factor - 0.5) < _CLOSE:
+            return _single(chains, last, "Gelu", _GELU_OPSET, (x,), approximate=approximate), members, last
+    return None
 
 
-def _is_half_of(node: Node, source: str, steps: _Steps) -> bool:
-    """Say whether a node gives half of a value."""
-    if node.op_type == "Div":
-        return node.inputs[0] == source and steps.is_number(node.inputs[1], 2.0)
-    return node.op_type == "Mul" and source in node.inputs and steps.is_number(_other(node, source), 0.5)
+def _layer_norm(chains: _Chains, place: int) -> _Found | None:
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis, from its root on."""
+    shifted = chains.maker(chains.nodes[place].inputs[0], "Add")
+    division = chains.reader(place, "Div")
+    if shifted is None or division is None:
+        return None
+    variance, epsilon = chains.nodes[shifted].inputs
+    if chains.number(epsilon) is None:
+        variance, epsilon = epsilon, variance
+    centred = chains.nodes[division].inputs[0]
+    squares, subtraction = _mean_over_last(chains, variance), chains.maker(centred, "Sub")
+    square = None if squares is None else _square_of(chains, chains.nodes[squares].inputs[0], centred)
+    if chains.number(epsilon) is None or squares is None or square is None or subtraction is None:
+        return None
+    x, mean = chains.nodes[subtraction].inputs
+    average = _mean_over_last(chains, mean)
+    if average is None or chains.nodes[average].inputs[0] != x:
+        return None
+    members = {place, shifted, division, squares, square, subtraction, average}
+    return _scaled_norm(chains, division, x, members, chains.number(epsilon))
 
 
-def _other(node: Node, name: str) -> str:
-    return node.inputs[1] if node.inputs[0] == name else node.inputs[0]
+def _scaled_norm(chains: _Chains, division: int, x: str, members: set[int], epsilon: float | None) -> _Found | None:
+    product = chains.reader(division, "Mul")
+    if product is None:
+        return None
+    inputs, last = [x, chains.other(product, chains.nodes[division].outputs[0])], product
+    total = chains.reader(product, "Add")
+    bias = "" if total is None else chains.other(total, chains.nodes[product].outputs[0])
+    # What a node makes is added for another reason: a residual.
+    if total is not None and chains.is_stored(bias):
+        inputs, last = [*inputs, bias], total
+    members = {*members, product, last}
+    return _single(chains, last, "LayerNormalization", _NORM_OPSET, inputs, axis=-1, epsilon=epsilon), members, last
 
 
-def _as_gelu(source: str, last: Node, members: tuple[Node, ...]) -> _Found:
-    node = Node(last.name, "Gelu", "", 20, (source,), last.outputs[:1], floating=last.floating)
-    return _Found(node, last, members)
+def _mean_over_last(chains: _Chains, name: str) -> int | None:
+    place = chains.maker(name, "ReduceMean")
+    if place is None:
+        return None
+    node = chains.nodes[place]
+    last = chains.number(node.inputs[1]) == -1 if len(node.inputs) > 1 else node.integers("axes") == [-1]
+    return place if last and node.integer("keepdims", 1) else None
+
+
+def _square_of(chains: _Chains, name: str, x: str) -> int | None:
+    place = chains.maker(name, "Pow", "Mul")
+    if place is None or chains.nodes[place].inputs[0] != x:
+        return None
+    second = chains.nodes[place].inputs[1]
+    squares = chains.number(second) == 2 if chains.nodes[place].op_type == "Pow" else second == x
+    return place if squares else None
+
+
+def _single(chains: _Chains, last: int, op_type: str, version: int, inputs: Sequence[str], **attributes: Any) -> Node:
+    node = chains.nodes[last]
+    return replace(node, op_type=op_type, version=version, inputs=tuple(inputs), attributes=attributes, input_types=())
+
+
+_RULES: dict[str, Callable[[_Chains, int], _Found | None]] = {
+    "Erf": _gelu,
+    "Tanh": _tanh_gelu,
+    "Sqrt": _layer_norm,
+}

@@ -7,6 +7,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from engine.train.twin.module import Twin
+from tests.engine.train.test_network_parity import outputs_of
 
 ROOT, HALF_ROOT, ONE, HALF, TWO = (
     numpy_helper.from_array(np.array(value, np.float32), name)
@@ -99,3 +100,88 @@ def test_constants_that_are_trained_stay_nodes():
     twin = Twin.of(model, trainable=["half"])
     twin.run(twin.feed({"x": X}))["y"].sum().backward()
     assert twin.parameters["half"].grad is not None
+
+
+RANDOM = np.random.default_rng(0)
+ROWS = RANDOM.standard_normal((3, 4, 8)).astype(np.float32)
+
+
+def network(nodes, numbers, opset=17):
+    """Nodes written as "Mul a b -> c"; numbers are initializers."""
+    made = []
+    for line in nodes:
+        left, result = line.split(" -> ")
+        kind, *inputs = left.split()
+        attributes = {"axes": [-1]} if kind == "ReduceMean" else {}
+        made.append(helper.make_node(kind, inputs, [result], f"node_{result}", **attributes))
+    graph = helper.make_graph(
+        made,
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in numbers.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+CUBE = {"three": 3, "small": 0.044715, "root": np.sqrt(2 / np.pi), "one": 1, "half": 0.5}
+NORM = {"two": 2, "epsilon": 1e-5, "scale": RANDOM.uniform(0.5, 1.5, 8), "bias": RANDOM.standard_normal(8)}
+CHAINS = {
+    "gelu_by_tanh": (
+        [
+            "Pow x three -> p",
+            "Mul p small -> q",
+            "Add x q -> r",
+            "Mul r root -> s",
+            "Tanh s -> t",
+            "Add t one -> c",
+            "Mul x half -> h",
+            "Mul h c -> y",
+        ],
+        CUBE,
+        "Gelu",
+    ),
+    "layer_norm": (
+        [
+            "ReduceMean x -> m",
+            "Sub x m -> c",
+            "Pow c two -> p",
+            "ReduceMean p -> v",
+            "Add v epsilon -> e",
+            "Sqrt e -> r",
+            "Div c r -> n",
+            "Mul n scale -> s",
+            "Add s bias -> y",
+        ],
+        NORM,
+        "LayerNormalization",
+    ),
+}
+
+
+def kinds(twin, wanted):
+    return [step.node.op_type for step in twin._plan(twin.graph, frozenset({"x"}), tuple(wanted))]
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_chain_runs_as_one_node(name):
+    nodes, numbers, kind = CHAINS[name]
+    model = network(nodes, numbers)
+    twin = Twin.of(ir.from_proto(model), dtype=torch.float64)
+    assert kinds(twin, ["y"]) == [kind]
+    x = torch.from_numpy(ROWS).double().requires_grad_()
+    y = twin.run({"x": x})["y"]
+    np.testing.assert_allclose(y.detach(), outputs_of(model, {"x": ROWS})["y"], rtol=1e-5, atol=1e-5)
+    apart = twin.run({"x": x}, ["y", "c"])["y"]
+    assert len(kinds(twin, ["y", "c"])) == len(nodes)
+    torch.testing.assert_close(torch.autograd.grad(y.sin().sum(), x), torch.autograd.grad(apart.sin().sum(), x))
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_chain_that_somebody_reads_from_or_that_is_another_stays(name):
+    nodes, numbers, kind = CHAINS[name]
+    read = network([*(line.replace("-> y", "-> z") for line in nodes), "Add z c -> y"], numbers)
+    assert kind not in kinds(Twin.of(ir.from_proto(read)), ["y"])
+    changed = {key: value * 1.1 if key in {"root", "two"} else value for key, value in numbers.items()}
+    other = Twin.of(ir.from_proto(network(nodes, changed)))
+    assert kind not in kinds(other, ["y"])
