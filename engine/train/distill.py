@@ -22,7 +22,7 @@ from engine.train import checkpoint, framework, loop
 from engine.train.framework import torch
 from engine.train.lesson import LessonSettings, Student, TeacherLesson
 from engine.train.loop import Record, Surroundings
-from engine.train.memory_plan import MemoryPlan, plan
+from engine.train.memory_plan import MemoryPlan, plan, within_device
 from engine.train.trained_weights import trained_weights
 from engine.train.twin.module import Twin
 from engine.train.twin.parity import require_parity
@@ -104,7 +104,7 @@ def plan_for(
     batch = settings.batch or min(_LARGEST_BATCH, max(_SMALLEST_BATCH, samples // _LEAST_BATCHES))
     chosen = set(weights)
     tensors = (value.const_value for _, value in io.initializers(model) if value.name in chosen)
-    return plan(
+    found = plan(
         model,
         teacher,
         trained_bytes=4 * sum(tensor.size for tensor in tensors if tensor is not None),
@@ -113,6 +113,10 @@ def plan_for(
         limit=context.memory_limit,
         fixed=fixed,
     )
+    device = framework.device()
+    if device.type != "cuda" or fixed is not None or isinstance(found, Refusal):
+        return found
+    return within_device(found, torch.cuda.mem_get_info(device)[0])
 
 
 def teach(

@@ -240,7 +240,7 @@ class TeacherLesson:
         else:
             said = self._teacher.of_samples(places, feed)
         given = self._student.run(self._student.feed(feed), self._wanted)
-        loss = self._beside(given, said, self._valid(feed, len(places)))
+        loss = self._beside(given, said, self._valid(feed, sample_count(feed)))
         if self._cross_entropy is not None:
             loss = loss + self._settings.labels * self._right(given[self._main][: len(places)], places, mixed)
         return loss

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -27,7 +27,7 @@ _CHECKPOINT_S = 20.0
 # A checkpoint may take no more than this share of the time.
 _CHECKPOINT_SHARE = 0.05
 _JUDGEMENTS = 20
-_JUDGING_SHARE = 0.2
+_JUDGING_SHARE, _QUALITY_SHARE = 0.2, 0.1
 # The moving average reaches back over this share of all steps.
 _AVERAGED = 0.02
 _LEAST_AVERAGED, _MOST_AVERAGED = 5.0, 1000.0
@@ -153,7 +153,7 @@ class _Training:
         self._metric: str | None = None
         self._best: Point | None = None
         self._summed, self._counted, self._failed = 0.0, 0, 0
-        self._judging_s = 0.0
+        self._judging_s = self._quality_s = 0.0
         self._resumed: int | None = None
         self._peak = settings.learning_rate or 0.0
 
@@ -167,6 +167,11 @@ class _Training:
         stopped = self._go()
         assert self._best is not None
         self._take_best()
+        if self._best.quality is None and self._metric is not None:
+            with self._around.working():
+                known = replace(self._best, quality=self._quality())
+            self._points = [known if point == self._best else point for point in self._points]
+            self._best = known
         return Record(
             points=tuple(self._points),
             best=self._best,
@@ -333,15 +338,12 @@ class _Training:
         started = self._around.clock()
         with self._around.working(), swapped(self._parameters, self._average):
             loss = self._lesson.loss()
-            found = self._lesson.quality() if math.isfinite(loss) else None
-            if found is not None:
-                self._metric = found[0]
             point = Point(
                 step=self._pace.step,
                 seconds=self._pace.spent,
                 train_loss=self._summed / self._counted if self._counted else None,
                 select_loss=loss if math.isfinite(loss) else math.inf,
-                quality=None if found is None else found[1],
+                quality=self._quality() if math.isfinite(loss) and self._quality_pays else None,
                 rate=learning_rate,
             )
             self._points.append(point)
@@ -350,7 +352,23 @@ class _Training:
                 checkpoint.save(self._best_path, {"key": self._key(), "values": self._copied()})
         self._forget_losses()
         self._judging_s = self._around.clock() - started
+        if point.step == 0 and not self._quality_pays:
+            self._judging_s -= self._quality_s
         self._around.tell(self._pace.share, self._told())
+
+    @property
+    def _quality_pays(self) -> bool:
+        """Whether the metric is computed at every judgement, and not only of the first and the best network."""
+        return self._quality_s * _JUDGEMENTS <= _QUALITY_SHARE * self._settings.seconds
+
+    def _quality(self) -> float | None:
+        started = self._around.clock()
+        found = self._lesson.quality()
+        self._quality_s = self._around.clock() - started
+        if found is None:
+            return None
+        self._metric = found[0]
+        return found[1]
 
     def _told(self) -> str:
         last = self._points[-1]
@@ -398,7 +416,7 @@ class _Training:
                 "points": [vars(point) for point in self._points],
                 "best": self._best and vars(self._best),
                 "losses": (self._summed, self._counted, self._failed),
-                "judging_s": self._judging_s,
+                "judging_s": (self._judging_s, self._quality_s),
             },
         )
 
@@ -414,7 +432,7 @@ class _Training:
         self._points = [Point(**point) for point in state["points"]]
         self._best = Point(**state["best"])
         self._summed, self._counted, self._failed = state["losses"]
-        self._judging_s = state["judging_s"]
+        self._judging_s, self._quality_s = state["judging_s"]
         self._resumed = self._pace.step
         self._around.tell(self._pace.share, f"going on from step {self._pace.step}")
 

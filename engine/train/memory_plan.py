@@ -1,6 +1,6 @@
 """How many samples a training may hold at once, planned from the graph and the job's memory limit, before it begins."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -79,6 +79,22 @@ def plan(
         return _refusal(constant, each * at_least, limit, at_least)
     affordable = left // max(each, 1)
     return MemoryPlan(batch, fixed or max(1, min(batch, affordable)), constant, each)
+
+
+def within_device(found: MemoryPlan, room: int) -> MemoryPlan | Refusal:
+    """Cut a plan down to what is free on the GPU that holds weights and activations."""
+    affordable = (int(_USED * room) - found.fixed_bytes) // max(found.sample_bytes, 1)
+    if affordable < min(found.micro, 1):
+        needed = round((found.fixed_bytes + found.sample_bytes) / _USED)
+        return Refusal(
+            code="too_large",
+            reason=(
+                f"Training takes about {_mebibytes(needed)} MiB of the GPU's memory even with one sample at a time;"
+                f" {_mebibytes(room)} are free."
+            ),
+            hint="Prune more before, train an uploaded smaller student, or use a worker whose GPU has more memory.",
+        )
+    return replace(found, micro=min(found.micro, affordable))
 
 
 def resident_bytes() -> int:
