@@ -15,6 +15,7 @@ from engine.passes.fuse import Fuse
 from engine.passes.mixed_precision import MixedPrecision
 from engine.passes.prune_channels import PruneChannels
 from engine.passes.prune_weights import PruneWeights
+from engine.passes.quantize_aware_train import QuantizeAwareTrain
 from engine.passes.quantize_dynamic import QuantizeDynamic
 from engine.passes.quantize_static import QuantizeStatic
 from engine.passes.quantize_weights import QuantizeWeights
@@ -34,7 +35,8 @@ AnyPass = Annotated[
     | QuantizeDynamic
     | QuantizeWeights
     | Float16
-    | MixedPrecision,
+    | MixedPrecision
+    | QuantizeAwareTrain,
     Field(discriminator="type"),
 ]
 

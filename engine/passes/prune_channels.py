@@ -41,13 +41,15 @@ class PruneChannels(Pass):
         "per_group", description="The same share of every group, or the least important channels of the whole network."
     )
     importance: Annotated[
-        Literal["reconstruction", "activation", "magnitude"],
-        Searchable(choices=("reconstruction", "activation", "magnitude")),
+        Literal["auto", "reconstruction", "activation", "magnitude", "taylor", "fisher"],
+        Searchable(choices=("reconstruction", "activation", "magnitude", "taylor", "fisher")),
     ] = Field(
         "reconstruction",
         description=(
             "What decides which channels go: the error that is left when the others make up for them as well as they can,"
-            " weights times activations, or weights alone."
+            " weights times activations, or weights alone. `taylor` and `fisher` go by gradients of the divergence from the"
+            " original, of first and of second order, and need PyTorch. `auto` prunes by `reconstruction` and, where PyTorch"
+            " is there, by these two as well, and takes what costs least on samples to choose by: three times the work."
         ),
     )
     kinds: tuple[Kind, ...] = Field(
@@ -77,11 +79,17 @@ class PruneChannels(Pass):
         (), max_length=4096, description="Names of nodes that keep all their channels and their weights.", strict=False
     )
 
+    @property
+    def trains(self) -> bool:
+        """Gradients take PyTorch; `auto` does without where it is not there."""
+        return self.importance in {"taylor", "fisher"}
+
     def work(self, load: Workload) -> Work:
         """Importance is read from the calibration samples, the result refitted; a limit is found by bisection."""
         searches = self.max_drop is not None or self.target_latency_ratio is not None
         refits = 2 * load.calibrate if self.reconstruct else 0
-        rounds = 7 if searches else 1
+        # `auto` prunes three times.
+        rounds = (7 if searches else 1) * (3 if self.importance == "auto" else 1)
         return Work(
             runs=load.calibrate + rounds * (refits + load.select),
             networks=4 * rounds,

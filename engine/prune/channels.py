@@ -1,8 +1,8 @@
 """The work of the `prune_channels` pass: choose, cut, check against the oracle, repair; in rounds, up to a requirement."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from engine.contract import Context
+from engine.errors import ModelUnsupportedError
 from engine.graph import io, macs
 from engine.graph.coupling import Coupling, analyse
 from engine.graph.groups import Group, Unit
@@ -18,7 +19,8 @@ from engine.graph.losses import by_initializer, losses_by_axis, removed
 from engine.graph.masking import mask
 from engine.graph.names import require_nodes
 from engine.graph.slicing import remove
-from engine.prune import oracle, schedule
+from engine.measure.acceptance import quality_drop
+from engine.prune import gradient_importance, oracle, schedule
 from engine.prune.importance import Importance, Seen, observe, scores
 from engine.prune.reconstruct import repair
 from engine.prune.refittable import refittable
@@ -28,6 +30,7 @@ from engine.report.pruning_details import (
     OracleAgreement,
     PruneChannelsDetails,
     RefittedLayer,
+    TriedImportance,
 )
 from engine.report.values import Change, Refusal
 from engine.runtime.processor import cpu_profile
@@ -48,7 +51,8 @@ class ChannelSettings:
     amount: schedule.Amount
     # Ranked in each group alone, or all together.
     scope: Literal["per_group", "global"]
-    importance: Importance
+    # "auto": whichever costs least on the samples to choose on.
+    importance: Importance | Literal["auto"]
     kinds: tuple[str, ...]
     # Widths become multiples of this; "auto": of what the target's kernels fill.
     round_to: int | Literal["auto"]
@@ -77,20 +81,25 @@ def check(model: ir.Model, exclude: Sequence[str]) -> Refusal | None:
 def prune(model: ir.Model, settings: ChannelSettings, context: Context) -> Change | Refusal:
     """Prune in place."""
     ir.external_data.load_to_model(model)
-    work = Pruning(model, settings, context)
-    if not work.groups:
-        return _nothing_to_prune(work.coupling, settings)
-    outcome = schedule.meet(work, settings.amount, context)
-    if isinstance(outcome, Refusal):
-        return outcome
-    pruned, tried = outcome
+    refusal = gradient_importance.objection(settings.importance, context)
+    if refusal is not None:
+        return refusal
+    try:
+        found = _by_importance(model, settings, context)
+    except ModelUnsupportedError as error:
+        if settings.importance not in gradient_importance.CRITERIA:
+            raise
+        return gradient_importance.not_differentiable(error)
+    if isinstance(found, Refusal):
+        return found
+    work, pruned, tried, compared = found
     if all(pruned.widths[key] == len(group.atoms) for key, group in work.groups.items()):
         return Refusal(
             code="no_gain",
             reason="No group loses a channel: widths are rounded, and this share of them is less than one step.",
             hint="Ask for a higher sparsity or a smaller `round_to`.",
         )
-    details = _details(work, pruned, tried)
+    details = _details(work, pruned, tried, compared)
     model.graph = pruned.model.graph
     taken = sum(layer.taken for layer in pruned.refits)
     repaired = f" {taken} layers were refitted to make up for it." if taken else ""
@@ -102,6 +111,62 @@ def prune(model: ir.Model, settings: ChannelSettings, context: Context) -> Chang
         ),
         details=details,
     )
+
+
+Found = tuple["Pruning", PrunedCandidate, schedule.Tried, tuple[TriedImportance, ...]]
+
+
+def _by_importance(model: ir.Model, settings: ChannelSettings, context: Context) -> Found | Refusal:
+    """Prune by the importance that is asked for, or by each that can be had, and take what costs least."""
+    if settings.importance != "auto":
+        return _pruned(model, settings, context)
+    first = _pruned(model, replace(settings, importance="reconstruction"), context)
+    if isinstance(first, Refusal):
+        return first
+    found: dict[Importance, Found] = {"reconstruction": first}
+    why_not: dict[Importance, str | None] = dict.fromkeys(
+        gradient_importance.CRITERIA, gradient_importance.reason_against(context)
+    )
+    for importance in gradient_importance.CRITERIA:
+        if why_not[importance] is None:
+            try:
+                other = _pruned(io.copy(model), replace(settings, importance=importance), context)
+            except ModelUnsupportedError as error:
+                why_not[importance] = error.message
+                continue
+            if isinstance(other, Refusal):
+                why_not[importance] = other.reason
+            else:
+                found[importance] = other
+    costs = {name: _cost(each[1], context) for name, each in found.items()} if len(found) > 1 else {}
+    # A limit on the drop is met by all: then what matters is how much could go.
+    order = (lambda cost: (cost[1], cost[0])) if settings.amount.max_drop is not None else (lambda cost: cost)
+    best: Importance = min(costs, key=lambda name: order(costs[name])) if costs else "reconstruction"
+    compared = tuple(
+        TriedImportance(
+            importance=name,
+            drop=None if name not in costs or not math.isfinite(costs[name][0]) else round(costs[name][0], 5),
+            macs_after=costs[name][1] if name in costs else None,
+            chosen=name == best,
+            why_not=reason,
+        )
+        for name, reason in {"reconstruction": None, **why_not}.items()
+    )
+    return (*found[best][:3], compared)
+
+
+def _pruned(model: ir.Model, settings: ChannelSettings, context: Context) -> Found | Refusal:
+    work = Pruning(model, settings, context)
+    if not work.groups:
+        return _nothing_to_prune(work.coupling, settings)
+    outcome = schedule.meet(work, settings.amount, context)
+    return outcome if isinstance(outcome, Refusal) else (work, *outcome, ())
+
+
+def _cost(pruned: PrunedCandidate, context: Context) -> tuple[float, int]:
+    """Give what a candidate loses on the samples to choose on, and the work that it leaves."""
+    drop = quality_drop(context.evaluate(pruned.model))
+    return math.inf if drop is None else drop, macs.total(pruned.model)
 
 
 def _weights_said(left: float) -> str:
@@ -121,6 +186,12 @@ class Pruning:
         self.groups = self._groups(self.coupling)
         self._fits = context.has_data and context.calibration is not None
         self._made: dict[tuple[int, ...], PrunedCandidate] = {}
+
+    @property
+    def importance(self) -> Importance:
+        """What decides which channels go: without data, the weights alone."""
+        asked = self.settings.importance
+        return asked if asked != "auto" and self._fits else "magnitude"
 
     def prune(self, sparsity: float) -> PrunedCandidate:
         """Give a copy without this share of the channels, repaired; equal widths are made once."""
@@ -171,10 +242,10 @@ class Pruning:
         """Rank the units of all groups together, by what they cost the network for what they save."""
         ranked: list[tuple[float, int, Key]] = []
         total = 0
+        ranked_by = self._ranking(self.model, self.coupling, self.groups)
         for key, group in self.groups.items():
-            seen = self._seen
             with self.context.working():
-                found = scores(self.model, self.coupling, group, seen, self.settings.importance)
+                found = ranked_by(key)
             worst = 0.0
             for unit in self.coupling.units(group, found):
                 cost = max(found[atom] for atom in unit.atoms)
@@ -192,6 +263,23 @@ class Pruning:
         return {key: gone[key] / len(group.atoms) for key, group in self.groups.items()}
 
     # --- which ones --------------------------------------------------------------------------------------------------
+
+    def _ranking(
+        self, candidate: ir.Model, coupling: Coupling, groups: Mapping[Key, Group]
+    ) -> Callable[[Key], dict[int, float]]:
+        """Give what tells for a group how much the network would miss each of its channels."""
+        if self.settings.importance in gradient_importance.CRITERIA and self._fits:
+            importance = self.settings.importance
+            own = candidate is self.model
+            by_key = self._effects if own else gradient_importance.effects(candidate, groups, importance, self.context)
+            return lambda key: by_key[key]
+        seen = self._seen if candidate is self.model else self._look(candidate, groups)
+        return lambda key: scores(candidate, coupling, groups[key], seen, self.importance)
+
+    @cached_property
+    def _effects(self) -> Mapping[Key, dict[int, float]]:
+        assert self.settings.importance in {"taylor", "fisher"}
+        return gradient_importance.effects(self.model, self.groups, self.settings.importance, self.context)
 
     @cached_property
     def _seen(self) -> Mapping[str, Seen]:
@@ -245,7 +333,7 @@ class Pruning:
         widths: Mapping[Key, int],
         done: float,
     ) -> set[int]:
-        seen = self._seen if candidate is self.model else self._look(candidate, groups)
+        ranked_by = self._ranking(candidate, coupling, groups)
         atoms: set[int] = set()
         for key, group in groups.items():
             if key not in widths:
@@ -256,7 +344,7 @@ class Pruning:
             if excess <= 0:
                 continue
             with self.context.working():
-                found = scores(candidate, coupling, group, seen, self.settings.importance)
+                found = ranked_by(key)
                 count = _count(coupling.units(group, found), excess)
                 chosen = coupling.choose(group, count, found, beside=atoms)
             atoms.update(atom for unit in chosen for atom in unit.atoms)
@@ -336,9 +424,13 @@ def _nothing_to_prune(coupling: Coupling, settings: ChannelSettings) -> Refusal:
     )
 
 
-def _details(work: Pruning, pruned: PrunedCandidate, tried: schedule.Tried) -> PruneChannelsDetails:
+def _details(
+    work: Pruning, pruned: PrunedCandidate, tried: schedule.Tried, compared: tuple[TriedImportance, ...]
+) -> PruneChannelsDetails:
     coupling = work.coupling
     return PruneChannelsDetails(
+        importance=work.importance,
+        importances=compared,
         groups=tuple(
             ChannelGroup(
                 name=group.name,

@@ -21,7 +21,7 @@ from engine.solve.gram import Gram, Moments
 from engine.target import Target
 
 Array = npt.NDArray[Any]
-Importance = Literal["magnitude", "activation", "reconstruction"]
+Importance = Literal["magnitude", "activation", "reconstruction", "taylor", "fisher"]
 Working = Callable[[], AbstractContextManager[None]]
 
 _ROWS_PER_COLUMN = 8

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from engine.errors import SpecInvalidError
 from engine.runtime.processor import CpuProfile
+from engine.solve.pairs import PAIR_LIMIT, worst_integer_pairs
 
-PAIR_LIMIT = 128
 INT8_MAX = 127
 _INT16_MAX = 32767
 _UINT8_MAX = 255
@@ -96,13 +96,13 @@ def quantize_weight(weight: Matrix, rule: WeightRule, *, per_channel: bool) -> Q
         needed = np.maximum(plain, _scales(worst_pairs(weight), PAIR_LIMIT, per_channel=per_channel))
         scale = _until_pairs_fit(weight, needed)
     values = _round(weight, scale)
-    worst = _worst_integer_pairs(values)
+    worst = worst_integer_pairs(values)
     return QuantizedWeight(values, scale, int(worst.max(initial=0.0)), int((scale > plain).sum()))
 
 
 def measured(values: npt.NDArray[np.int8], like: QuantizedWeight) -> QuantizedWeight:
     """Give other codes on the same grid, with how near an accumulator may get."""
-    return QuantizedWeight(values, like.scale, int(_worst_integer_pairs(values).max(initial=0)), like.limited_channels)
+    return QuantizedWeight(values, like.scale, int(worst_integer_pairs(values).max(initial=0)), like.limited_channels)
 
 
 def worst_pairs(weight: Matrix) -> Matrix:
@@ -171,7 +171,7 @@ def _until_pairs_fit(weight: Matrix, scale: npt.NDArray[np.float32]) -> npt.NDAr
     shared = bool((scale == scale[0]).all())
     doubtful = np.arange(len(scale))
     while True:
-        over = _worst_integer_pairs(_round(weight[doubtful], scale[doubtful])) > PAIR_LIMIT
+        over = worst_integer_pairs(_round(weight[doubtful], scale[doubtful])) > PAIR_LIMIT
         if not over.any():
             return scale
         if shared:
@@ -180,19 +180,6 @@ def _until_pairs_fit(weight: Matrix, scale: npt.NDArray[np.float32]) -> npt.NDAr
             # Channels that fit once are done: only the others are rounded again.
             doubtful = doubtful[over]
             scale[doubtful] *= np.float32(1.002)
-
-
-def _worst_integer_pairs(values: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
-    """Give what `worst_pairs` gives, on the integers themselves: a quarter of the memory to go through."""
-    if values.shape[1] % 2:
-        values = np.pad(values, ((0, 0), (0, 1)))
-    # One reads two neighbours as one 16-bit number: its bytes are the pair, so nothing is gathered.
-    pairs = np.ascontiguousarray(values).view(np.int16)
-    low, high = pairs.astype(np.int8), (pairs >> 8).astype(np.int8)
-    positive = np.add(np.maximum(low, 0), np.maximum(high, 0), dtype=np.int16)
-    negative = np.add(np.minimum(low, 0), np.minimum(high, 0), dtype=np.int16)
-    found: npt.NDArray[np.int16] = np.maximum(positive.max(axis=1, initial=0), -negative.min(axis=1, initial=0))
-    return found
 
 
 def _round(weight: Matrix, scale: npt.NDArray[np.float32]) -> npt.NDArray[np.int8]:

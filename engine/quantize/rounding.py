@@ -3,8 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from engine.quantize.integer_types import INT8_MAX, PAIR_LIMIT, WeightRule
+from engine.quantize.integer_types import INT8_MAX, WeightRule
 from engine.solve.gptq import damped, root_factor
+from engine.solve.pairs import PAIR_LIMIT
 
 _BLOCK = 128
 _TOP = {"int8": INT8_MAX, "pairs": INT8_MAX, "int7": 64, "uint8": INT8_MAX}

@@ -16,6 +16,7 @@ from engine.quantize.column_folding import Fold
 from engine.quantize.kernel_order import kernel_matrix, stored_weights
 from engine.quantize.static_plan import StaticPlan, clamp_bounds, final_output
 from engine.report.quantization_details import QuantizedLayer
+from engine.solve.pairs import PAIR_LIMIT
 
 _DTYPE = {"uint8": np.uint8, "int8": np.int8}
 
@@ -265,7 +266,7 @@ class StaticWriter:
         if found is not None:
             spread = integer_types.measured(fold.spread(found.values), found)
             # Other weights become neighbours.
-            if rule != "pairs" or spread.worst_pair <= integer_types.PAIR_LIMIT:
+            if rule != "pairs" or spread.worst_pair <= PAIR_LIMIT:
                 return spread
         return integer_types.quantize_weight(fold.spread(matrix), rule, per_channel=self._per_channel)
 

@@ -19,7 +19,7 @@ from engine.report.quantization_details import (
     StaticDetails,
     WeightsDetails,
 )
-from engine.report.training_details import DistillDetails
+from engine.report.training_details import DistillDetails, QuantizeAwareDetails
 
 AnyDetails = Annotated[
     SimplifyDetails
@@ -34,6 +34,7 @@ AnyDetails = Annotated[
     | ReconstructDetails
     | FactoriseDetails
     | DropBlocksDetails
-    | DistillDetails,
+    | DistillDetails
+    | QuantizeAwareDetails,
     Field(discriminator="of"),
 ]

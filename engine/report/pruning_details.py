@@ -56,10 +56,22 @@ class TriedSparsity(Detail):
     latency: float | None = Field(None, description="Time of a run, as a multiple of the original's.")
 
 
+class TriedImportance(Detail):
+    """A way of telling which channels go that was tried, or why it was not."""
+
+    importance: str
+    drop: float | None = Field(description="Of quality, on samples to choose on; null: not tried, or alone.")
+    macs_after: int | None
+    chosen: bool
+    why_not: str | None = Field(None, description="Why it was not tried.")
+
+
 class PruneChannelsDetails(Detail):
     """What `prune_channels` did."""
 
     of: Literal["prune_channels"] = "prune_channels"
+    importance: str = Field("reconstruction", description="What decided which channels went.")
+    importances: tuple[TriedImportance, ...] = Field((), description="What `auto` chose from.")
     groups: tuple[ChannelGroup, ...]
     prunable_parameters: float = Field(description="Share of all that belongs to channels that could go.")
     prunable_macs: float

@@ -15,6 +15,7 @@ from engine.report.pruning_details import (
     RefittedLayer,
     ResidualBranch,
     SparseLayer,
+    TriedImportance,
 )
 from engine.report.wording import table
 
@@ -27,6 +28,7 @@ def pruning_lines(details: Detail, step: int) -> Iterator[str]:
     match details:
         case PruneChannelsDetails():
             yield from _table(f"Channels of step {step}", _GROUPS, details.groups)
+            yield from _table(f"What decided which channels of step {step} went", _IMPORTANCES, details.importances)
             yield from _table(f"Layers that step {step} refitted", _REFITTED, _fitted(details.layers))
         case ReconstructDetails():
             yield from _table(f"Layers of step {step}", _REFITTED, _fitted(details.layers))
@@ -86,6 +88,12 @@ _GROUPS: tuple[tuple[str, Callable[[ChannelGroup], str]], ...] = (
     ("kind", lambda group: group.kind),
     ("channels", lambda group: str(group.channels)),
     ("kept", lambda group: str(group.kept)),
+)
+_IMPORTANCES: tuple[tuple[str, Callable[[TriedImportance], str]], ...] = (
+    ("importance", lambda tried: tried.importance),
+    ("loses", lambda tried: _share(tried.drop)),
+    ("multiply-accumulates", lambda tried: "" if tried.macs_after is None else f"{tried.macs_after:,}"),
+    ("", lambda tried: "chosen" if tried.chosen else tried.why_not or ""),
 )
 _REFITTED: tuple[tuple[str, Callable[[RefittedLayer], str]], ...] = (
     ("layer", lambda layer: layer.node),

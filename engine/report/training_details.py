@@ -65,3 +65,26 @@ class DistillDetails(Detail):
         (), description="Nodes that ONNX Runtime ran in the training: no gradient goes through them."
     )
     training: TrainingRecord
+
+
+class TrainedInteger(Detail):
+    """A layer whose weights are integers, and how far training moved them."""
+
+    node: str
+    op: str
+    bits: int
+    codes_changed: float = Field(description="Share of its integers that are others now.")
+    scale_change: float = Field(description="Share by which its scales changed, up or down, on average.")
+
+
+class QuantizeAwareDetails(Detail):
+    """What `quantize_aware_train` did."""
+
+    of: Literal["quantize_aware_train"] = "quantize_aware_train"
+    drop_before: float | None = Field(description="Quality lost by the quantized network as it was given.")
+    drop_after: float | None
+    weights: tuple[TrainedInteger, ...]
+    activation_scales: int = Field(description="Scales of activations that were trained.")
+    biases: int = Field(description="Biases in 32-bit integers that were trained.")
+    left: tuple[LeftAlone, ...] = Field(description="Layers whose integers stay as they were.")
+    training: TrainingRecord

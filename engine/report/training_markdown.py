@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from engine.report.detail_parts import Detail
-from engine.report.training_details import DistillDetails, TrainingPoint, TrainingRecord
+from engine.report.training_details import DistillDetails, QuantizeAwareDetails, TrainingPoint, TrainingRecord
 from engine.report.wording import table
 
 _STOPPED = {
@@ -21,6 +21,9 @@ def training_lines(details: Detail, step: int) -> Iterator[str]:
         yield from record_lines(details.training, step)
         for left in details.not_trained_through:
             yield from ("", f"No gradient goes through `{left.node}`: {left.reason}.")
+    if isinstance(details, QuantizeAwareDetails):
+        yield from record_lines(details.training, step)
+        yield from _integers(details, step)
 
 
 def record_lines(record: TrainingRecord, step: int) -> Iterator[str]:
@@ -33,6 +36,21 @@ def record_lines(record: TrainingRecord, step: int) -> Iterator[str]:
         ("step", "seconds", "learning rate", "loss", "loss on select", f"{metric} on select", ""),
         (_row(point, record.best_step) for point in record.points),
     )
+
+
+def _integers(details: QuantizeAwareDetails, step: int) -> Iterator[str]:
+    if details.weights:
+        yield from ("", f"### Integers that step {step} trained", "")
+        yield from table(
+            ("layer", "operator", "bits", "integers changed", "scales changed by"),
+            (
+                (each.node, each.op, str(each.bits), f"{each.codes_changed:.1%}", f"{each.scale_change:.1%}")
+                for each in details.weights
+            ),
+        )
+    yield from ("", f"{details.activation_scales} scales of activations were trained beside them.")
+    for left in details.left:
+        yield from ("", f"The integers of `{left.node}` stay as they were: {left.reason}.")
 
 
 def _told(record: TrainingRecord) -> str:

@@ -16,7 +16,7 @@ from engine.graph import io
 from engine.graph.weights import lift_weights
 from engine.measure.acceptance import quality_drop
 from engine.report.detail_parts import LeftAlone
-from engine.report.training_details import DistillDetails, TrainingPoint, TrainingRecord
+from engine.report.training_details import DistillDetails, QuantizeAwareDetails, TrainingPoint, TrainingRecord
 from engine.report.values import Change, Refusal
 from engine.train import checkpoint, framework, loop
 from engine.train.framework import torch
@@ -65,7 +65,7 @@ def distill(model: ir.Model, settings: DistillSettings, context: Context) -> Cha
     """
     ir.external_data.load_to_model(model)
     lift_weights(model)
-    teacher = _teacher(context)
+    teacher = teacher_of(context)
     with threads(context.untimed.threads):
         weights = trained_weights(model)
         if not weights:
@@ -87,11 +87,11 @@ def distill(model: ir.Model, settings: DistillSettings, context: Context) -> Cha
     cuts = tuple(LeftAlone(node=each.node, reason=f"{each.operator}: {each.reason}") for each in student.unsupported())
     details = DistillDetails(drop_before=before, drop_after=after, not_trained_through=cuts, training=taught.told)
     if not taught.record.improved:
-        return _no_gain("on the samples to choose on, the network came no closer to its teacher", details)
+        return no_gain("on the samples to choose on, the network came no closer to its teacher", details)
     # Of another teacher's student, closeness to the original says nothing.
     if context.teacher is None and before is not None and after is not None and after > before:
-        return _no_gain(f"the trained network loses {after:.4g}, the network before {before:.4g}", details)
-    return Change(summary=_summary(taught, before, after), details=details, repair=True)
+        return no_gain(f"the trained network loses {after:.4g}, the network before {before:.4g}", details)
+    return Change(summary=summary(taught, before, after), details=details, repair=True)
 
 
 def plan_for(
@@ -230,7 +230,8 @@ def _deadline(deadline: float | None) -> float | None:
 # What is said
 
 
-def _teacher(context: Context) -> ir.Model:
+def teacher_of(context: Context) -> ir.Model:
+    """Give the network that a student learns from: the original, or the one that the job names."""
     teacher = context.original if context.teacher is None else io.load(context.teacher)
     ir.external_data.load_to_model(teacher)
     return teacher
@@ -275,7 +276,8 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _summary(taught: Taught, before: float | None, after: float | None) -> str:
+def summary(taught: Taught, before: float | None, after: float | None) -> str:
+    """Say in a sentence how long was trained, and what it did."""
     record = taught.record
     first, best = record.points[0], record.best
     said = f"Trained for {record.seconds:.0f} s ({record.steps} steps)"
@@ -286,7 +288,8 @@ def _summary(taught: Taught, before: float | None, after: float | None) -> str:
     return f"{said}."
 
 
-def _no_gain(reason: str, details: DistillDetails) -> Refusal:
+def no_gain(reason: str, details: DistillDetails | QuantizeAwareDetails) -> Refusal:
+    """Refuse what training made no better."""
     return Refusal(
         code="no_gain",
         reason=f"Training did not help: {reason}.",

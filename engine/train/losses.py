@@ -65,13 +65,14 @@ class BinaryDivergence(OutputLoss):
 
     def __call__(self, student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
         """Give it in nats per decision."""
-        own, other = (self._logits(each) / self.temperature for each in (student, teacher))
+        own, other = (self.logits(each) / self.temperature for each in (student, teacher))
         wanted = torch.sigmoid(other)
         cross = functional.binary_cross_entropy_with_logits(own, wanted, reduction="none")
         entropy = functional.binary_cross_entropy_with_logits(other, wanted, reduction="none")
         return self.temperature**2 * mean(cross - entropy, valid)
 
-    def _logits(self, values: Tensor) -> Tensor:
+    def logits(self, values: Tensor) -> Tensor:
+        """Give the logit of each decision."""
         values = values.float()
         if not self.probabilities:
             return torch.nan_to_num(values, neginf=-_RULED_OUT, posinf=_RULED_OUT)

@@ -5,6 +5,7 @@ import pytest
 
 from engine.quantize import integer_types
 from engine.quantize.rounding import round_with
+from engine.solve.pairs import PAIR_LIMIT
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_no_pair_can_overflow_even_on_a_finer_grid(problem):
     codes = round_with(weights, inputs.T @ inputs, scale.astype(np.float32), "pairs").astype(int)
     pairs = codes.reshape(len(codes), -1, 2)
     same_sign = pairs[..., 0] * pairs[..., 1] > 0
-    assert np.abs(pairs.sum(-1))[same_sign].max() <= integer_types.PAIR_LIMIT
+    assert np.abs(pairs.sum(-1))[same_sign].max() <= PAIR_LIMIT
 
 
 def test_inputs_that_were_always_zero(problem):
