@@ -22,6 +22,6 @@ def _trained(result: Result) -> Iterator[str]:
 def _steps(result: Result) -> Iterator[str]:
     for step in result.told.get("steps", ()):
         if step["type"] in TRAINING and step["status"] == "applied":
-            yield f"`{step['type']}` took {seconds(step['seconds'])}: {step['change']}"
+            yield f"`{step['type']}` took {seconds(step['seconds'])}: {step['change'].rstrip('.')}"
     if result.told.get("trained_steps"):
         yield f"fine-tuned for {seconds(result.told['trained_seconds'])}, {result.told['trained_steps']} steps"

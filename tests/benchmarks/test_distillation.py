@@ -220,7 +220,7 @@ def test_bars_are_held_by_loss_speed_and_share_of_the_original():
 
 
 def test_what_training_took_is_told():
-    step = {"type": "distill", "status": "applied", "seconds": 12.3, "change": "KL 0.5 to 0.1"}
+    step = {"type": "distill", "status": "applied", "seconds": 12.3, "change": "KL 0.5 to 0.1."}
     ours = scored("small", 0.0, peak_rss_bytes=500_000_000, told={"steps": [step, {"type": "simplify"}]})
     peer = scored("distilled", 0.0, maker="torch", told={"trained_steps": 70, "trained_seconds": 20.0})
     assert lines([ours, peer, scored("static", 0.0)]) == [
