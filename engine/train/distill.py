@@ -136,15 +136,10 @@ def teach(
     found = plan_for(model, teacher, list(student.parameters), settings, context)
     if isinstance(found, Refusal):
         return found
-    device = framework.device()
-
-    def lesson(planned: MemoryPlan) -> TeacherLesson:
-        return TeacherLesson(
-            student, model, teacher, context, settings=settings.lesson, plan=planned, device=device, inner=inner
-        )
-
     context.progress(0.0, "asking the teacher")
-    taught = lesson(found)
+    taught = TeacherLesson(
+        student, model, teacher, context, settings=settings.lesson, plan=found, device=framework.device(), inner=inner
+    )
     if not taught.learns:
         return Refusal(
             code="not_applicable",
@@ -156,7 +151,7 @@ def teach(
         each = _seconds_per_sample(taught, context.checkpoint)
         if settings.batch is None:
             found = _within_time(found, fixed_batch(model, context.calibration), each, settings.training.seconds)
-            taught = lesson(found)
+            taught.cut(found)
         taught.most_judged = max(_FEWEST_JUDGED, int(_JUDGED_SHARE * settings.training.seconds / each))
     around = Surroundings(
         folder=context.checkpoint,

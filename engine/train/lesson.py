@@ -32,7 +32,7 @@ from engine.train.teacher import Teacher
 Array = npt.NDArray[Any]
 
 # Samples by which it is told what the teacher's outputs are.
-_LOOKED_AT = 64
+_LOOKED_AT, _FEWEST_LOOKED_AT, _LOOKED_AT_BYTES = 64, 8, 32 << 20
 _MOST_SELECT, _MOST_SELECT_BYTES = 1024, 192 << 20
 # Labels that the teacher itself does not agree with were not read as they were meant.
 _LEAST_AGREEMENT = 0.5
@@ -139,10 +139,7 @@ class TeacherLesson:
         learnable = [report.name for report in reports if report.name in outputs]
         self._teacher = Teacher(teacher, [*learnable, *inside], context.untimed, device)
         with context.working():
-            looked = [
-                (places, feed, self._teacher.arrays(feed))
-                for places, feed in self._stream.feeds(np.arange(min(_LOOKED_AT, len(self._stream))), plan.micro)
-            ]
+            looked = list(self._looked_at(min(plan.micro, _FEWEST_LOOKED_AT)))
         said = {name: [each[name] for _, _, each in looked] for name in [*learnable, *inside]}
         self.loss_of_outputs = teacher_loss(reports, said, settings.temperature)
         self._inner = dict(boundary_losses({name: said[name] for name in inside}))
@@ -158,6 +155,12 @@ class TeacherLesson:
     def __len__(self) -> int:
         """Give the number of samples."""
         return len(self._stream)
+
+    def cut(self, plan: MemoryPlan) -> None:
+        """Take batches of another size."""
+        assert self._context.calibration is not None
+        self._plan = plan
+        self._stream = Stream(self._context.calibration, plan.batch, self._settings.seed, self._fixed)
 
     @property
     def learns(self) -> bool:
@@ -297,6 +300,16 @@ class TeacherLesson:
             return None, main
         self.labels_told = f"cross-entropy, counted {self._settings.labels:g} times"
         return CrossEntropy(divergence.axis, divergence.probabilities), main
+
+    def _looked_at(self, most: int) -> Iterator[tuple[Places, Feed, dict[str, Array]]]:
+        """Yield some samples with what the teacher says of them: many, unless that is large."""
+        room = _LOOKED_AT_BYTES
+        for places, feed in self._stream.feeds(np.arange(min(_LOOKED_AT, len(self._stream))), most):
+            said = self._teacher.arrays(feed)
+            yield places, feed, said
+            room -= sum(array.nbytes for array in said.values())
+            if room <= 0 and places[-1] + 1 >= _FEWEST_LOOKED_AT:
+                return
 
     # Judging
 

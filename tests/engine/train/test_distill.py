@@ -114,6 +114,15 @@ def test_the_report_shows_the_curve_and_what_it_was_done_with(teacher, pruned, j
     assert type(change).model_validate_json(change.model_dump_json()) == change
 
 
+def test_with_seconds_alone_the_batch_follows_from_what_a_sample_takes(teacher, pruned, job, tmp_path):
+    training = _training(apply(Distill(seconds=1.5), pruned, job(teacher, count=600)))
+    assert training.stopped in {"seconds", "no_improvement"}
+    assert 8 <= training.batch <= 64
+    assert training.steps > 10
+    seen = checkpoint.load(tmp_path / "timed.pt")["seconds_per_sample"]
+    assert training.batch == 64 or 500 * 2 * training.batch * seen > 1.5
+
+
 def test_the_same_seed_gives_the_same_network(teacher, pruned, job, tmp_path):
     found = []
     for name in ("one", "other"):

@@ -187,6 +187,24 @@ def test_the_jobs_deadline_ends_it(lesson, around):
     assert record.steps > 20
 
 
+def test_a_metric_that_takes_long_is_computed_of_the_first_and_the_best_network_alone(lesson, around):
+    task, surroundings = lesson(), around()
+    plain, asked = task.quality, []
+
+    def slow():
+        surroundings.clock.now += 100.0
+        asked.append(1)
+        return plain()
+
+    task.quality = slow
+    record = loop.train(task, settings(seconds=200, steps=None), surroundings)
+    assert len(asked) == 2
+    known = [point for point in record.points if point.quality is not None]
+    assert known == [record.points[0], record.best]
+    assert record.best.quality == pytest.approx(plain()[1])
+    assert len(record.points) > 10
+
+
 def test_work_is_held_for_some_seconds_at_a_time(lesson, tmp_path):
     clock, held = Clock(0.1), []
 
