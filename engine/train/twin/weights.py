@@ -32,7 +32,7 @@ def trainable(model: ir.Model, graph: Graph, chosen: Collection[str] | None = No
         if unknown:
             raise SpecInvalidError(f"The network has no float initializer {', '.join(unknown[:5])}.")
         return [name for name in found if name in set(chosen)]
-    computed = _computed_with(graph)
+    computed = computed_with(graph)
     return [name for name, value in found.items() if name in computed and _is_weight(value)]
 
 
@@ -64,13 +64,14 @@ def _is_weight(value: ir.Value) -> bool:
     return bool(np.abs(array).max() < _MASK)  # also false of NaN
 
 
-def _computed_with(graph: Graph) -> set[str]:
+def computed_with(graph: Graph) -> set[str]:
+    """Name the values that nodes compute with, and do not only read as numbers (bounds, scales of a resize)."""
     found: set[str] = set()
     for node in graph.nodes:
         host = _host(node)
         found.update(name for place, name in enumerate(node.inputs) if place not in host)
         for body in node.bodies.values():
-            found |= _computed_with(body)
+            found |= computed_with(body)
     return found
 
 

@@ -3,6 +3,7 @@
 import weakref
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -197,3 +198,23 @@ def test_convolutions_give_channels_last(shape):
     twin = Twin.of(model_of(nodes, {"w": np.ones(shape, np.float32)}))
     x = twin.feed({"x": np.ones((2, shape[1], 5, 5), np.float32)})
     assert twin.run(x)["y"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_nothing_is_read_back_from_the_device_nor_what_is_read_as_numbers_put_there(residual_cnn):
+    """On PyTorch's device without data, where reading a number is an error."""
+    model = ir.from_proto(onnx.load_from_string(residual_cnn()))
+    twin = Twin.of(model, device="meta")
+    image = torch.empty(2, 3, 12, 12, device="meta")
+    (result,) = twin.run({"image": image}).values()
+    assert (result.device.type, tuple(result.shape)) == ("meta", (2, 5))
+    bounded = model_of(
+        [helper.make_node("Clip", ["x", "low", "high"], ["cut"]), helper.make_node("Mul", ["cut", "w"], ["y"])],
+        {"low": np.float32(0), "high": np.float32(6), "w": np.float32(3)},
+    )
+    twin = Twin.of(bounded, device="meta")
+    assert {name: value.device.type for name, value in twin.constants.items()} == {
+        "low": "cpu",
+        "high": "cpu",
+        "w": "meta",
+    }
+    assert twin.run({"x": torch.empty(2, 3, device="meta")})["y"].device.type == "meta"
