@@ -1,5 +1,7 @@
 """The gate before training: the twin computes what onnxruntime computes, or the node that does not is named."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -8,10 +10,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from engine.errors import VerificationFailedError
+from engine.graph import io
 from engine.target import Target
 from engine.train.twin.module import Twin
 from engine.train.twin.parity import parity, require_parity
 from engine.train.twin.table import OPERATORS, Operator
+
+EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "fashion-mnist"
 
 
 @pytest.fixture
@@ -30,6 +35,14 @@ def test_holds_where_both_compute_the_same(cnn, samples):
     assert found.node is None
     assert set(found.outputs) == {str(value.name) for value in cnn.graph.outputs}
     assert 0 <= found.largest <= found.limit
+
+
+def test_the_bundled_network_holds(feeds_of):
+    model = io.load(EXAMPLE / "residual_cnn.onnx")
+    with np.load(EXAMPLE / "data.npz", allow_pickle=False) as arrays:
+        samples = feeds_of({"image": arrays["image"][:8]})
+    found = require_parity(Twin.of(model), model, samples, Target())
+    assert found.largest < 1e-5
 
 
 def test_channels_first_computes_the_same(cnn, samples):
