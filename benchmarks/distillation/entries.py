@@ -36,6 +36,8 @@ _HEADS: Step = {**_CHANNELS, "kinds": ["ffn", "heads"]}
 # What is lost beside the original, by pruning too, on the samples to choose by; the bars are held on others.
 _WHERE_IT_PAYS: Step = {"type": "mixed_precision", "max_drop": 0.015}
 _WEIGHTS_4: Step = {"type": "quantize_weights", "bits": 4}
+# Rounded to nearest on coarse grids: what training has something to win back from.
+_COARSE_4: Step = {**_WEIGHTS_4, "method": "rtn", "group": 256, "symmetric": True}
 _DYNAMIC: Step = {"type": "quantize_dynamic"}
 
 
@@ -199,6 +201,8 @@ TASKS = (
         recipes={
             _TRAINED_4: (_SIMPLIFY, _WEIGHTS_4, _TRAIN_INTEGERS),
             "weights in 4 bits": (_SIMPLIFY, _WEIGHTS_4),
+            "weights in 4 bits on coarse grids, trained": (_SIMPLIFY, _COARSE_4, _TRAIN_INTEGERS),
+            "weights in 4 bits on coarse grids": (_SIMPLIFY, _COARSE_4),
         },
     ),
     Task(
