@@ -10,6 +10,7 @@ from engine.passes.drop_blocks import DropBlocks
 from engine.passes.fuse import Fuse
 from engine.passes.mixed_precision import MixedPrecision
 from engine.passes.prune_channels import PruneChannels
+from engine.passes.quantize_aware_train import QuantizeAwareTrain
 from engine.passes.quantize_weights import QuantizeWeights
 from engine.passes.reconstruct import Reconstruct
 from engine.passes.simplify import Simplify
@@ -30,9 +31,9 @@ class NamedRecipe:
 _WRITTEN = (
     NamedRecipe(
         "small",
-        "The smallest file: half of the channels, and weights in 4 bits.",
-        "Prunes half of each group of channels, heads and hidden neurons and refits the layers, distils what is left, and stores"
-        " weights in 4 bits block by block. Activations stay in float, so a run is faster by what was pruned,"
+        "The smallest file: half of the channels, and weights in 4 bits that were trained so.",
+        "Prunes half of each group of channels, heads and hidden neurons and refits the layers, distils what is left, stores"
+        " weights in 4 bits block by block, and trains them in that form. Activations stay in float, so a run is faster by what was pruned,"
         " not by integers; convolutions unpack their weights when the network is loaded.",
         (
             Simplify(),
@@ -40,21 +41,23 @@ _WRITTEN = (
             PruneChannels(sparsity=0.5),
             Distill(),
             QuantizeWeights(format="qdq"),
+            QuantizeAwareTrain(),
         ),
     ),
     NamedRecipe(
         "fast",
         "Faster at next to no loss: a quarter of the channels, and integers where they pay.",
         "Prunes a quarter of each group of channels, heads and hidden neurons and refits the layers, distils what is left, and"
-        " takes for each layer of float and the kinds of integers what the target measurably runs fastest.",
-        (Simplify(), Fuse(), PruneChannels(sparsity=0.25), Distill(), MixedPrecision()),
+        " takes for each layer of float and the kinds of integers what the target measurably runs fastest; integers are"
+        " trained as they ship.",
+        (Simplify(), Fuse(), PruneChannels(sparsity=0.25), Distill(), MixedPrecision(), QuantizeAwareTrain()),
     ),
     NamedRecipe(
         "fastest",
         "As fast as it gets: a third of the residual branches and half of the channels go, and integers where they pay.",
         "Drops up to a third of the residual branches, prunes half of each group of channels, heads and hidden neurons, refits the"
         " layers, distils for twice as long, and takes for each layer of float and the kinds of integers what the target measurably"
-        " runs fastest. Give it a gate on quality: it is for networks that have some to"
+        " runs fastest; integers are trained as they ship. Give it a gate on quality: it is for networks that have some to"
         " lose.",
         (
             Simplify(),
@@ -64,6 +67,7 @@ _WRITTEN = (
             Reconstruct(),
             Distill(seconds=240.0),
             MixedPrecision(),
+            QuantizeAwareTrain(),
         ),
     ),
 )

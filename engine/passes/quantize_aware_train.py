@@ -33,6 +33,7 @@ class QuantizeAwareTrain(Pass):
 
     needs_data: ClassVar[bool] = True
     resumable: ClassVar[bool] = True
+    learns: ClassVar[bool] = True
 
     type: Literal["quantize_aware_train"] = "quantize_aware_train"
 

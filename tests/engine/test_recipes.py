@@ -81,7 +81,9 @@ def test_what_the_network_does_not_let_be_done_is_left_out():
     with pytest.raises(
         SpecInvalidError, match=r"Nothing of the recipe `small` can be done that gains: prune_channels: "
     ):
-        adapt_recipe(read_spec({"recipe": "small"}), network(quantized="fully"), has_data=True, trains=True)
+        adapt_recipe(read_spec({"recipe": "small"}), network(quantized="fully"), has_data=True, trains=False)
+    integers = adapt_recipe(read_spec({"recipe": "small"}), network(quantized="fully"), has_data=True, trains=True)
+    assert types(integers) == ["simplify", "fuse", "quantize_aware_train"]
 
 
 @pytest.mark.parametrize("name", NAMES)

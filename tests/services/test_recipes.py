@@ -62,17 +62,19 @@ def test_data_are_asked_for(service):
 
 
 def test_what_a_network_that_is_still_to_be_made_lets_be_done_is_seen_then(service):
-    """A chain: of a recipe nothing is left where the first job makes a quantized network, and all where it does not."""
+    """A chain: of a recipe the training of integers is left where the first job makes some, and all where it does not."""
     beat(service, CAN)
-    for quantized, status in (("none", "queued"), ("fully", "failed")):
+    for quantized in ("none", "fully"):
         first = service.submit().job
         unit_id = service.messages.sent[-1][1]
         waiting = service.submit(request(service, model=_Model(first.output_model_id))).job
         assert "distill" in types(waiting)
         assert service.finish(service.claim(unit_id), INSPECTION.model_copy(update={"quantized": quantized}))
         after = service.job(waiting.id)
-        assert after.status == status
-        assert after.problem is None or "Nothing of the recipe `fast` can be done" in after.problem["message"]
+        assert after.status == "queued", after.problem
+        assert ("distill" in types(after)) == (quantized == "none")
+        assert [step["type"] for step in after.steps] == types(after)
+        assert ("left_out" in after.spec["recipe"]) == (quantized == "fully")
 
 
 class _Model:
