@@ -53,7 +53,7 @@ def test_decoders_with_and_without_a_past(form, past):
     if form != "genai":
         feeds["position_ids"] = np.tile(np.arange(past, past + 7), (2, 1))
     elif past:
-        # GroupQueryAttention takes several tokens at once at the beginning alone.
+        # GroupQueryAttention takes several tokens beside a past for one sample alone.
         feeds = {"input_ids": tokens[:, :1], "attention_mask": np.ones((2, past + 1), np.int64)}
     for layer in range(SHAPE.layers):
         for kind in ("key", "value"):
