@@ -136,7 +136,7 @@ class _Attempt:
         Workspace(unit, unit / str(self._claim.attempt)).remove(whole_unit=whole_unit)
 
     def _work(self, workspace: Workspace) -> bool:
-        """Give whether the unit is final; its folder stays for the next attempt where it is not."""
+        """Give whether the unit is final; its checkpoints stay for the next attempt where it is not."""
         child = self._child = sandbox.start(self._order(workspace), limits=self._limits())
         why: Why = "lost"
         try:

@@ -6,7 +6,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from services.artifacts import NewFile
 from services.claims import Claim, Leaves
 from services.storage import Store
 
-_FOLDERS = ("model", "data", "steps", "out", "tmp")
+_STEPS = "steps"
+_FOLDERS = ("model", "data", _STEPS, "out", "tmp")
 # Of whatever formats the child's version knows: it may be newer than this process while an upgrade is on.
 _REPORT_FILE = re.compile(r"report\.[a-z][a-z.]{0,30}")
 _REPORT = "report.json"
@@ -78,8 +79,18 @@ class Workspace:
         return workspace
 
     def remove(self, *, whole_unit: bool) -> None:
-        """Remove the attempt's folder, or all of the unit's."""
-        shutil.rmtree(self.unit if whole_unit else self.path, ignore_errors=True)
+        """Remove all of the unit's folder, or of the attempt's what a later one has no use for: all but its checkpoints."""
+        if whole_unit:
+            shutil.rmtree(self.unit, ignore_errors=True)
+            return
+        with suppress(OSError), os.scandir(self.path) as entries:
+            for entry in entries:
+                if entry.name == _STEPS:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    Path(entry.path).unlink(missing_ok=True)
 
     @contextmanager
     def outputs(self, store: Store, tenant_id: str, leaves: Leaves, limit: int, beat: Beat) -> Iterator[Outputs]:

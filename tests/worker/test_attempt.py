@@ -94,6 +94,23 @@ def test_a_crash_is_tried_again(attempts, database, upload, network, row, settin
     assert row(type(model), model.id).state == "ready"
 
 
+def test_what_a_crashed_attempt_wrote_down_is_there_for_the_next(attempts, database, upload, network, settings):
+    upload(uploads.register_model, network)
+    unit_id = database.publisher.sent[0]
+    steps = settings.data_dir / "work" / unit_id / "1" / "steps"
+
+    def crash(child):
+        (steps / "00.json").write_text("{}")
+        child.send_signal(signal.SIGSEGV)
+
+    thread = when_it_works(settings, crash)
+    attempts.run(unit_id)
+    thread.join()
+    assert (steps / "00.json").exists()
+    attempts.run(database.publisher.sent[1])
+    assert not steps.parent.parent.exists()
+
+
 def test_a_lost_lease_ends_the_child_and_commits_nothing(attempts, database, upload, network, row, settings):
     model = upload(uploads.register_model, network)
     unit_id = database.publisher.sent[0]

@@ -81,6 +81,22 @@ def test_checkpoints_go_on_to_the_next_attempt(prepare, tmp_path):
     assert not first.path.exists()
 
 
+def test_what_an_attempt_leaves_that_is_not_the_last_is_its_checkpoints(prepare, tmp_path):
+    first = prepare(1)
+    (first.path / "steps" / "00.checkpoint").mkdir()
+    (first.path / "steps" / "00.checkpoint" / "training.pt").write_text("weights")
+    (first.path / "model" / "model.onnx").write_text("net")
+    (tmp_path / "elsewhere").mkdir()
+    (first.path / "link").symlink_to(tmp_path / "elsewhere")
+    first.remove(whole_unit=False)
+    assert [path.name for path in first.path.iterdir()] == ["steps"]
+    assert (tmp_path / "elsewhere").exists()
+    second = prepare(2)
+    assert (second.path / "steps" / "00.checkpoint" / "training.pt").read_text() == "weights"
+    second.remove(whole_unit=True)
+    assert not second.unit.exists()
+
+
 def test_a_folder_that_became_a_link_is_not_followed(prepare, tmp_path):
     first = prepare(1)
     (tmp_path / "elsewhere").mkdir()
