@@ -33,6 +33,9 @@ _LARGEST_BATCH, _SMALLEST_BATCH = 64, 8
 _LEAST_STEPS = 500
 # Each epoch has at least so many steps.
 _LEAST_BATCHES = 8
+# A network that has lost more than that of its decisions, or of the task's metric, has far to go.
+_FAR = 0.05
+_USUAL_RATE, _RATES_FROM_AFAR = 0.01, (0.01, 0.03, 0.1)
 # One judgement takes no more than this share of the seconds, as if forward took as long as forward and back.
 _JUDGED_SHARE, _FEWEST_JUDGED = 0.03, 32
 # Of the time until the job's deadline, what is left for what comes after the training.
@@ -79,6 +82,7 @@ def distill(model: ir.Model, settings: DistillSettings, context: Context) -> Cha
         with context.working():
             require_parity(student, model, context.calibration, context.target)
             before = quality_drop(context.evaluate(io.copy(model)))
+        settings = _with_rate(settings, before)
         taught = teach(student, model, teacher, settings, context, inner=_ends_of_pieces(student, model))
         if isinstance(taught, Refusal):
             return taught
@@ -182,6 +186,15 @@ def device_name() -> str:
 
 
 # How much at once
+
+
+def _with_rate(settings: DistillSettings, drop: float | None) -> DistillSettings:
+    """Take the usual rate for a network that is near its teacher; others may learn faster, which a short trial tells."""
+    if settings.training.learning_rate is not None:
+        return settings
+    far = drop is None or drop > _FAR
+    training = replace(settings.training, learning_rate=None if far else _USUAL_RATE, candidates=_RATES_FROM_AFAR)
+    return replace(settings, training=training)
 
 
 def _ends_of_pieces(student: Twin, model: ir.Model) -> list[str]:

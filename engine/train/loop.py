@@ -45,7 +45,8 @@ class Settings:
         steps: most steps; None: as many as there is time for.
         learning_rate: the highest, as a share of the root mean square that a tensor's numbers have at the start: after
             normalisations are folded into layers, these differ by orders of magnitude (as in Shazeer and Stern 2018,
-            https://arxiv.org/abs/1804.04235). None: the best of `RATES` in a short trial.
+            https://arxiv.org/abs/1804.04235). None: the best of `candidates` in a short trial.
+        candidates: rates that are tried.
         weight_decay: of weights with more than one axis.
         clip: largest norm of a step's gradients.
         patience: share of all steps without a better network after which it ends.
@@ -56,6 +57,7 @@ class Settings:
     seconds: float = 120.0
     steps: int | None = None
     learning_rate: float | None = None
+    candidates: tuple[float, ...] = RATES
     weight_decay: float = 0.01
     clip: float = 1.0
     patience: float = 0.4
@@ -198,8 +200,9 @@ class _Training:
         """Train for a short while with each rate from the same weights on; give the one that leaves the least loss."""
         start = self._copied()
         steps = self._trial_steps(start)
-        for number, peak in enumerate(RATES):
-            self._around.tell(0.0, f"trying learning rate {peak:g} ({number + 1} of {len(RATES)}, {steps} steps)")
+        candidates = self._settings.candidates
+        for number, peak in enumerate(candidates):
+            self._around.tell(0.0, f"trying learning rate {peak:g} ({number + 1} of {len(candidates)}, {steps} steps)")
             self._peak = peak
             self._restore(start)
             self._optimizer = self._new_optimizer()
@@ -214,7 +217,7 @@ class _Training:
     def _trial_steps(self, start: Mapping[str, Tensor]) -> int:
         total = self._settings.steps
         if total is None:
-            self._peak, self._optimizer = RATES[0], self._new_optimizer()
+            self._peak, self._optimizer = self._settings.candidates[0], self._new_optimizer()
             taken = self._try(3)
             self._restore(start)
             total = math.floor(self._settings.seconds / max(taken / 3, 1e-6))

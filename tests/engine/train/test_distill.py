@@ -107,11 +107,21 @@ def test_the_report_shows_the_curve_and_what_it_was_done_with(teacher, pruned, j
     lines = "\n".join(training_lines(details, 3))
     assert "### Training of step 3" in lines
     assert "top1_agreement on select" in lines
-    assert "chosen by a short trial: 0.003" in lines
+    assert "chosen by a short trial: 0.01" in lines
     assert "`scores`: KL divergence at temperature 2" in lines
     assert "half of the samples mixed with another one" in lines
     assert details.training.stopped == "steps"
     assert type(change).model_validate_json(change.model_dump_json()) == change
+
+
+def test_a_network_near_its_teacher_is_not_tried_with_several_rates(teacher, job):
+    student = io.copy(teacher)
+    weight = student.graph.initializers["a1.w"]
+    noise = np.random.default_rng(0).standard_normal(weight.const_value.shape.numpy()).astype(np.float32)
+    weight.const_value = ir.tensor(weight.const_value.numpy() * (1 + 0.001 * noise))
+    settings = QUICK.model_copy(update={"steps": 10, "learning_rate": None})
+    training = _training(apply(settings, student, job(teacher)))
+    assert (training.learning_rate, training.tried_rates) == (0.01, {})
 
 
 def test_with_seconds_alone_the_batch_follows_from_what_a_sample_takes(teacher, pruned, job, tmp_path):
