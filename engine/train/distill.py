@@ -20,7 +20,7 @@ from engine.report.training_details import DistillDetails, QuantizeAwareDetails,
 from engine.report.values import Change, Refusal
 from engine.train import checkpoint, framework, loop
 from engine.train.framework import torch
-from engine.train.lesson import LessonSettings, Student, TeacherLesson
+from engine.train.lesson import LessonSettings, Student, TeacherLesson, student_threads
 from engine.train.loop import Record, Surroundings
 from engine.train.memory_plan import MemoryPlan, plan, within_device
 from engine.train.trained_weights import trained_weights
@@ -69,7 +69,7 @@ def distill(model: ir.Model, settings: DistillSettings, context: Context) -> Cha
     ir.external_data.load_to_model(model)
     lift_weights(model)
     teacher = teacher_of(context)
-    with threads(context.untimed.threads):
+    with threads(student_threads(context.untimed.threads)):
         weights = trained_weights(model)
         if not weights:
             return Refusal(code="not_applicable", reason="The network has no float weights that could be trained.")

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from engine.graph import io
 from engine.measure.acceptance import KEPT_SHARES, main_metrics
 from engine.report.training_details import TrainedOutput
 from engine.report.values import OutputReport, Quality
+from engine.train.ahead import Ahead
 from engine.train.augmentation import Augmentation, Mixed
 from engine.train.batches import Feed, Place, Places, Stream, random_access
 from engine.train.framework import Tensor, torch
@@ -39,6 +40,11 @@ _LEAST_AGREEMENT = 0.5
 # What a sample costs is timed on so many, twice where that is quick.
 _TIMED, _TIMED_S = 8, 2.0
 _METRICS = (*TASK_METRICS, *KEPT_SHARES, "cosine", "sqnr_db")
+
+
+def student_threads(cores: int) -> int:
+    """Give how many threads a student computes with, where its teacher is asked at the same time."""
+    return cores - cores // 3 if cores > 2 else 1
 
 
 class Student(Protocol):
@@ -97,6 +103,16 @@ class _Judged:
     count: int
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Some samples of a batch as they are learnt, with what the teacher says of them."""
+
+    places: Places
+    feed: Feed
+    said: Mapping[str, Tensor]
+    mixed: Mixed | None = None
+
+
 class TeacherLesson:
     """One student and one teacher over the calibration samples. See engine.train.loop.Lesson.
 
@@ -137,7 +153,11 @@ class TeacherLesson:
         reports = context.recognised or _unrecognised(model)
         outputs = [str(value.name) for value in teacher.graph.outputs]
         learnable = [report.name for report in reports if report.name in outputs]
-        self._teacher = Teacher(teacher, [*learnable, *inside], context.untimed, device)
+        cores = context.untimed.threads
+        # Beside a student on the CPU the teacher takes a third of the cores.
+        target = context.untimed.model_copy(update={"threads": max(1, cores - student_threads(cores))})
+        self._teacher = Teacher(teacher, [*learnable, *inside], target, device)
+        self._ahead: Ahead[list[_Part]] = Ahead(beside=cores > 1)
         with context.working():
             looked = list(self._looked_at(min(plan.micro, _FEWEST_LOOKED_AT)))
         said = {name: [each[name] for _, _, each in looked] for name in [*learnable, *inside]}
@@ -159,6 +179,7 @@ class TeacherLesson:
     def cut(self, plan: MemoryPlan) -> None:
         """Take batches of another size."""
         assert self._context.calibration is not None
+        self._ahead.forget()
         self._plan = plan
         self._stream = Stream(self._context.calibration, plan.batch, self._settings.seed, self._fixed)
 
@@ -187,7 +208,7 @@ class TeacherLesson:
         """Give the loss of some samples, no more than run at once."""
         chosen = np.arange(min(count, len(self._stream)))
         places, feed = next(self._stream.feeds(chosen, self._plan.micro))
-        return self._loss(places, feed, np.random.default_rng(self._settings.seed))
+        return self._loss(self._asked(places, feed, np.random.default_rng(self._settings.seed)))
 
     @property
     def inner(self) -> tuple[str, ...]:
@@ -204,14 +225,30 @@ class TeacherLesson:
     # What the loop asks for
 
     def batches(self, place: Place) -> Iterator[tuple[Place, Places]]:
-        """Yield batches without end, from a place on."""
-        return self._stream.from_place(place)
+        """Yield batches without end, from a place on; while one is learnt, the teacher is asked about the next."""
+        stream = self._stream.from_place(place)
+        coming = next(stream)
+        self._prepare(*coming)
+        while True:
+            current, coming = coming, next(stream)
+            self._prepare(*coming)
+            yield current
+
+    def _prepare(self, place: Place, samples: Places) -> None:
+        # What comes in parts does so for want of memory.
+        if self._plan.parts == 1:
+            self._ahead.prepare(place, lambda: list(self._parts(place, samples)))
 
     def losses(self, place: Place, samples: Places) -> Iterator[Tensor]:
         """Yield the loss of a batch in parts that add up to it."""
-        for number, (places, feed) in enumerate(self._stream.feeds(samples, self._plan.micro)):
-            random = np.random.default_rng([self._settings.seed, 1, place.epoch, place.number, number])
-            yield self._loss(places, feed, random) * (len(places) / len(samples))
+        whole = self._plan.parts == 1
+        parts: Iterable[_Part] = self._parts(place, samples)
+        for part in self._ahead.take(place, lambda: list(parts)) if whole else parts:
+            yield self._loss(part) * (len(part.places) / len(samples))
+
+    def rest(self) -> None:
+        """Wait until the teacher has said what it was asked, so that nothing runs."""
+        self._ahead.wait()
 
     def loss(self) -> float:
         """Give the loss on the samples that things are chosen on, as they are."""
@@ -235,17 +272,24 @@ class TeacherLesson:
 
     # Losses
 
-    def _loss(self, places: Places, feed: Feed, random: np.random.Generator) -> Tensor:
-        mixed: Mixed | None = None
-        if self.augmentation.active:
-            feed, mixed = self.augmentation(feed, random)
-            said = self._teacher(feed)
-        else:
-            said = self._teacher.of_samples(places, feed)
-        given = self._student.run(self._student.feed(feed), self._wanted)
-        loss = self._beside(given, said, self._valid(feed, sample_count(feed)))
+    def _parts(self, place: Place, samples: Places) -> Iterator[_Part]:
+        """Yield the parts of a batch as student and teacher see it, with what the teacher says."""
+        for number, (places, feed) in enumerate(self._stream.feeds(samples, self._plan.micro)):
+            random = np.random.default_rng([self._settings.seed, 1, place.epoch, place.number, number])
+            yield self._asked(places, feed, random)
+
+    def _asked(self, places: Places, feed: Feed, random: np.random.Generator) -> _Part:
+        if not self.augmentation.active:
+            return _Part(places, feed, self._teacher.of_samples(places, feed))
+        feed, mixed = self.augmentation(feed, random)
+        return _Part(places, feed, self._teacher(feed), mixed)
+
+    def _loss(self, part: _Part) -> Tensor:
+        given = self._student.run(self._student.feed(part.feed), self._wanted)
+        loss = self._beside(given, part.said, self._valid(part.feed, sample_count(part.feed)))
         if self._cross_entropy is not None:
-            loss = loss + self._settings.labels * self._right(given[self._main][: len(places)], places, mixed)
+            right = self._right(given[self._main][: len(part.places)], part.places, part.mixed)
+            loss = loss + self._settings.labels * right
         return loss
 
     def _beside(self, given: Mapping[str, Tensor], said: Mapping[str, Tensor], valid: Tensor | None) -> Tensor:

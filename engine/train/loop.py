@@ -81,6 +81,10 @@ class Lesson(Protocol):
         """Yield the loss of a batch in parts that add up to it."""
         ...
 
+    def rest(self) -> None:
+        """Return when nothing runs beside the training that was begun for it."""
+        ...
+
     def loss(self) -> float:
         """Give the loss on the samples that things are chosen on."""
         ...
@@ -240,6 +244,7 @@ class _Training:
                     done += 1
                     if started > until:
                         break
+                self._lesson.rest()
         return self._pace.spent - spent
 
     # Training
@@ -281,6 +286,7 @@ class _Training:
                     self._pace.replan()
                 if self._due() or self._pace.over is not None or self._failed > _MOST_FAILED or started > until:
                     break
+            self._lesson.rest()
         self._pace.replan()
         if self._around.deadline is not None:
             self._pace.shorten(self._around.deadline - self._around.clock())

@@ -31,6 +31,7 @@ from engine.train.distill import (
     threads,
 )
 from engine.train.framework import torch
+from engine.train.lesson import student_threads
 from engine.train.quantized_graph import QuantizedGraph, prepare
 from engine.train.quantized_twin import QuantizedTwin
 
@@ -65,7 +66,7 @@ def quantize_aware_train(
     ir.external_data.load_to_model(context.original)
     before = context.evaluate(io.copy(model))
     graph = prepare(model)
-    with threads(context.untimed.threads):
+    with threads(student_threads(context.untimed.threads)):
         student = QuantizedTwin(model, graph, context.original, framework.device())
         started = _Started(student)
         taught = _taught(student, model, teacher, with_rates(settings, student, scale_rate), context)
