@@ -50,7 +50,7 @@ test: $(VENV)/.dev-$(EP)  ## Run the tests on real parts (SQLite, Postgres, Valk
 chaos: $(VENV)/.dev-$(EP)  ## Kill processes and stop servers under many jobs, on both stacks, for minutes
 	@$(BIN)/python -m pytest -m chaos
 
-fuzz: $(VENV)/.dev-$(EP)  ## Look for inputs that break something: new ones at every run
+fuzz: $(VENV)/.dev-$(EP)  ## Look for inputs that break something, new ones at every run, for about four minutes
 	@$(BIN)/python -m pytest -m "fuzz or hypothesis" --hypothesis-profile=fuzz $(SIDE_BY_SIDE)
 
 check: $(VENV)/.dev-$(EP)  ## Format, lint, types, import contracts, docs fresh
