@@ -18,6 +18,7 @@ from engine.quantize.ranges import METHODS, Method, search
 from engine.quantize.static_plan import make_plan
 from engine.quantize.static_writer import Overrides, StaticWriter
 from engine.report.quantization_details import RefinementCandidate
+from engine.runtime import heap
 
 # Less is noise.
 _LEAST_GAIN_DB = 0.1
@@ -82,6 +83,7 @@ class Refinement:
         effort: RefinementEffort,
     ) -> None:
         self._model = model
+        self._bytes = io.weight_bytes(model)
         self._per_channel = per_channel
         self._search_ranges = search_ranges
         self.effort = effort
@@ -108,6 +110,8 @@ class Refinement:
         return design
 
     def _score(self, model: ir.Model, design: Design) -> float:
+        # The network that was scored before is in nobody's hands.
+        heap.give_back(self._bytes)
         with self._context.working():
             built = build(model, design, self._types, per_channel=self._per_channel)
         return self.fidelity.decibels(built)

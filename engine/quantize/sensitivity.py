@@ -16,7 +16,7 @@ from engine.graph.linear import LinearLayer
 from engine.quantize import integer_types
 from engine.quantize.kernel_order import kernel_matrix, stored_weights
 from engine.quantize.static_plan import make_plan
-from engine.runtime import sessions
+from engine.runtime import heap, sessions
 from engine.runtime.sessions import Session
 
 Feed = Mapping[str, npt.NDArray[Any]]
@@ -44,18 +44,13 @@ def sensitivities(
     After `seconds` no further batch begins. The first one is finished, because layers are only compared on the same samples,
     unless even that takes three times as long: the layers that are left then are missing.
     """
-    switched = io.copy(model)
-    plan = make_plan(switched, exclude)
-    switch = ir.Value(name=io.unused_name(io.value_names(switched), "switch"))
-    switch.type, switch.shape = ir.TensorType(ir.DataType.BOOL), ir.Shape([len(plan.layers)])
-    switched.graph.inputs.append(switch)
-    builder = _Switches(switched, switch, ranges, types)
-    for number, layer in enumerate(plan.layers):
-        builder.add(number, layer)
-    session = sessions.session(io.to_bytes(switched), context.untimed)
-    measure = _Measuring(session, str(switch.name), len(plan.layers), context)
+    network, switch, names = _switched(model, ranges, types, exclude)
+    session = sessions.session(network, context.untimed)
+    # The graph that it was written from takes as much again.
+    del network
+    heap.give_back(io.weight_bytes(model))
+    measure = _Measuring(session, switch, len(names), context)
     started = time.monotonic()
-    names = [layer.name for layer in plan.layers]
     noise, energy = np.zeros(len(names)), 0.0
     for number, feed in enumerate(feeds):
         found, of_outputs = measure.batch(feed, started + seconds * (1 if number else _LATEST))
@@ -66,6 +61,21 @@ def sensitivities(
         if len(found) < len(noise):
             return dict(zip(names, _shares(found, energy), strict=False))
     return dict(zip(names, _shares(noise, energy), strict=True))
+
+
+def _switched(
+    model: ir.Model, ranges: Mapping[str, Range], types: integer_types.IntegerTypes, exclude: frozenset[str]
+) -> tuple[bytes, str, list[str]]:
+    """Give a network with a switch per layer, the name of the input that sets them, and the layers' names in its order."""
+    switched = io.copy(model)
+    plan = make_plan(switched, exclude)
+    switch = ir.Value(name=io.unused_name(io.value_names(switched), "switch"))
+    switch.type, switch.shape = ir.TensorType(ir.DataType.BOOL), ir.Shape([len(plan.layers)])
+    switched.graph.inputs.append(switch)
+    builder = _Switches(switched, switch, ranges, types)
+    for number, layer in enumerate(plan.layers):
+        builder.add(number, layer)
+    return io.to_bytes(switched), str(switch.name), [layer.name for layer in plan.layers]
 
 
 def _shares(noise: npt.NDArray[np.float64], energy: float) -> list[float]:

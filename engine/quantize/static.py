@@ -35,7 +35,7 @@ from engine.quantize.structure import Structure, choose_structure, latency_feeds
 from engine.report.detail_parts import left_alone
 from engine.report.quantization_details import DynamicDetails, DynamicLayer, QuantizedLayer, StaticDetails
 from engine.report.values import Change, Refusal
-from engine.runtime import processor
+from engine.runtime import heap, processor
 
 # Per-channel scales came with this version of the standard operators.
 OLDEST_OPSET = 13
@@ -171,6 +171,7 @@ def quantize(
     restore_constants(model)
     if refinement is not None and refinement.fidelity.ready:
         context.progress(0.77, "explaining")
+        heap.give_back(io.weight_bytes(before))
         feeds = refinement.fidelity.feeds[:_EXPLAIN_FEEDS]
         compared = Compared(before, model, context)
         told = _with_measurements(told, keys, written, compared, (feeds, latency_feeds(before, context)))
