@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks import documents
 from benchmarks.contest import HERE, SCRATCH
 from benchmarks.peers import environments
-from benchmarks.process import Spent, spend
+from benchmarks.process import TIMEOUT_S, Spent, spend
 from benchmarks.scores import Array
 from engine.runtime.processor import threads
 from engine.runtime.sessions import session
@@ -21,6 +21,8 @@ from engine.target import Target
 
 _SAMPLES, _JUDGED, _TOKENS, _VOCABULARY = 256, 32, 128, 8192
 _OURS, _RTN, _PEER = "onnxpress GPTQ", "onnxpress RTN", "onnxsim GPTQ"
+# A peer that took so many times as long as ours is ended: what is asked is whether ours takes more than 1.5 times as long.
+_PATIENCE = 4.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ def measure(*, quick: bool) -> tuple[dict[str, Any], str]:
         model, data = _prepare(shape, folder)
         judged = {key: array[_SAMPLES:] for key, array in data.items()}
         wanted = _outputs(model, judged)
-        outcomes = {each: _spent(each, model) for each in (_RTN, _OURS, _PEER)}
+        outcomes = {each: _spent(each, model) for each in (_RTN, _OURS)}
+        outcomes[_PEER] = _spent(_PEER, model, timeout=_PATIENCE * (outcomes[_OURS].seconds or TIMEOUT_S))
         errors = {each: _error(model.parent / each / "model.onnx", judged, wanted, outcomes[each]) for each in outcomes}
         content["networks"][name] = {each: {**vars(outcomes[each]), "error": errors[each]} for each in outcomes}
         sections.append(_table(shape, outcomes, errors))
@@ -63,7 +66,8 @@ def measure(*, quick: bool) -> tuple[dict[str, Any], str]:
         "### int4 weights in groups of 32 by GPTQ: time and memory (`gptq`)\n\n"
         f"Networks of random weights whose spread and outlying channels are those of trained ones; {_SAMPLES} samples of"
         f" {_TOKENS} tokens calibrate, {_JUDGED} others judge. Reading, quantizing and writing, in a process of its own,"
-        f" {threads()} threads. Error: of the outputs, as a share of their energy.\n\n"
+        f" {threads()} threads. Error: of the outputs, as a share of their energy. A peer is ended after {_PATIENCE:.0f} times as"
+        " long as ours took.\n\n"
     )
     return content, intro + "\n\n".join(sections)
 
@@ -174,7 +178,7 @@ def _batches(feed: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
         yield {name: array[start : start + 8] for name, array in feed.items()}
 
 
-def _spent(name: str, model: Path) -> Spent:
+def _spent(name: str, model: Path, *, timeout: float = TIMEOUT_S) -> Spent:
     place = model.parent / name
     request: dict[str, Any] = {
         "model": str(model),
@@ -192,7 +196,7 @@ def _spent(name: str, model: Path) -> Spent:
         python = environments.interpreter("onnxsim")
     except environments.PeerMissingError as error:
         return Spent(problem=f"cannot be installed: {error}")
-    return spend(python, HERE / "peers" / "onnxsim_weights.py", request, place)
+    return spend(python, HERE / "peers" / "onnxsim_weights.py", request, place, timeout=timeout)
 
 
 def _error(path: Path, feed: Mapping[str, Array], wanted: Array, spent: Spent) -> float | None:
