@@ -12,12 +12,13 @@ import onnx_ir as ir
 from engine.calibrate.observe import fixed_batch
 from engine.contract import Context
 from engine.data.batches import padded
+from engine.gate import TASK_METRICS
 from engine.graph import io
 from engine.graph.weights import lift_weights
-from engine.measure.acceptance import quality_drop
+from engine.measure.acceptance import KEPT_SHARES, main_metrics, quality_drop
 from engine.report.detail_parts import LeftAlone
 from engine.report.training_details import DistillDetails, QuantizeAwareDetails, TrainingPoint, TrainingRecord
-from engine.report.values import Change, Refusal
+from engine.report.values import Change, Quality, Refusal
 from engine.train import checkpoint, framework, loop
 from engine.train.framework import torch
 from engine.train.lesson import LessonSettings, Student, TeacherLesson, student_threads
@@ -81,21 +82,32 @@ def distill(model: ir.Model, settings: DistillSettings, context: Context) -> Cha
         assert context.calibration is not None
         with context.working():
             require_parity(student, model, context.calibration, context.target)
-            before = quality_drop(context.evaluate(io.copy(model)))
-        settings = _with_rate(settings, before)
+            before = context.evaluate(io.copy(model))
+        settings = _with_rate(settings, quality_drop(before))
         taught = teach(student, model, teacher, settings, context, inner=_ends_of_pieces(student, model))
         if isinstance(taught, Refusal):
             return taught
         student.write_back(model)
-    after = quality_drop(context.evaluate(io.copy(model)))
+    after = context.evaluate(io.copy(model))
     cuts = tuple(LeftAlone(node=each.node, reason=f"{each.operator}: {each.reason}") for each in student.unsupported())
-    details = DistillDetails(drop_before=before, drop_after=after, not_trained_through=cuts, training=taught.told)
+    drops = quality_drop(before), quality_drop(after)
+    details = DistillDetails(drop_before=drops[0], drop_after=drops[1], not_trained_through=cuts, training=taught.told)
     if not taught.record.improved:
         return no_gain("on the samples to choose on, the network came no closer to its teacher", details)
     # Of another teacher's student, closeness to the original says nothing.
-    if context.teacher is None and before is not None and after is not None and after > before:
-        return no_gain(f"the trained network loses {after:.4g}, the network before {before:.4g}", details)
-    return Change(summary=summary(taught, before, after), details=details, repair=True)
+    if context.teacher is None and _is_worse(before, after):
+        return no_gain(f"the trained network loses {drops[1]:.4g}, the network before {drops[0]:.4g}", details)
+    return Change(summary=summary(taught, *drops), details=details, repair=True)
+
+
+def _is_worse(before: Sequence[Quality], after: Sequence[Quality]) -> bool:
+    """Say whether a network lost beyond chance: it came closer to its teacher, and one decision more or less is none."""
+    was, now = quality_drop(before), quality_drop(after)
+    if was is None or now is None:
+        return False
+    found = main_metrics(after)
+    share = next((found[name] for name in (*TASK_METRICS, *KEPT_SHARES) if name in found), None)
+    return now - was > (0.0 if share is None else share.standard_error)
 
 
 def plan_for(
