@@ -5,7 +5,12 @@ import pytest
 # Rooms whose tests kill or measure: one at a time, whatever else runs beside them.
 ALONE = ("tests/faults/", "tests/engine/measure/")
 # Files of one process, which starts the whole service once for all of them.
-TOGETHER = ("tests/e2e/test_doctor.py", "tests/e2e/test_readme_curl.py", "tests/e2e/test_targets.py")
+TOGETHER = (
+    "tests/e2e/test_doctor.py",
+    "tests/e2e/test_readme_curl.py",
+    "tests/e2e/test_targets.py",
+    "tests/e2e/test_training.py",
+)
 # What takes longest begins first, so that no process is left alone with it at the end; what is short fills up.
 LONG = (
     "tests/faults/",
