@@ -27,7 +27,7 @@ def demo(out: Path) -> int:
             code = _compress(service, "job.json", made[0])
             if code == 0 and find_spec("torch") is not None:
                 print(
-                    "\nHalf of the channels go, and 45 seconds of distillation from the original win back what that costs:\n"
+                    "\nMost channels go, and 45 seconds of distillation from the original win back what that costs:\n"
                 )
                 made.append(out / "residual_cnn.distilled.onnx")
                 code = _compress(service, "distill.json", made[1])
