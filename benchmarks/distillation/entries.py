@@ -98,16 +98,20 @@ _NEW_KERNELS = cpu_profile().dot not in {"none", "avx2", "avx_vnni"}
 _BEST = "pruned, reconstructed, distilled"
 _MIXED = f"{_BEST}, integers where they pay"
 _BYTES = f"{_BEST}, weights in 8 bits"
-_ONE_BLOCK, _TWO_BLOCKS = (f"{count} of 3 blocks dropped, reconstructed, distilled" for count in ("1", "2"))
+_FIRST_BLOCK, _FIRST_AND_LAST, _LAST_TWO = (
+    f"{said} of 3 blocks dropped, reconstructed, distilled" for said in ("first", "first and last", "last 2")
+)
+# Of the residual CNN: the sums of its blocks, at 28 x 28, 14 x 14 and 7 x 7.
+_SUMS = ("node_add_40", "node_add_86", "node_add_132")
 _TRAINED_4 = "weights in 4 bits, trained"
 _STUDENT = "student from random weights"
 _SMALL = (_SIMPLIFY, _CHANNELS, _DISTILL_IMAGES)
 
 
-def _blocks(count: int) -> tuple[Step, ...]:
+def _blocks(*sums: str) -> tuple[Step, ...]:
     return (
         _SIMPLIFY,
-        {"type": "drop_blocks", "count": count, "max_kl": None},
+        {"type": "drop_blocks", "only": sums, "max_kl": None},
         {"type": "reconstruct"},
         _DISTILL_IMAGES,
     )
@@ -149,8 +153,12 @@ TASKS = (
     ),
     Task(
         "residual_cnn_blocks", "residual_cnn", "half of the residual blocks",
-        bars=(_loses(_TWO_BLOCKS, 0.012, 0.008), _runs(_TWO_BLOCKS, 2.0)),
-        recipes={_ONE_BLOCK: _blocks(1), _TWO_BLOCKS: _blocks(2)},
+        bars=(_loses(_FIRST_AND_LAST, 0.012, 0.008), _runs(_FIRST_AND_LAST, 2.0)),
+        recipes={
+            _FIRST_BLOCK: _blocks(_SUMS[0]),
+            _FIRST_AND_LAST: _blocks(_SUMS[0], _SUMS[2]),
+            _LAST_TWO: _blocks(*_SUMS[1:]),
+        },
     ),
     Task(
         "se_cnn_50", "se_cnn", "half of the channels",

@@ -22,6 +22,8 @@ class DropBlocks(Pass):
     with what the original says (KL divergence where the outputs score classes, else the share of noise in them). Then the
     branches of least damage go one after another, each scored beside those that are gone, until `count` or `share` is
     reached or the damage would pass the limit. No labels are needed. The scores of all branches are in the report.
+    `only` names the branches that may go, say the ones that take most of the time: damage before anything was restored is
+    no measure of what is left after `reconstruct` and `distill`.
     """
 
     type: Literal["drop_blocks"] = "drop_blocks"
@@ -45,6 +47,9 @@ class DropBlocks(Pass):
         le=200,
         description="Least signal-to-noise ratio (dB) of the outputs where they do not; null: no limit.",
     )
+    only: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
+        (), max_length=4096, description="Names of the sums whose branches may go; empty: all.", strict=False
+    )
     samples: int = Field(128, ge=2, le=4096, description="At most so many samples score every candidate.")
 
     def work(self, load: Workload) -> Work:
@@ -66,6 +71,15 @@ class DropBlocks(Pass):
         from engine.report.values import Refusal
 
         blocks = find_blocks(model)
+        names = [block.name for block in blocks.found]
+        strange = next((name for name in self.only if name not in names), None)
+        if strange is not None and blocks.found:
+            return Refusal(
+                code="not_applicable",
+                reason=f"`only` names `{strange}`: {blocks.refused.get(strange, 'it is no sum of a residual branch')}.",
+                node=strange,
+                hint=f"Sums whose branch can go: {', '.join(names[:20])}.",
+            )
         if blocks.found:
             return None
         if blocks.refused:
@@ -92,5 +106,6 @@ class DropBlocks(Pass):
             share=self.share,
             max_kl=self.max_kl,
             min_sqnr_db=self.min_sqnr_db,
+            only=frozenset(self.only),
             samples=self.samples,
         )

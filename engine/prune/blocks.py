@@ -41,6 +41,8 @@ class BlockSettings:
     max_kl: float | None
     min_sqnr_db: float | None
     samples: int
+    # Names of the sums whose branches may go; empty: all.
+    only: frozenset[str] = frozenset()
 
     def most(self, blocks: int) -> int:
         """Give how many of so many branches may go."""
@@ -137,6 +139,11 @@ def drop_blocks(model: ir.Model, settings: BlockSettings, context: Context) -> C
     """Score every branch on the samples to choose by, then remove the cheapest ones in place."""
     blocks = find_blocks(model)
     most = settings.most(len(blocks.found))
+    if settings.only:
+        blocks.refused.update(
+            (block.name, "`only` does not name it") for block in blocks.found if block.name not in settings.only
+        )
+        blocks.found = [block for block in blocks.found if block.name in settings.only]
     with tempfile.TemporaryDirectory(prefix="blocks-") as folder, _Damage(settings, context, Path(folder)) as damage:
         alone = {
             block.output: damage.score(without(model, {block.output: block.skip}), block.name)

@@ -60,6 +60,22 @@ def test_the_branches_of_least_damage_go_first(tools, network, samples):
     assert {node.name for node in model.graph if node.op_type == "Conv"} == {"stem", "a0", "b0", "a2", "b2"}
 
 
+def test_only_named_branches_go(tools, network, samples):
+    model = stack(network, [0.3, 0.001, 1.0, 0.01])
+    change = apply(tools, model, samples, max_kl=None, only=["sum0", "sum2"])
+    assert isinstance(change, Change)
+    assert sorted(change.details.order) == ["sum0", "sum2"]
+    assert {each.node for each in change.details.not_considered} == {"sum1", "sum3"}
+    assert {node.name for node in model.graph if node.op_type == "Conv"} == {"stem", "a1", "b1", "a3", "b3"}
+
+
+def test_a_name_that_is_no_branch_is_refused_with_those_that_are(tools, network, samples):
+    refusal = apply(tools, stack(network, [0.3, 0.01]), samples, only=["sum0", "stem"])
+    assert isinstance(refusal, Refusal)
+    assert refusal.node == "stem"
+    assert "sum0, sum1" in refusal.hint
+
+
 def test_the_limit_stops_it(tools, network, samples):
     model = stack(network, [1.0, 0.001, 1.0, 0.001])
     change = apply(tools, model, samples, max_kl=0.01)
