@@ -47,8 +47,9 @@ def simplify(model: ir.Model, context: Context) -> Change | Refusal:
     before, stored = _counts(model), io.weight_bytes(model)
     feeds = verify.model_feeds(model, context.calibration) if context.calibration is not None else []
     reference = io.to_bytes(model)
-    own = SelfDifferences(reference, context.untimed)
-    feeds = list(verify.affordable(own.reference, feeds))
+    with context.working():
+        own = SelfDifferences(reference, context.untimed)
+        feeds = list(verify.affordable(own.reference, feeds))
     helped: list[str] = []
     dropped: list[DroppedStage] = []
     stages, trees = list(_stages(model)), 0

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from engine.train.twin.parity import exact_products
-from engine.train.twin.table import OPERATORS
 from tests.engine.train import backend_cases
 from tests.engine.train.operator_cases import CASES
 
@@ -36,7 +35,7 @@ def test_every_case_that_the_table_covers_gives_the_stated_results_and_true_grad
     assert not failures
     alone = {next(iter(case.operators)) for case in passed if len(case.operators) == 1}
     beside_onnxruntime = {(case.domain, case.op_type) for case in CASES}
-    assert set(OPERATORS) <= alone | beside_onnxruntime | ON_GPUS
+    assert backend_cases.standard_operators() <= alone | beside_onnxruntime | ON_GPUS
     if f"onnx {onnx.__version__} " in LISTED.read_text():
         assert LISTED.read_text() == backend_cases.listing(), "run `python -m tests.engine.train.backend_cases`"
 
