@@ -43,8 +43,8 @@ def finetune(network: nn.Module, original: nn.Module, images: Tensor, settings: 
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     with torch.no_grad():
         first.weight *= PIXEL_MAX
-    network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stub
-    original.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.train().to(memory_format=torch.channels_last)
+    original.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=WEIGHT_DECAY)
     steps, started, order = 0, time.monotonic(), torch.empty(0, dtype=torch.int64)
     while (done := (time.monotonic() - started) / settings["seconds"]) < 1:
@@ -57,11 +57,11 @@ def finetune(network: nn.Module, original: nn.Module, images: Tensor, settings: 
         with torch.no_grad():
             wanted = original(seen)
         optimizer.zero_grad()
-        loss(network(seen / PIXEL_MAX), wanted).backward()  # type: ignore[no-untyped-call]
+        loss(network(seen / PIXEL_MAX), wanted).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         steps += 1
     with torch.no_grad():
         first.weight /= PIXEL_MAX
-    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    network.to(memory_format=torch.contiguous_format)
     return steps

@@ -59,24 +59,24 @@ class TrainedWeight:
         """Give the rounded weights as the graph's layer reads them."""
         scale = self.scale
         numbers = max(self.master.numel() // max(scale.numel(), 1), 1)
-        rounded = lsq.fake_quantize(self.values, self._along(scale), *self._bounds(scale), numbers=numbers)
+        rounded = lsq.fake_quantize(self.values, self.along(scale), *self._bounds(scale), numbers=numbers)
         return rounded.t() if self.stored.form == "nbits" else rounded
 
     def codes(self, scale: Tensor) -> Tensor:
         """Give the codes at these scales, zero points in."""
         low, high = self._bounds(scale)
-        return (self.values / self._along(scale)).clamp(low, high).round() + self._along(self.zero)
+        return (self.values / self.along(scale)).clamp(low, high).round() + self.along(self.zero)
 
     def _bounds(self, scale: Tensor) -> tuple[Tensor, Tensor]:
         grid = self.stored.grid
-        zero = self._along(self.zero)
+        zero = self.along(self.zero)
         if self.stored.pairs is None:
             return grid.low - zero, grid.high - zero
         steps = scale.reshape(-1, 1) if scale.numel() > 1 else scale.reshape(1, 1)
         low, high = lsq.pair_bounds(self._rows(self.values), steps, PAIR_LIMIT, grid.low, grid.high)
         return self._from_rows(low), self._from_rows(high)
 
-    def _along(self, scale: Tensor) -> Tensor:
+    def along(self, scale: Tensor) -> Tensor:
         """Give one number per scale in a shape that broadcasts to the codes."""
         axis, block, shape = self.stored.grid.axis, self.stored.grid.block, self.stored.shape
         if axis is None:
@@ -197,13 +197,13 @@ class QuantizedTwin:
         codes = self._tensor(stored.read_codes(model).astype(np.float32))
         growth = self._parameter(np.ones(tuple(scale.shape), np.float32))
         weight = TrainedWeight(stored, codes, scale, growth, zero)
-        steps = weight._along(scale)  # noqa: SLF001  # its own kind
-        exact = codes - weight._along(zero)  # noqa: SLF001
+        steps = weight.along(scale)
+        exact = codes - weight.along(zero)
         array = _like(stored, layer)
         if array is not None:
             wanted = torch.maximum(torch.minimum(self._tensor(array) / steps, exact + _INSIDE), exact - _INSIDE)
             # Beyond the ends of the grid nothing is learned.
-            exact = wanted.clamp(stored.grid.low - weight._along(zero), stored.grid.high - weight._along(zero))  # noqa: SLF001
+            exact = wanted.clamp(stored.grid.low - weight.along(zero), stored.grid.high - weight.along(zero))
         mask = self._tensor(~is_zero(stored, model)) if stored.sparse else None
         master = torch.nn.Parameter(_channels_last(exact * steps))
         return TrainedWeight(stored, master, scale, growth, zero, mask)

@@ -1,6 +1,7 @@
 """`onnxpress profile` against a service that says what the test wants, and its report as people see it."""
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -297,10 +298,9 @@ def test_the_sdk_asks_for_a_profile(service_of):
 
 
 def shown(report):
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123 - closed below
-    with console.file:
-        render_report.show(report, console, title="net.onnx")
-        return console.export_text()
+    console = Console(width=200, record=True, file=StringIO())
+    render_report.show(report, console, title="net.onnx")
+    return console.export_text()
 
 
 def test_a_report_is_shown_target_by_target(profile_report):

@@ -1,5 +1,7 @@
 """The result as people see it: every number beside the original's, every refusal with its reason."""
 
+from io import StringIO
+
 import pytest
 from rich.console import Console
 
@@ -7,10 +9,9 @@ from onnxpress import formatting, render_report
 
 
 def shown(report, width=160):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123 - closed below
-    with console.file:
-        render_report.show(report, console, title="net.onnx -> small.onnx")
-        return console.export_text()
+    console = Console(width=width, record=True, file=StringIO())
+    render_report.show(report, console, title="net.onnx -> small.onnx")
+    return console.export_text()
 
 
 def line(text, start):

@@ -1,5 +1,7 @@
 """What there is to run on, as people see it on a terminal of the usual width."""
 
+from io import StringIO
+
 from rich.console import Console, Group
 
 from onnxpress.commands.service import capacity, offered
@@ -20,10 +22,9 @@ WORKER = {
 
 
 def shown(**found):
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123 - closed below
-    with console.file:
-        console.print(Group(*capacity({"items": [], "unavailable": [], "workers": [], **found})))
-        return console.export_text()
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(Group(*capacity({"items": [], "unavailable": [], "workers": [], **found})))
+    return console.export_text()
 
 
 def lines(text):
@@ -73,10 +74,9 @@ def test_recipes_are_shown_with_their_steps_time_and_what_cannot_be_done():
         "estimate": {"summary": "About 3 minutes."},
     }  # fmt: skip
     small = {**fast, "name": "small", "left_out": [], "estimate": None, "problem": {"detail": "It is quantized."}}
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123 - closed below
-    with console.file:
-        console.print(Group(*offered([fast, small])))
-        told = lines(console.export_text())
+    console = Console(width=120, record=True, file=StringIO())
+    console.print(Group(*offered([fast, small])))
+    told = lines(console.export_text())
     assert "│ fast │ Faster. │ simplify > distill │ About 3 minutes. │" in told
     assert "fast without distill: no worker has PyTorch" in told
     assert "small cannot be done: It is quantized." in told

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engine.contract import Labels
 from engine.data.dataset import Samples
+from engine.graph import io
 from engine.measure.quality import Evaluator
 from engine.passes.distill import Distill
 from engine.passes.prune_channels import PruneChannels
@@ -20,12 +21,8 @@ from engine.report.training_markdown import training_lines
 from engine.report.values import Change, Interval, Quality, Refusal
 from engine.runtime import sessions
 from engine.target import Target
-
-torch = pytest.importorskip("torch")
-
-from engine.graph import io  # noqa: E402  # after the skip
-from engine.train import checkpoint, memory_plan  # noqa: E402
-from engine.train.trained_weights import trained_weights  # noqa: E402
+from engine.train import checkpoint, memory_plan
+from engine.train.trained_weights import trained_weights
 
 
 @pytest.fixture

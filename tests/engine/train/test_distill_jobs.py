@@ -14,7 +14,6 @@ from engine.report.values import Memory
 from engine.runtime import sessions
 from engine.target import Target
 
-pytest.importorskip("torch")
 pytestmark = pytest.mark.usefixtures("short_measurements")
 
 GATES = [

@@ -4,11 +4,10 @@ from itertools import islice
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from engine.train import checkpoint, loop  # noqa: E402  # needs torch
-from engine.train.batches import Stream  # noqa: E402
+from engine.train import checkpoint, loop
+from engine.train.batches import Stream
 
 
 class Clock:

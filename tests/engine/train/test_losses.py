@@ -2,12 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from engine.report.values import OutputReport
-
-torch = pytest.importorskip("torch")
-
-from engine.train import losses  # noqa: E402  # needs torch
+from engine.train import losses
 
 
 def _softmax(scores, axis=-1):
