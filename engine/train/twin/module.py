@@ -23,7 +23,8 @@ from engine.train.twin.tensors import holds, to_torch
 
 __all__ = ["Twin", "Unsupported", "operators"]
 
-_FAULTS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError, NotImplementedError)
+# What PyTorch raises on values that do not fit together. Our own faults (AssertionError, KeyError) are no property of a network.
+_FAULTS = (RuntimeError, ValueError, TypeError, IndexError)
 _CONV_RANK = 4
 
 
