@@ -30,7 +30,7 @@ def test_a_message_that_comes_five_times_is_worked_on_once(system):
         assert system.inspected(later).state == "ready"
     assert unit_of(system, model).attempt == 1
     with system.database.reading() as session:
-        told = session.scalars(select(Event.type).where(Event.subject_id == model.id)).all()
+        told = session.scalars(select(Event.type).where(Event.subject_id == model.id).order_by(Event.id)).all()
     assert told == ["created", "ready"]
     system.assert_no_child_left()
 
