@@ -23,6 +23,7 @@ from engine import (
     Inspection,
     OutputDeclaration,
     Profile,
+    Search,
     default_kind,
     read_spec,
 )
@@ -189,7 +190,7 @@ class NewJob(RootModel[Annotated[CompressJob | ProfileJob, Field(discriminator="
         return self.root.request()
 
 
-AnySpec = Annotated[Compress | Profile, Field(discriminator="kind")]
+AnySpec = Annotated[Compress | Profile | Search, Field(discriminator="kind")]
 
 
 class Fault(BaseModel):
@@ -559,7 +560,7 @@ class KeyList(BaseModel):
 
 
 @lru_cache(maxsize=1024)
-def _spec(stored: str) -> Compress | Profile:
+def _spec(stored: str) -> Compress | Profile | Search:
     return read_spec(json.loads(stored))
 
 

@@ -13,11 +13,12 @@ from engine.gate import FIDELITY_METRICS, KIND_METRICS, KIND_TASKS, MEASURED_WIT
 from engine.gate_samples import GateSamples, gate_samples, too_few
 from engine.inspection import ArrayInfo, DatasetInspection, Inspection, TensorInfo
 from engine.outputs import OutputDeclaration
-from engine.spec import Compress, Profile, Spec, makes_network, targets_of
+from engine.spec import Compress, Profile, Search, Spec, makes_network, targets_of
 from engine.target import Target
 
 _WITHOUT_DATA = {
     "compress": "Without a dataset, quality is judged on random inputs only.",
+    "search": "Without a dataset, quality is judged on random inputs only, and the search changes only how numbers are stored.",
     "profile": "Without a dataset, the network is measured on random inputs; where its work depends on them, give some.",
 }
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -64,7 +65,7 @@ def check_fit(
     match spec:
         case Compress():
             _check_passes(student or inspection, spec)
-        case Profile():
+        case Profile() | Search():
             pass
         case _:
             assert_never(spec)
@@ -114,6 +115,8 @@ def check_data(
             _check_comparisons(spec, has_baseline=has_baseline)
         case Compress():
             _check_steps(spec, sizes)
+        case Search():
+            _check_choice(sizes)
         case _:
             assert_never(spec)
     _check_gates(judge or dataset, sizes, spec.gates)
@@ -125,6 +128,11 @@ def _check_steps(spec: Compress, sizes: Sizes | None) -> None:
             raise SpecInvalidError(
                 f"Step {index} ({step.type}) needs calibration data, but the job names no dataset.", step=index
             )
+    _check_choice(sizes)
+
+
+def _check_choice(sizes: Sizes | None) -> None:
+    """Raise DatasetInvalidError where there are too few samples to choose or to judge by."""
     few = None if sizes is None else next((name for name in ("select", "judge") if getattr(sizes, name) < 2), None)
     if few is not None:
         raise DatasetInvalidError(
@@ -308,8 +316,13 @@ def _check_learning(inspection: Inspection, spec: Spec, networks: Mapping[str, I
             continue
         if not (isinstance(spec, Compress) and any(step.learns for step in spec.recipe.passes)):
             raise SpecInvalidError(
-                f"The job names a {role}, but no step of its recipe teaches.",
-                hint=f"Put `distill` into the recipe, or leave the {role} out.",
+                f"The job names a {role}, but "
+                + (
+                    "a search teaches its candidates itself."
+                    if isinstance(spec, Search)
+                    else "no step of its recipe teaches."
+                ),
+                hint=f"Leave the {role} out, or give a recipe with `distill` in it.",
             )
         _check_same_inputs(role, network, inspection)
         _check_open_batch(role, network, inspection)

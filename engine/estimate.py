@@ -13,7 +13,7 @@ from engine.contract import RESULT_TIMED_S, RUN_BYTES, STEP_TIMED_S, Workload
 from engine.data.parts import Sizes, part_sizes
 from engine.inspection import DatasetInspection, Estimate, Inspection, StepEstimate
 from engine.report.wording import rough_duration
-from engine.spec import Compress, Limits, Profile, Spec
+from engine.spec import Compress, Limits, Profile, Search, Spec
 from engine.target import Target
 
 # Multiply-accumulates of a thread in a second in float32: an older processor, a usual one, a fast one.
@@ -33,6 +33,8 @@ _START_S = 2.0
 _TURNS = 21
 # What a timed run leaves unknown of a whole job: other networks are faster or slower, passes end early or try more.
 _MEASURED_RANGE = (0.4, 2.2)
+# Of its budget: a search that runs out of trials, and one whose last trial takes longer than it was thought.
+_SEARCH_ENDS_EARLY, _SEARCH_ENDS_LATE = 0.3, 1.1
 # Interpreter and libraries; copies of the weights in graphs, sessions and files; sessions that keep what a run has needed.
 _BASE_BYTES, _COPIES, _SESSIONS, _ARENA = 300 << 20, 5, 3, 2
 _LARGEST_BATCH = 32
@@ -89,6 +91,9 @@ def estimate_job(
         case Profile():
             speeds = [speed or speed_by_shapes(inspection, dataset, target) for target in spec.targets]
             return _of_profile(inspection, sizes, spec, [each for each in speeds if each is not None])
+        case Search():
+            known = speed or speed_by_shapes(inspection, dataset, spec.target)
+            return None if known is None else _of_search(inspection, spec, known)
         case _:
             assert_never(spec)
 
@@ -156,6 +161,21 @@ def _of_profile(inspection: Inspection, sizes: Sizes | None, spec: Profile, spee
     most = max(speeds, key=lambda each: each.live_bytes)
     batch = max(target.batch for target in spec.targets)
     return _told(most, totals, (), _memory(inspection, most, batch, RUN_BYTES))
+
+
+def _of_search(inspection: Inspection, spec: Search, speed: Speed) -> Estimate:
+    """A search takes what its budget lets it, unless its trials run out before."""
+    seconds, trials = spec.allowed
+    memory = _memory(inspection, speed, spec.target.batch, min(RUN_BYTES, (spec.limits.max_memory_mb << 20) // 32))
+    return Estimate(
+        seconds=seconds,
+        low=round(_SEARCH_ENDS_EARLY * seconds, 1),
+        high=round(_SEARCH_ENDS_LATE * seconds, 1),
+        memory_bytes=memory,
+        basis=speed.basis,
+        summary=f"About {rough_duration(seconds)} and {memory / 1e9:.1f} GB of memory: the search's budget, less where its"
+        f" {trials} trials are over before.",
+    )
 
 
 def _told(speed: Speed, totals: list[float], steps: tuple[StepEstimate, ...], memory: int) -> Estimate:

@@ -46,6 +46,12 @@ class Budget(_Value):
 BUDGETS: Mapping[Effort, tuple[float, int]] = {"low": (180.0, 16), "medium": (600.0, 60), "high": (1800.0, 240)}
 
 
+def settled(budget: Budget, effort: Effort) -> tuple[float, int]:
+    """Give the seconds and trials that a search may take: what its budget says, else what its effort stands for."""
+    seconds, trials = BUDGETS[effort]
+    return budget.max_seconds or seconds, budget.max_trials or trials
+
+
 class Space(_Value):
     """Where a search looks. What is not said is found: every group, block and layer that can change."""
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self, assert_never
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
 from engine.gate import Gate, ProfileGate
+from engine.goal import Budget, Goal, Space, Strategy, settled
 from engine.outputs import OutputDeclaration
 from engine.passes import AnyPass
 from engine.recipes import RecipeName, named_passes
@@ -117,16 +118,71 @@ class Profile(_Value):
         return self
 
 
+class Search(_Value):
+    """Find the network that a goal asks for: which blocks, widths, ranks and precisions are left of the given one.
+
+    Candidates are predicted from measurements of the network's parts, made, refitted and measured beside the original; the best of
+    them are distilled. The result is the one that has least of what is minimised among those that hold every limit, or the nearest.
+    """
+
+    kind: Literal["search"]
+    goal: Goal
+    strategy: Strategy = Field(
+        "auto",
+        description="Who proposes candidates. `auto`: a solver over what was measured of the network's parts, then `tpe`, which that"
+        " warms up. `tpe`, `nsga2` and `random` are Optuna's; `gradient` learns widths by gradients and `reinforce` by a policy:"
+        " both take PyTorch.",
+    )
+    budget: Budget = Field(default_factory=Budget)
+    space: Space = Field(default_factory=Space)
+    seed: int = Field(
+        0, ge=0, le=2**31 - 1, description="With the same seed the same candidates come in the same order."
+    )
+    target: Target = Field(default_factory=Target)
+    outputs: Outputs
+    limits: Limits = Field(default_factory=Limits)
+    tune: Tune | None = Field(
+        None,
+        description="Measure the result and the original with the session options that each runs best with; `{}` for the defaults.",
+    )
+
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        """The goal's limits: what the verdict is about."""
+        return self.goal.subject_to
+
+    @property
+    def allowed(self) -> tuple[float, int]:
+        """The seconds and trials that it may take."""
+        return settled(self.budget, self.goal.effort)
+
+
 def default_kind(body: Any) -> Any:
-    """Read a body without `kind` as a compression: most jobs are."""
-    if isinstance(body, Mapping) and "kind" not in body:
-        return {**body, "kind": "compress"}
-    return body
+    """Give a body its kind where it follows: with a `goal` it is a search, without `kind` a compression, as most jobs are.
+
+    Raises ValueError for a compression with both or neither of `goal` and `recipe`, and for limits of a goal beside it.
+    """
+    if not isinstance(body, Mapping):
+        return body
+    kind = body.get("kind", "compress")
+    if kind == "compress":
+        if "goal" in body and "recipe" in body:
+            raise ValueError(
+                "give a `goal` or a `recipe`, not both: a goal says what is needed and finds the recipe itself"
+            )
+        if "goal" not in body and "recipe" not in body:
+            raise ValueError(
+                'give a `goal`, such as {"minimise": "latency"}, or a `recipe`: the passes to apply, or the name of one'
+            )
+        kind = "search" if "goal" in body else "compress"
+    if kind == "search" and "gates" in body:
+        raise ValueError("a goal has its limits in itself: write the gates as `goal.subject_to`")
+    return {**body, "kind": kind}
 
 
-Spec = Compress | Profile
+Spec = Compress | Profile | Search
 _SPEC: TypeAdapter[Spec] = TypeAdapter(
-    Annotated[Compress | Profile, Field(discriminator="kind"), BeforeValidator(default_kind)]
+    Annotated[Compress | Profile | Search, Field(discriminator="kind"), BeforeValidator(default_kind)]
 )
 
 
@@ -140,19 +196,21 @@ def targets_of(spec: Spec) -> tuple[Target, ...]:
     match spec:
         case Profile():
             return spec.targets
-        case Compress():
+        case Compress() | Search():
             return (spec.target,)
         case _:
             assert_never(spec)
 
 
 def steps_of(spec: Spec) -> tuple[str, ...]:
-    """Name the steps of a job in order: a recipe's passes, or the providers that a profile measures on."""
+    """Name the steps of a job in order: a recipe's passes, or the providers that a profile measures on; a search has none."""
     match spec:
         case Profile():
             return tuple(target.provider for target in spec.targets)
         case Compress():
             return tuple(step.type for step in spec.recipe.passes)
+        case Search():
+            return ()
         case _:
             assert_never(spec)
 
@@ -162,14 +220,14 @@ def first_training_step(spec: Spec) -> int | None:
     match spec:
         case Compress():
             return next((index for index, step in enumerate(spec.recipe.passes) if step.trains), None)
-        case Profile():
+        case Profile() | Search():
             return None
         case _:
             assert_never(spec)
 
 
 def trains(spec: Spec) -> bool:
-    """Say whether a job trains, so that only a worker with PyTorch can do it."""
+    """Say whether a job trains, so that only a worker with PyTorch can do it. A search trains where it can, and does without."""
     return first_training_step(spec) is not None
 
 
@@ -181,7 +239,7 @@ def recipe_name(spec: Spec) -> RecipeName | None:
 def makes_network(spec: Spec) -> bool:
     """Say whether a job gives a network, and not only figures of one that there is."""
     match spec:
-        case Compress():
+        case Compress() | Search():
             return True
         case Profile():
             return False

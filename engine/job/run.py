@@ -5,12 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import assert_never
 
+from engine.errors import SpecInvalidError
 from engine.job import compress, profile
 from engine.job.frame import Event, Frame, Probe
 from engine.measure import memory
 from engine.report.values import AnyReport
 from engine.runtime.host_lock import HostLock
-from engine.spec import Compress, Profile, Spec
+from engine.spec import Compress, Profile, Search, Spec
 
 
 def run(
@@ -49,5 +50,7 @@ def run(
         case Profile():
             probe = probe or partial(memory.probe, loads=True)
             return profile.run(spec, Frame(workspace, on_event, lock, probe, crashed_steps, deadline), only=only)
+        case Search():
+            raise SpecInvalidError("A search is done in turns.")
         case _:
             assert_never(spec)

@@ -10,6 +10,7 @@ from engine.inspection import Estimate, Preprocessing
 from engine.outputs import OutputKind
 from engine.report.byte_account import ByteAccount
 from engine.report.details import AnyDetails
+from engine.report.search import SearchReport
 from engine.target import Target
 
 Outcome = Literal["pass", "fail", "inconclusive", "none"]
@@ -408,7 +409,7 @@ class Report(_Value):
     """The whole result of a job."""
 
     version: Literal[1] = 1
-    kind: Literal["compress"] = "compress"
+    kind: Literal["compress", "search"] = "compress"
     summary: str = Field(description="One or two plain sentences: what was gained at what cost.")
     unchanged: bool = Field(description="True: nothing helped, the result is the original network.")
     target: Target
@@ -455,6 +456,9 @@ class Report(_Value):
     estimate: Estimate | None = Field(None, description="What the job was expected to take when it began.")
     more_parameters: str | None = Field(
         None, description="What the parameters are that there are more of; null: no more."
+    )
+    search: SearchReport | None = Field(
+        None, description="What was tried, and what else there is to choose from. Null for a recipe."
     )
     warnings: tuple[str, ...] = ()
 

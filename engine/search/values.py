@@ -1,42 +1,18 @@
 """What a search speaks of: points of its space, proposals of them, and what came of a trial. All of it is JSON."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.goal import NodeName, Precision
+from engine.report.search import Level, Point, Predicted
 from engine.report.values import Quality, Ratio
 
-# How much is done for a candidate: cut and refitted in closed form; and distilled for a while, or for all that is left.
-Level = Literal["refit", "short", "full"]
-Kept = Annotated[int, Field(ge=1, le=1 << 20)]
+# The report speaks of points too, so that they lie with its values.
+__all__ = ["Level", "Point", "Predicted", "Proposal", "Told", "TrialValues"]
 
 
 class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Point(_Value):
-    """One architecture: what of the given network is left, and in which precision. Empty: the network as it is."""
-
-    dropped: tuple[NodeName, ...] = Field((), description="Sums whose residual branch is gone, in the graph's order.")
-    widths: dict[str, Kept] = Field(
-        default_factory=dict, description="By name of a group: channels, heads or neurons it keeps. Others keep all."
-    )
-    ranks: dict[NodeName, Kept] = Field(
-        default_factory=dict, description="By name of a layer: its rank. Others stay whole."
-    )
-    precision: Precision = "float32"
-    in_float: tuple[NodeName, ...] = Field((), description="Layers that stay in float where others are quantized.")
-
-
-class Predicted(_Value):
-    """What is expected of a point before it is made."""
-
-    latency_ratio: float = Field(description="Time of a run, as a share of the original's.")
-    size_bytes: int
-    macs: int
-    damage: float = Field(description="Sum of the damage of its variants on the samples to choose by; 0: none.")
 
 
 class Proposal(_Value):
