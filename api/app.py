@@ -18,7 +18,21 @@ from api.long_polling import Watcher
 from api.middleware import RequestMiddleware
 from api.rate_limit import RateLimiter
 from api.request_metrics import RequestMetrics
-from api.routes import artifacts, audit, blobs, datasets, health, jobs, keys, metrics, models, passes, recipes, targets
+from api.routes import (
+    artifacts,
+    audit,
+    blobs,
+    datasets,
+    health,
+    jobs,
+    keys,
+    metrics,
+    models,
+    passes,
+    recipes,
+    searches,
+    targets,
+)
 from api.uploads import NewBlob
 from engine import ProfileReport, Report
 from services.db import Database
@@ -33,7 +47,21 @@ READ_THREADS = 8
 
 _ROUTERS = tuple(
     part.router
-    for part in (models, datasets, jobs, artifacts, blobs, passes, recipes, targets, keys, audit, metrics, health)
+    for part in (
+        models,
+        datasets,
+        jobs,
+        searches,
+        artifacts,
+        blobs,
+        passes,
+        recipes,
+        targets,
+        keys,
+        audit,
+        metrics,
+        health,
+    )
 )
 _DESCRIPTION = """\
 POST a model, POST a job, poll it, download an artifact that is smaller and faster, with a measured report and a verdict.
@@ -44,6 +72,7 @@ _TAGS = [
     {"name": "models", "description": "Networks: uploaded ones and the results of jobs."},
     {"name": "datasets", "description": "Named arrays for calibration and evaluation."},
     {"name": "jobs", "description": "Work on a model, with limits and gates."},
+    {"name": "searches", "description": "What a search has tried, and what there is to choose from."},
     {"name": "artifacts", "description": "Stored bytes, named by their SHA-256."},
     {"name": "blobs", "description": "Which bytes are stored already, so that nobody sends them twice."},
     {"name": "passes", "description": "What a recipe can be made of."},

@@ -177,8 +177,59 @@ class ProfileJob(Profile):
         return Profile.model_construct(**{name: getattr(self, name) for name in Profile.model_fields})
 
 
-class NewJob(RootModel[Annotated[CompressJob | ProfileJob, Field(discriminator="kind")]]):
-    """A job of any kind; without `kind` it is `compress`."""
+class SearchJob(Search):
+    """Say what a deployment needs, and have the network found that gives the most of it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "kind": "search",
+                    "model": "mdl_01jc3f9w3e8q4m2y7d5t6v8xbn",
+                    "dataset": "dst_01jc3f9w3e8q4m2y7d5t6v8xbn",
+                    "goal": {
+                        "minimise": "latency",
+                        "subject_to": [{"metric": "top1", "rule": "max_drop", "value": 0.01}],
+                        "effort": "medium",
+                    },
+                    "target": {"provider": "cpu", "threads": 1, "batch": 1},
+                    "labels": {"branch": "main"},
+                }
+            ]
+        }
+    )
+
+    model: ModelId
+    dataset: DatasetId | None = Field(
+        None, description="What candidates are refitted and chosen by; without it only the storage of numbers changes."
+    )
+    judge: DatasetId | None = Field(None, description=_JUDGE)
+    labels: Labels = Field(default_factory=dict)
+    priority: int = Field(0, ge=-100, le=100, description="The higher, the sooner among your own jobs.")
+    cache: Literal["use", "refuse"] = Field(
+        "use",
+        description="`use`: where the same search was done before, its result answers at once; `refuse`: do it again.",
+    )
+
+    def request(self) -> jobs.Request:
+        """Give what the services are asked for."""
+        return jobs.Request(
+            self.model,
+            self.dataset,
+            self.spec(),
+            self.labels,
+            priority=self.priority,
+            cache=self.cache,
+            judge_id=self.judge,
+        )
+
+    def spec(self) -> Search:
+        """Give the part that the engine knows."""
+        return Search.model_construct(**{name: getattr(self, name) for name in Search.model_fields})
+
+
+class NewJob(RootModel[Annotated[CompressJob | ProfileJob | SearchJob, Field(discriminator="kind")]]):
+    """A job of any kind; without `kind` it is `search` where it has a `goal`, else `compress`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -404,6 +455,9 @@ class JobView(BaseModel):
     problem: Fault | None = Field(description="Why it failed.")
     warnings: list[str]
     isolation: str | None = Field(description="How strongly the process that touched the network was confined.")
+    paused_at: datetime | None = Field(
+        description="Since when a search is paused: what of it runs ends, nothing more is queued. null: it goes on."
+    )
     created_at: datetime
     updated_at: datetime
     started_at: datetime | None
@@ -420,6 +474,8 @@ class JobView(BaseModel):
             "events": f"{base}/events",
             "logs": f"{base}/logs",
         }
+        if row.kind == "search":
+            links |= {"trials": f"{base}/trials", "front": f"{base}/front"}
         if row.output_model_id:
             links["output"] = f"/v1/models/{row.output_model_id}/content"
         if row.report_digest:
@@ -451,6 +507,7 @@ class JobView(BaseModel):
             problem=Fault.model_validate(row.problem) if row.problem else None,
             warnings=row.warnings,
             isolation=row.isolation,
+            paused_at=None if models.is_final(row.in_status) else row.paused_at,
             created_at=row.created_at,
             updated_at=row.updated_at,
             started_at=row.started_at,

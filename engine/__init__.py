@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from engine.data.dataset import inspect_dataset
     from engine.errors import EngineError
     from engine.estimate import beyond_limits, estimate_job
-    from engine.gate import TaskMetric
+    from engine.gate import Gate, TaskMetric
     from engine.gate_samples import GateSamples
     from engine.graph.archive import inspect_archive
     from engine.graph.validate import inspect_model
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from engine.report.values import AnyReport, ProfileReport, Report, read_report
     from engine.runtime.discovery import targets
     from engine.runtime.host_lock import HostLock
+    from engine.search.front import front_of
+    from engine.search.turn import MeasureVariants, TryProposals, read_turn
+    from engine.search.values import Point, Predicted, Proposal, Told, TrialValues
     from engine.spec import (
         Compress,
         LeftOut,
@@ -57,19 +60,27 @@ __all__ = [
     "DatasetInspection",
     "EngineError",
     "Estimate",
+    "Gate",
     "GateSamples",
     "HostLock",
     "Inspection",
     "LeftOut",
+    "MeasureVariants",
     "OutputDeclaration",
+    "Point",
+    "Predicted",
     "Profile",
     "ProfileReport",
+    "Proposal",
     "ProviderName",
     "Prunability",
     "Report",
     "Search",
     "Spec",
     "TaskMetric",
+    "Told",
+    "TrialValues",
+    "TryProposals",
     "adapt_recipe",
     "beyond_limits",
     "check_arrays",
@@ -78,6 +89,7 @@ __all__ = [
     "default_kind",
     "estimate_job",
     "first_training_step",
+    "front_of",
     "gate_samples_of",
     "inspect_archive",
     "inspect_dataset",
@@ -90,6 +102,7 @@ __all__ = [
     "read_declarations",
     "read_report",
     "read_spec",
+    "read_turn",
     "recipe_name",
     "report_files",
     "run",
@@ -102,6 +115,16 @@ __all__ = [
 ]
 
 _HOME = {
+    "front_of": "engine.search.front",
+    "read_turn": "engine.search.turn",
+    "TryProposals": "engine.search.turn",
+    "MeasureVariants": "engine.search.turn",
+    "TrialValues": "engine.search.values",
+    "Told": "engine.search.values",
+    "Proposal": "engine.search.values",
+    "Predicted": "engine.search.values",
+    "Point": "engine.search.values",
+    "Gate": "engine.gate",
     "PROVIDER_NAMES": "engine.target",
     "AnyReport": "engine.report.values",
     "Compress": "engine.spec",

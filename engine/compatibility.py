@@ -311,10 +311,14 @@ def _check_same_inputs(role: str, network: Inspection, inspection: Inspection) -
 
 def _check_learning(inspection: Inspection, spec: Spec, networks: Mapping[str, Inspection | None]) -> None:
     """Raise SpecInvalidError for a student or teacher that no step is for, or that is about something else than the network."""
+    as_it_is = isinstance(spec, Compress) and spec.student_as_it_is
+    if as_it_is and networks["student"] is None:
+        raise SpecInvalidError("The job says `student_as_it_is`, but names no student.")
     for role, network in networks.items():
         if network is None:
             continue
-        if not (isinstance(spec, Compress) and any(step.learns for step in spec.recipe.passes)):
+        teaches = isinstance(spec, Compress) and any(step.learns for step in spec.recipe.passes)
+        if not teaches and not (as_it_is and role == "student"):
             raise SpecInvalidError(
                 f"The job names a {role}, but "
                 + (

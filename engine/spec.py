@@ -89,6 +89,13 @@ class Compress(_Value):
     target: Target = Field(default_factory=Target)
     gates: tuple[Gate, ...] = Field(default=(), max_length=32, strict=False)
     outputs: Outputs
+    student_as_it_is: bool = Field(
+        default=False,
+        description="The student is a finished network, such as a search's candidate: the recipe starts from it, and no step has to"
+        " teach it.",
+        # A worker of the version before does not know it.
+        exclude_if=lambda as_it_is: not as_it_is,
+    )
     limits: Limits = Field(default_factory=Limits)
     tune: Tune | None = Field(
         None,

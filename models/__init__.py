@@ -2,7 +2,19 @@
 
 from models.artifacts import Archive, Artifact, ArtifactFile, Blob, Dataset, Model, Prunability
 from models.base import Base, UtcDateTime, new_id
-from models.jobs import FIRST_OUTPUT, Chore, Event, Idempotency, Job, JobLabel, JobOutput, Trial, Unit, Worker
+from models.jobs import (
+    FIRST_OUTPUT,
+    Chore,
+    Event,
+    Idempotency,
+    Job,
+    JobLabel,
+    JobOutput,
+    LibraryPiece,
+    Trial,
+    Unit,
+    Worker,
+)
 from models.states import (
     TRANSITIONS,
     DatasetState,
@@ -35,6 +47,7 @@ __all__ = [
     "JobLabel",
     "JobOutput",
     "JobStatus",
+    "LibraryPiece",
     "Model",
     "ModelState",
     "Prunability",

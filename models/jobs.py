@@ -59,8 +59,11 @@ class Job(Base):
     max_units_in_flight: Mapped[int | None] = mapped_column(Integer)
     max_runtime_s: Mapped[float | None] = mapped_column(Float)
     max_cpu_s: Mapped[float | None] = mapped_column(Float)
-    # When max_runtime_s is over, known once it has started.
+    # When max_runtime_s is over, known once it has started; a pause puts it off.
     deadline: Mapped[datetime | None]
+    # Since when it is paused: what of it runs ends, and nothing more is queued. And how long it was paused before, in all.
+    paused_at: Mapped[datetime | None]
+    paused_s: Mapped[float] = mapped_column(Float, default=0.0, server_default="0")
     # The job that this one tries again.
     retry_of: Mapped[str | None]
     warnings: Mapped[list[Any]]
@@ -199,10 +202,12 @@ class Trial(Base):
     )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), primary_key=True)
-    # Counted from 0 in each job.
+    # Counted from 1 in each job.
     number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"))
     point: Mapped[dict[str, Any]]
+    # The whole proposal: the point with how it is made, whose network it goes on from, and who proposed it why.
+    proposal: Mapped[dict[str, Any] | None]
     state: Mapped[str]
     unit_id: Mapped[str] = mapped_column(ForeignKey("unit.id"))
     # Size, quality, latency as measured; None until it has succeeded.
@@ -212,6 +217,10 @@ class Trial(Base):
     artifact_digest: Mapped[str | None]
     inspection: Mapped[dict[str, Any] | None]
     report_digest: Mapped[str | None]
+    # The passes that make it again, where they are known.
+    recipe: Mapped[list[Any] | None]
+    # The network under a name of its own, once somebody has picked it.
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -220,6 +229,24 @@ class Trial(Base):
     def in_state(self) -> TrialState:
         """The state as a value of the closed set."""
         return TrialState(self.state)
+
+
+class LibraryPiece(Base):
+    """A part of what was measured of a network's variants, kept for later searches on the same network, data and machines."""
+
+    __tablename__ = "library_piece"
+    __table_args__ = (Index(None, "used_at"), Index(None, "tenant_id", "model_digest"))
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"), primary_key=True)
+    # Names network, data, class of machines, version and settings together.
+    library: Mapped[str] = mapped_column(primary_key=True)
+    part: Mapped[str] = mapped_column(primary_key=True)
+    # The network that was measured.
+    model_digest: Mapped[str]
+    value: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    # When a search read it last.
+    used_at: Mapped[datetime]
 
 
 class Event(Base):

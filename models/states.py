@@ -100,7 +100,8 @@ TRANSITIONS: dict[type[State], dict[State, frozenset[State]]] = {
     },
     UnitStatus: {
         UnitStatus.WAITING: frozenset({UnitStatus.QUEUED, UnitStatus.FAILED, UnitStatus.CANCELLED}),
-        UnitStatus.QUEUED: frozenset({UnitStatus.RUNNING, UnitStatus.FAILED, UnitStatus.CANCELLED}),
+        # Back to waiting when its job is paused.
+        UnitStatus.QUEUED: frozenset({UnitStatus.RUNNING, UnitStatus.WAITING, UnitStatus.FAILED, UnitStatus.CANCELLED}),
         UnitStatus.RUNNING: frozenset(
             {UnitStatus.QUEUED, UnitStatus.WAITING, UnitStatus.SUCCEEDED, UnitStatus.FAILED, UnitStatus.CANCELLED}
         ),

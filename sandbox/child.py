@@ -68,8 +68,9 @@ def _result(order: dict[str, Any], workspace: Path, tell: Tell) -> dict[str, Any
 def _work(order: dict[str, Any], workspace: Path, tell: Tell) -> dict[str, Any]:
     """Do the order beside no measurement of another child: a job sees to that itself, and merging reports is no work."""
     lock = Path(order["lock"]) if order["lock"] else None
-    if order["verb"] == "run":
-        return _run(workspace, order["payload"], tell, lock=lock, deadline=time.monotonic() + order["runtime_s"])
+    if order["verb"] in _JOBS:
+        deadline = time.monotonic() + order["runtime_s"]
+        return _JOBS[order["verb"]](workspace, order["payload"], tell, lock, deadline)
     if order["verb"] == "merge":
         return _merge(workspace, order["payload"], tell)
     # The time that it waits for a measurement is not the network's.
@@ -102,7 +103,7 @@ def _prunability(workspace: Path, _payload: dict[str, Any], _tell: Tell) -> dict
     return engine.prunability(workspace / "model" / "model.onnx").model_dump(mode="json")
 
 
-def _run(workspace: Path, payload: dict[str, Any], tell: Tell, *, lock: Path | None, deadline: float) -> dict[str, Any]:
+def _run(workspace: Path, payload: dict[str, Any], tell: Tell, lock: Path | None, deadline: float) -> dict[str, Any]:
     report = engine.run(
         engine.read_spec(payload["spec"]),
         workspace,
@@ -113,10 +114,44 @@ def _run(workspace: Path, payload: dict[str, Any], tell: Tell, *, lock: Path | N
         deadline=deadline,
         names=payload.get("names"),
     )
+    return {"report": report.model_dump(mode="json"), "inspection": _made(workspace, lock)}
+
+
+def _made(workspace: Path, lock: Path | None) -> dict[str, Any] | None:
+    """Say what the network is that was made, None where none was."""
     network = workspace / "out" / "model.onnx"
+    if not network.exists():
+        return None
     with engine.HostLock(lock).working():
-        inspection = engine.inspect_model(network).model_dump(mode="json") if network.exists() else None
-    return {"report": report.model_dump(mode="json"), "inspection": inspection}
+        return engine.inspect_model(network).model_dump(mode="json")
+
+
+def _search(workspace: Path, payload: dict[str, Any], tell: Tell, lock: Path | None, deadline: float) -> dict[str, Any]:
+    turn = engine.search_turn(
+        engine.read_spec(payload["spec"]),
+        workspace,
+        tell,
+        told=payload["told"],
+        pieces=payload["pieces"],
+        elapsed_s=payload["elapsed_s"],
+        workers=payload["workers"],
+        lock_file=lock,
+        deadline=deadline,
+    )
+    return {**turn, "inspection": _made(workspace, lock)} if "report" in turn else turn
+
+
+def _variants(
+    workspace: Path, payload: dict[str, Any], tell: Tell, lock: Path | None, deadline: float
+) -> dict[str, Any]:
+    spec, part = engine.read_spec(payload["spec"]), payload["part"]
+    return {"piece": engine.measure_variants(spec, workspace, tell, part=part, lock_file=lock, deadline=deadline)}
+
+
+def _trial(workspace: Path, payload: dict[str, Any], tell: Tell, lock: Path | None, deadline: float) -> dict[str, Any]:
+    spec, proposal = engine.read_spec(payload["spec"]), payload["proposal"]
+    values = engine.try_candidate(spec, workspace, tell, proposal=proposal, lock_file=lock, deadline=deadline)
+    return {"values": values, "inspection": _made(workspace, lock)}
 
 
 def _merge(workspace: Path, payload: dict[str, Any], _tell: Tell) -> dict[str, Any]:
@@ -140,6 +175,13 @@ def _training(_workspace: Path, _payload: dict[str, Any], _tell: Tell) -> dict[s
     return engine.training()
 
 
+# They see to it themselves that nobody measures while they work.
+_JOBS: dict[str, Callable[[Path, dict[str, Any], Tell, Path | None, float], dict[str, Any]]] = {
+    "run": _run,
+    "search": _search,
+    "variants": _variants,
+    "trial": _trial,
+}
 _VERBS: dict[str, Callable[[Path, dict[str, Any], Tell], dict[str, Any]]] = {
     "inspect_model": _inspect_model,
     "inspect_archive": _inspect_archive,

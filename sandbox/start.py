@@ -16,7 +16,17 @@ from typing import Any, Literal
 from sandbox import processes
 
 Verb = Literal[
-    "inspect_model", "inspect_archive", "inspect_dataset", "prunability", "run", "merge", "targets", "training"
+    "inspect_model",
+    "inspect_archive",
+    "inspect_dataset",
+    "prunability",
+    "run",
+    "merge",
+    "search",
+    "variants",
+    "trial",
+    "targets",
+    "training",
 ]
 Kind = Literal["done", "refused", "crashed", "memory_limit", "runtime_limit", "killed", "garbled"]
 # How often the resident memory is looked at.

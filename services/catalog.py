@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from models import Dataset, DatasetState, Job, JobStatus, Model, ModelState, is_final
-from services import artifacts, db
+from services import artifacts, db, variant_library
 from services.errors import ConflictError
 from services.storage import Store
 from services.transitions import advance, record
@@ -69,6 +69,8 @@ def delete_model(session: Session, store: Store, tenant_id: str, model_id: str) 
     digest, model.artifact_digest = model.artifact_digest, None
     advance(session, model, ModelState.DELETED)
     _release(session, store, tenant_id, digest)
+    if digest is not None:
+        variant_library.forget(session, tenant_id, digest)
 
 
 def delete_dataset(session: Session, store: Store, tenant_id: str, dataset_id: str) -> None:

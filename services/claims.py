@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 import engine
 from services.artifacts import MODEL_ARCHIVE, NewFile
 
-# Which files a unit's process has left in `out`: none, a network out of an archive, reports, reports with a network.
-Leaves = Literal["nothing", "unpacked", "reports", "network"]
+# Which files a unit's process has left in `out`: none, a network out of an archive, reports, reports with a network, a network.
+Leaves = Literal["nothing", "unpacked", "reports", "network", "candidate"]
 # As much as one turn of a coordinator may ask for.
 MOST_CHILDREN = 1000
 
@@ -28,8 +28,42 @@ class Input:
 class Order:
     """What the unit's process is to do; the worker adds what only this machine knows."""
 
-    verb: Literal["inspect_model", "inspect_archive", "inspect_dataset", "prunability", "run", "merge"]
+    verb: Literal[
+        "inspect_model",
+        "inspect_archive",
+        "inspect_dataset",
+        "prunability",
+        "run",
+        "merge",
+        "search",
+        "variants",
+        "trial",
+    ]
     payload: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a unit may take: the wait for a worker and the run in seconds, memory in MiB."""
+
+    pending_s: float
+    runtime_s: float
+    memory_mb: int
+
+    @classmethod
+    def of(cls, spec: "engine.Spec") -> Self:
+        """Give what a job's spec lets a unit take."""
+        limits = spec.limits
+        return cls(limits.max_pending_s, limits.max_runtime_s, limits.max_memory_mb)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a new unit is made of: its queue, what it may take and what it is asked."""
+
+    queue: str
+    limits: Limits
+    payload: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -65,21 +99,47 @@ class Child(BaseModel):
 
 
 class StepBack(BaseModel):
-    """What a running unit says instead of a result: work for its children, and what it needs to go on after the last."""
+    """What a running unit says instead of a result: work for its children, and what it needs to go on after the last.
+
+    Without children it `needs` the network of a trial, and is asked again at once.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    spawn: Annotated[tuple[Child, ...], Field(min_length=1, max_length=MOST_CHILDREN)]
+    spawn: Annotated[tuple[Child, ...], Field(max_length=MOST_CHILDREN)] = ()
     state: dict[str, Any]
     # Trials whose candidates are not needed any more, by number.
     drop: tuple[int, ...] = ()
+    # The trial whose network its next order has.
+    needs: int | None = None
+
+    @model_validator(mode="after")
+    def _goes_on(self) -> Self:
+        if bool(self.spawn) == (self.needs is not None):
+            raise ValueError("a unit steps back either for its children or for a network")
+        return self
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What was measured of one part of a network's variants."""
+
+    value: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What was measured of a search's candidate, and the passes that make it again, where they are known."""
+
+    values: "engine.TrialValues"
+    recipe: tuple[dict[str, Any], ...] | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
     """What a unit's process said, read and checked, and which files go with it."""
 
-    value: "engine.AnyReport | engine.Inspection | engine.DatasetInspection | engine.Prunability | StepBack"
+    value: "engine.AnyReport | engine.Inspection | engine.DatasetInspection | engine.Prunability | StepBack | Piece | Candidate"
     leaves: Leaves = "nothing"
     # What the network is that it has made.
     inspection: "engine.Inspection | None" = None

@@ -23,7 +23,7 @@ from models import (
     is_final,
     new_id,
 )
-from services import artifacts, cache, compatibility, db, idempotency, quotas, report_figures, units, workers
+from services import artifacts, cache, compatibility, db, idempotency, quotas, report_figures, searches, units, workers
 from services.cache import Mode
 from services.errors import ConflictError, FieldError, InvalidError, NotFoundError, RejectedError
 from services.job_inputs import JobInputs
@@ -180,6 +180,7 @@ def plan(session: Session, tenant_id: str, request: Request, *, use: bool = Fals
     if engine.recipe_name(spec) is not None:
         spec = compatibility.adapted(inputs, spec, trains=workers.trains(session, spec))
     workers.check_training(session, spec)
+    searches.check_budget(spec)
     warnings = compatibility.check(inputs, spec)
     name = cache.key(inputs, spec)
     answer = None

@@ -70,7 +70,7 @@ def claim(
     if taken is None:
         return None
     job = lock_job(session, taken)
-    KINDS[taken.kind].claimed(session, taken)
+    KINDS[taken.kind].claimed(session, taken, queues, classes)
     if job is not None:
         job.isolation = None
         if job.deadline is None and job.max_runtime_s is not None:

@@ -23,6 +23,7 @@ from models import (
     JobLabel,
     JobOutput,
     JobStatus,
+    LibraryPiece,
     Model,
     Trial,
     Unit,
@@ -173,8 +174,9 @@ def _jobs(before: datetime) -> Select[str]:
 
 
 def _naming() -> Iterator[ColumnElement[Any]]:
-    """Give every column that names a network, but those of what goes with it: its job and that one's units."""
-    ours = {Job.__table__.c.output_model_id, JobOutput.__table__.c.model_id, Unit.__table__.c.model_id}
+    """Give every column that names a network, but those of what goes with it: its job, that one's units and trials."""
+    tables = (JobOutput.__table__, Unit.__table__, Trial.__table__)
+    ours = {Job.__table__.c.output_model_id, *(table.c.model_id for table in tables)}
     for table in Base.metadata.sorted_tables:
         again = table.alias()
         for column in table.c:
@@ -325,6 +327,7 @@ RULES: tuple[Rule, ...] = (
     Rule("jobs", lambda settings: settings.keep_jobs_days * _DAY, _count_jobs, _remove_jobs),
     Rule("events", lambda settings: settings.keep_events_days * _DAY, _count_events, _remove_events),
     Rule("answers", lambda settings: settings.keep_cache_days * _DAY, _count_answers, _remove_answers),
+    _rows_rule("library_pieces", lambda settings: settings.keep_cache_days * _DAY, LibraryPiece, LibraryPiece.used_at),
     _rows_rule(
         "idempotency_keys",
         lambda settings: settings.keep_idempotency_hours * _HOUR,

@@ -7,28 +7,31 @@ from sqlalchemy.orm import Session
 
 import engine
 from models import Job, Trial, TrialState, Unit, is_final
-from services import artifacts, db, report_figures
-from services.claims import Result
+from services import artifacts, db
+from services.claims import Candidate, Result
 from services.errors import ConflictError, NotFoundError
 from services.problems import Problem
 from services.storage import Store
 from services.transitions import advance_trial, record
 
 
-def propose(session: Session, job: Job, unit: Unit, point: dict[str, Any]) -> Trial:
+def propose(session: Session, job: Job, unit: Unit, proposal: dict[str, Any]) -> Trial:
     """Note a candidate that a new unit is to try; whoever proposes holds the job's units (`units.spawn`)."""
     last = session.scalar(select(func.max(Trial.number)).where(Trial.job_id == job.id))
     trial = Trial(
         job_id=job.id,
-        number=0 if last is None else last + 1,
+        number=(last or 0) + 1,
         tenant_id=job.tenant_id,
-        point=point,
+        point=proposal["point"],
+        proposal=proposal,
         state=TrialState.QUEUED,
         unit_id=unit.id,
         created_at=db.now(session),
     )
     session.add(trial)
     session.flush()
+    told = {name: proposal.get(name) for name in ("level", "because", "predicted")}
+    record(session, job, "trial_queued", {"number": trial.number, **told}, unit)
     return trial
 
 
@@ -40,17 +43,25 @@ def of_unit(session: Session, unit: Unit) -> Trial:
 
 
 def succeed(session: Session, job: Job, unit: Unit, result: Result) -> None:
-    """Keep what was measured, and the candidate with its report."""
-    report = result.answer.value
-    assert isinstance(report, engine.Report)
+    """Keep what was measured, and the candidate."""
+    candidate = result.answer.value
+    assert isinstance(candidate, Candidate)
     trial = of_unit(session, unit)
-    told = report.model_dump(mode="json")
-    trial.values = {**report_figures.of_compression(told), "verdict": report.verdict.outcome}
+    trial.values = candidate.values.model_dump(mode="json")
+    trial.recipe = None if candidate.recipe is None else list(candidate.recipe)
     trial.inspection = None if result.answer.inspection is None else result.answer.inspection.model_dump(mode="json")
     trial.artifact_digest = artifacts.store_files(session, trial.tenant_id, "model", result.model_files).digest
-    trial.report_digest = artifacts.store_files(session, trial.tenant_id, "report", result.report_files).digest
     advance_trial(session, trial, TrialState.SUCCEEDED)
-    record(session, job, "trial_ended", {"number": trial.number, "state": trial.state}, unit)
+    latency = candidate.values.latency
+    told = {
+        "size_bytes": candidate.values.size_bytes,
+        "latency_ratio": None if latency is None else latency.value,
+        "quality": [
+            {name: one[name] for name in ("metric", "output", "original", "compressed", "difference")}
+            for one in trial.values["quality"]
+        ],
+    }
+    record(session, job, "trial_ended", {"number": trial.number, "state": trial.state, **told}, unit)
 
 
 def fail(session: Session, job: Job, unit: Unit, problem: Problem) -> None:
@@ -69,10 +80,12 @@ def cancel(session: Session, unit: Unit) -> None:
         advance_trial(session, trial, TrialState.CANCELLED)
 
 
-def list_trials(session: Session, tenant_id: str, job_id: str) -> list[Trial]:
-    """Give the tenant's trials of a job in the order in which they were proposed."""
-    asked = select(Trial).where(Trial.tenant_id == tenant_id, Trial.job_id == job_id).order_by(Trial.number)
-    return list(session.scalars(asked))
+def list_trials(
+    session: Session, tenant_id: str, job_id: str, *, after: int = 0, limit: int | None = None
+) -> list[Trial]:
+    """Give the tenant's trials of a job after a number, in the order in which they were proposed."""
+    asked = select(Trial).where(Trial.tenant_id == tenant_id, Trial.job_id == job_id, Trial.number > after)
+    return list(session.scalars(asked.order_by(Trial.number).limit(limit)))
 
 
 def get(session: Session, tenant_id: str, job_id: str, number: int) -> Trial:
@@ -81,6 +94,16 @@ def get(session: Session, tenant_id: str, job_id: str, number: int) -> Trial:
     if found is None or found.tenant_id != tenant_id:
         raise NotFoundError("There is no such trial.")
     return found
+
+
+def front(session: Session, job: Job) -> list[Trial]:
+    """Give the trials of a search that no other beats in what it minimises and in quality, the least of that first."""
+    spec = engine.read_spec(job.spec)
+    assert isinstance(spec, engine.Search)
+    made = list_trials(session, job.tenant_id, job.id)
+    found = {trial.number: trial for trial in made if trial.in_state is TrialState.SUCCEEDED}
+    ended = [engine.Told.model_validate(told(trial)) for trial in found.values()]
+    return [found[number] for number in engine.front_of(ended, spec.goal.minimise)]
 
 
 def drop(session: Session, store: Store, trial: Trial) -> None:
@@ -94,14 +117,33 @@ def drop(session: Session, store: Store, trial: Trial) -> None:
 
 
 def told(trial: Trial) -> dict[str, Any]:
-    """Give a trial as the unit that proposed it is told of it."""
+    """Give a trial as the unit that proposed it is told of it (`engine.Told`)."""
     return {
         "number": trial.number,
-        "point": trial.point,
+        "proposal": trial.proposal,
         "state": trial.state,
         "values": trial.values,
         "problem": trial.problem,
+        "seconds": seconds(trial),
     }
+
+
+def seconds(trial: Trial) -> float:
+    """Give how long a trial that has ended took, from its first attempt on."""
+    if trial.started_at is None or trial.finished_at is None:
+        return 0.0
+    return (trial.finished_at - trial.started_at).total_seconds()
+
+
+def progress(session: Session, job: Job) -> dict[str, Any] | None:
+    """Say how far a job's trials are; None where it has none yet."""
+    counted = select(Trial.state, func.count()).where(Trial.job_id == job.id).group_by(Trial.state)
+    states = {TrialState(state): number for state, number in session.execute(counted)}
+    if not states:
+        return None
+    ended = sum(number for state, number in states.items() if is_final(state))
+    running = states.get(TrialState.RUNNING, 0)
+    return {"message": f"{ended} of {sum(states.values())} candidates are tried, {running} at the moment"}
 
 
 def started(session: Session, unit: Unit) -> None:
@@ -109,6 +151,9 @@ def started(session: Session, unit: Unit) -> None:
     trial = of_unit(session, unit)
     trial.started_at = trial.started_at or db.now(session)
     advance_trial(session, trial, TrialState.RUNNING)
+    job = session.get_one(Job, unit.job_id)
+    job.progress = progress(session, job)
+    record(session, job, "trial_started", {"number": trial.number}, unit)
 
 
 def requeued(session: Session, unit: Unit) -> None:

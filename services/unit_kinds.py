@@ -1,6 +1,6 @@
 """The one table of kinds of units: what each is asked, what it may take, how its result is read, and what its end means."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -11,33 +11,14 @@ from sqlalchemy.orm import Session
 
 import engine
 from models import Job, Model, Trial, Unit
-from services import outcomes, trials
-from services.claims import Answer, Claim, Input, Leaves, Order, Result, StepBack, is_archive
+from services import outcomes, searches, trials
+from services.claims import Answer, Asked, Claim, Input, Leaves, Limits, Order, Result, StepBack, is_archive
 from services.errors import AnswerInvalidError
 from services.outcomes import End
 from services.problems import Problem
 from services.routing import run_queue
 
-_POINT = TypeAdapter(dict[str, Any])
 _INDICES = TypeAdapter(tuple[int, ...])
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a unit may take: the wait for a worker and the run in seconds, memory in MiB."""
-
-    pending_s: float
-    runtime_s: float
-    memory_mb: int
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a new unit is made of: its queue, what it may take and what it is asked."""
-
-    queue: str
-    limits: Limits
-    payload: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -52,11 +33,16 @@ class Kind:
     keep: Callable[[End, Result], Problem | None]
     fail: Callable[[End, Problem], None] = lambda _end, _problem: None
     cancel: Callable[[Session, Unit], None] = lambda _session, _unit: None
-    claimed: Callable[[Session, Unit], None] = lambda _session, _unit: None
+    # What a worker's taking it settles: the worker's queues (None: any) and classes come with it.
+    claimed: Callable[[Session, Unit, Collection[str] | None, Collection[str]], None] = lambda *_: None
     requeued: Callable[[Session, Unit], None] = lambda _session, _unit: None
     # What a parent may ask it for; raises ValueError. None: no parent may.
     asked: Callable[[Job, Mapping[str, Any]], Asked] | None = None
     spawned: Callable[[Session, Job, Unit], None] = lambda _session, _job, _unit: None
+    # Networks of trials that it reads besides, by the folder that they go to.
+    reads_trials: Callable[[Session, Unit], Mapping[str, Trial]] = lambda _session, _unit: {}
+    # Raises AnswerInvalidError for a step back that cannot be.
+    may_ask: Callable[[Session, Job, StepBack], None] = lambda _session, _job, _asked: None
     # The folders of the workspace that its inputs go to.
     reads: tuple[str, ...] = ("model", "baseline", "student", "teacher", "data", "judge")
     # The largest file that its process may write, in largest networks; 0: notes only.
@@ -69,12 +55,6 @@ class Kind:
     may_step_back: bool = False
     # Whether it can go on only where one of its children has left a result; else the job fails with the first one's reason.
     needs_a_child: bool = False
-
-
-def job_limits(spec: "engine.Spec") -> Limits:
-    """Give what a job's spec lets a unit take."""
-    limits = spec.limits
-    return Limits(limits.max_pending_s, limits.max_runtime_s, limits.max_memory_mb)
 
 
 def children(session: Session, parent: Unit) -> list[Unit]:
@@ -106,11 +86,11 @@ def _inspect_dataset(_session: Session, _unit: Unit, _job: Job | None, inputs: t
 
 def _run(session: Session, unit: Unit, job: Job | None, _inputs: tuple[Input, ...]) -> Order:
     assert job is not None
-    # A trial has a spec of its own, a part only some of the job's targets.
+    # A part has only some of the job's targets.
     return Order(
         "run",
         {
-            "spec": unit.payload.get("spec", job.spec),
+            "spec": job.spec,
             "targets": sorted(unit.payload.get("targets", ())),
             "crashed_steps": sorted(int(step) for step in unit.crashed_steps),
             "names": {
@@ -159,24 +139,7 @@ def _asked_part(job: Job, payload: Mapping[str, Any]) -> Asked:
     providers = {targets[index].provider for index in indices}
     if len(providers) != 1:
         raise ValueError(f"one unit cannot measure on {', '.join(sorted(providers))}")
-    return Asked(run_queue(providers.pop()), job_limits(spec), {"targets": list(indices)})
-
-
-def _asked_trial(job: Job, payload: Mapping[str, Any]) -> Asked:
-    """Try a point of the space: a compression of the job's network, within the job's limits."""
-    spec, most = engine.read_spec(payload.get("spec")), job_limits(engine.read_spec(job.spec))
-    if spec.kind != "compress":
-        raise ValueError(f"a trial compresses; the spec's kind is {spec.kind}")
-    own = job_limits(spec)
-    limits = Limits(
-        min(own.pending_s, most.pending_s), min(own.runtime_s, most.runtime_s), min(own.memory_mb, most.memory_mb)
-    )
-    asked = {"spec": spec.model_dump(mode="json"), "point": _POINT.validate_python(payload.get("point"))}
-    return Asked(run_queue(spec.target.provider, trains=engine.trains(spec)), limits, asked)
-
-
-def _propose(session: Session, job: Job, unit: Unit) -> None:
-    trials.propose(session, job, unit, unit.payload["point"])
+    return Asked(run_queue(providers.pop()), Limits.of(spec), {"targets": list(indices)})
 
 
 INSPECTION = Limits(pending_s=3600.0, runtime_s=30.0, memory_mb=2048)
@@ -222,23 +185,40 @@ KINDS: dict[str, Kind] = {
         tells_steps=True,
     ),
     "merge": Kind(order=_merge, read=_read_report, keep=_keep_merged, reads=(), needs_a_child=True),
-    # A candidate of a search.
+    # The coordinator of a search.
+    "search": Kind(
+        order=searches.order_turn,
+        read=searches.read_turn,
+        keep=searches.keep_report,
+        fail=searches.fail_turn,
+        claimed=searches.settle_class,
+        reads_trials=searches.network_for_turn,
+        may_ask=searches.check_turn,
+        largest_file=2,
+        may_step_back=True,
+    ),
+    # A part of the library of a network's variants.
+    "variants": Kind(
+        order=searches.order_variants,
+        read=searches.read_piece,
+        keep=searches.keep_piece,
+        asked=searches.asked_variants,
+        reads=("model", "data"),
+        largest_file=2,
+    ),
+    # A candidate of a search: it sees no sample that judges.
     "trial": Kind(
-        order=_run,
-        read=_read_report,
+        order=searches.order_trial,
+        read=searches.read_candidate,
         keep=outcomes.keep_trial,
         fail=outcomes.fail_trial,
         cancel=trials.cancel,
-        claimed=trials.started,
+        claimed=lambda session, unit, *_: trials.started(session, unit),
         requeued=trials.requeued,
-        asked=_asked_trial,
-        spawned=_propose,
+        asked=searches.asked_trial,
+        spawned=searches.propose,
+        reads=("model", "data"),
+        reads_trials=searches.network_for_trial,
         largest_file=2,
     ),
 }
-
-
-def told_trials(session: Session, parent: Unit) -> list[dict[str, Any]]:
-    """Give what came of the trials that a unit has spawned, in their order."""
-    asked = select(Trial).join(Unit, Unit.id == Trial.unit_id).where(Unit.parent_id == parent.id)
-    return [trials.told(trial) for trial in session.scalars(asked.order_by(Trial.number))]

@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session, aliased
 
 import engine
 from models import Dataset, Job, JobStatus, Model, ModelState, Trial, Unit, UnitStatus, is_final, new_id, sources
-from services import artifacts, cache, compatibility, db, trials
-from services.claims import MOST_CHILDREN, Child, Claim, Input, Result, StepBack
+from services import artifacts, cache, compatibility, db, searches, trials
+from services.claims import MOST_CHILDREN, Asked, Child, Claim, Input, Limits, Result, StepBack
 from services.errors import AnswerInvalidError, ConflictError, RejectedError
 from services.outcomes import End
 from services.problems import (
@@ -28,7 +28,7 @@ from services.problems import (
 from services.routing import INSPECT_QUEUE, run_queue
 from services.storage import Store
 from services.transitions import advance, advance_unit, record
-from services.unit_kinds import KINDS, Asked, Limits, children, job_limits
+from services.unit_kinds import KINDS, children
 
 WaitsFor = Literal["children", "job", "turn"]
 _OPEN = tuple(status for status in UnitStatus if not is_final(status))
@@ -88,9 +88,15 @@ def make(
 def make_for_job(session: Session, job: Job, spec: "engine.Spec", *, waits: bool) -> None:
     """Make the units of an accepted job; with `waits` they wait for the job that makes its network.
 
-    A profile has one for each provider, and where there are several one that puts their results together.
+    A profile has one for each provider, and where there are several one that puts their results together. A search has its
+    coordinator.
     """
     waits_for: WaitsFor | None = "job" if waits else None
+    if isinstance(spec, engine.Search):
+        job.max_runtime_s, _ = spec.allowed
+        _of_job(session, job, "search", searches.queue_of(session, spec), spec, waits_for=waits_for)
+        _note_wait(session, job, waits=waits)
+        return
     by_provider: dict[str, list[int]] = {}
     for index, target in enumerate(engine.targets_of(spec)):
         by_provider.setdefault(target.provider, []).append(index)
@@ -101,6 +107,10 @@ def make_for_job(session: Session, job: Job, spec: "engine.Spec", *, waits: bool
         parent = _of_job(session, job, "merge", INSPECT_QUEUE, spec, waits_for="children")
         parts = [Child(kind="part", payload={"targets": indices}) for indices in by_provider.values()]
         spawn(session, job, parent, parts, waits_for=waits_for)
+    _note_wait(session, job, waits=waits)
+
+
+def _note_wait(session: Session, job: Job, *, waits: bool) -> None:
     if waits:
         job.progress = {"message": f"waits for the model {job.model_id}"}
         record(session, job, "waiting", {"model": job.model_id})
@@ -114,7 +124,7 @@ def _of_job(
         kind,
         tenant_id=job.tenant_id,
         queue=queue,
-        limits=job_limits(spec),
+        limits=Limits.of(spec),
         model_id=job.model_id,
         dataset_id=job.dataset_id,
         job=job,
@@ -147,7 +157,7 @@ def spawn(
             waits_for=waits_for or turn,
             parent_id=parent.id,
             position=before + index,
-            target_class=child.target_class,
+            target_class=child.target_class or parent.target_class,
         )
         KINDS[child.kind].spawned(session, job, unit)
 
@@ -169,7 +179,13 @@ def hold(session: Session, job_id: str) -> None:
 
 
 def to_queue(session: Session, unit: Unit, *, not_before: datetime | None = None) -> None:
-    """Queue a locked unit, whatever it was; its message is sent with the commit, or by the reconciler when it is due."""
+    """Queue a locked unit, whatever it was; its message is sent with the commit, or by the reconciler when it is due.
+
+    One of a paused job waits for its turn instead.
+    """
+    if unit.job_id is not None and session.get_one(Job, unit.job_id).paused_at is not None:
+        set_aside(session, unit)
+        return
     moment = db.now(session)
     advance_unit(session, unit, UnitStatus.QUEUED)
     unit.waits_for = unit.token = unit.lease_until = unit.worker_id = unit.started_at = None
@@ -178,6 +194,15 @@ def to_queue(session: Session, unit: Unit, *, not_before: datetime | None = None
     unit.sent_at = moment if not_before is None else None
     if not_before is None:
         db.enqueue(session, unit.queue, unit.id)
+
+
+def set_aside(session: Session, unit: Unit) -> None:
+    """Have a locked unit of a paused job wait for its turn, whatever it was."""
+    if unit.in_status is not UnitStatus.WAITING:
+        advance_unit(session, unit, UnitStatus.WAITING)
+    unit.waits_for = "turn"
+    unit.token = unit.lease_until = unit.worker_id = unit.started_at = None
+    unit.queued_at = unit.not_before = unit.pending_until = unit.sent_at = None
 
 
 def claim_of(session: Session, unit: Unit, job: Job | None) -> Claim:
@@ -197,6 +222,12 @@ def claim_of(session: Session, unit: Unit, job: Job | None) -> Claim:
         for place, row in read.items()
         if row.artifact_digest is not None
         for file in artifacts.get_artifact(session, unit.tenant_id, row.artifact_digest).files
+    )
+    inputs += tuple(
+        Input(f"{place}/{file.path}", file.sha256, file.size)
+        for place, trial in kind.reads_trials(session, unit).items()
+        if trial.artifact_digest is not None
+        for file in artifacts.get_artifact(session, unit.tenant_id, trial.artifact_digest).files
     )
     assert unit.token is not None
     return Claim(
@@ -225,21 +256,31 @@ def _runtime_s(session: Session, unit: Unit, job: Job | None) -> float:
 
 
 def step_back(end: End, asked: StepBack) -> None:
-    """Have a locked, running unit wait for the children that it asks for; raises AnswerInvalidError, and changes nothing."""
+    """Have a locked, running unit wait for the children that it asks for, or go on at once with a network that it needs.
+
+    Raises AnswerInvalidError, and changes nothing.
+    """
     session, unit, job = end.session, end.unit, end.whole_job
+    KINDS[unit.kind].may_ask(session, job, asked)
     spawn(session, job, unit, asked.spawn)
-    unit.continuation = asked.state
+    unit.continuation = asked.state if asked.needs is None else {**asked.state, "needs": asked.needs}
     # It has got somewhere: what went wrong before is not counted against what comes.
     unit.crashes = unit.losses = 0
     unit.crashed_steps, unit.current_step = [], None
-    advance_unit(session, unit, UnitStatus.WAITING)
-    unit.waits_for = "children"
-    unit.token = unit.lease_until = unit.worker_id = None
+    if asked.needs is None:
+        advance_unit(session, unit, UnitStatus.WAITING)
+        unit.waits_for = "children"
+        unit.token = unit.lease_until = unit.worker_id = None
+    else:
+        to_queue(session, unit)
     for number in asked.drop:
         trial = session.get(Trial, (job.id, number))
         if trial is not None and is_final(trial.in_state):
             trials.drop(session, end.store, trial)
-    rest(session, job, unit, because="waits_for_children", children=len(asked.spawn))
+    if asked.needs is None:
+        rest(session, job, unit, because="waits_for_children", children=len(asked.spawn))
+    else:
+        rest(session, job, unit, because="goes_on", trial=asked.needs)
 
 
 def finish(end: End, result: Result) -> None:
@@ -343,7 +384,8 @@ def _child_ended(end: End) -> None:
 def fill(session: Session, job: Job) -> None:
     """Queue children that wait for their turn, as far as the job may have units in flight."""
     room = _room(session, job)
-    asked = select(Unit).where(Unit.job_id == job.id, Unit.status == UnitStatus.WAITING, Unit.waits_for == "turn")
+    waiting = (Unit.status == UnitStatus.WAITING, Unit.waits_for == "turn", Unit.parent_id.is_not(None))
+    asked = select(Unit).where(Unit.job_id == job.id, *waiting)
     asked = asked.order_by(Unit.position, Unit.id).limit(room).with_for_update(skip_locked=True)
     # What somebody else holds is being cancelled, or gets its turn from the reconciler.
     for unit in session.scalars(asked.execution_options(populate_existing=True)).all() if room else ():
@@ -351,16 +393,19 @@ def fill(session: Session, job: Job) -> None:
 
 
 def _room(session: Session, job: Job) -> int:
-    if job.max_units_in_flight is None:
+    if job.paused_at is not None:
+        return 0
+    most = searches.most_in_flight(session, job) if job.kind == "search" else job.max_units_in_flight
+    if most is None:
         return MOST_CHILDREN
     busy = select(func.count()).where(Unit.job_id == job.id, Unit.parent_id.is_not(None), Unit.status.in_(_IN_FLIGHT))
     session.flush()
-    return max(0, job.max_units_in_flight - (session.scalar(busy) or 0))
+    return max(0, most - (session.scalar(busy) or 0))
 
 
 def rest(session: Session, job: Job, unit: Unit, **data: Any) -> None:
     """Have the job's status say whether any unit of it runs now that this one does not."""
-    job.progress = None
+    job.progress = trials.progress(session, job) if job.kind == "search" else None
     if job.in_status is not JobStatus.RUNNING or others_run(session, unit):
         record(session, job, str(data["because"]), data, unit)
     else:
@@ -457,6 +502,7 @@ def overspent(moment: datetime) -> Select[str, bool]:
     late = func.coalesce(Job.deadline < moment, False)
     return select(Job.id, late).where(
         Job.status.in_((JobStatus.QUEUED, JobStatus.RUNNING)),
+        Job.paused_at.is_(None),
         or_(Job.deadline < moment, used >= Job.max_cpu_s),
         select(child.id).where(child.job_id == Job.id, child.parent_id.is_not(None), waiting).exists(),
     )
@@ -478,7 +524,8 @@ def end_overspent(session: Session, store: Store, job_id: str, *, late: bool) ->
 
 def unturned() -> Select[str | None]:
     """Ask for the jobs with children that wait for their turn: somebody may have missed to give it to them."""
-    return select(Unit.job_id).where(Unit.status == UnitStatus.WAITING, Unit.waits_for == "turn").distinct()
+    waiting = (Unit.status == UnitStatus.WAITING, Unit.waits_for == "turn")
+    return select(Unit.job_id).join(Job, Job.id == Unit.job_id).where(*waiting, Job.paused_at.is_(None)).distinct()
 
 
 def give_turns(session: Session, job_id: str) -> None:

@@ -14,7 +14,7 @@ import engine
 from models import Unit, UnitStatus, Worker
 from services import db
 from services.errors import RejectedError
-from services.routing import can_train, run_queues, target_classes
+from services.routing import can_train, provider_of, run_queues, target_classes
 
 State = Literal["live", "draining", "gone"]
 # A worker that was silent for so long does not count as live.
@@ -122,6 +122,16 @@ def has_live(session: Session, queue: str, target_class: str | None = None) -> b
     return any(
         queue in worker.queues and (target_class is None or target_class in worker.target_classes)
         for worker in live(session)
+    )
+
+
+def slots(session: Session, provider: str, target_class: str | None) -> int:
+    """Give how many units for a provider live workers take at a time, those of one class of machines where one is asked for."""
+    return sum(
+        worker.concurrency
+        for worker in live(session)
+        if any(provider_of(name) == provider for name in worker.queues)
+        and (target_class is None or target_class in worker.target_classes)
     )
 
 

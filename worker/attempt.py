@@ -315,7 +315,7 @@ class _Attempt:
             memory_bytes=self._claim.memory_mb << 20,
             threads=os.cpu_count() or 1,
             # A job's waiting counts; an upload's inspection is short, and does not fail for the length of a measurement.
-            waiting_s=0.0 if self._claim.order.verb == "run" else _WAITING_S,
+            waiting_s=_WAITING_S if self._claim.job_id is None else 0.0,
             file_bytes=self._claim.largest_file * self._settings.max_model_bytes or _SMALL,
         )
 

@@ -34,7 +34,9 @@ _EXPECTED: dict[Leaves, tuple[set[str], int]] = {
     "unpacked": ({_MODEL_FILE}, _MAX_UNPACKED),
     "reports": ({_REPORT}, _MAX_REPORTS),
     "network": ({_REPORT, _MODEL_FILE}, _MAX_OUTPUTS),
+    "candidate": ({_MODEL_FILE}, _MAX_OUTPUTS),
 }
+_WITHOUT_REPORTS: tuple[Leaves, ...] = ("unpacked", "candidate")
 _CHUNK = 1 << 20
 
 Beat = Callable[[], None]
@@ -109,7 +111,7 @@ class Workspace:
             expected, most = _EXPECTED[leaves]
             if not expected <= set(names) or len(names) > most:
                 raise OutputInvalidError(f"unexpected outputs: {names[:_MAX_OUTPUTS]}")
-            reports = set() if leaves == "unpacked" else set(filter(_REPORT_FILE.fullmatch, names))
+            reports = set() if leaves in _WITHOUT_REPORTS else set(filter(_REPORT_FILE.fullmatch, names))
             if len(reports) > _MAX_REPORTS or (leaves == "reports" and reports != set(names)):
                 raise OutputInvalidError(f"unexpected outputs: {names[:_MAX_OUTPUTS]}")
             files, left = [], limit

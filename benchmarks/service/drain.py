@@ -87,12 +87,12 @@ def drain(settings: Settings, count: int) -> float:
     with (settings.data_dir / "workers.log").open("ab") as log:
         started = [subprocess.Popen(argv, env=env, stdout=log, stderr=log) for _ in range(count)]
     try:
-        _until(database, lambda session: len(workers.live(session)) == count)
+        until(database, lambda session: len(workers.live(session)) == count)
         # Alive is not yet at the broker.
         time.sleep(2)
         begin = time.monotonic()
         names = _queue(settings, database)
-        _until(database, lambda session: session.scalar(_left(names)) == 0)
+        until(database, lambda session: session.scalar(_left(names)) == 0)
         return time.monotonic() - begin
     finally:
         for worker in started:
@@ -121,7 +121,8 @@ def _left(names: list[str]) -> Any:
     return select(func.count()).select_from(Unit).where(Unit.model_id.in_(names), Unit.status != "succeeded")
 
 
-def _until(database: db.Database, ask: Any) -> None:
+def until(database: db.Database, ask: Any) -> None:
+    """Wait until the database answers a question with yes."""
     end = time.monotonic() + PATIENCE_S
     while True:
         with database.reading() as session:

@@ -331,3 +331,11 @@ def test_a_student_without_a_step_that_teaches_is_refused():
     with pytest.raises(SpecInvalidError, match="no step of its recipe teaches") as refused:
         check_fit(_network(), _data(), _spec("simplify"), student=_network())
     assert "distill" in refused.value.hint
+
+
+def test_a_finished_student_needs_no_step_that_teaches():
+    spec = _spec("simplify").model_copy(update={"student_as_it_is": True})
+    assert check_fit(_network(), _data(), spec, student=_network(quantized="fully")) == []
+    for others in ({}, {"teacher": _network()}, {"student": _network(), "teacher": _network()}):
+        with pytest.raises(SpecInvalidError, match=r"names no student|no step of its recipe teaches"):
+            check_fit(_network(), _data(), spec, **others)

@@ -1,25 +1,27 @@
-"""A search of real workers, children and trials, of which every part is killed in turn: nothing is lost, nothing done twice."""
+"""A search of real workers and children, of which every part is killed in turn: nothing is lost, nothing done twice."""
 
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
-from models import Unit
-from services import trials
+import engine
+from models import Blob, LibraryPiece, Unit
+from services import fronts, jobs, trials
 
 from .conftest import STACKS, TENANT
 
 pytestmark = pytest.mark.parametrize("stack", STACKS, indirect=True)
 PROGRAM = (str(Path(__file__).with_name("study_worker.py")),)
+SPEC = {"kind": "search", "goal": {"minimise": "size"}, "space": {"train": False}}
 
 
-def submit(system, inputs):
-    """A job whose unit is a coordinator, before any worker sees it."""
-    job_id = system.submit(inputs)
+def submit(system, inputs, **fields):
+    """A search; its message waits for a worker."""
+    model, data = inputs
+    request = jobs.Request(model.id, data.id, engine.read_spec({**SPEC, **fields}), {})
     with system.database.transaction() as session:
-        session.scalars(select(Unit).where(Unit.job_id == job_id)).one().kind = "study"
-    return job_id
+        return jobs.submit(session, TENANT, request).job.id
 
 
 def found(system, job_id):
@@ -27,12 +29,17 @@ def found(system, job_id):
         return trials.list_trials(session, TENANT, job_id)
 
 
+def front(system, job_id):
+    with system.database.reading() as session:
+        return [(point.number, point.point, point.values) for point in fronts.front(session, TENANT, job_id).trials]
+
+
 def kill_when(system, job_id, kind, count):
     """Kill the whole worker as soon as something has happened to the job so often, and start another one."""
     system.until(lambda _: kinds(system, job_id).count(kind) >= count or system.job(job_id).finished_at)
     assert system.job(job_id).problem is None, system.log()
     system.kill_tree(system.workers[-1])
-    system.start_worker(queues="inspect,work", program=PROGRAM)
+    system.start_worker(program=PROGRAM)
 
 
 def kinds(system, job_id):
@@ -42,39 +49,44 @@ def kinds(system, job_id):
 
 
 def test_a_search_whose_workers_are_killed_at_every_arrow_ends_once_with_every_trial(system):
-    worker = system.start_worker(queues="inspect")
-    inputs = system.inputs()
-    worker.kill()
-    worker.wait()
-    system.workers.remove(worker)
-    job_id = submit(system, inputs)
     system.start_worker(program=PROGRAM)
+    inputs = system.inputs()
+    calm = submit(system, inputs)
+    assert system.wait_final(calm).status == "succeeded", system.log()
+    assert len(found(system, calm)) == 4
+    with system.database.transaction() as session:
+        # Or the second search would have its library, and its answer, from the first.
+        session.query(LibraryPiece).delete()
+        session.query(type(system.job(calm))).update({"cache_key": None})
+    job_id = submit(system, inputs)
     # While the coordinator runs, before it has spawned.
     system.wait_event(job_id, "running")
     system.kill_tree(system.workers[-1])
     system.start_worker(program=PROGRAM)
-    # Just after it has spawned.
+    # Just after it has spawned parts of the library; then trials.
     kill_when(system, job_id, "waits_for_children", 1)
+    kill_when(system, job_id, "waits_for_children", 2)
     # Between two trials, and at the last one, as the continuation is queued.
     kill_when(system, job_id, "trial_ended", 1)
     kill_when(system, job_id, "trial_ended", 2)
     # The broker forgets every message there is.
-    kill_when(system, job_id, "waits_for_children", 2)
+    kill_when(system, job_id, "waits_for_children", 3)
     system.lose_broker()
     system.start_broker()
+    # It asks for the network of the trial that it ends with.
+    kill_when(system, job_id, "goes_on", 1)
     job = system.wait_final(job_id)
     assert (job.status, job.problem) == ("succeeded", None), system.log()
     system.assert_committed_once(job_id)
-    assert [(trial.number, trial.point["number"], trial.state) for trial in found(system, job_id)] == [
-        (number, number, "succeeded") for number in range(4)
+    assert [(trial.number, trial.point["widths"]["group"], trial.state) for trial in found(system, job_id)] == [
+        (number, 100 - number, "succeeded") for number in range(1, 5)
     ]
     assert kinds(system, job_id).count("trial_ended") == 4
-    assert all(system.store.exists(TENANT, sha256) for sha256 in _blobs(system))
-    system.assert_no_child_left()
-
-
-def _blobs(system):
-    from models import Blob
-
+    assert front(system, job_id) == front(system, calm)
+    assert job.summary["search"]["chosen"] == 4
     with system.database.reading() as session:
-        return session.scalars(select(Blob.sha256)).all()
+        blobs = session.scalars(select(Blob.sha256)).all()
+        parts = session.scalars(select(Unit.payload).where(Unit.job_id == job_id, Unit.kind == "variants")).all()
+    assert sorted(payload["part"] for payload in parts) == ["first", "second"]
+    assert all(system.store.exists(TENANT, sha256) for sha256 in blobs)
+    system.assert_no_child_left()

@@ -7,7 +7,7 @@ import pytest
 
 import engine
 from services import artifacts, attempts, db, jobs, keys, queue, uploads
-from services.claims import Answer, Result
+from services.claims import Answer, Candidate, Result
 from services.storage import Store, open_store
 from settings import Settings
 
@@ -75,6 +75,25 @@ REPORT = engine.Report.model_validate(
         "seconds": 1.0,
     }
 )
+# What a search's report says besides, and what is measured of a candidate.
+SEARCHED = {
+    "goal": {"minimise": "size"},
+    "strategy": "auto",
+    "seed": 0,
+    "budget": {"max_seconds": 180.0, "max_trials": 16},
+    "seconds": 1.0,
+    "trials": {},
+    "stopped": "Nothing is left to try.",
+    "chosen": None,
+    "met": True,
+}
+VALUES = {
+    "size_bytes": 100,
+    "macs": 10,
+    "parameters": 4,
+    "latency": {"value": 0.5, "interval": {"low": 0.4, "high": 0.6, "confidence": 0.95}},
+    "seconds": 1.0,
+}
 _contents = itertools.count()
 
 
@@ -143,20 +162,28 @@ class Service:
         with self.database.transaction() as session:
             return jobs.submit(session, TENANT, request, **fields)
 
-    def finish(self, claim, inspection=INSPECTION):
-        """Store and commit a result, as a worker does."""
+    def finish(self, claim, inspection=INSPECTION, **more):
+        """Store and commit a result, as a worker does: `more` is measured of a candidate, or said of a search."""
+        if claim.kind == "trial":
+            value = Candidate(engine.TrialValues.model_validate({**VALUES, **more}))
+            return self.leave(claim, {"model.onnx": b"small"}, lambda: Answer(value, "candidate", inspection))
+        report = REPORT
+        if claim.kind == "search":
+            told = REPORT.model_dump(mode="json")
+            report = engine.read_report({**told, "kind": "search", "search": {**SEARCHED, **more}})
         names = {"model.onnx": b"small", "report.json": b"{}", "report.md": claim.token.encode()}
+        return self.leave(claim, names, lambda: Answer(report, "network", inspection))
+
+    def leave(self, claim, names, answer):
+        """Store what a unit's process has left, and commit its answer."""
         writers = {name: self.store.writer(TENANT, limit=1 << 20) for name in names}
         try:
             for name, content in names.items():
                 writers[name].write(content)
                 writers[name].finish()
             files = {name: artifacts.NewFile(name, writer) for name, writer in writers.items()}
-            result = Result(
-                Answer(REPORT, "network", inspection),
-                (files["model.onnx"],),
-                (files["report.json"], files["report.md"]),
-            )
+            reports = tuple(file for name, file in files.items() if name.startswith("report."))
+            result = Result(answer(), (files["model.onnx"],), reports)
             with self.database.transaction() as session:
                 return attempts.finish(session, self.store, claim.unit_id, claim.token, result)
         finally:

@@ -8,56 +8,49 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select
 
+import engine
 from models import Artifact, Job, Model, ModelState, Trial, TrialState, Unit, UnitStatus
-from services import artifacts, attempts, backup, jobs, outcomes, queue, reconcile, retention, trials, unit_kinds
-from services.claims import Answer, Child, Order, Result, StepBack
+from services import artifacts, attempts, backup, jobs, queue, reconcile, retention, trials
+from services.claims import Answer, Child, Result, StepBack
 from services.errors import ConflictError, NotFoundError
 from services.problems import RUNTIME_LIMIT
 from services.retention import Place
 
-from .conftest import REPORT, TENANT
+from .conftest import TENANT, VALUES
 from .test_workers import CPU, beat
 
-SPEC = {"recipe": {"passes": [{"type": "simplify"}]}}
+SPEC = {"kind": "search", "goal": {"minimise": "size"}, "space": {"train": False}}
 
 
 class KilledError(Exception):
     """The process dies here: its transaction is rolled back."""
 
 
-def _order(session, unit, job, _inputs):
-    told = unit_kinds.told_trials(session, unit)
-    return Order("run", {"spec": job.spec, "targets": [], "state": unit.continuation, "trials": told})
-
-
-@pytest.fixture(autouse=True)
-def study(monkeypatch):
-    """A coordinator as a search will be one: it proposes trials and is asked again after the last of them."""
-    kind = unit_kinds.Kind(
-        order=_order, read=unit_kinds.KINDS["run"].read, keep=outcomes.keep_report, may_step_back=True
-    )
-    monkeypatch.setitem(unit_kinds.KINDS, "study", kind)
-
-
 def submit(service, **limits):
     """A job whose unit is a coordinator; its message is not sent."""
-    job = service.submit().job
+    request = jobs.Request(service.ready_model().id, None, engine.read_spec(SPEC), {}, cache="refuse")
+    job = service.submit(request).job
     service.messages.sent.clear()
     with service.database.transaction() as session:
-        session.scalars(select(Unit).where(Unit.job_id == job.id)).one().kind = "study"
-        for name, value in limits.items():
+        for name, value in {"max_units_in_flight": 1000, **limits}.items():
             setattr(session.get_one(Job, job.id), name, value)
     return job
 
 
 def coordinator(service, job):
     with service.database.reading() as session:
-        return session.scalars(select(Unit).where(Unit.job_id == job.id, Unit.kind == "study")).one()
+        return session.scalars(select(Unit).where(Unit.job_id == job.id, Unit.kind == "search")).one()
 
 
 def asks(count, **more):
-    spawn = [Child(kind="trial", payload={"spec": SPEC, "point": {"width": number}}, **more) for number in range(count)]
-    return Result(Answer(StepBack(spawn=spawn, state={"round": 1})))
+    spawn = [ask(number, **more) for number in range(1, count + 1)]
+    return Result(Answer(StepBack(spawn=spawn, state={"turn": 1})))
+
+
+def ask(width=1, **more):
+    """A candidate that keeps so many channels."""
+    proposal = {"point": {"widths": {"g": width}}, "because": "it is cheap"}
+    return Child(kind="trial", payload={"proposal": proposal}, **more)
 
 
 def commit(service, claim, result):
@@ -125,17 +118,18 @@ def messages(service):
 def test_a_running_unit_steps_back_for_its_trials_and_goes_on_after_the_last(service):
     job = submit(service)
     first = service.claim(coordinator(service, job).id)
-    assert first.order.payload["state"] is None
+    assert (first.order.verb, first.order.payload["told"], first.order.payload["workers"]) == ("search", [], 1000)
     assert commit(service, first, asks(2))
     waiting = coordinator(service, job)
     assert (waiting.status, waiting.waits_for, waiting.token) == ("waiting", "children", None)
     assert service.job(job.id).status == "queued"
-    assert [(trial.number, trial.point, trial.state) for trial in found(service, job)] == [
-        (0, {"width": 0}, "queued"),
-        (1, {"width": 1}, "queued"),
+    assert [(trial.number, trial.point["widths"], trial.state) for trial in found(service, job)] == [
+        (1, {"g": 1}, "queued"),
+        (2, {"g": 2}, "queued"),
     ]
     one, two = (service.claim(unit_id) for unit_id in messages(service))
-    assert (one.order.payload["spec"]["recipe"]["passes"][0]["type"], one.kind) == ("simplify", "trial")
+    assert (one.order.verb, one.order.payload["spec"]["goal"]["minimise"], one.kind) == ("trial", "size", "trial")
+    assert one.order.payload["proposal"]["point"]["widths"] == {"g": 1}
     assert {item.path for item in one.inputs} == {"model/model.onnx"}
     assert states(service, job) == ["running", "running"]
     assert service.finish(one)
@@ -146,10 +140,11 @@ def test_a_running_unit_steps_back_for_its_trials_and_goes_on_after_the_last(ser
     assert service.job(job.id).problem is None
     again = service.claim(*messages(service))
     told = again.order.payload
-    assert (again.unit_id, again.attempt, told["state"]) == (first.unit_id, 2, {"round": 1})
-    assert [(one["number"], one["state"]) for one in told["trials"]] == [(0, "succeeded"), (1, "failed")]
-    assert told["trials"][0]["values"]["size"]["compressed"] == REPORT.size.compressed
-    assert told["trials"][1]["problem"]["code"] == "runtime_limit"
+    assert (again.unit_id, again.attempt) == (first.unit_id, 2)
+    assert [(one["number"], one["state"]) for one in told["told"]] == [(1, "succeeded"), (2, "failed")]
+    assert told["told"][0]["values"]["size_bytes"] == VALUES["size_bytes"]
+    assert told["told"][1]["problem"]["code"] == "runtime_limit"
+    assert all(engine.Told.model_validate(one).proposal.because == "it is cheap" for one in told["told"])
     assert service.finish(again)
     assert service.job(job.id).status == "succeeded"
     assert service.events(job.id).count("trial_ended") == 2
@@ -160,7 +155,7 @@ def test_a_second_round_counts_on(service):
     job = spawned(service, 1)
     assert service.finish(service.claim(*messages(service)))
     assert commit(service, service.claim(*messages(service)), asks(2))
-    assert [trial.number for trial in found(service, job)] == [0, 1, 2]
+    assert [trial.number for trial in found(service, job)] == [1, 2, 3]
     for unit_id in messages(service):
         assert service.finish(service.claim(unit_id))
     assert len(messages(service)) == 1
@@ -371,32 +366,29 @@ def test_processor_time_is_the_whole_jobs(service):
         {"kind": "run", "payload": {}},
         {"kind": "merge", "payload": {}},
         {"kind": "unheard_of", "payload": {}},
-        {"kind": "trial", "payload": {"spec": {"recipe": {"passes": [{"type": "unheard_of"}]}}, "point": {}}},
-        {"kind": "trial", "payload": {"spec": {"kind": "profile"}, "point": {}}},
-        {"kind": "trial", "payload": {"spec": SPEC}},
+        {"kind": "search", "payload": {}},
+        {"kind": "trial", "payload": {"proposal": {"point": {"widths": {"g": 0}}, "because": "it is cheap"}}},
+        {"kind": "trial", "payload": {"proposal": {"point": {}, "because": "", "inherits": 7}}},
+        {"kind": "trial", "payload": {}},
+        {"kind": "variants", "payload": {"part": ""}},
         {"kind": "part", "payload": {"targets": [7]}},
     ],
 )
 def test_a_coordinator_cannot_ask_for_what_it_may_not(service, child):
     job = submit(service)
     claim = service.claim(coordinator(service, job).id)
-    good = Child(kind="trial", payload={"spec": SPEC, "point": {}})
-    wrong = Result(Answer(StepBack(spawn=[good, Child(**child)], state={})))
+    wrong = Result(Answer(StepBack(spawn=[ask(), Child(**child)], state={})))
     assert commit(service, claim, wrong)
     assert (service.job(job.id).status, service.job(job.id).problem["code"]) == ("failed", "output_invalid")
     assert found(service, job) == []
 
 
 def test_a_trial_has_no_more_than_its_job(service):
-    job = submit(service)
-    spec = {**SPEC, "limits": {"max_runtime_s": 7 * 86400, "max_memory_mb": 1 << 20, "max_pending_s": 60}}
-    ask = Child(kind="trial", payload={"spec": spec, "point": {}})
-    assert commit(service, service.claim(coordinator(service, job).id), Result(Answer(StepBack(spawn=[ask], state={}))))
+    job = spawned(service, 1)
     with service.database.reading() as session:
         unit = session.scalars(select(Unit).where(Unit.kind == "trial")).one()
     limits = job.spec["limits"]
     assert (unit.max_runtime_s, unit.max_memory_mb) == (limits["max_runtime_s"], limits["max_memory_mb"])
-    assert unit.max_pending_s == 60
 
 
 def test_a_unit_for_a_class_of_machines_waits_for_one(service):
@@ -450,7 +442,7 @@ def test_a_candidate_counts_as_named_while_its_trial_is_kept(service, tmp_path, 
         assert service.finish(service.claim(unit_id))
     one, two = found(service, job)
     # Both have made the same bytes.
-    assert one.artifact_digest == two.artifact_digest != one.report_digest
+    assert one.artifact_digest == two.artifact_digest is not None
     files = service.stored()
     place = Place(service.database, service.store, service.settings.data_dir)
     retention.apply(place, service.settings)
@@ -463,23 +455,23 @@ def test_a_candidate_counts_as_named_while_its_trial_is_kept(service, tmp_path, 
     def drop(number):
         service.write(lambda session: trials.drop(session, service.store, trials.get(session, TENANT, job.id, number)))
 
-    drop(0)
-    assert service.stored() == files
     drop(1)
+    assert service.stored() == files
+    drop(2)
     assert len(service.stored()) == len(files) - 1
-    assert [trial.values["size"]["compressed"] for trial in found(service, job)] == [200, 200]
+    assert [trial.values["size_bytes"] for trial in found(service, job)] == [100, 100]
     with pytest.raises(NotFoundError):
-        service.read(lambda session: trials.get(session, "other", job.id, 0))
+        service.read(lambda session: trials.get(session, "other", job.id, 1))
 
 
 def test_a_coordinator_drops_candidates_as_it_goes_on(service):
     job = spawned(service, 1)
     assert service.finish(service.claim(*messages(service)))
-    ask = StepBack(spawn=[Child(kind="trial", payload={"spec": SPEC, "point": {}})], state={}, drop=[0, 1, 99])
-    assert commit(service, service.claim(*messages(service)), Result(Answer(ask)))
+    back = StepBack(spawn=[ask()], state={}, drop=[1, 2, 99])
+    assert commit(service, service.claim(*messages(service)), Result(Answer(back)))
     assert [trial.artifact_digest for trial in found(service, job)] == [None, None]
     with pytest.raises(ConflictError):
-        service.write(lambda session: trials.drop(session, service.store, trials.get(session, TENANT, job.id, 1)))
+        service.write(lambda session: trials.drop(session, service.store, trials.get(session, TENANT, job.id, 2)))
 
 
 def test_trials_go_with_their_job(service):
