@@ -3,8 +3,8 @@
 with onnxpress.Client() as client:
     model = client.models.upload("model.onnx")
     data = client.datasets.upload("data.npz")
-    passes = [{"type": "simplify"}, {"type": "quantize_static"}]
-    job = client.jobs.submit({"kind": "compress", "model": model.id, "dataset": data.id, "recipe": {"passes": passes}})
+    limits = [{"metric": "top1", "rule": "max_drop", "value": 0.01}]
+    job = client.jobs.search(model.id, "latency", dataset=data.id, subject_to=limits)
     job = client.jobs.wait(job.id, timeout=1800)
     client.jobs.download(job.id, "small.onnx")
 """
@@ -53,6 +53,7 @@ from onnxpress.errors import (
 )
 from onnxpress.exit_codes import ExitCode
 from onnxpress.problem import Fault, Problem
+from onnxpress.search_documents import Front, FrontPoint, Trial
 
 __version__ = version("onnxpress")
 __all__ = [
@@ -68,6 +69,8 @@ __all__ = [
     "Event",
     "ExitCode",
     "Fault",
+    "Front",
+    "FrontPoint",
     "FrozenNode",
     "InvalidError",
     "Job",
@@ -88,6 +91,7 @@ __all__ = [
     "ServiceError",
     "Sound",
     "Step",
+    "Trial",
     "UnavailableError",
     "UnexpectedAnswerError",
     "UnreachableError",

@@ -12,12 +12,18 @@ from onnxpress.commands.jobs import cancel, download, jobs, logs, report, retry,
 from onnxpress.commands.keys import keys
 from onnxpress.commands.library import data, models, prunability, push
 from onnxpress.commands.profile import profile
+from onnxpress.commands.search import front, pause, pick, resume, trials
 from onnxpress.commands.service import passes, recipes, targets
 from onnxpress.terminal import give, interrupt_on_sigterm
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False, rich_markup_mode=None)
 for verb in (
     compress,
+    front,
+    pick,
+    trials,
+    pause,
+    resume,
     profile,
     push,
     data,
@@ -50,7 +56,9 @@ def _version(asked: bool) -> None:
 def onnxpress(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
-    """Compress ONNX networks on your own service: smaller, faster, measured beside the original.
+    """Compress ONNX networks on your own service: say what you need, get what is smaller or faster, measured beside the original.
+
+        onnxpress compress model.onnx --data data.npz --goal latency --max-drop 1% --max-size 2MB --out small.onnx
 
     ONNXPRESS_URL says where the service is, ONNXPRESS_API_KEY opens it; both are found by themselves for a service that
     runs in this folder.

@@ -18,6 +18,7 @@ from onnxpress.errors import ConflictError, InvalidError, JobFailedError, NotFou
 from onnxpress.file_transfer import Digested, Progress, digest, download
 from onnxpress.network_files import digest_network
 from onnxpress.problem import Problem
+from onnxpress.search_documents import Front, Minimised, Trial
 from onnxpress.server_sent_events import read_events
 from onnxpress.transport import ApiRequest, Transport, read_json
 
@@ -356,6 +357,75 @@ class Jobs:
         spec |= {"judge": judge} if judge else {}
         spec |= {"tune": {}} if tune else {}
         return self.submit(spec, idempotency_key=idempotency_key)
+
+    def search(
+        self,
+        model: str,
+        minimise: Minimised = "latency",
+        *,
+        dataset: str | None = None,
+        judge: str | None = None,
+        subject_to: Sequence[Mapping[str, Any]] = (),
+        effort: Literal["low", "medium", "high"] = "medium",
+        max_seconds: float | None = None,
+        max_trials: int | None = None,
+        target: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        **more: Any,
+    ) -> Job:
+        """Ask for the network that has least of something and holds every limit; the service finds the way there.
+
+        `subject_to` are gates, such as `{"metric": "top1", "rule": "max_drop", "value": 0.01}`. `more` are further fields of
+        the job, such as `strategy`, `seed`, `space`, `outputs` or `labels`.
+        """
+        goal = {"minimise": minimise, "subject_to": [*subject_to], "effort": effort}
+        limits = {"max_seconds": max_seconds, "max_trials": max_trials}
+        budget = {name: value for name, value in limits.items() if value is not None}
+        named = {"dataset": dataset, "judge": judge, "budget": budget, "target": target}
+        told = {name: value for name, value in named.items() if value}
+        spec = {"kind": "search", "model": model, "goal": goal, **told, **more}
+        return self.submit(spec, idempotency_key=idempotency_key)
+
+    def front(self, job_id: str) -> Front:
+        """Give what there is to choose from of a search; while it goes on, as it is now. Raises ConflictError for other jobs."""
+        return Front.from_document(self._transport.json(ApiRequest("GET", f"/jobs/{job_id}/front")))
+
+    def trials(self, job_id: str) -> Iterator[Trial]:
+        """Yield the candidates of a search in the order in which they were proposed, those to come left out."""
+        after: int | None = 0
+        while after is not None:
+            query = {"after": after, "limit": PAGE}
+            page = self._transport.json(ApiRequest("GET", f"/jobs/{job_id}/trials", query=query))
+            yield from map(Trial.from_document, _items(page))
+            after = page.get("next_after")
+
+    def pick(
+        self,
+        job_id: str,
+        number: int,
+        *,
+        gates: Sequence[Mapping[str, Any]] | None = None,
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Make a point of a search's front real, as a new job that measures it on the samples that judge.
+
+        `gates` stand instead of the goal's limits, `labels` instead of the search's. Raises NotFoundError for a number that is
+        not on the front, ConflictError for one that cannot be made yet.
+        """
+        said = {"gates": None if gates is None else [*gates], "labels": labels}
+        body = {name: value for name, value in said.items() if value is not None}
+        headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
+        request = ApiRequest("POST", f"/jobs/{job_id}/front/{number}:pick", body=body, headers=headers)
+        return Job.from_document(self._transport.json(request))
+
+    def pause(self, job_id: str) -> Job:
+        """Let a search rest: what runs of it ends, nothing more begins, and the time does not count. Harmless twice."""
+        return Job.from_document(self._transport.json(ApiRequest("POST", f"/jobs/{job_id}:pause")))
+
+    def resume(self, job_id: str) -> Job:
+        """Let a paused search go on where it was; raises ConflictError where it is not paused."""
+        return Job.from_document(self._transport.json(ApiRequest("POST", f"/jobs/{job_id}:resume")))
 
     def validate(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Say what would come of a job without asking for it: `valid`, the whole spec, warnings, or the problem."""

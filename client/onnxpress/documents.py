@@ -233,6 +233,8 @@ class Job:
     # "hit" where an earlier job's result answered.
     cache: str
     created_at: str | None
+    # Since when a search rests.
+    paused_at: str | None
     document: Json = field(repr=False)
 
     @classmethod
@@ -251,6 +253,7 @@ class Job:
             labels=document.get("labels") or {},
             cache=str(document.get("cache") or "miss"),
             created_at=document.get("created_at"),
+            paused_at=document.get("paused_at"),
             document=document,
         )
 

@@ -71,6 +71,11 @@ class LiveProgress:
         """Print a warning, once."""
         self._say_once(f"warning: {text}")
 
+    def note(self, text: str) -> None:
+        """Say what is done at the moment beside the job's bar; without bars it is not said at all."""
+        if self._bars and self._job_bar is not None:
+            self._bars.update(self._job_bar, note=safe_text(text).plain)
+
     def update(self, job: Job) -> None:
         """Show a job's state."""
         for warning in job.warnings:
@@ -81,7 +86,8 @@ class LiveProgress:
                 self._say_once(f"step {step.index + 1}/{len(job.steps)} {step.type} {step.status}{reason}")
         now = _now(job)
         if self._bars is None:
-            self._say_once(now)
+            # A search's candidates have lines of their own.
+            self._say_once(job.status if job.kind == "search" and not job.paused_at else now)
         else:
             self._show_bar(self._bars, job, now)
 
@@ -103,6 +109,8 @@ class LiveProgress:
 def _now(job: Job) -> str:
     """Say in a few words what the job does; the fraction is left to the bar."""
     progress = job.progress
+    if job.paused_at and not job.finished:
+        return "paused; `onnxpress resume` lets it go on"
     if job.finished or progress is None or job.status != "running":
         return job.status
     if progress.step is not None and progress.step < len(job.steps):

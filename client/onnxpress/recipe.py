@@ -1,4 +1,4 @@
-"""What to ask for: recipe files, their shorthand names, and gates as people type them."""
+"""What to ask for: recipe files and their shorthand names, targets and labels as people type them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,6 @@ RECIPES: Mapping[str, Sequence[Mapping[str, Any]]] = {
 # Chains that the service knows by name; `onnxpress recipes` shows them.
 SERVICE_RECIPES = ("small", "fast", "fastest")
 NAMES = (*RECIPES, *SERVICE_RECIPES)
-RULES = ("max_drop", "max_ratio", "min", "max")
-GATE_FORM = (
-    "METRIC RULE VALUE [confidence=C] [warn], such as 'top1 max_drop 0.01', 'latency_p95 max_ratio 80% warn' or"
-    " 'latency_p99 max 5ms'"
-)
 TARGET_FORM = (
     "PROVIDER[:threads=N][,batch=N][,inputs_on_device][,OPTION=VALUE...] with the provider's own options, such as 'cpu',"
     " 'openvino:threads=4,batch=8' or 'cuda:batch=32,prefer_nhwc=1'"
@@ -27,24 +22,38 @@ TARGET_FORM = (
 
 
 def read_spec(recipe: str) -> dict[str, Any]:
-    """Give a job's spec from a name or a file; a file holds `{"passes": [...]}` or a whole job."""
+    """Give a job's spec from a name or a file; a file holds `{"passes": [...]}`, or a whole job with a recipe or a goal."""
     if recipe in SERVICE_RECIPES and not Path(recipe).is_file():
         return {"kind": "compress", "recipe": recipe}
     if recipe in RECIPES and not Path(recipe).is_file():
         return {"kind": "compress", "recipe": {"passes": [dict(one) for one in RECIPES[recipe]]}}
-    document = _read_json(recipe)
+    document = read_json(recipe, f"no file {recipe}, and no recipe of that name: {', '.join(NAMES)}")
     if "passes" in document:
         return {"kind": "compress", "recipe": document}
+    if "goal" in document and "recipe" not in document:
+        return search_job(document, recipe)
     if "recipe" in document or "kind" in document:
         return {"kind": "compress", **document}
-    raise UsageError(f'{recipe} holds neither a recipe ({{"passes": [...]}}) nor a job ({{"recipe": {{...}}, ...}})')
+    raise UsageError(
+        f'{recipe} holds neither a recipe ({{"passes": [...]}}) nor a job ({{"recipe": {{...}}, ...}} or {{"goal": {{...}}, ...}})'
+    )
 
 
-def _read_json(path: str) -> dict[str, Any]:
+def search_job(document: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Give the spec of a search from a whole job; raises UsageError where its goal is no object or its kind another one."""
+    if not isinstance(document["goal"], Mapping):
+        raise UsageError(f'{path}: "goal" must be an object, such as {{"minimise": "latency"}}')
+    if document.get("kind", "search") not in {"search", "compress"}:
+        raise UsageError(f'{path} has a goal, but is of the kind {document["kind"]}; a goal is for the kind "search"')
+    return {**document, "kind": "search"}
+
+
+def read_json(path: str, absent: str) -> dict[str, Any]:
+    """Give the JSON object that a file holds; raises UsageError, with the words of `absent` where there is no file."""
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"no file {path}, and no recipe of that name: {', '.join(NAMES)}") from None
+        raise UsageError(absent) from None
     except OSError as error:
         raise UsageError(f"{path} is not readable: {error.strerror}") from error
     except ValueError as error:
@@ -52,35 +61,6 @@ def _read_json(path: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UsageError(f"{path} must hold a JSON object")
     return document
-
-
-def parse_gate(text: str) -> dict[str, Any]:
-    """Give a gate from `METRIC RULE VALUE [confidence=C] [warn|error]`; a value may end in %, a latency's in ms or s."""
-    words = text.split()
-    if len(words) < 3 or words[1] not in RULES:
-        raise UsageError(f"gate {text!r} is not of the form {GATE_FORM}; rules: {', '.join(RULES)}")
-    gate: dict[str, Any] = {"metric": words[0], "rule": words[1], "value": _value(words, text)}
-    for word in words[3:]:
-        name, _, value = word.partition("=")
-        if word in {"warn", "error"}:
-            gate["level"] = word
-        elif name == "confidence" and value:
-            gate["confidence"] = parse_number(value, text)
-        else:
-            raise UsageError(f"gate {text!r}: {word!r} is not known; the form is {GATE_FORM}")
-    return gate
-
-
-def _value(words: Sequence[str], context: str) -> float:
-    timed = words[0].startswith("latency_") and words[1] in {"min", "max"}
-    return parse_milliseconds(words[2], context) if timed else parse_number(words[2], context)
-
-
-def parse_milliseconds(text: str, context: str) -> float:
-    """Give a time in milliseconds, the unit of a latency's limits; `5ms`, `0.005s` and `5` are the same."""
-    if text.endswith("ms"):
-        return parse_number(text[:-2], context)
-    return 1e3 * parse_number(text[:-1], context) if text.endswith("s") else parse_number(text, context)
 
 
 def parse_target(text: str) -> dict[str, Any]:
@@ -105,18 +85,10 @@ def parse_target(text: str) -> dict[str, Any]:
 
 def read_profile(path: str) -> dict[str, Any]:
     """Give the spec of a profile from a file that holds a whole job."""
-    document = _read_json(path)
+    document = read_json(path, f"no file {path}")
     if document.get("kind", "profile") != "profile" or "targets" not in document:
         raise UsageError(f'{path} holds no profile ({{"kind": "profile", "targets": [...], ...}})')
     return {"kind": "profile", **document}
-
-
-def parse_number(text: str, context: str) -> float:
-    """Give a number; `1%` is 0.01."""
-    try:
-        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        raise UsageError(f"{context!r}: {text!r} is not a number") from None
 
 
 def parse_labels(labels: Sequence[str]) -> dict[str, str]:

@@ -7,14 +7,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxpress import formatting, render_profile
+from onnxpress import formatting, render_profile, render_search
+from onnxpress.metric_text import limit_text, value_text
+from onnxpress.metrics import SHARES
 from onnxpress.terminal_text import safe_text
 
-# Metrics that are shares of samples, shown in per cent and compared in points.
-SHARES = frozenset(
-    {"top1", "top5", "f1", "iou", "top1_agreement", "neighbours", "r2", "mask_iou", "box_f1", "token_agreement"}
-)
-LOWER_IS_BETTER = frozenset({"mse", "mae", "edit_distance", "perplexity", "nats_per_token", "kl"})
 STYLES = {
     "pass": "bold green",
     "fail": "bold red",
@@ -51,7 +48,10 @@ def result(report: Json, *, title: str | None = None) -> RenderableType:
     else:
         parts += [numbers(report, title=title), *outputs(report.get("outputs") or ()), *bytes_held(report.get("bytes"))]
         parts += learners(report)
-        parts.append(steps(report["steps"]))
+        if report.get("search"):
+            parts += render_search.search_parts(report["search"])
+        if report["steps"]:
+            parts.append(steps(report["steps"]))
         for network, tuning in (report.get("tuning") or {}).items():
             parts += render_profile.tuning_parts(tuning, f"session options of the {network} network")
     if verdict["gates"]:
@@ -142,12 +142,12 @@ def _quality_rows(report: Json) -> Iterable[tuple[str, str, str, str]]:
             others.setdefault(output, []).append(quality)
             continue
         *cells, change = _quality_row(quality)
-        chosen = f"; chosen at {_value(name, selected[main, name])}" if (main, name) in selected else ""
+        chosen = f"; chosen at {value_text(name, selected[main, name])}" if (main, name) in selected else ""
         yield cells[0], cells[1], cells[2], change + chosen
     for output, metrics in others.items():
-        told = ", ".join(f"{each['metric']} {_value(each['metric'], each['compressed'])}" for each in metrics[1:])
+        told = ", ".join(f"{each['metric']} {value_text(each['metric'], each['compressed'])}" for each in metrics[1:])
         first = metrics[0]
-        yield f"{output}: {first['metric']}", "", _value(first["metric"], first["compressed"]), told
+        yield f"{output}: {first['metric']}", "", value_text(first["metric"], first["compressed"]), told
 
 
 def outputs(reports: Iterable[Json]) -> Iterable[Text]:
@@ -160,22 +160,22 @@ def outputs(reports: Iterable[Json]) -> Iterable[Text]:
 def gate_text(gate: Json) -> str:
     """Write a gate as a job may: metric, output if it names one, rule and value."""
     output = gate.get("output")
-    return f"{gate['metric']}{f'@{output}' if output else ''} {gate['rule']} {gate['value']:g}"
+    return f"{gate['metric']}{f'@{output}' if output else ''} {gate['rule']} {limit_text(gate['value'])}"
 
 
 def _quality_row(quality: Json) -> tuple[str, str, str, str]:
     name = quality["metric"]
     share = name in SHARES
     before, difference, interval = quality["original"], quality["difference"], quality["interval"]
-    original = "" if before is None else _value(name, before)
+    original = "" if before is None else value_text(name, before)
     if difference is None:
-        bounds = f"{_value(name, interval['low'])} to {_value(name, interval['high'])}"
-        return name, original, _value(name, quality["compressed"]), f"{_confidence(interval)} {bounds}"
+        bounds = f"{value_text(name, interval['low'])} to {value_text(name, interval['high'])}"
+        return name, original, value_text(name, quality["compressed"]), f"{_confidence(interval)} {bounds}"
     scaled = {key: value * 100 for key, value in interval.items() if key != "confidence"} if share else interval
     form = "+.2f" if share else "+.4g"
     bounds = _between({**scaled, "confidence": interval["confidence"]}, form)
     change = f"{difference * 100:{form}} points" if share else f"{difference:{form}}"
-    return name, original, _value(name, quality["compressed"]), f"{change} ({bounds})"
+    return name, original, value_text(name, quality["compressed"]), f"{change} ({bounds})"
 
 
 def _memory_rows(memory: Json) -> Iterable[tuple[str, str, str, str]]:
@@ -315,14 +315,6 @@ def _between(interval: Json, form: str) -> str:
 
 def _confidence(interval: Json) -> str:
     return f"{interval['confidence'] * 100:g} %:"
-
-
-def _value(metric: str, value: float) -> str:
-    if metric in SHARES:
-        return f"{value * 100:.2f} %"
-    # Cosines live so near to 1 that the usual digits would not tell them apart.
-    forms = {"sqnr_db": ".1f", "cosine": ".6f"}
-    return f"{value:{forms.get(metric, '.4g')}}" + " dB" * (metric == "sqnr_db")
 
 
 def _plain(value: float | None) -> str:

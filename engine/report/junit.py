@@ -3,6 +3,7 @@
 from xml.etree import ElementTree as ET
 
 from engine.report.values import AnyReport, GateResult
+from engine.report.wording import limit_value
 
 
 def junit(report: AnyReport) -> bytes:
@@ -29,7 +30,10 @@ def _case(suite: ET.Element, result: GateResult) -> None:
     gate = result.gate
     where = "" if result.target is None else f" on target {result.target}"
     case = ET.SubElement(
-        suite, "testcase", classname="onnxpress.gates", name=f"{gate.label} {gate.rule} {gate.value:g}{where}"
+        suite,
+        "testcase",
+        classname="onnxpress.gates",
+        name=f"{gate.label} {gate.rule} {limit_value(gate.value)}{where}",
     )
     if result.outcome == "pass":
         return

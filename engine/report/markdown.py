@@ -11,6 +11,7 @@ from engine.report.outputs_markdown import output_lines, quality_rows
 from engine.report.profile_markdown import profile_lines
 from engine.report.pruning_markdown import pruning_lines
 from engine.report.quantization_markdown import quantization_lines
+from engine.report.search_markdown import search_lines
 from engine.report.training_markdown import training_lines
 from engine.report.tuning_markdown import tuning_lines
 from engine.report.values import (
@@ -28,6 +29,7 @@ from engine.report.wording import (
     MARKS,
     data_sentence,
     difference,
+    limit_value,
     machine,
     metric_value,
     parts_sentence,
@@ -96,17 +98,20 @@ def _lines(report: Report) -> Iterator[str]:
             ("gate", "outcome", "reason"),
             (
                 (
-                    f"{result.gate.label} {result.gate.rule} {result.gate.value:g}",
+                    f"{result.gate.label} {result.gate.rule} {limit_value(result.gate.value)}",
                     MARKS[result.outcome] + (" (warning only)" if result.gate.level == "warn" else ""),
                     result.reason,
                 )
                 for result in report.verdict.gates
             ),
         )
+    if report.search is not None:
+        yield from search_lines(report.search)
     yield from output_lines(report.outputs)
     yield from _bytes(report)
-    yield from ("", "## Steps", "")
-    yield from table(("step", "status", "what happened", "seconds"), (_step(step) for step in report.steps))
+    if report.steps:
+        yield from ("", "## Steps", "")
+        yield from table(("step", "status", "what happened", "seconds"), (_step(step) for step in report.steps))
     for step in report.steps:
         yield from quantization_lines(step)
         if step.change is not None and isinstance(step.change.details, Detail):

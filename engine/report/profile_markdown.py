@@ -16,6 +16,7 @@ from engine.report.values import (
 from engine.report.wording import (
     MARKS,
     data_sentence,
+    limit_value,
     machine,
     milliseconds,
     profiled_parts_sentence,
@@ -52,7 +53,7 @@ def profile_lines(report: ProfileReport) -> Iterator[str]:
             (
                 (
                     names.get(result.target if result.target is not None else -1, ""),
-                    f"{result.gate.label} {result.gate.rule} {result.gate.value:g}",
+                    f"{result.gate.label} {result.gate.rule} {limit_value(result.gate.value)}",
                     MARKS[result.outcome] + (" (warning only)" if result.gate.level == "warn" else ""),
                     result.reason,
                 )

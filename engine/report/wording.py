@@ -37,6 +37,11 @@ def metric_value(metric: str, value: float) -> str:
     return f"{value:.6f}" if metric == "cosine" else f"{value:.4g}"
 
 
+def limit_value(value: float) -> str:
+    """Give a gate's limit: whole numbers, such as bytes, as they are."""
+    return f"{value:.0f}" if value.is_integer() else f"{value:.6g}"
+
+
 def speed(ratio: Ratio) -> str:
     """Give a ratio of times as a speed with its interval."""
     low, high = 1 / ratio.interval.high, 1 / ratio.interval.low

@@ -236,7 +236,15 @@ def test_a_ci_attempt_has_one_key_and_the_next_another(press, cli, files, monkey
         ["--recipe", "int8", "--no-wait", "--out", "small.onnx"],
         ["--recipe", "int8", "--data", "missing.npz"],
         ["--recipe", "int8", "--nonsense"],
-        [],
+        ["--recipe", "int8", "--goal", "latency"],
+        ["--recipe", "int8", "--effort", "low"],
+        ["--goal", "speed"],
+        ["--max-drop", "1"],
+        ["--max-size", "2"],
+        ["--budget", "10"],
+        ["--effort", "extreme"],
+        ["--strategy", "luck"],
+        ["--output", "y=classy"],
     ],
 )
 def test_wrong_usage_is_2_before_anything_is_sent(press, cli, files, words):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 import engine
-from onnxpress import Client, UsageError, recipe, render_report
+from onnxpress import Client, UsageError, gates, recipe, render_report
 from onnxpress.exit_codes import ExitCode
 
 KEY = "opk_test_secret"
@@ -235,9 +235,9 @@ def test_options_add_to_a_job_file(service_of, cli, tmp_path):
 
 
 def test_what_was_typed_is_what_the_engine_takes():
-    gates = [recipe.parse_gate("latency_p99 max 5ms"), recipe.parse_gate("latency_p99 max_ratio 80%")]
+    limits = [gates.parse_gate("latency_p99 max 5ms"), gates.parse_gate("latency_p99 max_ratio 80%")]
     targets = [recipe.parse_target(text) for text in ("cpu", "openvino:threads=2,batch=8")]
-    read = engine.read_spec({"kind": "profile", "targets": targets, "gates": gates, "tune": {}})
+    read = engine.read_spec({"kind": "profile", "targets": targets, "gates": limits, "tune": {}})
     assert [(target.provider, target.threads, target.batch) for target in read.targets] == [
         ("cpu", 1, 1),
         ("openvino", 2, 8),
@@ -271,13 +271,6 @@ def test_an_option_that_a_provider_lacks_is_refused_by_name(target, words):
 def test_a_target_that_cannot_be_read_says_what_one_is(text):
     with pytest.raises(UsageError, match="PROVIDER"):
         recipe.parse_target(text)
-
-
-@pytest.mark.parametrize(("text", "limit"), [("5ms", 5.0), ("0.005s", 5.0), ("5", 5.0), ("2.5ms", 2.5)])
-def test_a_latency_has_its_unit(text, limit):
-    assert recipe.parse_milliseconds(text, "x") == pytest.approx(limit)
-    with pytest.raises(UsageError, match="not a number"):
-        recipe.parse_milliseconds("5 minutes", "x")
 
 
 def test_the_sdk_asks_for_a_profile(service_of):

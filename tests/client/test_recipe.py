@@ -41,29 +41,6 @@ def test_an_unknown_name_lists_the_known_ones():
         recipe.read_spec("int9")
 
 
-@pytest.mark.parametrize(
-    ("text", "gate"),
-    [
-        ("top1 max_drop 0.01", {"metric": "top1", "rule": "max_drop", "value": 0.01}),
-        ("top1 max_drop 1%", {"metric": "top1", "rule": "max_drop", "value": 0.01}),
-        (
-            "latency_p95 max_ratio 80% confidence=0.9 warn",
-            {"metric": "latency_p95", "rule": "max_ratio", "value": 0.8, "confidence": 0.9, "level": "warn"},
-        ),
-        ("sqnr_db min 30", {"metric": "sqnr_db", "rule": "min", "value": 30.0}),
-    ],
-)
-def test_gates_as_people_type_them(text, gate):
-    assert recipe.parse_gate(text) == gate
-    Compress.model_validate({"recipe": {"passes": PASSES}, "gates": [gate]})
-
-
-@pytest.mark.parametrize("text", ["", "top1", "top1 drop 0.01", "top1 max_drop little", "top1 max_drop 1% hard"])
-def test_a_gate_that_cannot_be_read_is_refused(text):
-    with pytest.raises(UsageError):
-        recipe.parse_gate(text)
-
-
 def test_labels():
     assert recipe.parse_labels(["branch=main", "note=a=b", "empty="]) == {"branch": "main", "note": "a=b", "empty": ""}
     for wrong in ("branch", "=main"):

@@ -5,16 +5,18 @@ from typing import Annotated, Any
 
 import typer
 
-from onnxpress import genai_folder, render_report
+from onnxpress import gates, genai_folder, goal, render_report
 from onnxpress import recipe as recipes
 from onnxpress.client import Client
 from onnxpress.commands.options import AsJson, Data, Judge, Keep, Metric, Timeout, Url, writable, write
-from onnxpress.commands.submit import JobRequest, dry_run_submission, submit
+from onnxpress.commands.submit import AllowedLoss, JobRequest, dry_run_submission, submit
 from onnxpress.deadline import Deadline
 from onnxpress.documents import Job
 from onnxpress.errors import UsageError
 from onnxpress.exit_codes import code_of_verdict
 from onnxpress.live_progress import LiveProgress
+from onnxpress.loss_limit import KINDS, parse_outputs
+from onnxpress.quantities import parse_loss
 from onnxpress.report_formats import report_text
 from onnxpress.terminal import give_json, people, session, tell
 
@@ -24,14 +26,70 @@ def compress(
         str, typer.Argument(metavar="MODEL", help="ONNX file, or the id of a stored model.", show_default=False)
     ],
     *,
+    data: Data = None,
+    goal_: Annotated[
+        str | None,
+        typer.Option(
+            "--goal",
+            metavar="WHAT|FILE",
+            help=f"What the result is to have least of: {', '.join(goal.MINIMISED)}; or a JSON file with a goal or a whole job. The"
+            " service finds the way there.",
+            show_default="latency, without --recipe",
+        ),
+    ] = None,
+    max_drop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Limit: what quality may lose, such as 1%: points of the labels' metric; without labels, of agreement with the original.",
+            show_default="1% with --goal",
+        ),
+    ] = None,
+    min_speedup: Annotated[
+        str | None, typer.Option(metavar="N", help="Limit: at least so many times as fast as the original, such as 3.")
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Limit: of the file, such as 100KB, 2MB, 2MiB or 25%.")
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Limit: of a process that loads and runs it, such as 200MB or 80%."),
+    ] = None,
+    max_p99: Annotated[
+        str | None,
+        typer.Option("--max-p99", metavar="TIME", help="Limit: 99 % of runs take at most this, such as 5ms."),
+    ] = None,
+    effort: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(goal.EFFORTS),
+            help="How long to look for it: about 3, 10 or 30 minutes.",
+            show_default="medium",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="How long exactly, such as 90s, 10m or 2h; goes before --effort.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="How many candidates at most; goes before --effort.")
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help=f"Who proposes candidates: {', '.join(goal.STRATEGIES)}.", show_default="auto"
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="The same seed gives the same candidates.", show_default="0")
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Training may mirror images.")] = False,
     recipe: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="FILE|NAME",
-            help=f"JSON file with a recipe or a whole job, or one of: {', '.join(recipes.NAMES)}.",
+            help=f"Instead of a goal: JSON file with a recipe or a whole job, or one of: {', '.join(recipes.NAMES)}.",
         ),
-    ],
-    data: Data = None,
+    ] = None,
     judge: Judge = None,
     metric: Metric = None,
     student: Annotated[
@@ -46,7 +104,14 @@ def compress(
         typer.Option(metavar="FILE|ID", help="Network that `distill` learns from; by default MODEL."),
     ] = None,
     gate: Annotated[
-        list[str] | None, typer.Option("--gate", metavar="GATE", help=f"Repeatable: {recipes.GATE_FORM}.")
+        list[str] | None, typer.Option("--gate", metavar="GATE", help=f"Repeatable, any limit: {gates.GATE_FORM}.")
+    ] = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=KIND",
+            help=f"Repeatable: what an output of the network means: {', '.join(KINDS)}, state or ignore.",
+        ),
     ] = None,
     target: Annotated[
         str | None, typer.Option("--target", metavar="TARGET", help=f"What the result is for: {recipes.TARGET_FORM}.")
@@ -74,7 +139,10 @@ def compress(
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Compress a network; the exit code is the verdict.
+    """Compress a network: say what you need, and the service finds the way; the exit code is the verdict.
+
+    With --goal (or nothing) the result has the least latency, size, memory or multiplications that the limits allow; `onnxpress
+    front` shows what else there is to choose from, `onnxpress pick` makes it. With --recipe the passes are applied as they stand.
 
     Hashes and uploads, submits, shows progress, prints what was measured beside the original, downloads with the digest
     checked. stdout holds the job's id, or one JSON document with --json. Exit codes: 0 ok, 2 usage or spec invalid, 3 a
@@ -88,39 +156,72 @@ def compress(
             )
         writable(out, "--out")
         writable(report, "--report")
+        search = {
+            "effort": effort,
+            "budget": budget,
+            "trials": trials,
+            "strategy": strategy,
+            "seed": seed,
+            "flip": flip,
+        }
+        spec = _asked_for(goal_, recipe, search)
+        limits = [
+            *map(gates.parse_gate, gate or []),
+            *gates.cost_limits(min_speedup=min_speedup, max_size=max_size, max_memory=max_memory, max_p99=max_p99),
+        ]
+        spec = goal.with_limits(spec, limits)
         named = {"provider": provider, "threads": threads, "batch": batch}
         wanted = {**(recipes.parse_target(target) if target else {}), **_told(named)}
-        spec = _spec(recipe, gate or [], wanted, recipes.parse_labels(label or []))
+        spec = _with_values(
+            spec, target=wanted, labels=recipes.parse_labels(label or []), outputs=parse_outputs(output or [])
+        )
         spec |= {"tune": spec.get("tune") or {}} if tune else {}
         spec |= {} if priority is None else {"priority": priority}
         spec |= {} if cache else {"cache": "refuse"}
-        request = JobRequest(spec, model, data, metric, judge=judge, student=student, teacher=teacher)
+        loss = _allowed_loss(max_drop, spec, has_data=data is not None)
+        request = JobRequest(spec, model, data, metric, judge=judge, student=student, teacher=teacher, loss=loss)
         deadline = Deadline.after(timeout)
         if dry_run:
             dry_run_submission(client, request, deadline, as_json=as_json)
             return
         job = submit(client, request, deadline, wait=wait, keep=keep, as_json=as_json)
         if job is not None:
-            _deliver(client, job, model, out, report, deadline, as_json=as_json)
+            deliver(client, job, model, out, report, deadline, as_json=as_json)
 
 
-def _spec(recipe: str, gates: list[str], target: dict[str, Any], labels: dict[str, str]) -> dict[str, Any]:
-    """Read the recipe and let the options add to it, and win where both say something."""
-    spec = recipes.read_spec(recipe)
-    if target:
-        spec["target"] = {**spec.get("target", {}), **target}
-    if gates:
-        spec["gates"] = [*spec.get("gates", ()), *map(recipes.parse_gate, gates)]
-    if labels:
-        spec["labels"] = {**spec.get("labels", {}), **labels}
+def _asked_for(wanted: str | None, recipe: str | None, search: dict[str, Any]) -> dict[str, Any]:
+    """Give the spec of a search for a goal, or of a recipe; without either the goal is speed. Raises UsageError for both."""
+    if wanted is not None and recipe is not None:
+        raise UsageError("give --goal or --recipe, not both: a goal says what is needed and finds the recipe itself")
+    spec = goal.read_goal(wanted or "latency") if recipe is None else recipes.read_spec(recipe)
+    if spec["kind"] == "search":
+        return goal.with_options(spec, goal.search_options(**search))
+    typed = [f"--{name}" for name, value in search.items() if value not in (None, False)]
+    if typed:
+        raise UsageError(
+            f"{', '.join(typed)}: how to search is for a goal, but --recipe says what to do; leave one out"
+        )
     return spec
+
+
+def _with_values(spec: dict[str, Any], **values: dict[str, Any]) -> dict[str, Any]:
+    """Let what was typed add to a spec, and win where both say something."""
+    return spec | {name: {**spec.get(name, {}), **value} for name, value in values.items() if value}
+
+
+def _allowed_loss(max_drop: str | None, spec: dict[str, Any], *, has_data: bool) -> AllowedLoss | None:
+    """Give what quality may lose: what was said, else for a goal without any limit on quality the usual point."""
+    if max_drop is not None:
+        return AllowedLoss(parse_loss(max_drop, f"--max-drop {max_drop}"), asked=True)
+    says = any(gate["metric"].partition("@")[0] not in gates.COSTS for gate in goal.limits_of(spec))
+    return AllowedLoss(0.01, asked=False) if spec["kind"] == "search" and has_data and not says else None
 
 
 def _told(named: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in named.items() if value is not None}
 
 
-def _deliver(  # noqa: PLR0917 - one private call
+def deliver(  # noqa: PLR0917 - what, whereto, until when
     client: Client,
     job: Job,
     model: str,
@@ -139,6 +240,8 @@ def _deliver(  # noqa: PLR0917 - one private call
             client.jobs.download(job.id, out, progress=progress, timeout=deadline.remaining())
     title = f"{Path(model).name} -> {out.name if out else job.output_model}"
     render_report.show(report, people(), title=title)
+    if (report.get("search") or {}).get("front"):
+        tell(f"another point of the front: onnxpress pick {job.id} NUMBER --out FILE", "dim")
     if out:
         tell(f"{out}: sha256 {report['compressed']['sha256']}")
         beside = genai_folder.complete(Path(model), out) if Path(model).is_file() else []

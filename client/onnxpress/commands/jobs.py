@@ -11,11 +11,13 @@ import typer
 from rich.table import Table
 
 from onnxpress.commands.options import AsJson, JobId, Keep, Timeout, Url, writable, write
+from onnxpress.deadline import Deadline
 from onnxpress.documents import Job
 from onnxpress.errors import UsageError
 from onnxpress.exit_codes import code_of_verdict
 from onnxpress.interrupts import cancelled_on_interrupt
 from onnxpress.live_progress import LiveProgress
+from onnxpress.live_search import wait_for
 from onnxpress.render_report import STYLES, show
 from onnxpress.report_formats import report_text
 from onnxpress.terminal import give, give_json, people, session, tell
@@ -63,7 +65,7 @@ def wait(
     """Stay until a job is finished; the exit code is its verdict, as for compress."""
     with session(url, as_json=as_json) as client:
         with LiveProgress(people()) as live, cancelled_on_interrupt(client, lambda: job_id, keep=keep):
-            job = client.jobs.wait(job_id, timeout=timeout, on_update=live.update)
+            job = wait_for(client, job_id, Deadline.after(timeout), live)
         code = code_of_verdict(job.verdict)
         tell(f"job {job.id} {job.status}, verdict: {job.verdict}", STYLES.get(job.verdict, ""))
         if as_json:

@@ -6,6 +6,15 @@ from typing import Annotated
 import typer
 
 from onnxpress.errors import UsageError
+from onnxpress.quantities import parse_patience
+
+
+def _patience(text: str) -> float:
+    try:
+        return parse_patience(text)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from None
+
 
 Url = Annotated[
     str | None,
@@ -20,7 +29,11 @@ Url = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Give one JSON document on stdout.")]
 Timeout = Annotated[
     float | None,
-    typer.Option(min=0.1, metavar="SECONDS", help="Longest time for all of it; exit code 6 when it is over."),
+    typer.Option(
+        parser=_patience,
+        metavar="TIME",
+        help="Longest time for all of it, such as 90 or 30m; exit code 6 when it is over.",
+    ),
 ]
 Keep = Annotated[bool, typer.Option("--keep", help="When interrupted, leave the remote job running.")]
 Data = Annotated[str | None, typer.Option(metavar="FILE", help="NPZ file, or the id of a stored dataset.")]

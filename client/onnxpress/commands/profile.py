@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from onnxpress import gates, render_report
 from onnxpress import recipe as recipes
-from onnxpress import render_report
 from onnxpress.commands.options import AsJson, Data, Judge, Keep, Metric, Timeout, Url, writable, write
 from onnxpress.commands.submit import JobRequest, dry_run_submission, submit
 from onnxpress.deadline import Deadline
@@ -34,7 +34,7 @@ def profile(
     judge: Judge = None,
     metric: Metric = None,
     gate: Annotated[
-        list[str] | None, typer.Option("--gate", metavar="GATE", help=f"Repeatable: {recipes.GATE_FORM}.")
+        list[str] | None, typer.Option("--gate", metavar="GATE", help=f"Repeatable: {gates.GATE_FORM}.")
     ] = None,
     max_p99: Annotated[
         str | None, typer.Option("--max-p99", metavar="TIME", help="Gate: 99 % of runs take at most this, such as 5ms.")
@@ -99,10 +99,7 @@ def profile(
         raise typer.Exit(code)
 
 
-def _add_gates(asked: dict[str, Any], gates: list[str], max_p99: str | None) -> None:
-    told = [recipes.parse_gate(text) for text in gates]
-    if max_p99 is not None:
-        limit = recipes.parse_milliseconds(max_p99, f"--max-p99 {max_p99}")
-        told.append({"metric": "latency_p99", "rule": "max", "value": limit})
+def _add_gates(asked: dict[str, Any], typed: list[str], max_p99: str | None) -> None:
+    told = [*map(gates.parse_gate, typed), *gates.cost_limits(max_p99=max_p99)]
     if told:
         asked["gates"] = [*asked.get("gates", ()), *told]

@@ -8,11 +8,15 @@ from onnxpress.client import Client
 from onnxpress.commands.options import is_id
 from onnxpress.deadline import Deadline
 from onnxpress.documents import Job
-from onnxpress.errors import error_for
+from onnxpress.errors import UsageError, error_for
 from onnxpress.file_transfer import Digested, digest
+from onnxpress.goal import with_limits
 from onnxpress.idempotency import idempotency_key, run_id
 from onnxpress.interrupts import cancelled_on_interrupt
 from onnxpress.live_progress import LiveProgress
+from onnxpress.live_search import wait_for
+from onnxpress.loss_limit import loss_limit
+from onnxpress.metric_text import limit_text
 from onnxpress.network_files import digest_network
 from onnxpress.problem import Problem
 from onnxpress.terminal import give, give_json, people, tell
@@ -38,6 +42,14 @@ class Submission:
 
 
 @dataclass(frozen=True)
+class AllowedLoss:
+    """How much of what the network decides may be lost, as a share; `asked`: somebody said so, else it is what is usual."""
+
+    drop: float
+    asked: bool
+
+
+@dataclass(frozen=True)
 class JobRequest:
     """What is asked for: a spec without ids, and the files or ids that it is about."""
 
@@ -51,6 +63,8 @@ class JobRequest:
     # Networks that a compression starts from, and learns from, instead of the model.
     student: str | None = None
     teacher: str | None = None
+    # What this limits is known once the files are there.
+    loss: AllowedLoss | None = None
 
 
 def submit(
@@ -69,7 +83,7 @@ def submit(
             for warning in job.warnings:
                 live.warn(warning)
             if wait:
-                return client.jobs.wait(job.id, timeout=deadline.remaining(), on_update=live.update)
+                return wait_for(client, job.id, deadline, live)
     if as_json:
         give_json({"job": job.document, "exit_code": 0})
     return None
@@ -87,7 +101,7 @@ def dry_run_submission(client: Client, request: JobRequest, deadline: Deadline, 
         tell(f"warning: {warning}")
     for gate in found.get("gate_samples") or ():
         usually = f", about {gate['usually']} where some decisions change" if gate.get("usually") else ""
-        named = f"gate {gate['gate']} {gate['rule']} {gate['value']:g}"
+        named = f"gate {gate['gate']} {gate['rule']} {limit_text(gate['value'])}"
         tell(f"{named}: takes {gate['needed']} samples{usually}; {gate['judging']} judge")
     if found["cached_from"]:
         tell(f"the result of {found['cached_from']} would answer at once")
@@ -118,12 +132,31 @@ def _prepare(client: Client, request: JobRequest, live: LiveProgress, deadline: 
         spec["dataset"] = data if isinstance(data, str) else sender.dataset(data, request.metric)
     if judge is not None:
         spec["judge"] = judge if isinstance(judge, str) else sender.dataset(judge, request.metric)
+    spec = _with_loss(client, spec, request.loss, live)
     named = [model, *others.values(), data, *((judge,) if judge is not None else ())]
     content = [one.sha256 if isinstance(one, Digested) else one for one in named]
     # A network may be the student in one run and the teacher in another.
     roles = [role for role in others if role != "baseline"]
     asked = {**request.spec, "roles": roles} if roles else request.spec
+    asked = asked if request.loss is None else {**asked, "max_drop": request.loss.drop}
     return Submission(client, spec, idempotency_key("job", content, request.metric, asked, run=run))
+
+
+def _with_loss(client: Client, spec: dict[str, Any], loss: AllowedLoss | None, live: LiveProgress) -> dict[str, Any]:
+    """Add the limit on what may be lost, and say which one it is for this network and its data."""
+    if loss is None:
+        return spec
+    judging = spec.get("judge") or spec.get("dataset")
+    data = None if judging is None else client.datasets.get(judging)
+    try:
+        limit = loss_limit(loss.drop, client.models.get(spec["model"]), data, spec.get("outputs", {}))
+    except UsageError:
+        if loss.asked:
+            raise
+        live.say("no limit on quality: what each output may lose at most is up to the service; --max-drop says it")
+        return spec
+    live.say(f"limit: {limit.words}" + ("" if loss.asked else "; --max-drop says otherwise"))
+    return with_limits(spec, [limit.gate])
 
 
 @dataclass(frozen=True)
