@@ -39,7 +39,11 @@ def _name_nodes(model: ir.Model) -> None:
     taken = {node.name for node in model.graph.all_nodes() if node.name}
     seen: set[str] = set()
     for node in model.graph.all_nodes():
-        if not node.name or node.name in seen:
+        if not node.name and node.outputs and node.outputs[0].name and node.outputs[0].name not in taken:
+            # Unlike a number it stays the same when other nodes go.
+            node.name = node.outputs[0].name
+            taken.add(node.name)
+        elif not node.name or node.name in seen:
             node.name = io.unused_name(taken, f"{node.name or node.op_type}_")
         seen.add(node.name)
 

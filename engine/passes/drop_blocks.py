@@ -1,9 +1,9 @@
 """The `drop_blocks` pass: its parameters and its documentation; the work is in engine.prune.blocks."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from engine.contract import Context, Observe, Pass, Searchable, Work, Workload
 
@@ -23,7 +23,8 @@ class DropBlocks(Pass):
     branches of least damage go one after another, each scored beside those that are gone, until `count` or `share` is
     reached or the damage would pass the limit. No labels are needed. The scores of all branches are in the report.
     `only` names the branches that may go, say the ones that take most of the time: damage before anything was restored is
-    no measure of what is left after `reconstruct` and `distill`.
+    no measure of what is left after `reconstruct` and `distill`. `exactly` names the branches that go, whatever they cost;
+    nothing is scored then.
     """
 
     type: Literal["drop_blocks"] = "drop_blocks"
@@ -50,10 +51,21 @@ class DropBlocks(Pass):
     only: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
         (), max_length=4096, description="Names of the sums whose branches may go; empty: all.", strict=False
     )
+    exactly: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
+        (), max_length=4096, description="Instead: names of the sums whose branches go, without limit.", strict=False
+    )
     samples: int = Field(128, ge=2, le=4096, description="At most so many samples score every candidate.")
 
+    @model_validator(mode="after")
+    def _one_amount(self) -> Self:
+        if self.exactly and (self.only or self.count is not None or self.share is not None):
+            raise ValueError("`exactly` says which branches go: leave out `only`, `count` and `share`")
+        return self
+
     def work(self, load: Workload) -> Work:
-        """Every branch is left out once, on the samples that score."""
+        """Every branch is left out once, on the samples that score; none where they are named."""
+        if self.exactly:
+            return Work()
         branches = max(load.layers // 3, 1)
         return Work(runs=2 * branches * min(load.select, self.samples), networks=2 * branches)
 
@@ -72,11 +84,12 @@ class DropBlocks(Pass):
 
         blocks = find_blocks(model)
         names = [block.name for block in blocks.found]
-        strange = next((name for name in self.only if name not in names), None)
+        field, asked = ("exactly", self.exactly) if self.exactly else ("only", self.only)
+        strange = next((name for name in asked if name not in names), None)
         if strange is not None and blocks.found:
             return Refusal(
                 code="not_applicable",
-                reason=f"`only` names `{strange}`: {blocks.refused.get(strange, 'it is no sum of a residual branch')}.",
+                reason=f"`{field}` names `{strange}`: {blocks.refused.get(strange, 'it is no sum of a residual branch')}.",
                 node=strange,
                 hint=f"Sums whose branch can go: {', '.join(names[:20])}.",
             )
@@ -107,5 +120,6 @@ class DropBlocks(Pass):
             max_kl=self.max_kl,
             min_sqnr_db=self.min_sqnr_db,
             only=frozenset(self.only),
+            exactly=frozenset(self.exactly),
             samples=self.samples,
         )

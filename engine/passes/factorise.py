@@ -39,6 +39,12 @@ class Factorise(Pass):
     break_even: float = Field(
         0.7, gt=0, le=1, description="A layer stays whole if the thin ones take more of its multiplications than this."
     )
+    ranks: dict[Annotated[str, Field(min_length=1, max_length=512)], Annotated[int, Field(ge=1, le=65536)]] = Field(
+        default_factory=dict,
+        max_length=4096,
+        description="Instead: by name of a layer its rank; these layers are split whatever they cost, and no others. A kernel"
+        " has it on the side of its outputs, and keeps the same share of its channels.",
+    )
     race: bool = Field(
         default=True,
         description="Keep only what is faster on the target; false: go by multiplications alone, for size.",
@@ -52,14 +58,18 @@ class Factorise(Pass):
     )
 
     @model_validator(mode="after")
-    def _ratio_pays(self) -> Self:
+    def _one_amount(self) -> Self:
         if self.ratio is not None and self.ratio > self.break_even:
             raise ValueError(f"a ratio of {self.ratio:g} is beyond the break-even of {self.break_even:g}")
+        if self.ratio is not None and self.ranks:
+            raise ValueError("either `ratio` or `ranks` says how thin layers become")
         return self
 
     def work(self, load: Workload) -> Work:
-        """Sums over what layers read, and a decomposition of each weight."""
-        return Work(runs=2 * load.calibrate, networks=4, timed_s=5.0 if self.race else 0.0, per_weight_s=3e-6)
+        """Sums over what layers read, and a decomposition of each weight; ranks that are given need no race."""
+        share = min(1.0, len(self.ranks) / max(load.layers, 1)) if self.ranks else 1.0
+        timed = 5.0 if self.race and not self.ranks else 0.0
+        return Work(runs=2 * load.calibrate, networks=4, timed_s=timed, per_weight_s=3e-6 * share)
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks that are quantized, or hold none of the operators."""
@@ -104,4 +114,5 @@ class Factorise(Pass):
             multiple=self.multiple,
             operators=self.operators,
             exclude=self.exclude,
+            ranks=self.ranks,
         )

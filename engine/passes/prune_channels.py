@@ -1,9 +1,9 @@
 """The `prune_channels` pass: its parameters and its documentation; the work is in engine.prune.channels."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from engine.contract import Context, Observe, Pass, Searchable, Work, Workload
 
@@ -27,7 +27,8 @@ class PruneChannels(Pass):
     magnitude. Every cut is checked against the original with the same channels silenced.
 
     `sparsity` is the share that goes. With `max_drop`, `target_size_ratio` or `target_latency_ratio` the share is searched
-    by bisection instead, and `sparsity` is the most that is tried.
+    by bisection instead, and `sparsity` is the most that is tried. `widths` says of each group by itself how many channels
+    it keeps; the others stay whole.
     """
 
     widens: ClassVar[bool] = True
@@ -36,6 +37,14 @@ class PruneChannels(Pass):
 
     sparsity: Annotated[Share | None, Searchable(low=0.05, high=0.8)] = Field(
         None, description="Share of each group's channels that goes; by default 0.25, or up to 0.9 for a requirement."
+    )
+    widths: dict[Annotated[str, Field(min_length=1, max_length=512)], Annotated[int, Field(ge=1, le=1 << 20)]] = Field(
+        default_factory=dict,
+        max_length=4096,
+        description=(
+            "Instead: by name of a group, exactly how many channels it keeps. A group is named by its kind and any layer that"
+            " makes its channels, such as `channels:conv1`; the layer alone will do where it makes one group."
+        ),
     )
     scope: Annotated[Literal["per_group", "global"], Searchable(choices=("per_group", "global"))] = Field(
         "per_group", description="The same share of every group, or the least important channels of the whole network."
@@ -78,6 +87,14 @@ class PruneChannels(Pass):
     exclude: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
         (), max_length=4096, description="Names of nodes that keep all their channels and their weights.", strict=False
     )
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> Self:
+        others = ("sparsity", "max_drop", "target_size_ratio", "target_latency_ratio")
+        asked = [name for name in others if getattr(self, name) is not None]
+        if self.widths and asked:
+            raise ValueError(f"either `widths` or `{asked[0]}` says how much goes")
+        return self
 
     @property
     def trains(self) -> bool:
@@ -142,4 +159,5 @@ class PruneChannels(Pass):
             min_width=self.min_width,
             reconstruct=self.reconstruct,
             exclude=frozenset(self.exclude),
+            widths=self.widths,
         )

@@ -43,6 +43,8 @@ class BlockSettings:
     samples: int
     # Names of the sums whose branches may go; empty: all.
     only: frozenset[str] = frozenset()
+    # Names of the sums whose branches go, whatever they cost.
+    exactly: frozenset[str] = frozenset()
 
     def most(self, blocks: int) -> int:
         """Give how many of so many branches may go."""
@@ -138,6 +140,8 @@ def drop(model: ir.Model, blocks: Mapping[str, int]) -> None:
 def drop_blocks(model: ir.Model, settings: BlockSettings, context: Context) -> Change | Refusal:
     """Score every branch on the samples to choose by, then remove the cheapest ones in place."""
     blocks = find_blocks(model)
+    if settings.exactly:
+        return _drop_named(model, blocks, settings.exactly)
     most = settings.most(len(blocks.found))
     if settings.only:
         blocks.refused.update(
@@ -179,6 +183,22 @@ def drop_blocks(model: ir.Model, settings: BlockSettings, context: Context) -> C
             samples=damage.samples,
             blocks=told,
             order=tuple(block.name for output in chosen for block in blocks.found if block.output == output),
+            not_considered=left_alone(blocks.refused),
+        ),
+    )
+
+
+def _drop_named(model: ir.Model, blocks: Blocks, names: frozenset[str]) -> Change:
+    gone = [block for block in blocks.found if block.name in names]
+    parameters = {block.name: block.parameters for block in blocks.found}
+    drop(model, {block.output: block.skip for block in gone})
+    return Change(
+        summary=f"{len(gone)} of {len(blocks.found)} residual branches are gone, as the recipe says.",
+        details=DropBlocksDetails(
+            blocks=tuple(
+                ResidualBranch(node=name, parameters=count, dropped=name in names) for name, count in parameters.items()
+            ),
+            order=tuple(block.name for block in gone),
             not_considered=left_alone(blocks.refused),
         ),
     )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from engine.contract import Context
-from engine.errors import ModelUnsupportedError
+from engine.errors import ModelUnsupportedError, SpecInvalidError
 from engine.graph import io, macs
 from engine.graph.coupling import Coupling, analyse
 from engine.graph.groups import Group, Unit
@@ -24,6 +24,7 @@ from engine.prune import gradient_importance, oracle, schedule
 from engine.prune.importance import Importance, Seen, observe, scores
 from engine.prune.reconstruct import repair
 from engine.prune.refittable import refittable
+from engine.prune.widths import Cuts, by_name, kernel_step, require_reached
 from engine.report.pruning_details import (
     ChannelGroup,
     FrozenChannels,
@@ -33,13 +34,10 @@ from engine.report.pruning_details import (
     TriedImportance,
 )
 from engine.report.values import Change, Refusal
-from engine.runtime.processor import cpu_profile
 
 # So much goes in one round; what is left is repaired and ranked anew before the next.
 _ROUND = 0.2
 _MOST_LISTED = 64
-# Kinds whose channels are single columns of a kernel; the others are blocks, of which any number is as good.
-_ROUNDED = frozenset({"channels", "ffn", "hidden"})
 
 Key = tuple[str, tuple[str, ...]]
 
@@ -59,6 +57,8 @@ class ChannelSettings:
     min_width: int
     reconstruct: bool
     exclude: frozenset[str]
+    # By name of a group, how many channels it keeps; where there are any, these groups are cut, and no others.
+    widths: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,8 @@ def _by_importance(model: ir.Model, settings: ChannelSettings, context: Context)
 
 def _pruned(model: ir.Model, settings: ChannelSettings, context: Context) -> Found | Refusal:
     work = Pruning(model, settings, context)
+    if settings.widths:
+        return work, work.cut(), [], ()
     if not work.groups:
         return _nothing_to_prune(work.coupling, settings)
     outcome = schedule.meet(work, settings.amount, context)
@@ -183,6 +185,10 @@ class Pruning:
         self.model, self.settings, self.context = model, settings, context
         with context.working():
             self.coupling = analyse(model)
+        # Of the settings' widths, by the name that they use.
+        self._asked: dict[str, Group] = {}
+        if settings.widths:
+            self._asked = by_name(self.coupling.groups, settings.widths, field="widths")
         self.groups = self._groups(self.coupling)
         self._fits = context.has_data and context.calibration is not None
         self._made: dict[tuple[int, ...], PrunedCandidate] = {}
@@ -201,6 +207,23 @@ class Pruning:
             self._made[key] = self._in_rounds(widths, repaired=self.settings.reconstruct)
         return self._made[key]
 
+    def cut(self) -> PrunedCandidate:
+        """Give a copy of exactly the widths that the settings name, repaired."""
+        asked = self.settings.widths
+        for name, group in self._asked.items():
+            if asked[name] > len(group.atoms):
+                raise SpecInvalidError(
+                    f"`widths` asks for {asked[name]} channels of `{name}`, which has {len(group.atoms)}."
+                )
+        keys = {name: (group.kind, group.producers) for name, group in self._asked.items()}
+        made = self._in_rounds({keys[name]: asked[name] for name in keys}, repaired=self.settings.reconstruct)
+        require_reached(
+            asked,
+            {name: made.widths[key] for name, key in keys.items()},
+            {name: Cuts.of(self.coupling, group) for name, group in self._asked.items()},
+        )
+        return made
+
     def sketch(self, sparsity: float) -> ir.Model:
         """Give a copy of the same widths without repair: good for its size and speed only."""
         return self._in_rounds(self._widths(sparsity), repaired=False).model
@@ -209,6 +232,9 @@ class Pruning:
 
     def _groups(self, coupling: Coupling) -> dict[Key, Group]:
         found: dict[Key, Group] = {}
+        if self._asked:
+            named = {(group.kind, group.producers) for group in self._asked.values()}
+            return {key: group for group in coupling.groups if (key := (group.kind, group.producers)) in named}
         for group in coupling.groups:
             nodes = {*group.producers, *(part.node for part in group.slices)}
             if group.kind in self.settings.kinds and not nodes & self.settings.exclude:
@@ -224,19 +250,15 @@ class Pruning:
 
     def _kept(self, group: Group, share: float) -> int:
         width = len(group.atoms)
-        step = self._favourite(group)
+        step = self._step(group)
         exact = width * (1 - share)
         kept = step * math.floor(exact / step + 0.5) if width > step else math.floor(exact + 0.5)
         return min(width, max(kept, self.settings.min_width, 1))
 
-    def _favourite(self, group: Group) -> int:
-        """Give the step of widths that the target's kernels fill."""
-        if self.settings.round_to != "auto":
-            return self.settings.round_to
-        if group.kind not in _ROUNDED:
-            return 1
-        wide = self.context.target.provider == "cpu" and "avx512f" in cpu_profile().flags
-        return 16 if wide else 8
+    def _step(self, group: Group) -> int:
+        """Give the step that widths are rounded to."""
+        rounded = self.settings.round_to
+        return kernel_step(group.kind, self.context.target) if rounded == "auto" else rounded
 
     def _global_shares(self, sparsity: float) -> dict[Key, float]:
         """Rank the units of all groups together, by what they cost the network for what they save."""
@@ -298,12 +320,14 @@ class Pruning:
         candidate, kept = self.model, dict[str, npt.NDArray[np.intp]]()
         agreement = oracle.Agreement(0.0, oracle.ROUNDING)
         refits: Sequence[RefittedLayer] = ()
+        left = {key: len(group.atoms) for key, group in self.groups.items()}
         for number in range(rounds):
             coupling = self.coupling if number == 0 else self._analysed(candidate)
             groups = self.groups if number == 0 else self._groups(coupling)
             atoms = self._choose(candidate, coupling, groups, widths, (number + 1) / rounds)
             if not atoms:
                 continue
+            left |= {key: len(set(group.atoms) - atoms) for key, group in groups.items()}
             with self.context.working():
                 pruned = remove(candidate, coupling, atoms)
             agreement = agreement.worse(self._check(candidate, pruned, coupling, atoms))
@@ -311,7 +335,7 @@ class Pruning:
             candidate = pruned
             if repaired:
                 refits = self._repair(candidate, kept, number / rounds, rounds)
-        return PrunedCandidate(candidate, self._left(candidate), agreement, refits, rounds)
+        return PrunedCandidate(candidate, left | self._left(candidate), agreement, refits, rounds)
 
     def _analysed(self, model: ir.Model) -> Coupling:
         with self.context.working():
@@ -321,9 +345,8 @@ class Pruning:
         """Count what each group has left, in the same channels as `groups` counts."""
         if candidate is self.model:
             return {key: len(group.atoms) for key, group in self.groups.items()}
-        left = self._groups(self._analysed(candidate))
-        # A group that has one channel left is none any more.
-        return {key: len(left[key].atoms) if key in left else 1 for key in self.groups}
+        # A group of which nothing more can go is none any more.
+        return {key: len(group.atoms) for key, group in self._groups(self._analysed(candidate)).items()}
 
     def _choose(
         self,

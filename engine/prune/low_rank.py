@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from engine.solve.gram import Moments
 from engine.solve.lowrank import low_rank, tucker
 from engine.solve.ridge import reconstruct
 
+_OPERATORS = ("MatMul", "Gemm", "Conv")
+_SHOWN = 20
 _SMALLEST_WEIGHTS = 4096
 # Kinds of layers whose time is measured, the largest first; a race of many networks takes long.
 _RACED_KINDS = 8
@@ -45,6 +47,8 @@ class FactoriseSettings:
     multiple: int
     operators: tuple[str, ...]
     exclude: tuple[str, ...]
+    # By layer; where there are any, these layers are split, to exactly this, and no others.
+    ranks: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,16 @@ class _Solved:
     errors: Mapping[str, float]
 
 
+def splittable(model: ir.Model) -> frozenset[str]:
+    """Name the layers that can be split."""
+    return frozenset(layer.name for layer in find(model, _OPERATORS, (), _objection).found)
+
+
 def check(model: ir.Model, settings: FactoriseSettings) -> Refusal | None:
-    """Refuse a network without a layer that could be split."""
+    """Refuse a network without a layer that could be split, and ranks of layers that cannot."""
     layers = _layers(model, settings)
+    if settings.ranks:
+        return _check_ranks(layers, settings.ranks)
     if layers.found:
         return None
     if not layers.refused:
@@ -73,11 +84,33 @@ def check(model: ir.Model, settings: FactoriseSettings) -> Refusal | None:
     )
 
 
+def _check_ranks(layers: Layers, asked: Mapping[str, int]) -> Refusal | None:
+    names = [layer.name for layer in layers.found]
+    strange = next((name for name in asked if name not in names), None)
+    if strange is not None:
+        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        return Refusal(
+            code="not_applicable",
+            reason=f"`ranks` names `{strange}`: {layers.refused.get(strange, 'the network has no such layer')}.",
+            node=strange,
+            hint=f"Layers that can be split: {shown}." if names else None,
+        )
+    for layer in layers.found:
+        full = min(layer.outputs, layer.inputs)
+        if layer.name in asked and asked[layer.name] >= full:
+            return Refusal(
+                code="not_applicable",
+                reason=f"`ranks` asks for rank {asked[layer.name]} of `{layer.name}`, which has rank {full} as it is.",
+                node=layer.name,
+            )
+    return None
+
+
 def factorise(model: ir.Model, settings: FactoriseSettings, context: Context) -> Change | Refusal:
     """Split layers in place: choose ranks on the layers' inputs, race the result, solve layer after layer."""
     layers = _layers(model, settings)
     splits = _choose(model, layers, settings, context)
-    times = _race(model, splits, context) if settings.race and splits else {}
+    times = _race(model, splits, context) if settings.race and splits and not settings.ranks else {}
     chosen = []
     for split in splits:
         time = times.get(split.kind)
@@ -150,6 +183,12 @@ def _multiplies(node: ir.Node) -> bool:
 def _choose(model: ir.Model, layers: Layers, settings: FactoriseSettings, context: Context) -> list[Split]:
     """Give each layer the ranks that were asked for; refuse those that would not save enough."""
     wanted: dict[str, Split] = {}
+    if settings.ranks:
+        return [
+            ranks.by_rank(layer, settings.ranks[layer.name], settings.multiple)
+            for layer in layers.found
+            if layer.name in settings.ranks
+        ]
     if settings.ratio is not None:
         for layer in layers.found:
             wanted[layer.name] = ranks.by_cost(layer, settings.ratio, settings.multiple)

@@ -15,6 +15,8 @@ from engine.solve.gram import Moments
 from engine.solve.lowrank import low_rank
 
 Doubles = npt.NDArray[np.float64]
+# Ranks are multiples of this where nobody asks for another one.
+RANK_STEP = 8
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,19 @@ def by_cost(layer: LinearLayer, ratio: float, multiple: int) -> Split:
         if split.cost <= ratio:
             best = split
     return best
+
+
+def by_rank(layer: LinearLayer, rank: int, multiple: int) -> Split:
+    """Give a split of this rank; a kernel has it on the side of its outputs, and the same share of its channels."""
+    if not _is_kernel(layer):
+        return Split(layer, (min(rank, layer.outputs, layer.inputs),))
+    channels = channels_at(rank, channels_of(layer), layer.outputs, multiple)
+    return _fitting(layer, min(rank, layer.outputs), channels)
+
+
+def channels_at(rank: int, channels: int, outputs: int, multiple: int) -> int:
+    """Give how many channels a kernel reads at a rank of its outputs: the same share of them."""
+    return _rounded(max(1, math.ceil(channels * rank / outputs)), channels, multiple)
 
 
 def channels_of(layer: LinearLayer) -> int:

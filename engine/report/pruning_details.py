@@ -162,7 +162,10 @@ class ResidualBranch(Detail):
 
     node: str
     parameters: int
-    damage: float | None = Field(description="In the pass's metric; null: the network does not run without it.")
+    damage: float | None = Field(
+        None,
+        description="In the pass's metric; null: the network does not run without it, or the recipe named what goes.",
+    )
     dropped: bool
     reason: str | None = Field(None, description="Why the network does not run without it.")
 
@@ -171,11 +174,13 @@ class DropBlocksDetails(Detail):
     """What `drop_blocks` did."""
 
     of: Literal["drop_blocks"] = "drop_blocks"
-    metric: Literal["kl", "noise_share"] = Field(
-        description="KL divergence in nats where outputs score classes, else the noise's share of the outputs' energy."
+    metric: Literal["kl", "noise_share"] | None = Field(
+        None,
+        description="KL divergence in nats where outputs score classes, else the noise's share of the outputs' energy; null:"
+        " nothing was scored, for the recipe named what goes.",
     )
-    after: float | None = Field(description="Damage of all that was dropped together.")
-    samples: int
+    after: float | None = Field(None, description="Damage of all that was dropped together.")
+    samples: int = 0
     blocks: tuple[ResidualBranch, ...]
     order: tuple[str, ...] = Field(description="In which the branches went.")
     not_considered: tuple[LeftAlone, ...]

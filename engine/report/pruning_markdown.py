@@ -118,12 +118,16 @@ _FACTORISED: tuple[tuple[str, Callable[[FactorisedLayer], str]], ...] = (
     ("method", lambda layer: layer.method),
     ("held-out error", _errors),
 )
-_BRANCHES: dict[str, tuple[tuple[str, Callable[[ResidualBranch], str]], ...]] = {
+_BRANCHES: dict[str | None, tuple[tuple[str, Callable[[ResidualBranch], str]], ...]] = {
     metric: (
         ("branch", lambda branch: branch.node),
         ("weights", lambda branch: str(branch.parameters)),
         (title, lambda branch: _share(branch.damage)),
         ("", _fate),
     )
-    for metric, title in (("kl", "KL divergence without it (nats)"), ("noise_share", "noise without it"))
+    for metric, title in (
+        ("kl", "KL divergence without it (nats)"),
+        ("noise_share", "noise without it"),
+        (None, "damage"),
+    )
 }

@@ -9,6 +9,7 @@ from engine.goal import Budget, Goal, NodeName, Precision, Strategy
 
 # How much is done for a candidate: cut and refitted in closed form; and distilled for a while, or for all that is left.
 Level = Literal["refit", "short", "full"]
+Option = str | int | float | bool | None
 Kept = Annotated[int, Field(ge=1, le=1 << 20)]
 
 
@@ -33,6 +34,10 @@ class Point(_Asked):
     )
     precision: Precision = "float32"
     in_float: tuple[NodeName, ...] = Field((), description="Layers that stay in float where others are quantized.")
+    options: dict[str, Option] = Field(
+        default_factory=dict,
+        description="Parameters of passes that are not at their defaults, as `prune_channels.importance`.",
+    )
 
 
 class Predicted(_Asked):

@@ -4,11 +4,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.report.search import Level, Point, Predicted
+from engine.report.search import Level, Option, Point, Predicted
 from engine.report.values import Quality, Ratio
 
 # The report speaks of points too, so that they lie with its values.
-__all__ = ["Level", "Point", "Predicted", "Proposal", "Told", "TrialValues"]
+__all__ = ["Level", "Option", "Point", "Predicted", "Proposal", "Told", "TrialValues"]
 
 
 class _Value(BaseModel):

@@ -1,0 +1,76 @@
+"""What of the passes themselves a search may turn: the fields that passes declare as `Searchable`."""
+
+import math
+from collections.abc import Iterator
+from typing import get_args
+
+from engine.contract import Pass, Searchable
+from engine.goal import Precision
+from engine.passes import PASSES
+from engine.search.values import Option
+
+# What a point says in its own words.
+_SAID_BY_POINTS = frozenset(
+    {
+        *("prune_channels.sparsity", "prune_channels.scope", "drop_blocks.count", "drop_blocks.share"),
+        *("factorise.energy", "factorise.ratio", "quantize_weights.bits", "distill.seconds"),
+    }
+)
+# Values of a range that are tried.
+_STEPS = 4
+# The pass that makes each precision.
+PASS_OF: dict[Precision, str] = {
+    "static": "quantize_static",
+    "dynamic": "quantize_dynamic",
+    "weights8": "quantize_weights",
+    "weights4": "quantize_weights",
+    "float16": "float16",
+}
+_ALWAYS = ("prune_channels", "distill")
+
+
+def searchable(kind: type[Pass]) -> dict[str, tuple[Option, ...]]:
+    """Give by field of a pass the values that are worth trying, its default among them."""
+    return {name: _with_default(kind, name, note) for name, note in _notes(kind)}
+
+
+def options_of(precisions: tuple[Precision, ...], *, train: bool) -> dict[str, tuple[Option, ...]]:
+    """Give what may be turned of the passes that such a search uses, as `quantize_weights.group`: values, default first."""
+    used = {PASS_OF[precision] for precision in precisions if precision in PASS_OF} | {
+        name for name in _ALWAYS if train or name != "distill"
+    }
+    found: dict[str, tuple[Option, ...]] = {}
+    for kind in PASSES:
+        name = str(kind.model_fields["type"].default)
+        if name in used:
+            found |= {
+                full: values
+                for field, values in searchable(kind).items()
+                if (full := f"{name}.{field}") not in _SAID_BY_POINTS
+            }
+    return found
+
+
+def _notes(kind: type[Pass]) -> Iterator[tuple[str, Searchable]]:
+    for name, field in kind.model_fields.items():
+        # An annotation of an alternative stands inside of the union.
+        inner = [note for each in get_args(field.annotation) for note in getattr(each, "__metadata__", ())]
+        for note in (*field.metadata, *inner):
+            if isinstance(note, Searchable):
+                yield name, note
+
+
+def _with_default(kind: type[Pass], name: str, note: Searchable) -> tuple[Option, ...]:
+    default = kind.model_fields[name].default
+    return tuple(dict.fromkeys([default, *_values(note)]))
+
+
+def _values(note: Searchable) -> tuple[Option, ...]:
+    if note.choices is not None:
+        return note.choices
+    assert note.low is not None
+    assert note.high is not None
+    shares = [step / (_STEPS - 1) for step in range(_STEPS)]
+    if note.log:
+        return tuple(float(f"{math.exp((1 - s) * math.log(note.low) + s * math.log(note.high)):.3g}") for s in shares)
+    return tuple(float(f"{(1 - s) * note.low + s * note.high:.3g}") for s in shares)

@@ -1,0 +1,53 @@
+"""The recipe that makes a point's network, so that any point can be made later by an ordinary compression."""
+
+from typing import Any
+
+from engine.goal import Space
+from engine.search.options import PASS_OF
+from engine.search.values import Level, Option, Point
+
+# Shorter training shows nothing.
+LEAST_TRAIN_S = 1.0
+_BITS = {"weights8": 8, "weights4": 4}
+
+
+def recipe_of(
+    point: Point, space: Space, *, train_s: float = 0.0, level: Level = "refit", seed: int = 0
+) -> tuple[dict[str, Any], ...]:
+    """Give the bodies of the passes that make a point, in their order.
+
+    At the level `full`, integers are refined on the samples to choose by; at the others that is left out for the time it takes.
+    """
+    passes: list[dict[str, Any]] = [{"type": "simplify"}, {"type": "fuse"}]
+    if point.dropped:
+        passes.append({"type": "drop_blocks", "exactly": list(point.dropped)})
+    if point.widths:
+        passes.append({"type": "prune_channels", "widths": dict(point.widths)})
+    if point.ranks:
+        passes.append({"type": "factorise", "ranks": dict(point.ranks)})
+    if point.dropped:
+        # What was cut is refitted by the steps that cut it; a branch that is gone only shows to the layers behind it.
+        passes.append({"type": "reconstruct"})
+    if train_s >= LEAST_TRAIN_S:
+        passes.append({"type": "distill", "seconds": float(train_s), "flip": space.flip, "seed": seed})
+    if point.precision != "float32":
+        passes.append(_precision(point, careful=level == "full"))
+    return tuple({**step, **_options(str(step["type"]), point.options)} for step in passes)
+
+
+def _precision(point: Point, *, careful: bool) -> dict[str, Any]:
+    step: dict[str, Any] = {"type": PASS_OF[point.precision]}
+    if point.precision != "float16":
+        step["exclude"] = list(point.in_float)
+    if point.precision == "static":
+        # The search itself says which layers stay in float.
+        step |= {"improve": careful, "measure_layers": False}
+    if point.precision in _BITS:
+        step["bits"] = _BITS[point.precision]
+    return step
+
+
+def _options(name: str, options: dict[str, Option]) -> dict[str, Option]:
+    return {
+        field: value for full, value in options.items() for owner, _, field in [full.partition(".")] if owner == name
+    }
