@@ -22,12 +22,22 @@ def kernel_step(kind: str, target: Target) -> int:
     return 16 if target.provider == "cpu" and "avx512f" in cpu_profile().flags else 8
 
 
-def names_of(groups: Iterable[Group]) -> dict[str, Group]:
-    """Name groups by their kind and the first layer that makes their channels: `channels:conv1`, `heads:attention.q`.
+def names_of(groups: Iterable[Group]) -> list[tuple[Group, list[str]]]:
+    """Give each group with its names: its kind and a layer that makes its channels, as `channels:conv1`.
 
-    Unlike a group's number, such a name still holds when channels have gone, or other parts of the network.
+    Unlike a group's number, such a name still holds when channels have gone, or other parts of the network. A layer that makes
+    several groups of a kind has them numbered.
     """
-    return {each[0]: group for group, each in _listed(groups).values()}
+    found = []
+    seen: dict[str, int] = {}
+    for group in groups:
+        names = []
+        for layer in dict.fromkeys(group.producers):
+            plain = f"{group.kind}:{layer}"
+            seen[plain] = seen.get(plain, 0) + 1
+            names.append(plain if seen[plain] == 1 else f"{plain}#{seen[plain]}")
+        found.append((group, names))
+    return found
 
 
 def by_name(groups: Iterable[Group], names: Iterable[str], *, field: str) -> dict[str, Group]:
@@ -35,41 +45,26 @@ def by_name(groups: Iterable[Group], names: Iterable[str], *, field: str) -> dic
 
     Raises SpecInvalidError for a name that fits none, or several, or a group that was named before.
     """
-    listed = _listed(groups)
+    listed = names_of(groups)
     found: dict[str, Group] = {}
-    taken: dict[int, str] = {}
+    taken: dict[str, str] = {}
     for name in names:
-        fitting = [
-            number for number, (_, each) in listed.items() if name in each or name in {_layer(full) for full in each}
-        ]
+        fitting = [(group, each) for group, each in listed if name in each or name in {_layer(full) for full in each}]
         if not fitting:
             raise SpecInvalidError(
                 f"`{field}` names `{name}`, which is no group of channels of the network.",
-                hint=f"There is {_some([each[0] for _, each in listed.values()])}." if listed else None,
+                hint=f"There is {_some([each[0] for _, each in listed])}." if listed else None,
             )
         if len(fitting) > 1:
             raise SpecInvalidError(
                 f"`{field}` names `{name}`, which makes the channels of {len(fitting)} groups.",
-                hint=f"Say which: {_some([listed[number][1][0] for number in fitting])}.",
+                hint=f"Say which: {_some([each[0] for _, each in fitting])}.",
             )
-        if fitting[0] in taken:
-            raise SpecInvalidError(f"`{field}` names one group twice: `{taken[fitting[0]]}` and `{name}`.")
-        taken[fitting[0]] = name
-        found[name] = listed[fitting[0]][0]
-    return found
-
-
-def _listed(groups: Iterable[Group]) -> dict[int, tuple[Group, list[str]]]:
-    """Give each group with all of its names; a layer that makes several groups of a kind has them numbered."""
-    found: dict[int, tuple[Group, list[str]]] = {}
-    seen: dict[str, int] = {}
-    for number, group in enumerate(groups):
-        names = []
-        for layer in dict.fromkeys(group.producers):
-            plain = f"{group.kind}:{layer}"
-            seen[plain] = seen.get(plain, 0) + 1
-            names.append(plain if seen[plain] == 1 else f"{plain}#{seen[plain]}")
-        found[number] = (group, names)
+        group, (first, *_) = fitting[0]
+        if first in taken:
+            raise SpecInvalidError(f"`{field}` names one group twice: `{taken[first]}` and `{name}`.")
+        taken[first] = name
+        found[name] = group
     return found
 
 
@@ -128,3 +123,8 @@ def require_reached(asked: Mapping[str, int], reached: Mapping[str, int], cuts: 
                 f"`{name}` cannot keep {kept} of its {one.size} channels: they go in sets of {one.unit}.",
                 hint=f"It can keep {others}." if kept not in {below, above} else None,
             )
+
+
+def group_widths(coupling: Coupling) -> dict[str, int]:
+    """Give by each name of a group how many channels it has."""
+    return {name: len(group.atoms) for group, names in names_of(coupling.groups) for name in names}

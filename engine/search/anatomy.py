@@ -38,6 +38,11 @@ class WidthGroup:
     # Layers that make its channels.
     producers: tuple[str, ...]
 
+    @property
+    def named_after(self) -> str:
+        """The layer in its name."""
+        return self.name.partition(":")[2].partition("#")[0]
+
     def nearest(self, share: float) -> int:
         """Give the allowed width nearest to a share of its size; of two the larger."""
         return min(self.widths, key=lambda width: (abs(width - share * self.size), -width))
@@ -110,17 +115,17 @@ class Anatomy:
 def read(model: ir.Model, space: Space, target: Target) -> Anatomy:
     """Read a simplified network; it stays as it is."""
     model = io.copy(model)
-    blocks = find_blocks(model).found if space.drop_blocks else []
+    blocks = find_blocks(model).found
     excluded = frozenset(space.exclude)
-    branches = tuple(
+    branches = [
         Branch(block.name, frozenset(linear.node_name(node) for node in block.nodes), block.parameters)
         for block in blocks
-        if not excluded & {block.name, *(linear.node_name(node) for node in block.nodes)}
-    )
+    ]
     coupling = analyse(model)
+    may_go = frozenset[str]().union(*(branch.nodes for branch in branches))
     named = {
-        name: group
-        for name, group in names_of(coupling.groups).items()
+        _lasting(group, names, may_go): group
+        for group, names in names_of(coupling.groups)
         if group.kind in KINDS and not excluded & {*group.producers, *(part.node for part in group.slices)}
     }
     groups = tuple(
@@ -129,10 +134,18 @@ def read(model: ir.Model, space: Space, target: Target) -> Anatomy:
     known = {group.name: named[group.name] for group in groups}
     return Anatomy(
         groups,
-        branches,
+        tuple(each for each in branches if space.drop_blocks and not excluded & {each.name, *each.nodes}),
         tuple(_layers(model, known, space, excluded)),
         macs=sum(coupling.macs.values()),
         parameters=coupling.parameters,
+    )
+
+
+def _lasting(group: Group, names: Sequence[str], may_go: frozenset[str]) -> str:
+    """Choose the name by a layer that stays, whichever branches go, where there is one."""
+    return next(
+        (name for name, layer in zip(names, dict.fromkeys(group.producers), strict=True) if layer not in may_go),
+        names[0],
     )
 
 

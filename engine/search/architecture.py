@@ -75,7 +75,7 @@ class Architecture:
             blocks={branch.name: branch for branch in found.branches},
             layers={layer.name: layer for layer in found.layers},
             precisions=precisions or ("float32",),
-            options=options_of(precisions, train=space.train),
+            options=options_of(precisions),
             macs=found.macs,
             parameters=found.parameters,
         )
@@ -84,13 +84,9 @@ class Architecture:
 
     def normalise(self, point: Point) -> Point:
         """Give the point in the one form that its network has: sorted, without what is full size, gone or without effect."""
-        gone: set[str] = set()
-        dropped = []
-        for name in self._in_order(point.dropped):
-            # A branch inside of a larger one that goes is gone with it.
-            if not any(name in self.blocks[other].nodes for other in point.dropped if other in self.blocks):
-                dropped.append(name)
-                gone |= self.blocks[name].nodes
+        gone = self.gone(point)
+        # A branch inside of a larger one that goes is gone with it.
+        dropped = [name for name in self.blocks if name in point.dropped and name not in gone]
         widths = {
             name: point.widths[name]
             for name, group in self.groups.items()
@@ -120,11 +116,8 @@ class Architecture:
     def _pays(self, at: LayerAt, rank: int) -> bool:
         return rank < min(at.reads, at.makes) and at.layer.split_share(rank, at.reads, at.makes) <= BREAK_EVEN
 
-    def _in_order(self, names: tuple[str, ...]) -> Iterator[str]:
-        return (name for name in self.blocks if name in names)
-
     def _effective(self, point: Point, *, prunes: bool) -> dict[str, Option]:
-        used = {PASS_OF.get(point.precision), "distill"} | ({"prune_channels"} if prunes else set())
+        used = {PASS_OF.get(point.precision)} | ({"prune_channels"} if prunes else set())
         return {
             name: point.options[name]
             for name, values in self.options.items()
@@ -250,9 +243,13 @@ class Architecture:
 
     # --- what a point is ---------------------------------------------------------------------------------------------
 
+    def gone(self, point: Point) -> frozenset[str]:
+        """Name the nodes that go with a point's branches."""
+        return frozenset[str]().union(*(self.blocks[name].nodes for name in point.dropped if name in self.blocks))
+
     def layers_at(self, point: Point) -> tuple[LayerAt, ...]:
         """Give the layers that are left at a point, with their widths and ranks, in the graph's order."""
-        gone = frozenset[str]().union(*(self.blocks[name].nodes for name in point.dropped if name in self.blocks))
+        gone = self.gone(point)
         kept = {name: (point.widths.get(name, group.size), group.size) for name, group in self.groups.items()}
         return tuple(
             LayerAt(layer, layer.reads.width(kept), layer.makes.width(kept), point.ranks.get(layer.name))
@@ -283,7 +280,7 @@ class Architecture:
         return ", ".join(parts) if parts else "the network as it is"
 
     def _told_widths(self, point: Point) -> Iterator[str]:
-        gone = frozenset[str]().union(*(self.blocks[name].nodes for name in point.dropped if name in self.blocks))
+        gone = self.gone(point)
         by_kind: dict[str, list[WidthGroup]] = {}
         for group in self.groups.values():
             if not gone.issuperset(group.producers):

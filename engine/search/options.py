@@ -13,7 +13,7 @@ from engine.search.values import Option
 _SAID_BY_POINTS = frozenset(
     {
         *("prune_channels.sparsity", "prune_channels.scope", "drop_blocks.count", "drop_blocks.share"),
-        *("factorise.energy", "factorise.ratio", "quantize_weights.bits", "distill.seconds"),
+        *("factorise.energy", "factorise.ratio", "quantize_weights.bits"),
     }
 )
 # Values of a range that are tried.
@@ -26,7 +26,6 @@ PASS_OF: dict[Precision, str] = {
     "weights4": "quantize_weights",
     "float16": "float16",
 }
-_ALWAYS = ("prune_channels", "distill")
 
 
 def searchable(kind: type[Pass]) -> dict[str, tuple[Option, ...]]:
@@ -34,11 +33,9 @@ def searchable(kind: type[Pass]) -> dict[str, tuple[Option, ...]]:
     return {name: _with_default(kind, name, note) for name, note in _notes(kind)}
 
 
-def options_of(precisions: tuple[Precision, ...], *, train: bool) -> dict[str, tuple[Option, ...]]:
+def options_of(precisions: tuple[Precision, ...]) -> dict[str, tuple[Option, ...]]:
     """Give what may be turned of the passes that such a search uses, as `quantize_weights.group`: values, default first."""
-    used = {PASS_OF[precision] for precision in precisions if precision in PASS_OF} | {
-        name for name in _ALWAYS if train or name != "distill"
-    }
+    used = {"prune_channels", *(PASS_OF[precision] for precision in precisions if precision in PASS_OF)}
     found: dict[str, tuple[Option, ...]] = {}
     for kind in PASSES:
         name = str(kind.model_fields["type"].default)

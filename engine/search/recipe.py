@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from engine.goal import Space
+from engine.search.architecture import Architecture
 from engine.search.options import PASS_OF
 from engine.search.values import Level, Option, Point
 
@@ -12,27 +12,39 @@ _BITS = {"weights8": 8, "weights4": 4}
 
 
 def recipe_of(
-    point: Point, space: Space, *, train_s: float = 0.0, level: Level = "refit", seed: int = 0
+    point: Point, architecture: Architecture, *, train_s: float = 0.0, level: Level = "refit", seed: int = 0
 ) -> tuple[dict[str, Any], ...]:
     """Give the bodies of the passes that make a point, in their order.
 
     At the level `full`, integers are refined on the samples to choose by; at the others that is left out for the time it takes.
     """
+    point = architecture.normalise(point)
     passes: list[dict[str, Any]] = [{"type": "simplify"}, {"type": "fuse"}]
     if point.dropped:
         passes.append({"type": "drop_blocks", "exactly": list(point.dropped)})
     if point.widths:
-        passes.append({"type": "prune_channels", "widths": dict(point.widths)})
+        passes.append({"type": "prune_channels", "widths": _by_what_stays(point, architecture)})
     if point.ranks:
         passes.append({"type": "factorise", "ranks": dict(point.ranks)})
     if point.dropped:
         # What was cut is refitted by the steps that cut it; a branch that is gone only shows to the layers behind it.
         passes.append({"type": "reconstruct"})
     if train_s >= LEAST_TRAIN_S:
-        passes.append({"type": "distill", "seconds": float(train_s), "flip": space.flip, "seed": seed})
+        passes.append({"type": "distill", "seconds": float(train_s), "flip": architecture.space.flip, "seed": seed})
     if point.precision != "float32":
         passes.append(_precision(point, careful=level == "full"))
     return tuple({**step, **_options(str(step["type"]), point.options)} for step in passes)
+
+
+def _by_what_stays(point: Point, architecture: Architecture) -> dict[str, int]:
+    """Name groups by a layer that is still there when the point's branches are gone."""
+    gone, found = architecture.gone(point), {}
+    for name, kept in point.widths.items():
+        group = architecture.groups[name]
+        lasting = next(layer for layer in group.producers if layer not in gone)
+        stays = group.named_after not in gone
+        found[name if stays else f"{group.kind}:{lasting}"] = kept
+    return found
 
 
 def _precision(point: Point, *, careful: bool) -> dict[str, Any]:
