@@ -59,6 +59,8 @@ class ChannelSettings:
     exclude: frozenset[str]
     # By name of a group, how many channels it keeps; where there are any, these groups are cut, and no others.
     widths: Mapping[str, int] = field(default_factory=dict)
+    # None: one for each fifth that goes.
+    rounds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -316,7 +318,7 @@ class Pruning:
     def _in_rounds(self, widths: Mapping[Key, int], *, repaired: bool) -> PrunedCandidate:
         repaired = repaired and self._fits
         largest = max(1 - kept / len(self.groups[key].atoms) for key, kept in widths.items())
-        rounds = max(1, math.ceil(largest / _ROUND - 1e-9)) if repaired else 1
+        rounds = (self.settings.rounds or max(1, math.ceil(largest / _ROUND - 1e-9))) if repaired else 1
         candidate, kept = self.model, dict[str, npt.NDArray[np.intp]]()
         agreement = oracle.Agreement(0.0, oracle.ROUNDING)
         refits: Sequence[RefittedLayer] = ()

@@ -12,7 +12,7 @@ from engine.errors import SpecInvalidError
 from engine.goal import Precision, Space
 from engine.search import anatomy
 from engine.search.anatomy import BREAK_EVEN, Branch, Layer, WidthGroup
-from engine.search.options import PASS_OF, options_of
+from engine.search.options import PASS_OF, objection_to, options_of
 from engine.search.values import Option, Point
 from engine.target import Target
 
@@ -66,9 +66,9 @@ class Architecture:
 
     @classmethod
     def of(cls, model: ir.Model, space: Space, target: Target, *, has_data: bool = True) -> "Architecture":
-        """Read a network as `candidate.prepared` gives it; without data no precision that takes ranges is among its points."""
+        """Read a network that is simplified and fused; a precision that it cannot have is not among its points."""
         found = anatomy.read(model, space, target)
-        precisions = tuple(each for each in space.precisions if has_data or each != "static")
+        precisions = tuple(each for each in space.precisions if not objection_to(each, model, has_data=has_data))
         return cls(
             space=space,
             groups={group.name: group for group in found.groups},

@@ -4,8 +4,13 @@ import math
 from collections.abc import Iterator
 from typing import get_args
 
+import onnx_ir as ir
+
 from engine.contract import Pass, Searchable
+from engine.errors import EngineError
 from engine.goal import Precision
+from engine.graph import io
+from engine.graph.widening import widen
 from engine.passes import PASSES
 from engine.search.values import Option
 
@@ -26,6 +31,24 @@ PASS_OF: dict[Precision, str] = {
     "weights4": "quantize_weights",
     "float16": "float16",
 }
+
+
+def objection_to(precision: Precision, model: ir.Model, *, has_data: bool) -> str | None:
+    """Say why a network cannot have a precision, as the pass that makes it says it; None where it can."""
+    if precision not in PASS_OF:
+        return None
+    kind = next(each for each in PASSES if each.model_fields["type"].default == PASS_OF[precision])
+    if kind.needs_data and not has_data:
+        return "The pass needs calibration data, and there are none."
+    step, candidate = kind(), io.copy(model)
+    if step.widens:
+        widen(candidate)
+    try:
+        step.prepare(candidate)
+        refusal = step.check(candidate)
+    except EngineError as error:
+        return error.message
+    return None if refusal is None else refusal.reason
 
 
 def searchable(kind: type[Pass]) -> dict[str, tuple[Option, ...]]:

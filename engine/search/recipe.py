@@ -16,14 +16,16 @@ def recipe_of(
 ) -> tuple[dict[str, Any], ...]:
     """Give the bodies of the passes that make a point, in their order.
 
-    At the level `full`, integers are refined on the samples to choose by; at the others that is left out for the time it takes.
+    At the level `full`, channels go in several rounds and integers are refined on the samples to choose by; at the others that
+    is left out for the time it takes.
     """
     point = architecture.normalise(point)
     passes: list[dict[str, Any]] = [{"type": "simplify"}, {"type": "fuse"}]
     if point.dropped:
         passes.append({"type": "drop_blocks", "exactly": list(point.dropped)})
     if point.widths:
-        passes.append({"type": "prune_channels", "widths": _by_what_stays(point, architecture)})
+        step: dict[str, Any] = {"type": "prune_channels", "widths": _by_what_stays(point, architecture)}
+        passes.append(step if level == "full" else {**step, "rounds": 1})
     if point.ranks:
         passes.append({"type": "factorise", "ranks": dict(point.ranks)})
     if point.dropped:
