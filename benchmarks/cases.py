@@ -112,6 +112,12 @@ def write_calibration(data: Data, path: Path) -> dict[str, Any]:
     return {"constants": sorted(data.constants), "sample_axis": dict(data.sample_axis)}
 
 
+def write_choosing(data: Data, path: Path) -> None:
+    """Store the samples that ours chooses by, with their labels where there are any, for a peer that chooses too."""
+    labels = {} if data.chosen_by is None else {"label": data.chosen_by}
+    np.savez(path, allow_pickle=False, **data.select, **data.constants, **labels)
+
+
 def write_dataset(data: Data, path: Path) -> None:
     """Store a dataset for the engine: what calibrates, and what it may choose on, if nothing is given every other one."""
     arrays, count = dict(data.calibration), len(next(iter(data.calibration.values())))

@@ -34,6 +34,7 @@ class Entry:
     """Who compresses, how: the script that does it, in which peer's environment (None: ours), with which settings.
 
     `untrained`: made only to be raced; its answers mean nothing. `networks`: files that the settings speak of, by their role.
+    `chooses`: a peer that gets the samples to choose by too, as ours does.
     """
 
     maker: str
@@ -43,6 +44,7 @@ class Entry:
     peer: str | None = None
     untrained: bool = False
     networks: Mapping[str, Path] = field(default_factory=dict)
+    chooses: bool = False
 
     @property
     def name(self) -> str:
@@ -273,6 +275,9 @@ def _order(case: Case, data: Data, entry: Entry, out: Path, bounds: Mapping[str,
     request["layout"] = cases.write_calibration(data, inputs)
     request["calibration"] = str(inputs)
     request["settings"] = dict(entry.settings)
+    if entry.chooses:
+        cases.write_choosing(data, place / "choosing.npz")
+        request["choosing"] = str(place / "choosing.npz")
     return spend(environments.interpreter(entry.peer), entry.script, request, place, **bounds)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 CHILD = Path(__file__).with_name("child.py")
 TIMEOUT_S = 3600.0
+_QUIET = {"ORT_DISABLE_TELEMETRY": "1", "OLIVE_DISABLE_TELEMETRY": "1", "NO_COLOR": "1", "TQDM_DISABLE": "1"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def spend(
                 cwd=folder,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "ORT_DISABLE_TELEMETRY": "1", "NO_COLOR": "1", "TQDM_DISABLE": "1"},
+                env={**os.environ, **_QUIET},
                 timeout=timeout,
                 check=False,
             )

@@ -13,6 +13,8 @@ GROUPS = {
     "demo-avx2": "The demo, AVX2 without VNNI",
     "service": "Service",
     "http": "HTTP",
+    "search-avx2": "A goal instead of a recipe, AVX2 without VNNI",
+    "search": "A goal instead of a recipe",
     "quantization-avx2": "Quantization, AVX2 without VNNI",
     "quantization": "Quantization",
     "pruning": "Pruning",

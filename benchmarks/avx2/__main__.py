@@ -29,7 +29,7 @@ _NEWER = re.compile(r"\b(avx512\w*|avx10\w*|avx_vnni\w*|avx_ifma|avx_ne_convert|
 def main() -> int:
     """Entry point; gives the exit code of the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.avx2", description=__doc__)
-    parser.add_argument("benchmark", help="quantization, pruning, distillation or demo")
+    parser.add_argument("benchmark", help="quantization, pruning, distillation, search or demo")
     parser.add_argument("argument", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     command = [sys.executable, "-m", f"benchmarks.{options.benchmark}", *options.argument]

@@ -13,22 +13,18 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from queue import SimpleQueue
 
-from benchmarks import cases, contest, documents, tables
+from benchmarks import bars, cases, contest, documents, tables
+from benchmarks import lanes as many
 from benchmarks.contest import Contest, Effort, Entry, Result
-from benchmarks.distillation import bars, entries
+from benchmarks.distillation import entries
 from benchmarks.distillation.training import lines
+from benchmarks.lanes import CORES, lanes
 from benchmarks.peers import environments
-from benchmarks.process import TIMEOUT_S
 
 GROUP = "distillation"
-CORES = 2
-"""So many cores make a network: what the bars are set for."""
 _QUICK_S = 8.0
-_LEAST_S = 10.0
 # Of a race, beside the seconds that it is given.
 _RACE_OVERHEAD_S = 4.0
 
@@ -69,40 +65,12 @@ def main() -> int:
     return int(failed and not options.quick)
 
 
-def lanes(count: int) -> list[list[int]]:
-    """Give the cores of each lane; raises SystemExit where the machine has too few."""
-    cores = sorted(os.sched_getaffinity(0))
-    if count * CORES > max(len(cores), CORES):
-        raise SystemExit(f"{len(cores)} cores are enough for {len(cores) // CORES} lanes of {CORES}, not for {count}.")
-    return [cores[CORES * lane : CORES * (lane + 1)] for lane in range(count)]
-
-
 def make(
     opened: Sequence[_Open], free_lanes: Sequence[Sequence[int]], deadline: float | None = None
 ) -> list[list[Result]]:
-    """Make and judge all networks of all tasks, as many at the same time as there are lanes; the results are as the entries."""
-    free: SimpleQueue[Sequence[int]] = SimpleQueue()
-    for cores in free_lanes:
-        free.put(cores)
-
-    def run(one: tuple[Contest, Entry]) -> Result:
-        each, entry = one
-        cores = free.get()
-        try:
-            left = TIMEOUT_S if deadline is None else deadline - time.monotonic()
-            if left < _LEAST_S:
-                return Result(entry.maker, entry.setting, problem="left out, time was over")
-            return each.judge(entry, each.make(entry, cores, min(TIMEOUT_S, left)))
-        finally:
-            free.put(cores)
-
-    jobs = [(each.contest, entry) for each in opened for entry in each.entries]
+    """Make and judge all networks of all tasks, what the bars are about first; the results are as the entries."""
     ranks = [_rank(each.task, entry, bounded=deadline is not None) for each in opened for entry in each.entries]
-    order = sorted(range(len(jobs)), key=ranks.__getitem__)
-    with ThreadPoolExecutor(len(free_lanes)) as pool:
-        done = dict(zip(order, pool.map(run, [jobs[index] for index in order]), strict=True))
-    results = iter([done[index] for index in range(len(jobs))])
-    return [[next(results) for _ in each.entries] for each in opened]
+    return many.make([(each.contest, each.entries) for each in opened], ranks, free_lanes, deadline)
 
 
 def _rank(task: entries.Task, entry: Entry, *, bounded: bool) -> tuple[bool, float]:

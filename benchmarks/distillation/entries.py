@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import engine
-from benchmarks import cases
+from benchmarks import bars, cases
+from benchmarks.bars import INTEGERS_ONLY, Bar
 from benchmarks.cases import Case
 from benchmarks.contest import HERE, SCRATCH, Entry, recipe
-from benchmarks.distillation import bars, samples, student
-from benchmarks.distillation.bars import INTEGERS_ONLY, Bar
+from benchmarks.distillation import samples, student
 from benchmarks.peers import environments
 from benchmarks.quantization import entries as quantization
 from engine.runtime.processor import cpu_profile
@@ -231,7 +231,7 @@ def ours(task: Task, seconds: float) -> list[Entry]:
     }
     networks = task.networks()
     return [
-        replace(recipe(setting, *_timed(passes, seconds), gates=task.gates), networks=networks)
+        replace(recipe(setting, *timed(passes, seconds), gates=task.gates), networks=networks)
         for setting, passes in {**task.recipes, **integers}.items()
         if all(step["type"] in known for step in passes)
     ]
@@ -255,7 +255,8 @@ def expected_seconds(entry: Entry) -> float:
     )
 
 
-def _timed(passes: Sequence[Step], seconds: float) -> list[Step]:
+def timed(passes: Sequence[Step], seconds: float) -> list[Step]:
+    """Share so many seconds among the steps that train."""
     share = seconds / max(1, sum(step["type"] in TRAINING for step in passes))
     return [{**step, "seconds": share} if step["type"] in TRAINING else step for step in passes]
 

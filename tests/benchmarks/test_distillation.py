@@ -11,11 +11,11 @@ import pytest
 from pydantic import TypeAdapter
 
 import engine
-from benchmarks import cases, contest
+from benchmarks import bars, cases, contest
 from benchmarks.cases import Case, Data, NetworkMissingError, write_dataset
 from benchmarks.contest import Contest, Effort, Result, recipe
 from benchmarks.distillation import __main__ as command
-from benchmarks.distillation import bars, entries, samples, student
+from benchmarks.distillation import entries, samples, student
 from benchmarks.distillation.training import lines
 from benchmarks.peers import environments
 from benchmarks.process import spend
@@ -40,7 +40,7 @@ def test_tasks_speak_of_networks_passes_and_settings_that_there_are(task):
     types = {step["type"] for passes in task.recipes.values() for step in passes}
     assert types <= KNOWN | entries.TRAINING
     for setting, passes in task.recipes.items():
-        timed = entries._timed(passes, 60.0)
+        timed = entries.timed(passes, 60.0)
         assert sum(step.get("seconds", 0) for step in timed) in {0, 60.0}, setting
 
 

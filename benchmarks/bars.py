@@ -1,11 +1,12 @@
 """What our networks have to reach, and how far they came."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.contest import OURS, Result
 from benchmarks.tables import speed
 
+_HUNDREDTHS = frozenset({"points", "%"})
 Measured = Callable[[Result, Sequence[Result]], float | None]
 INTEGERS_ONLY = "INT8 only"
 """Settings of ours that quantize and do nothing else begin like that."""
@@ -32,7 +33,9 @@ class Bar:
 
     def shown(self, figure: float) -> str:
         """Give a figure with its unit."""
-        return f"{100 * figure:.2f} {self.unit}" if self.unit != "x" else f"{figure:.2f}x"
+        if self.unit == "x":
+            return f"{figure:.2f}x"
+        return f"{100 * figure:.2f} {self.unit}" if self.unit in _HUNDREDTHS else f"{figure:g} {self.unit}"
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def hold(bars: Sequence[Bar], results: Sequence[Result]) -> Iterator[Held]:
 
 def needs(bars: Sequence[Bar], setting: str) -> bool:
     """Say whether bars cannot be held without the network of this setting."""
-    compared = any(bar.measured is faster_than_integers for bar in bars)
+    compared = any(bar.measured in _BESIDE_INTEGERS for bar in bars)
     return any(bar.setting == setting for bar in bars) or (compared and setting.startswith(INTEGERS_ONLY))
 
 
@@ -104,7 +107,23 @@ def faster(result: Result, _results: Sequence[Result]) -> float | None:
 
 def faster_than_integers(result: Result, results: Sequence[Result]) -> float | None:
     """Give how many times as fast it runs as the fastest network of anybody that is quantized and nothing else."""
-    speeds = [speed(each) for each in results[1:] if only_integers(each) and each.score is not None]
+    return _beside_fastest(result, filter(only_integers, results[1:]))
+
+
+def faster_than_peers(result: Result, results: Sequence[Result]) -> float | None:
+    """Give how many times as fast as the fastest network of any peer it runs, whatever that loses."""
+    return _beside_fastest(result, (each for each in results[1:] if each.maker != OURS))
+
+
+def faster_than_single_passes(result: Result, results: Sequence[Result]) -> float | None:
+    """Give how many times as fast as the fastest of ours that is quantized and nothing else, of those that lose no more."""
+    allowed = max(loss(result, results) or 0.0, 0.0)
+    others = [each for each in results[1:] if each.maker == OURS and only_integers(each)]
+    return _beside_fastest(result, (each for each in others if (loss(each, results) or 0.0) <= allowed))
+
+
+def _beside_fastest(result: Result, others: Iterable[Result]) -> float | None:
+    speeds = [speed(each) for each in others if each.score is not None]
     fastest = max((each for each in speeds if each is not None), default=None)
     own = speed(result)
     return None if own is None or fastest is None else own / fastest
@@ -117,3 +136,6 @@ def only_integers(result: Result) -> bool:
 
 def _reaches(figure: float, limit: float, *, most: bool) -> bool:
     return figure <= limit + 1e-9 if most else figure >= limit - 1e-9
+
+
+_BESIDE_INTEGERS = frozenset({faster_than_integers, faster_than_peers, faster_than_single_passes})
