@@ -69,6 +69,8 @@ def _recipes() -> str:
         "let be done, or that train where no worker has PyTorch, are left out, and job and report say which and why. A recipe that you write out",
         "is never changed: what cannot be done is refused. All need data; labels are not needed.",
         "",
+        "Where you would rather say what you need than how to get there, give a goal: [search.md](search.md).",
+        "",
     ]
     for item in engine.list_recipes():
         steps = [json.dumps(_beside_defaults(step)) for step in item["passes"]]

@@ -245,6 +245,7 @@ def test_a_ci_attempt_has_one_key_and_the_next_another(press, cli, files, monkey
         ["--effort", "extreme"],
         ["--strategy", "luck"],
         ["--output", "y=classy"],
+        ["--goal", "latency", "--student", "mdl_9"],
     ],
 )
 def test_wrong_usage_is_2_before_anything_is_sent(press, cli, files, words):

@@ -165,6 +165,8 @@ def compress(
             "flip": flip,
         }
         spec = _asked_for(goal_, recipe, search)
+        if spec["kind"] == "search" and (student or teacher):
+            raise UsageError("--student and --teacher are for a recipe that teaches; a goal is about MODEL alone")
         limits = [
             *map(gates.parse_gate, gate or []),
             *gates.cost_limits(min_speedup=min_speedup, max_size=max_size, max_memory=max_memory, max_p99=max_p99),

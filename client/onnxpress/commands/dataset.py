@@ -156,7 +156,7 @@ def text(
         int | None, typer.Option(min=1, metavar="N", help="Cut and pad to so many tokens; else to the longest.")
     ] = None,
     varying: Annotated[bool, typer.Option("--varying", help="Each text in its own length, without padding.")] = False,
-    column: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of texts.")] = None,
+    column: Annotated[str | None, typer.Option("--column", metavar="COLUMN", help="The column of texts.")] = None,
     label: Label = None,
     ids: Annotated[str, typer.Option(metavar="NAME", help="The network's input for token ids.")] = "input_ids",
     mask: Annotated[
