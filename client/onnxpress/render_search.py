@@ -166,7 +166,7 @@ def _limits(standings: Sequence[Json]) -> Table:
 
 
 def _nearest(points: Sequence[Json]) -> Table:
-    table = Table(title="no candidate holds every limit: the nearest", title_justify="left")
+    table = Table(title="what comes nearest to every limit", title_justify="left")
     table.add_column("", justify="right")
     table.add_column("what it is", ratio=1)
     table.add_column("measured", ratio=1)

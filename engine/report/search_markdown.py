@@ -8,7 +8,6 @@ from engine.report.search import (
     LimitStanding,
     Measured,
     Miss,
-    NearPoint,
     SearchReport,
     StoryLine,
 )
@@ -23,14 +22,11 @@ _MOST_PREDICTIONS = 16
 def search_lines(search: SearchReport) -> Iterator[str]:
     """Yield the sections of a search's report."""
     yield from ("", "## The search", "", _asked(search), "", _ended(search))
-    if not search.met and search.chosen is not None:
-        yield from (
-            "",
-            "No network holds every limit on the samples that judge; the result is the nearest that was found.",
-        )
+    if not search.met:
+        yield from ("", "The result is not shown to hold every limit on the samples that judge; the gates say which.")
     yield from _story(search.story, search.chosen)
     yield from _front(search.front, search.chosen)
-    yield from _nearest(search.nearest)
+    yield from _nearest(search)
     yield from _limits(search.limits)
     yield from _certificates(search.certificates)
 
@@ -136,13 +132,15 @@ def _front_row(point: FrontPoint, chosen: int | None) -> tuple[str, ...]:
     )
 
 
-def _nearest(points: Sequence[NearPoint]) -> Iterator[str]:
-    if not points:
+def _nearest(search: SearchReport) -> Iterator[str]:
+    if not search.nearest:
         return
-    yield from ("", "### What comes nearest", "", "No candidate holds every limit on the samples to choose by.", "")
+    yield from ("", "### What comes nearest", "")
+    if not any(line.holds for line in search.story):
+        yield from ("No candidate is shown to hold every limit on the samples to choose by.", "")
     rows = (
         (str(point.trial), point.tried, _measured(point.measured), "; ".join(map(_miss, point.misses)))
-        for point in points
+        for point in search.nearest
     )
     yield from table(("trial", "what it is", "measured", "what it misses"), rows)
 
