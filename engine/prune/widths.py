@@ -40,6 +40,11 @@ def names_of(groups: Iterable[Group]) -> list[tuple[Group, list[str]]]:
     return found
 
 
+def groups_by_name(groups: Iterable[Group]) -> dict[str, Group]:
+    """Give every group by each of its names."""
+    return {name: group for group, names in names_of(groups) for name in names}
+
+
 def by_name(groups: Iterable[Group], names: Iterable[str], *, field: str) -> dict[str, Group]:
     """Find groups by name; any layer that makes a group's channels will do in it: `channels:conv1`, or `conv1` alone.
 
