@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from engine.graph.validate import inspect_model
     from engine.inspection import DatasetInspection, Estimate, Inspection, Prunability
     from engine.job.run import run
+    from engine.job.search import search_turn
+    from engine.job.trial import try_candidate
+    from engine.job.variants import measure_variants
     from engine.outputs import OutputDeclaration, read_declarations
     from engine.passes import list_passes
     from engine.prune.prunability import prunability
@@ -97,6 +100,7 @@ __all__ = [
     "list_passes",
     "list_recipes",
     "makes_network",
+    "measure_variants",
     "merge_reports",
     "prunability",
     "read_declarations",
@@ -106,11 +110,13 @@ __all__ = [
     "recipe_name",
     "report_files",
     "run",
+    "search_turn",
     "steps_of",
     "targets",
     "targets_of",
     "training",
     "trains",
+    "try_candidate",
     "unmeasured",
 ]
 
@@ -169,6 +175,9 @@ _HOME = {
     "report_files": "engine.report.files",
     "REPORT_FORMATS": "engine.report.files",
     "run": "engine.job.run",
+    "measure_variants": "engine.job.variants",
+    "search_turn": "engine.job.search",
+    "try_candidate": "engine.job.trial",
     "steps_of": "engine.spec",
     "targets": "engine.runtime.discovery",
     "targets_of": "engine.spec",

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -49,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("model", type=Path, help=".onnx file; external data lie beside it")
     named = ", ".join(recipe["name"] for recipe in list_recipes())
     job.add_argument(
-        "spec", type=Path, help=f"JSON file: a whole job spec, or only its recipe; or the name of one: {named}"
+        "spec",
+        type=Path,
+        help=f"JSON file: a whole job spec, or only its goal or recipe; or the name of a recipe: {named}",
     )
     job.add_argument("--baseline", type=Path, help=".onnx file that a profile compares with")
     job.add_argument("--student", type=Path, help=".onnx file that the recipe works on instead: `distill` teaches it")
@@ -120,6 +123,10 @@ def _read_spec(path: Path) -> Spec:
     body = json.loads(path.read_bytes())
     if isinstance(body, dict) and "passes" in body:
         body = {"recipe": body}
+    elif (
+        isinstance(body, dict) and not {"goal", "recipe", "kind"} & set(body) and {"minimise", "subject_to"} & set(body)
+    ):
+        body = {"goal": body}
     if isinstance(body, dict):
         # The service's job names what it stored; here the command line names files.
         body = {
@@ -158,7 +165,7 @@ def _copy_network(model: Path, folder: Path) -> None:
     copy_with_data(model, folder, "model.onnx")
 
 
-def _show(event: dict[str, object]) -> None:
+def _show(event: dict[str, Any]) -> None:
     kind = event["type"]
     if kind == "step_started":
         _say(f"step {event['step']}: {event['pass']}")
@@ -172,6 +179,24 @@ def _show(event: dict[str, object]) -> None:
         _say(f"warning: {event['message']}")
     elif kind == "measuring":
         _say(f"measuring {event['what']}")
+    elif kind == "trial_started":
+        _say(f"trial {event['number']}: {event['tried']}. {event['because']}")
+    elif kind == "trial_ended":
+        _say(f"  {_ended(event)}")
+
+
+def _ended(event: dict[str, Any]) -> str:
+    """Say what came of a trial, in a line."""
+    if event["state"] != "succeeded":
+        return f"{event['state']}: {event['message'] or 'no reason is known'}"
+    said = [] if event["latency_ratio"] is None else [f"{1 / event['latency_ratio']:.2f}x as fast"]
+    said.append(f"{event['size_bytes'] / 1e6:.3g} MB")
+    quality = event["quality"]
+    if quality is not None and quality["difference"] is not None:
+        said.append(f"{quality['metric']} {quality['difference']:+.4f}")
+    elif quality is not None:
+        said.append(f"{quality['metric']} {quality['value']:.4f}")
+    return f"{', '.join(said)} ({event['seconds']:.0f} s)"
 
 
 def _say(text: str) -> None:

@@ -128,7 +128,7 @@ def _made(workspace: Path, lock: Path | None) -> dict[str, Any] | None:
 
 def _search(workspace: Path, payload: dict[str, Any], tell: Tell, lock: Path | None, deadline: float) -> dict[str, Any]:
     turn = engine.search_turn(
-        engine.read_spec(payload["spec"]),
+        engine.Search.model_validate(payload["spec"]),
         workspace,
         tell,
         told=payload["told"],
@@ -144,14 +144,14 @@ def _search(workspace: Path, payload: dict[str, Any], tell: Tell, lock: Path | N
 def _variants(
     workspace: Path, payload: dict[str, Any], tell: Tell, lock: Path | None, deadline: float
 ) -> dict[str, Any]:
-    spec, part = engine.read_spec(payload["spec"]), payload["part"]
+    spec, part = engine.Search.model_validate(payload["spec"]), payload["part"]
     return {"piece": engine.measure_variants(spec, workspace, tell, part=part, lock_file=lock, deadline=deadline)}
 
 
 def _trial(workspace: Path, payload: dict[str, Any], tell: Tell, lock: Path | None, deadline: float) -> dict[str, Any]:
-    spec, proposal = engine.read_spec(payload["spec"]), payload["proposal"]
+    spec, proposal = engine.Search.model_validate(payload["spec"]), engine.Proposal.model_validate(payload["proposal"])
     values = engine.try_candidate(spec, workspace, tell, proposal=proposal, lock_file=lock, deadline=deadline)
-    return {"values": values, "inspection": _made(workspace, lock)}
+    return {"values": values.model_dump(mode="json"), "inspection": _made(workspace, lock)}
 
 
 def _merge(workspace: Path, payload: dict[str, Any], _tell: Tell) -> dict[str, Any]:

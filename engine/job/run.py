@@ -5,8 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import assert_never
 
-from engine.errors import SpecInvalidError
-from engine.job import compress, profile
+from engine.job import compress, profile, search
 from engine.job.frame import Event, Frame, Probe
 from engine.measure import memory
 from engine.report.values import AnyReport
@@ -51,6 +50,7 @@ def run(
             probe = probe or partial(memory.probe, loads=True)
             return profile.run(spec, Frame(workspace, on_event, lock, probe, crashed_steps, deadline), only=only)
         case Search():
-            raise SpecInvalidError("A search is done in turns.")
+            probe = probe or memory.probe
+            return search.run(spec, Frame(workspace, on_event, lock, probe, deadline=deadline))
         case _:
             assert_never(spec)

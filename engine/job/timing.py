@@ -13,7 +13,7 @@ from engine.measure.latency import compare
 from engine.measure.tune import find_options
 from engine.report.values import Generation, LatencyComparison, SessionOptions, Tuning
 from engine.runtime.sessions import Feed
-from engine.spec import Compress
+from engine.spec import Compress, Search
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Timing:
     """
 
     frame: Frame
-    spec: Compress
+    spec: Compress | Search
     feeds: Sequence[Feed]
     decoding: Sequence[Feed]
     inputs: Sequence[TensorInfo]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from engine.gate import FIDELITY_METRICS, LOWER_IS_BETTER, TASK_METRICS, Gate
 from engine.measure.gates import Costs, judge, outputs_of
@@ -20,6 +21,8 @@ _SLOWER = 1.05
 DECIDES = (1.0, _SLOWER)
 # Allowance where no gate limits quality: one point of a metric between 0 and 1. For fidelity each kind has its floors.
 _DROP = 0.01
+# Allowances below this are taken for it where a loss is told as a multiple of them.
+_LEAST_ALLOWED = 1e-4
 _SHARES = frozenset({"top1", "top5", "f1", "iou"})
 # Fidelity that is a share of what stays, for outputs whose noise has no size.
 KEPT_SHARES = ("box_f1", "mask_iou", "token_agreement", "top1_agreement")
@@ -126,9 +129,74 @@ def losses(quality: Sequence[Quality], gates: Sequence[Gate]) -> Iterator[Refusa
         result = judge(gate, quality, Costs())
         if result.outcome == "fail":
             yield Refusal(code="too_lossy", reason=f"A gate forbids it: {result.reason}.")
+    yield from _unasked(quality, covered)
+
+
+def unasked_losses(quality: Sequence[Quality], gates: Sequence[Gate]) -> Iterator[Refusal]:
+    """Yield what nobody allowed: too much loss of outputs that no gate on quality is about."""
+    on_quality = [gate for gate in gates if gate.metric in (*TASK_METRICS, *FIDELITY_METRICS)]
+    yield from _unasked(quality, {each.output for gate in on_quality for each in outputs_of(gate, quality)})
+
+
+def _unasked(quality: Sequence[Quality], covered: AbstractSet[str | None]) -> Iterator[Refusal]:
     for output, metrics in by_output(quality).items():
         if output not in covered:
             yield from _unasked_losses(metrics)
+
+
+def strain(quality: Sequence[Quality], gates: Sequence[Gate]) -> float:
+    """Give the loss as a multiple of what is allowed, of the limit on quality that is strained most; 1 is just inside.
+
+    Limits are those of the gates, and of outputs without one the floors of their kinds, as in `losses`; 0 without any.
+    """
+    found = [0.0]
+    covered: set[str | None] = set()
+    for gate in gates:
+        about = outputs_of(gate, quality) if gate.metric in (*TASK_METRICS, *FIDELITY_METRICS) else []
+        covered |= {each.output for each in about}
+        found += [_strain_of_gate(gate, each) for each in about]
+    for output, metrics in by_output(quality).items():
+        if output not in covered:
+            found += _unasked_strains(metrics)
+    return max(found)
+
+
+def _strain_of_gate(gate: Gate, quality: Quality) -> float:
+    if gate.rule == "max_drop":
+        if quality.difference is None:
+            return 0.0
+        lost = quality.difference if gate.metric in LOWER_IS_BETTER else -quality.difference
+        return max(0.0, lost / max(gate.value, _LEAST_ALLOWED))
+    return _strain_of_limit(gate.metric, quality, gate.value, at_least=gate.rule == "min")
+
+
+def _strain_of_limit(metric: str, quality: Quality, limit: float, *, at_least: bool) -> float:
+    value = quality.compressed
+    if metric == "sqnr_db":
+        return math.pow(10, (limit - value) / 10)
+    # What the original itself has: of fidelity, what a network has to itself.
+    best = quality.original if quality.original is not None else (1.0 if at_least else 0.0)
+    allowed, lost = (best - limit, best - value) if at_least else (limit - best, value - best)
+    if allowed <= 0:
+        return 0.0 if (value >= limit if at_least else value <= limit) else 1.0 + abs(limit - value) / _LEAST_ALLOWED
+    return max(0.0, lost / max(allowed, _LEAST_ALLOWED))
+
+
+def _unasked_strains(metrics: Mapping[str, Quality]) -> list[float]:
+    task = _shared_task(metrics)
+    if task is not None and task.difference is not None:
+        return [max(0.0, -task.difference / _DROP)]
+    first = next(iter(metrics.values()))
+    floors = KINDS[first.kind or _kind_of_older(metrics)].floors
+    return [
+        _strain_of_limit(floor.metric, metrics[floor.metric], floor.limit, at_least=floor.at_least)
+        for floor in floors
+        if floor.metric in metrics
+    ]
+
+
+def _shared_task(metrics: Mapping[str, Quality]) -> Quality | None:
+    return next((metrics[name] for name in metrics if name in _SHARES and metrics[name].difference is not None), None)
 
 
 def by_output(quality: Sequence[Quality]) -> dict[str | None, dict[str, Quality]]:
@@ -188,7 +256,7 @@ def _unasked_losses(quality: Mapping[str, Quality]) -> Iterator[Refusal]:
     named = f"Output `{first.output}` ({kind}): " if first.output is not None else f"The output ({kind}): "
     gate = "Put a gate on the metric into the job to say how much it may cost"
     hint = f"{gate}, or declare what the output is, if it was taken for the wrong kind."
-    task = next((quality[name] for name in quality if name in _SHARES and quality[name].difference is not None), None)
+    task = _shared_task(quality)
     if task is not None and task.difference is not None:
         if task.difference < -_DROP:
             drop = -100 * task.difference

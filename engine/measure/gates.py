@@ -80,6 +80,11 @@ def judge(gate: Gate, quality: Sequence[Quality], costs: Costs) -> GateResult:
     return _held(gate, measured, costs, "")
 
 
+def held(gate: Gate, value: float, low: float, high: float) -> GateResult:
+    """Hold a gate against a value that was measured elsewhere, with the bounds of a one-sided interval at its confidence."""
+    return _held(gate, _Measured(value, low, high), Costs(), "")
+
+
 def outputs_of(gate: Gate, quality: Sequence[Quality]) -> list[Quality]:
     """Give what a gate on quality is about: its output's metric, or without one that of all outputs but states."""
     found = [each for each in quality if each.metric == gate.metric and gate.output in {None, each.output}]

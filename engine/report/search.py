@@ -108,7 +108,7 @@ class Miss(_Value):
     """A limit that a candidate does not hold."""
 
     limit: str = Field(description="The limit in words.")
-    gate: Gate
+    gate: Gate | None = Field(description="null: nobody asked, but no output may lose so much unasked.")
     measured: float | None
     by: float | None = Field(description="How far it is off, as a share of what is allowed; null: not measured.")
 

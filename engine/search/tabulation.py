@@ -145,7 +145,7 @@ class _Tabulation:
         first: tuple[str | None, str | None] = ((*groups, None, None)[0], (*groups, None, None)[1])
         name = term.layer or term.name
         yield LayerChoice(name, tuple(self._variants(term, first)), first, block)
-        for place, pair in enumerate(combinations(groups, _AXES)):
+        for place, pair in enumerate(combinations(groups, 2)):
             if pair != first:
                 yield LayerChoice(f"{name}/{place}", (LayerVariant(self._joint(term, groups, pair)),), pair, block)
 

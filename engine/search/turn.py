@@ -1,4 +1,4 @@
-"""The coordinator of a search: what to do next, given what is known. A pure function, so that a search is replayed, never stored."""
+"""What a search asks for at a turn: parts of its library, trials of candidates, or its end. See `engine.search.cascade`."""
 
 from typing import Annotated, Literal
 

@@ -8,7 +8,10 @@ from engine.report.search import Level, Option, Point, Predicted
 from engine.report.values import Quality, Ratio
 
 # The report speaks of points too, so that they lie with its values.
-__all__ = ["Level", "Option", "Point", "Predicted", "Proposal", "Told", "TrialValues"]
+__all__ = ["Level", "Option", "Point", "Predicted", "Proposal", "Stage", "Told", "TrialValues"]
+
+# What a trial is for: a pass by itself, an architecture, a proposal of the study, training, and precisions of what was trained.
+Stage = Literal["single", "round", "study", "short", "full", "stored"]
 
 
 class _Value(BaseModel):
@@ -22,6 +25,8 @@ class Proposal(_Value):
     level: Level = "refit"
     train_s: float = Field(0.0, ge=0, description="Seconds of distillation.")
     inherits: int | None = Field(None, description="The trial whose network it goes on from; None: the original.")
+    stage: Stage = "round"
+    round: int = Field(0, ge=0, description="Trials of a round were chosen from what the rounds before had measured.")
     because: str = Field(max_length=300, description="Who proposes it, and why, in words.")
     predicted: Predicted | None = None
 

@@ -69,7 +69,7 @@ def test_who_dies_before_it_is_taken_back_finds_the_credit_open(job, workspace, 
     folder = workspace(residual_cnn(), name="job", image=images(300))
     with monkeypatch.context() as patched:
         patched.setattr(compress.credit, "settle", lambda reports, *_: list(reports))
-        patched.setattr(compress._Compression, "_measure", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(compress._Compression, "_measure", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             job(PRUNE, IDLE, drop=0.3, folder=folder)
     report, _ = job(PRUNE, IDLE, drop=0.3, folder=folder)

@@ -12,7 +12,7 @@ import pytest
 
 from engine import Compress, Report, read_report, run
 from engine.contract import Context
-from engine.job import compress as compress_module
+from engine.job.data import JobData
 from engine.measure.metrics import Output
 from engine.measure.scores import new_task
 from engine.passes.float16 import Float16
@@ -216,10 +216,8 @@ def test_a_pass_that_asks_for_what_judges_cannot_get_it(job, monkeypatch, declar
         # Of what is left the job itself parts; every sample is marked by its number.
         arrays["x"][:, 4] = np.where(part == CALIBRATES, MARK[CALIBRATES], np.arange(len(part)))
     opened = []
-    genuine = compress_module.JobData.parted
-    monkeypatch.setattr(
-        compress_module.JobData, "parted", lambda *a, **k: opened.append(genuine(*a, **k)) or opened[-1]
-    )
+    genuine = JobData.parted
+    monkeypatch.setattr(JobData, "parted", lambda *a, **k: opened.append(genuine(*a, **k)) or opened[-1])
     report, folder = job(arrays=arrays, gates=[])
     parts = opened[0]
     judged = np.concatenate([feed["x"][:, 4] for feed in parts.judge.samples.batches(64)])

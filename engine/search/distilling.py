@@ -1,0 +1,282 @@
+"""Which candidates are worth training, and for how long: those a few times too lossy are what distillation wins back.
+
+Training is most of a search's time, so that it is spent by what trials have shown: a short distillation of some candidates along
+the front tells how much is won back, and where on the front the fastest one lies that a full one brings inside the limits.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from engine.search.ledger import Judged, Ledger, in_float
+from engine.search.looking import Looking
+from engine.search.task import key_of
+from engine.search.values import Level, Point, Predicted, Proposal, Stage
+
+# Losses after the refit, as multiples of what is allowed, that the first short distillations are spread over.
+_FIRST_AIMS = (3.0, 7.0, 1.5, 12.0)
+# What is left of a loss after a short distillation, and of that after a full one, until trials have shown it.
+_LEFT_BY_SHORT, _LEFT_BY_FULL = 0.45, 0.55
+# What a precision adds to the loss, as a multiple of what is allowed, until a trial has shown it.
+_STORED_STRAIN = 0.25
+# A full distillation is aimed at candidates that it is expected to bring this far inside.
+_INSIDE = 0.85
+# Candidates that lose more than this many times what is allowed are not won back.
+_HOPELESS = 25.0
+# Another candidate differs from those that were trained by so much of its expected loss, or is no other.
+_APART = 1.25
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """An architecture that may be trained: the least that it lost after the refit, and the least that it costs as stored."""
+
+    point: Point
+    strain: float
+    cost: float
+
+
+class Distilling:
+    """Proposes training from what was told before it."""
+
+    def __init__(self, looking: Looking, ledger: Ledger) -> None:
+        self._looking, self._ledger = looking, ledger
+
+    def shorts(self, count: int, train_s: float, number: int) -> list[Proposal]:
+        """Give the first candidates for a short distillation, spread over the front."""
+        return [
+            self._training(
+                each, "short", train_s, number, f"It lost {_times(each.strain)} after the refit: worth a try."
+            )
+            for each in _spread(self._prospects(), _FIRST_AIMS[: max(count, 1)])
+        ]
+
+    def more_shorts(self, count: int, train_s: float, number: int) -> list[Proposal]:
+        """Give candidates where, by what was won back so far, a full distillation should end just inside."""
+        left = self._left_by_short() * self._left_by_full()
+        aim = max(_INSIDE - self._stored_strain(), 0.2) / max(left, 1e-3)
+        done = {key_of(each.architecture) for each in self._ledger.of_stage("short")}
+        trained = [self._refit_strain(each.architecture) for each in self._ledger.of_stage("short")]
+        found = list[Proposal]()
+        for aimed in (aim, 1.6 * aim, 0.6 * aim, 2.4 * aim)[: max(count, 1)]:
+            if any(_near(aimed, other) for other in trained):
+                continue
+            prospect = self._at(aimed, done)
+            if prospect is not None:
+                done.add(key_of(prospect.point))
+                trained.append(prospect.strain)
+                why = f"About {_times(aimed)} after the refit is what training wins back, by the trials before."
+                found.append(self._training(prospect, "short", train_s, number, why))
+        return found
+
+    def full(self, train_s: float, number: int, count: int) -> list[Proposal]:
+        """Give what is distilled with the time that is left: the cheapest that should end inside, and where there is none the nearest."""
+        parents = list(self._ledger.of_stage("short"))
+        fulls = list(self._ledger.of_stage("full"))
+        done = {key_of(each.architecture) for each in fulls}
+        found = list[Proposal]()
+        for _ in range(count):
+            parent = self._next_full([each for each in parents if key_of(each.architecture) not in done], fulls)
+            if parent is None:
+                parent = self._unfinished(fulls) if not found else None
+            if parent is None:
+                break
+            done.add(key_of(parent.architecture))
+            expected = self._expected(parent)
+            why = f"After {parent.trained_s:.0f} s it loses {_times(parent.found.strain)}; about {_times(expected)} is expected of more."
+            found.append(
+                self._going_on(
+                    parent,
+                    stage="full",
+                    level="full",
+                    point=parent.architecture,
+                    number=number,
+                    why=why,
+                    train_s=train_s,
+                )
+            )
+        return found
+
+    def stored(self, of: Sequence[Judged], level: Level, number: int, count: int) -> list[Proposal]:
+        """Give trained networks in the precisions that cost least."""
+        found = list[Proposal]()
+        for each in of:
+            for point in self._looking.stored_best(each.architecture, count):
+                if point.precision != "float32":
+                    why = f"What trial {each.number} has learnt, in another precision."
+                    found.append(
+                        self._going_on(
+                            each, stage="stored", level=level, point=point, number=number, why=why, train_s=0.0
+                        )
+                    )
+        return found
+
+    def promising(self, of: Sequence[Judged]) -> list[Judged]:
+        """Give those that will most likely hold the limits on quality in another precision too."""
+        return [each for each in of if each.found.strain + self._stored_strain() <= 1.2]
+
+    # What is known of trials
+
+    def _prospects(self) -> list[Prospect]:
+        """Give the architectures that were looked at and are not beaten by others in cost and loss, the cheapest first."""
+        best: dict[str, Prospect] = {}
+        for each in self._ledger.of_stage("round", "study"):
+            point = each.architecture
+            if not (point.dropped or point.widths or point.ranks):
+                continue
+            known = best.get(key_of(point))
+            # A precision of its own costs loss that training the network in floats does not see.
+            if known is None or each.found.strain < known.strain:
+                best[key_of(point)] = Prospect(point, each.found.strain, self._cost(point))
+        order = sorted(best.values(), key=lambda each: (each.cost, each.strain))
+        front, least = list[Prospect](), math.inf
+        for prospect in order:
+            if prospect.strain < least:
+                least = prospect.strain
+                front.append(prospect)
+        return [each for each in front if each.strain <= _HOPELESS] or front[-1:]
+
+    def _at(self, strain: float, done: set[str]) -> Prospect | None:
+        """Give a prospect near a loss after the refit: one that was looked at, else a new one of the solver."""
+        known = [each for each in self._prospects() if key_of(each.point) not in done]
+        near = min(known, key=lambda each: abs(math.log(max(each.strain, 1e-3) / strain)), default=None)
+        if near is not None and _near(near.strain, strain):
+            return near
+        tried = [each.proposal.point for each in self._ledger.told]
+        point = self._looking.solved_for(min(strain, _HOPELESS), tried)
+        if point is None or key_of(point) in done:
+            return near
+        return Prospect(point, strain, self._cost(point))
+
+    def _next_full(self, parents: Sequence[Judged], fulls: Sequence[Judged]) -> Judged | None:
+        if not parents:
+            return None
+        good = [each for each in parents if self._expected(each) <= _INSIDE]
+        held = [each for each in self._ledger.judged if each.found.rank < 2 and each.trained_s > 0]
+        least = min((self._cost(each.architecture) for each in held), default=math.inf)
+        if fulls:
+            # Another one pays where it should be cheaper than what holds, or where nothing holds yet.
+            good = [each for each in good if self._cost(each.architecture) < 0.98 * least]
+            if held and not good:
+                return None
+        if good:
+            return min(good, key=lambda each: (self._cost(each.architecture), each.number))
+        return min(parents, key=lambda each: (self._expected(each), each.number))
+
+    def _unfinished(self, fulls: Sequence[Judged]) -> Judged | None:
+        """Give the trained network that costs least and is nearest to holding: it learns on."""
+        children = {each.told.proposal.inherits for each in self._ledger.of_stage("full")}
+        ends = [each for each in fulls if each.number not in children]
+        return min(ends, key=lambda each: (each.found.strain > 2, self._cost(each.architecture)), default=None)
+
+    def _cost(self, architecture: Point) -> float:
+        measured = [
+            each.cost for each in self._ledger.judged if key_of(each.architecture) == key_of(in_float(architecture))
+        ]
+        best = self._looking.stored_best(architecture)
+        predicted = min((self._looking.cost(each) for each in best), default=math.inf)
+        return min([predicted, *measured])
+
+    def _refit_strain(self, architecture: Point) -> float:
+        found = [
+            each.found.strain
+            for each in self._ledger.of_stage("round", "study")
+            if key_of(each.architecture) == key_of(architecture)
+        ]
+        if found:
+            return min(found)
+        law = self._looking.law()
+        return 1.0 if law is None else law.strain_at(self._looking.predicted(architecture).damage)
+
+    def _expected(self, parent: Judged) -> float:
+        return parent.found.strain * self._left_by_full() + self._stored_strain()
+
+    def _left_by_short(self) -> float:
+        ratios = [
+            each.found.strain / refit
+            for each in self._ledger.of_stage("short")
+            if (refit := self._refit_strain(each.architecture)) > 0.2
+        ]
+        return min(median(ratios), 1.0) if ratios else _LEFT_BY_SHORT
+
+    def _left_by_full(self) -> float:
+        known = self._ledger.by_number
+        ratios = [
+            each.found.strain / known[parent].found.strain
+            for each in self._ledger.of_stage("full")
+            if (parent := each.told.proposal.inherits) is not None
+            and parent in known
+            and known[parent].found.strain > 0.2
+        ]
+        return min(max(median(ratios), 0.2), 1.0) if ratios else _LEFT_BY_FULL
+
+    def _stored_strain(self) -> float:
+        """Give what the precision that candidates will most likely be stored in adds to the loss."""
+        best = self._looking.stored_best(Point())[0].precision
+        if best == "float32":
+            return 0.0
+        found = [each.found.strain for each in self._ledger.of_stage("single") if each.point.precision == best]
+        return min(found[0], 0.6) if found else _STORED_STRAIN
+
+    # Proposals
+
+    def _training(self, prospect: Prospect, stage: Stage, train_s: float, number: int, why: str) -> Proposal:
+        return Proposal(
+            point=prospect.point,
+            level="short",
+            train_s=train_s,
+            stage=stage,
+            round=number,
+            inherits=self._float_parent(prospect.point),
+            because=why,
+            predicted=self._predicted(prospect.point),
+        )
+
+    def _going_on(
+        self, parent: Judged, *, stage: Stage, level: Level, point: Point, number: int, why: str, train_s: float
+    ) -> Proposal:
+        return Proposal(
+            point=point,
+            level=level,
+            train_s=train_s,
+            stage=stage,
+            round=number,
+            inherits=parent.number,
+            because=why,
+            predicted=self._predicted(point),
+        )
+
+    def _predicted(self, point: Point) -> Predicted:
+        return self._looking.predicted(point)
+
+    def _float_parent(self, architecture: Point) -> int | None:
+        """Name the trial that refitted the architecture in floats, where there is one: its network can be trained."""
+        return next(
+            (
+                each.number
+                for each in self._ledger.of_stage("round", "study")
+                if key_of(each.point) == key_of(architecture)
+            ),
+            None,
+        )
+
+
+def _spread(prospects: Sequence[Prospect], aims: Sequence[float]) -> list[Prospect]:
+    """Give for each aim the prospect nearest to it that no earlier aim took; of those that lose enough to need training first."""
+    left, found = list(prospects), list[Prospect]()
+    for aim in aims:
+        if not left:
+            break
+        taken = min(left, key=lambda each: abs(math.log(max(each.strain, 1e-2) / aim)))
+        left.remove(taken)
+        found.append(taken)
+    return found
+
+
+def _near(one: float, other: float) -> bool:
+    return abs(math.log(max(one, 1e-3) / max(other, 1e-3))) < math.log(_APART)
+
+
+def _times(strain: float) -> str:
+    return f"{strain:.1f} times what is allowed"
