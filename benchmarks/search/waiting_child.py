@@ -10,7 +10,7 @@ from typing import Any
 import engine
 from sandbox import child
 
-WAIT_S = float(os.environ.get("WAITING_S", "6"))
+WAIT_S = float(os.environ.get("WAITING_S", "5"))
 # As a search asks for several at a time and then looks at what came of them.
 ROUND = 8
 

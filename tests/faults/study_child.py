@@ -13,6 +13,8 @@ from engine.report.search import SearchReport
 from sandbox import child
 
 PARTS, ROUNDS, WIDTH = ("first", "second"), 2, 2
+# By size: the third candidate loses more than the fourth, which is smaller.
+LOSSES = {99: 0.01, 98: 0.02, 97: 0.05, 96: 0.03}
 # Long enough that a test sees it run and kills it in the middle.
 SECONDS = 0.5
 
@@ -70,7 +72,14 @@ def trial(spec, workspace, tell, *, proposal, **_):
     time.sleep(SECONDS)
     shutil.copyfile(workspace / "model" / "model.onnx", workspace / "out" / "model.onnx")
     size = given.point.widths["group"]
-    return {"size_bytes": size, "macs": size, "parameters": size, "latency": None, "seconds": SECONDS}
+    values = {"size_bytes": size, "macs": size, "parameters": size, "latency": None, "seconds": SECONDS}
+    return {**values, "quality": [_quality(LOSSES[size])]}
+
+
+def _quality(lost):
+    interval = {"low": -lost, "high": -lost, "confidence": 0.95}
+    told = {"metric": "top1", "original": 0.9, "compressed": 0.9 - lost, "difference": -lost}
+    return {**told, "interval": interval, "standard_error": 0.0, "samples": 10}
 
 
 def variants(_spec, workspace, _tell, *, part, **_):
