@@ -1,6 +1,5 @@
 """The sandbox's child with a search whose candidates wait instead of computing: rounds of trials without end."""
 
-import os
 import shutil
 import sys
 import time
@@ -10,7 +9,7 @@ from typing import Any
 import engine
 from sandbox import child
 
-WAIT_S = float(os.environ.get("WAITING_S", "5"))
+WAIT_S = 5.0
 # As a search asks for several at a time and then looks at what came of them.
 ROUND = 8
 
@@ -21,10 +20,10 @@ def _turn(*_: object, told: list[Any], **_more: object) -> dict[str, Any]:
     return {"do": "try_proposals", "proposals": proposals}
 
 
-def _trial(_spec: object, workspace: Path, *_: object, **_more: object) -> dict[str, Any]:
+def _trial(_spec: object, workspace: Path, *_: object, **_more: object) -> engine.TrialValues:
     time.sleep(WAIT_S)
     shutil.copyfile(workspace / "model" / "model.onnx", workspace / "out" / "model.onnx")
-    return {"size_bytes": 1, "macs": 1, "parameters": 1, "latency": None, "seconds": WAIT_S}
+    return engine.TrialValues(size_bytes=1, macs=1, parameters=1, latency=None, seconds=WAIT_S)
 
 
 if __name__ == "__main__":

@@ -44,28 +44,27 @@ def main() -> int:
     """Entry point; gives the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search.workers", description=__doc__)
     parser.add_argument("--runs", type=int, default=1, metavar="N", help="of each number of workers, in turn")
-    parser.add_argument("--quick", action="store_true", help="candidates that wait a second: a trial, no result")
+    parser.add_argument("--quick", action="store_true", help="one round of candidates: a trial, no result")
     options = parser.parse_args()
-    if options.quick:
-        os.environ["WAITING_S"] = "1"
+    most = ROUND if options.quick else TRIALS
     folder = Path(tempfile.mkdtemp(prefix="onnxpress-benchmark-"))
     rates: dict[int, list[float]] = {1: [], 2: []}
     try:
         with serving(folder) as settings:
             for _ in range(options.runs):
                 for count, found in rates.items():
-                    found.append(tried_per_second(settings, count))
+                    found.append(tried_per_second(settings, count, most))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     ratio = statistics.median(rates[2]) / statistics.median(rates[1])
-    markdown = _markdown(rates, ratio, quick=options.quick)
-    content: dict[str, Any] = {"rates": rates, "ratio": ratio, "trials": TRIALS, "wait_s": WAIT_S}
+    markdown = _markdown(rates, ratio, most, quick=options.quick)
+    content: dict[str, Any] = {"rates": rates, "ratio": ratio, "trials": most, "wait_s": WAIT_S}
     documents.store("search", "workers", content, markdown, quick=options.quick)
     print(markdown)
     return 0 if ratio >= TWICE else 1
 
 
-def tried_per_second(settings: Settings, count: int) -> float:
+def tried_per_second(settings: Settings, count: int, most: int) -> float:
     """Search with so many workers until enough candidates are tried; gives how many each second from the first one's start."""
     publisher = BrokerPublisher(settings)
     database = db.Database.from_settings(settings, publisher)
@@ -77,14 +76,14 @@ def tried_per_second(settings: Settings, count: int) -> float:
     try:
         until(database, lambda session: len(workers.live(session)) == count)
         job_id = _submit(settings, database)
-        until(database, lambda session: session.scalar(_ended(job_id)) >= TRIALS)
+        until(database, lambda session: session.scalar(_ended(job_id)) >= most)
         with database.reading() as session:
-            done = trials.list_trials(session, keys.DEFAULT_TENANT, job_id, limit=TRIALS)
+            done = trials.list_trials(session, keys.DEFAULT_TENANT, job_id, limit=most)
             began = min(trial.started_at for trial in done if trial.started_at)
             last = max(trial.finished_at for trial in done if trial.finished_at)
         with database.transaction() as session:
             jobs.cancel(session, keys.DEFAULT_TENANT, job_id)
-        return TRIALS / (last - began).total_seconds()
+        return most / (last - began).total_seconds()
     finally:
         for worker in started:
             worker.terminate()
@@ -115,7 +114,7 @@ def _ended(job_id: str) -> Any:
     return select(func.count()).where(Trial.job_id == job_id, Trial.state == TrialState.SUCCEEDED)
 
 
-def _markdown(rates: dict[int, list[float]], ratio: float, *, quick: bool) -> str:
+def _markdown(rates: dict[int, list[float]], ratio: float, most: int, *, quick: bool) -> str:
     rows = [
         [f"{count} worker{'s' if count > 1 else ''}", f"{60 * statistics.median(found):.1f}"]
         for count, found in rates.items()
@@ -123,7 +122,7 @@ def _markdown(rates: dict[int, list[float]], ratio: float, *, quick: bool) -> st
     return (
         "### A search on several workers\n\n"
         + ("**A trial run: no result.** " if quick else "")
-        + f"Candidates that wait {WAIT_S:g} s instead of computing, {ROUND} in a round, {TRIALS} counted: two workers try"
+        + f"Candidates that wait {WAIT_S:g} s instead of computing, {ROUND} in a round, {most} counted: two workers try"
         f" **{ratio:.2f} times** as many as one.\n\n" + documents.table(("workers", "candidates a minute"), rows)
     )
 

@@ -67,13 +67,12 @@ def _report(spec, workspace, tell, ended, chosen, more):
 
 def trial(spec, workspace, tell, *, proposal, **_):
     """Try a candidate: wait, and leave the network as it was."""
-    given = engine.Proposal.model_validate(proposal)
-    assert (given.inherits is None) == (not (workspace / "inherited").exists())
+    assert (proposal.inherits is None) == (not (workspace / "inherited").exists())
     time.sleep(SECONDS)
     shutil.copyfile(workspace / "model" / "model.onnx", workspace / "out" / "model.onnx")
-    size = given.point.widths["group"]
+    size = proposal.point.widths["group"]
     values = {"size_bytes": size, "macs": size, "parameters": size, "latency": None, "seconds": SECONDS}
-    return {**values, "quality": [_quality(LOSSES[size])]}
+    return engine.TrialValues.model_validate({**values, "quality": [_quality(LOSSES[size])]})
 
 
 def _quality(lost):
