@@ -50,6 +50,12 @@ class Recipe(_Value):
         description="What the job does without of a recipe by name, and why. The service says it.",
         exclude_if=lambda left_out: not left_out,
     )
+    exact: bool = Field(
+        default=False,
+        description="Keep every step that can be done, whatever it gains or costs by itself: for recipes that were measured as a"
+        " whole, such as those of a search's points. Each is verified all the same, and gates judge the result.",
+        exclude_if=lambda exact: not exact,
+    )
 
 
 # A recipe is written out, or named: `"small"`, or `{"name": "small"}`.

@@ -111,7 +111,9 @@ def _compression(
     told = spec.model_dump(mode="json", include={"target", "outputs", "limits", "tune"})
     limits = spec.goal.subject_to if gates is None else gates
     written = [gate.model_dump(mode="json") for gate in limits]
-    made = {"kind": "compress", "recipe": {"passes": list(recipe)}, "gates": written, "student_as_it_is": as_it_is}
+    # The point was measured as a whole: no step of it is to be left out for what it gains alone.
+    whole = {"passes": list(recipe), **({} if as_it_is else {"exact": True})}
+    made = {"kind": "compress", "recipe": whole, "gates": written, "student_as_it_is": as_it_is}
     return engine.read_spec({**told, **made})
 
 

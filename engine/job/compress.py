@@ -202,6 +202,9 @@ class _Compression(BesideOriginal):
 
     def _decided(self, index: int, outcome: Change, candidate: Path, measured: dict[str, Any]) -> Refusal | None:
         """Measure the speed where it matters, and say why the step is not worth keeping, if it is not."""
+        if self._recipe.recipe.exact:
+            del measured["change"]
+            return None
         size = compare_size(self._current, candidate, download=outcome.download)
 
         def decided(faster: LatencyComparison | None) -> Refusal | None:
@@ -232,7 +235,7 @@ class _Compression(BesideOriginal):
     def _without_idle(self, reports: Sequence[StepReport]) -> list[StepReport]:
         """Take back steps without loss that nothing was built on, where they gain nothing by themselves."""
         idle = unbuilt_on(reports)
-        if not idle:
+        if not idle or self._recipe.recipe.exact:
             return list(reports)
         kept = [step for step in reports if step.status == "applied" and step.index < idle[0].index]
         before, after = (

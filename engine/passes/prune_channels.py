@@ -80,6 +80,12 @@ class PruneChannels(Pass):
         description="In how many cuts, each refitted and ranked anew, the channels go; null: one for each fifth of them. Fewer"
         " take less time.",
     )
+    samples: int | None = Field(
+        None,
+        ge=16,
+        le=65536,
+        description="At most so many calibration samples rank channels and refit layers; null: all that pay.",
+    )
     max_drop: float | None = Field(
         None,
         gt=0,
@@ -111,11 +117,12 @@ class PruneChannels(Pass):
     def work(self, load: Workload) -> Work:
         """Importance is read from the calibration samples, the result refitted; a limit is found by bisection."""
         searches = self.max_drop is not None or self.target_latency_ratio is not None
-        refits = 2 * load.calibrate if self.reconstruct else 0
+        calibrate = min(load.calibrate, self.samples or load.calibrate)
+        refits = 2 * calibrate if self.reconstruct else 0
         # `auto` prunes three times.
         rounds = (7 if searches else self.rounds or 1) * (3 if self.importance == "auto" else 1)
         return Work(
-            runs=load.calibrate + rounds * (refits + load.select),
+            runs=calibrate + rounds * (refits + load.select),
             networks=4 * rounds,
             timed_s=5.0 * rounds if self.target_latency_ratio is not None else 0.0,
             per_weight_s=1e-6 * rounds,
@@ -168,4 +175,5 @@ class PruneChannels(Pass):
             exclude=frozenset(self.exclude),
             widths=self.widths,
             rounds=self.rounds,
+            samples=self.samples,
         )

@@ -32,9 +32,15 @@ class Reconstruct(Pass):
         (), max_length=4096, description="Names of nodes that keep their weights.", strict=False
     )
 
+    samples: int | None = Field(
+        None, ge=16, le=65536, description="At most so many calibration samples refit layers; null: all that pay."
+    )
+
     def work(self, load: Workload) -> Work:
         """Network and original run side by side, and each layer is refitted."""
-        return Work(runs=2 * load.calibrate, networks=2 + load.layers, per_weight_s=1e-6)
+        return Work(
+            runs=2 * min(load.calibrate, self.samples or load.calibrate), networks=2 + load.layers, per_weight_s=1e-6
+        )
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse quantized networks: their weights cannot be refitted."""
@@ -59,4 +65,4 @@ class Reconstruct(Pass):
         from engine.prune.reconstruct import reconstruct
 
         del observations
-        return reconstruct(model, frozenset(self.exclude), context)
+        return reconstruct(model, frozenset(self.exclude), context, samples=self.samples)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from engine.contract import Context
+from engine.data.subsets import First
 from engine.errors import ModelUnsupportedError, SpecInvalidError
 from engine.graph import io, macs
 from engine.graph.coupling import Coupling, analyse
@@ -61,6 +62,8 @@ class ChannelSettings:
     widths: Mapping[str, int] = field(default_factory=dict)
     # None: one for each fifth that goes.
     rounds: int | None = None
+    # Most calibration samples that rank channels and refit layers.
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ def check(model: ir.Model, exclude: Sequence[str]) -> Refusal | None:
 def prune(model: ir.Model, settings: ChannelSettings, context: Context) -> Change | Refusal:
     """Prune in place."""
     ir.external_data.load_to_model(model)
+    if settings.samples is not None and context.calibration is not None:
+        context = replace(context, calibration=First(context.calibration, settings.samples))
     refusal = gradient_importance.objection(settings.importance, context)
     if refusal is not None:
         return refusal

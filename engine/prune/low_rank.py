@@ -148,12 +148,17 @@ def _nothing(layers: Layers) -> Refusal:
 
 
 def _layers(model: ir.Model, settings: FactoriseSettings) -> Layers:
-    return find(model, settings.operators, settings.exclude, _objection)
+    # Whoever names a rank knows what it is worth.
+    return find(model, settings.operators, settings.exclude, _obstacle if settings.ranks else _objection)
 
 
 def _objection(layer: LinearLayer) -> str | None:
     if math.prod(layer.shape) < _SMALLEST_WEIGHTS:
         return f"it has fewer than {_SMALLEST_WEIGHTS} weights"
+    return _obstacle(layer)
+
+
+def _obstacle(layer: LinearLayer) -> str | None:
     if layer.groups > 1:
         return "its channels are in groups, which is thin already"
     if not np.isfinite(layer.tensor.numpy()).all():

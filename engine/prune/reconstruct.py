@@ -13,6 +13,7 @@ import onnx_ir as ir
 from engine.calibrate.observe import fixed_batch
 from engine.contract import Context, Samples
 from engine.data.batches import sample_bytes, sample_count
+from engine.data.subsets import First
 from engine.graph import io, linear
 from engine.graph.activations import affordable_batch
 from engine.graph.walk import DISK_BYTES, Walk
@@ -341,8 +342,10 @@ def _variance(moments: Moments) -> float:
 # --- as a pass of its own --------------------------------------------------------------------------------------------
 
 
-def reconstruct(model: ir.Model, exclude: frozenset[str], context: Context) -> Change | Refusal:
-    """Refit a network towards the original in place; refuse if the outputs do not come closer to it."""
+def reconstruct(
+    model: ir.Model, exclude: frozenset[str], context: Context, *, samples: int | None = None
+) -> Change | Refusal:
+    """Refit a network towards the original in place, on at most so many samples; refuse if its outputs do not come closer to it."""
     assert context.calibration is not None
     ir.external_data.load_to_model(model)
     before = quality_drop(context.evaluate(io.copy(model)))
@@ -350,7 +353,7 @@ def reconstruct(model: ir.Model, exclude: frozenset[str], context: Context) -> C
         model,
         context.original,
         {},
-        context.calibration,
+        context.calibration if samples is None else First(context.calibration, samples),
         context.untimed,
         exclude=exclude,
         progress=lambda share: context.progress(0.75 * share, "refitting layers"),

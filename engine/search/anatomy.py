@@ -90,6 +90,10 @@ class Layer:
     # What it may be split to, the highest first; empty: it stays whole.
     ranks: tuple[int, ...]
 
+    def full_rank(self, reads: int, makes: int) -> int:
+        """Give the rank that says nothing at such widths: of a kernel on the side of its outputs."""
+        return makes if int(np.prod(self.kernel or (1,))) > 1 else min(reads, makes)
+
     def split_share(self, rank: int, reads: int, makes: int) -> float:
         """Give the multiplications of the thin layers at such a rank and such widths, as a share of the whole layer's."""
         places = int(np.prod(self.kernel)) if self.kernel else 1

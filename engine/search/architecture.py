@@ -114,7 +114,10 @@ class Architecture:
         )
 
     def _pays(self, at: LayerAt, rank: int) -> bool:
-        return rank < min(at.reads, at.makes) and at.layer.split_share(rank, at.reads, at.makes) <= BREAK_EVEN
+        return (
+            rank < at.layer.full_rank(at.reads, at.makes)
+            and at.layer.split_share(rank, at.reads, at.makes) <= BREAK_EVEN
+        )
 
     def _effective(self, point: Point, *, prunes: bool) -> dict[str, Option]:
         used = {PASS_OF.get(point.precision)} | ({"prune_channels"} if prunes else set())
@@ -163,7 +166,7 @@ class Architecture:
                 whole = [each.name for each in self.layers.values() if each.ranks]
                 yield f"No layer that can be split is called `{name}`.", name, _there_are(whole)
                 continue
-            full = min(layer.reads.size, layer.makes.size)
+            full = layer.full_rank(layer.reads.size, layer.makes.size)
             if rank >= full:
                 yield f"Layer `{name}` has rank {full} as it is; {rank} saves nothing.", name, None
 
@@ -184,7 +187,9 @@ class Architecture:
         """Give the point at which every group keeps about the same share, and every layer that can is split to one of it."""
         widths = {name: group.nearest(share) for name, group in self.groups.items()}
         ranks = {
-            layer.name: min(layer.ranks, key=lambda r: abs(r - rank * min(layer.reads.size, layer.makes.size)))
+            layer.name: min(
+                layer.ranks, key=lambda r: abs(r - rank * layer.full_rank(layer.reads.size, layer.makes.size))
+            )
             for layer in self.layers.values()
             if rank is not None and layer.ranks
         }
@@ -228,7 +233,7 @@ class Architecture:
                 yield {"widths": {**point.widths, name: width}}
         for name, layer in self.layers.items():
             if layer.ranks:
-                whole = min(layer.reads.size, layer.makes.size)
+                whole = layer.full_rank(layer.reads.size, layer.makes.size)
                 for rank in _beside((whole, *layer.ranks), point.ranks.get(name, whole)):
                     others = {other: kept for other, kept in point.ranks.items() if other != name}
                     yield {"ranks": others if rank == whole else {**others, name: rank}}

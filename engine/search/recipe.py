@@ -8,6 +8,8 @@ from engine.search.values import Level, Option, Point
 
 # Shorter training shows nothing.
 LEAST_TRAIN_S = 1.0
+# Of these layers are refitted where candidates are many: more cost time and move the ranking little.
+_FIT_SAMPLES = 256
 _BITS = {"weights8": 8, "weights4": 4}
 
 
@@ -16,8 +18,8 @@ def recipe_of(
 ) -> tuple[dict[str, Any], ...]:
     """Give the bodies of the passes that make a point, in their order.
 
-    At the level `full`, channels go in several rounds and integers are refined on the samples to choose by; at the others that
-    is left out for the time it takes.
+    At the level `full`, channels go in several rounds, layers are refitted on all samples and integers are refined on those to
+    choose by; at the others that is left out for the time it takes.
     """
     point = architecture.normalise(point)
     passes: list[dict[str, Any]] = [{"type": "simplify"}, {"type": "fuse"}]
@@ -25,12 +27,12 @@ def recipe_of(
         passes.append({"type": "drop_blocks", "exactly": list(point.dropped)})
     if point.widths:
         step: dict[str, Any] = {"type": "prune_channels", "widths": _by_what_stays(point, architecture)}
-        passes.append(step if level == "full" else {**step, "rounds": 1})
+        passes.append(step if level == "full" else {**step, "rounds": 1, "samples": _FIT_SAMPLES})
     if point.ranks:
         passes.append({"type": "factorise", "ranks": dict(point.ranks)})
     if point.dropped:
         # What was cut is refitted by the steps that cut it; a branch that is gone only shows to the layers behind it.
-        passes.append({"type": "reconstruct"})
+        passes.append({"type": "reconstruct"} if level == "full" else {"type": "reconstruct", "samples": _FIT_SAMPLES})
     if train_s >= LEAST_TRAIN_S:
         passes.append({"type": "distill", "seconds": float(train_s), "flip": architecture.space.flip, "seed": seed})
     if point.precision != "float32":

@@ -4,7 +4,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from pydantic import ValidationError
 
+from engine.contract import Workload
 from engine.graph import io
 from engine.passes.drop_blocks import DropBlocks
 from engine.report.values import Change, Refusal
@@ -74,6 +76,27 @@ def test_a_name_that_is_no_branch_is_refused_with_those_that_are(tools, network,
     assert isinstance(refusal, Refusal)
     assert refusal.node == "stem"
     assert "sum0, sum1" in refusal.hint
+
+
+def test_exactly_these_branches_go_whatever_they_cost(tools, network, samples):
+    model = stack(network, [0.3, 0.001, 1.0, 0.01])
+    change = apply(tools, model, samples, exactly=["sum2", "sum0"], max_kl=1e-9)
+    assert isinstance(change, Change)
+    assert change.details.order == ("sum0", "sum2")
+    assert (change.details.metric, change.details.samples) == (None, 0)  # nothing was scored
+    assert [block.dropped for block in change.details.blocks] == [True, False, True, False]
+    assert Change.model_validate_json(change.model_dump_json()) == change
+    assert {node.name for node in model.graph if node.op_type == "Conv"} == {"stem", "a1", "b1", "a3", "b3"}
+    refusal = apply(tools, stack(network, [0.3, 0.01]), samples, exactly=["stem"])
+    assert refusal.reason.startswith("`exactly` names `stem`: it is no sum")
+    assert "sum0, sum1" in refusal.hint
+    with pytest.raises(ValidationError, match="leave out `only`, `count` and `share`"):
+        DropBlocks(exactly=("sum0",), count=1)
+
+
+def test_named_branches_are_no_work():
+    load = Workload(calibrate=512, select=512, layers=20, parameters=10**6)
+    assert DropBlocks(exactly=("sum0",)).work(load).runs == 0 < DropBlocks().work(load).runs
 
 
 def test_the_limit_stops_it(tools, network, samples):

@@ -7,6 +7,7 @@ import pytest
 from onnx import helper
 from pydantic import ValidationError
 
+from engine.contract import Workload
 from engine.graph import io
 from engine.passes.factorise import Factorise
 from engine.report.detail_parts import LeftAlone
@@ -187,6 +188,47 @@ def test_without_a_race_multiplications_decide(tools):
     context = replace(tools.context(perceptron(tools), tools.Feeds(x=vectors())), race=race)
     change = Factorise(race=False, energy=0.9999).apply(perceptron(tools), {}, context)
     assert [layer.time_of_network for layer in change.details.layers] == [None] * 3
+
+
+def test_ranks_that_are_given_are_taken_without_a_race(tools):
+    def race(models):
+        raise AssertionError(f"{len(models)} networks were raced")
+
+    model = perceptron(tools, rank=90)
+    change = apply(tools, model, tools.Feeds(x=vectors()), race, ranks={"second": 60, "first": 10})
+    assert {layer.node: layer.ranks for layer in change.details.layers} == {"first": (10,), "second": (60,)}
+    names = {node.name for node in model.graph}
+    assert {"first_down", "second_down"} <= names
+    assert "third_down" not in names
+    kernels = convolutions(tools)
+    (layer,) = apply(tools, kernels, tools.Feeds(x=images(8)), ranks={"wide": 16}).details.layers
+    # The same share of both sides.
+    assert layer.ranks == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "reason"),
+    [
+        ({"nowhere": 8}, "`ranks` names `nowhere`: the network has no such layer."),
+        ({"relu": 4}, "`ranks` names `relu`: the network has no such layer."),
+        ({"first": 64}, "`ranks` asks for rank 64 of `first`, which has rank 64 as it is."),
+    ],
+)
+def test_ranks_that_no_layer_can_have_are_refused(tools, ranks, reason):
+    refusal = apply(tools, perceptron(tools), tools.Feeds(x=vectors()), ranks=ranks)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason == reason
+    if "first" not in ranks:
+        assert refusal.hint == "Layers that can be split: first, second, third, last."
+
+
+def test_a_ratio_and_ranks_are_two_amounts():
+    with pytest.raises(ValidationError, match="either `ratio` or `ranks`"):
+        Factorise(ratio=0.5, ranks={"first": 8})
+    load = Workload(calibrate=512, select=512, layers=20, parameters=10**6)
+    one, every = Factorise(ranks={"first": 8}).work(load), Factorise().work(load)
+    assert one.timed_s == 0 < every.timed_s
+    assert one.per_weight_s < every.per_weight_s
 
 
 @pytest.mark.parametrize("build", [perceptron, convolutions])

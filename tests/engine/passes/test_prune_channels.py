@@ -4,8 +4,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from pydantic import ValidationError
 
 import engine
+from engine.contract import Workload
+from engine.data.subsets import First
 from engine.errors import SpecInvalidError, VerificationFailedError
 from engine.graph import io, macs
 from engine.passes.prune_channels import PruneChannels
@@ -91,6 +94,76 @@ def test_excluded_nodes_keep_their_channels(model, samples, context):
     assert model.graph.initializers["a1.w"].shape[0] == 16
     with pytest.raises(SpecInvalidError, match="nosuch"):
         PruneChannels(exclude=("nosuch",)).check(model)
+
+
+def test_groups_keep_exactly_what_is_said(model, samples, context):
+    before = {name: value.shape for name, value in model.graph.initializers.items()}
+    # By kind and layer, or by the layer alone; any layer that makes the channels will do.
+    step = PruneChannels(widths={"channels:a1": 5, "b2": 9})
+    change = step.apply(model, {}, context(model.clone(), samples))
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    assert {group.name: group.kept for group in change.details.groups} == {"g1": 5, "g3": 9}
+    shapes = {name: tuple(value.shape) for name, value in model.graph.initializers.items()}
+    assert shapes["a1.w"] == (5, 16, 3, 3)
+    assert shapes["b2.w"] == (9, 32, 3, 3)
+    assert shapes["short.w"][0] == shapes["head.w"][1] == 9
+    assert shapes["stem.w"] == tuple(before["stem.w"])
+    assert change.details.rounds == 4
+    assert any(layer.taken for layer in change.details.layers)
+
+
+def test_rounds_can_be_fewer(model, samples, context):
+    change = PruneChannels(widths={"a1": 4}, rounds=1).apply(model, {}, context(model.clone(), samples))
+    assert change.details.rounds == 1
+    assert model.graph.initializers["a1.w"].shape[0] == 4
+
+
+def test_fewer_samples_can_do(model, samples, context):
+    load = Workload(calibrate=512, select=512, layers=20, parameters=10**6)
+    assert PruneChannels(samples=64).work(load).runs < PruneChannels().work(load).runs
+    few, same = (model.clone() for _ in range(2))
+    PruneChannels(widths={"a1": 8}, samples=16).apply(few, {}, context(model, samples))
+    PruneChannels(widths={"a1": 8}).apply(same, {}, context(model, First(samples, 16)))
+    weights = [each.graph.initializers["a2.w"].const_value.numpy() for each in (few, same)]
+    np.testing.assert_array_equal(*weights)
+
+
+@pytest.mark.parametrize(
+    ("widths", "message", "hint"),
+    [
+        (
+            {"a7": 3},
+            "`widths` names `a7`, which is no group of channels of the network.",
+            "There is `channels:stem`, `channels:a1`, `channels:b1`, `channels:b2`.",
+        ),
+        ({"b2": 9, "channels:short": 9}, "`widths` names one group twice: `b2` and `channels:short`.", None),
+        ({"a1": 17}, "`widths` asks for 17 channels of `a1`, which has 16.", None),
+    ],
+)
+def test_widths_of_no_group_are_told(model, samples, context, widths, message, hint):
+    with pytest.raises(SpecInvalidError) as caught:
+        PruneChannels(widths=widths).apply(model, {}, context(model.clone(), samples))
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+def test_channels_of_grouped_convolutions_go_in_sets(network, samples, context):
+    net = network()
+    x = net.relu(net.conv("image", 3, 16, name="stem"))
+    x = net.conv(net.relu(net.conv(x, 16, 16, name="grouped", group=4)), 16, 5, 1, name="last")
+    model = ir.from_proto(onnx.load_from_string(net.build(net.op("Flatten", net.op("GlobalAveragePool", x)))))
+    made = model.clone()
+    PruneChannels(widths={"grouped": 8}, kinds=("channels",)).apply(made, {}, context(model, samples))
+    assert made.graph.initializers["grouped.w"].shape[0] == 8
+    with pytest.raises(
+        SpecInvalidError, match="`grouped` cannot keep 7 of its 16 channels: they go in sets of 4"
+    ) as caught:
+        PruneChannels(widths={"grouped": 7}).apply(model.clone(), {}, context(model, samples))
+    assert caught.value.hint == "It can keep 4 or 8."
+
+
+def test_widths_and_a_share_are_two_amounts():
+    with pytest.raises(ValidationError, match="either `widths` or `max_drop` says how much goes"):
+        PruneChannels(widths={"a1": 3}, max_drop=0.01)
 
 
 def test_refusals_name_the_reason(model, samples, context):
