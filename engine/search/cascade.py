@@ -22,8 +22,8 @@ from engine.spec import Search
 # What proposals of a round were, by what they follow from, so that a search in one process works each out once.
 Memo = dict[str, tuple[Proposal, ...]]
 
-# Parts of the library that every worker is given at a time, and candidates of the study.
-_PARTS_AT_A_TIME, _STUDIED_AT_A_TIME = 4, 4
+# Parts of the library that every worker is given at a time, candidates of the study, and the first candidates of all.
+_PARTS_AT_A_TIME, _STUDIED_AT_A_TIME, _FIRST_AT_A_TIME = 4, 4, 2
 # Precisions that pay for a goal, as a rule. Others are measured where time is left.
 _SMALL = ("float32", "static", "weights4", "weights8")
 _FAST = {"cpu": ("float32", "static", "dynamic")}
@@ -35,6 +35,8 @@ _FULL_LEAST_S, _FULL_SHARED_S, _FULL_FIRST_SHARE = 4.0, 100.0, 0.55
 _FULL_STEP_S = 5.0
 # Candidates to look at before any is trained, and what share of the time that is left they may take.
 _LEAST_LOOKED, _LOOKING_LATE = 6, 0.6
+# The rank of what breaks a limit.
+_FAILS = 2
 # Without training: the candidates within so much of what is allowed, so many of them, are quantized again with more care.
 _NEARLY, _CAREFUL = 1.4, 3
 
@@ -114,8 +116,10 @@ class _Cascade:
         if best is None:
             return None
         original, price = self._ledger.original_judged(), self._ledger.original_cost()
-        if price is not None and original.rank <= best.found.rank:
-            fails = original.rank == 2
+        if original.rank < best.found.rank and best.found.rank == _FAILS:
+            return None
+        if original.rank == best.found.rank and price is not None:
+            fails = original.rank == _FAILS
             if (original.missing, price) <= (best.found.missing, best.cost) if fails else price <= best.cost:
                 return None
         return best.number
@@ -137,7 +141,7 @@ class _Cascade:
             if number < self._last_looked():
                 continue
             planned = self._planned(number)
-            if not planned:
+            if not planned and number > 0:
                 return []
             open_ones = self._open(planned, number)
             if open_ones:
@@ -156,8 +160,6 @@ class _Cascade:
     def _planned(self, number: int) -> tuple[Proposal, ...]:
         strategy = self._task.spec.strategy
         before = [each for each in self._told if each.proposal.round < number]
-        if number > 0 and not before:
-            return ()
         name = f"{number}|{','.join(str(each.number) for each in before)}"
         if name not in self._memo:
             looking = self._looking_at(before)
@@ -167,12 +169,12 @@ class _Cascade:
                 found = looking.around(number, trains=self._trains)
             else:
                 found = self._studied(number, before)
-            self._memo[name] = tuple(new_ones(found, [each.proposal.point for each in before]))
-        planned = self._memo[name]
-        if not planned and strategy == "auto" and 0 < number <= SOLVER_ROUNDS:
-            # The solver has nothing that is new: the study may.
-            return tuple(new_ones(self._studied(number, before), [each.proposal.point for each in before]))
-        return planned
+            planned = new_ones(found, [each.proposal.point for each in before])
+            if not planned and strategy == "auto" and 0 < number <= SOLVER_ROUNDS:
+                # The solver has nothing that is new: the study may.
+                planned = new_ones(self._studied(number, before), [each.proposal.point for each in before])
+            self._memo[name] = tuple(planned)
+        return self._memo[name]
 
     def _studied(self, number: int, before: Sequence[Told]) -> list[Proposal]:
         spec = self._task.spec
@@ -258,7 +260,7 @@ class _Cascade:
     def _full_s(self) -> float:
         """Give how long a full distillation may train, in whole steps where it is long."""
         around = self._clock.around_s(self._told, "refit")
-        careful = self._clock.around_s(self._told, "full")
+        careful = self._clock.careful_s(self._told)
         left = self._clock.left_s - around - 2 * careful
         if left > _FULL_SHARED_S and not any(each.proposal.stage == "full" for each in self._told):
             left *= _FULL_FIRST_SHARE
@@ -315,7 +317,8 @@ class _Cascade:
         each_s = self._clock.around_s(self._told, open_ones[0].level) if each_s is None and open_ones else each_s or 0.0
         fit = self._clock.fit(min(seconds, self._clock.left_s), each_s)
         if not self._told:
-            fit = max(fit, 1)
+            # How long one takes is not known yet.
+            fit = min(max(fit, 1), _FIRST_AT_A_TIME * max(1, self._clock.workers))
         return list(open_ones)[: max(0, min(fit, self._most - kept - len(self._told)))]
 
 

@@ -7,12 +7,14 @@ from statistics import median
 from engine.search.values import Level, Told
 
 # Shares of the time before the report. Where nothing is trained, the rest is for quantizing the best with more care.
-_LIBRARY_UNTIL, _LOOKING_UNTIL, _SHORT_UNTIL = 0.3, 0.42, 0.7
+_LIBRARY_UNTIL, _LOOKING_UNTIL, _SHORT_UNTIL = 0.22, 0.36, 0.56
 _LOOKING_ALONE_UNTIL = 0.85
 # A trial before any was timed, and how much longer one may take than those before.
 _FIRST_TRIAL_S, _SLOWER = 6.0, 1.3
+# Quantizing with care takes so much longer than the usual trial, until one has shown it.
+_CAREFUL = 3.0
 # A short distillation, as a share of the time and in seconds at least and at most.
-_SHORT_SHARE, _SHORT_LEAST_S, _SHORT_MOST_S = 0.06, 3.0, 90.0
+_SHORT_SHARE, _SHORT_LEAST_S, _SHORT_MOST_S = 0.05, 3.0, 90.0
 # A report times the result for this long at most, and evaluates both networks again; a search leaves that time to it.
 REPORT_S = 14.0
 
@@ -77,6 +79,15 @@ class Clock:
         if not taken:
             taken = [max(each.seconds - each.proposal.train_s, 0.1) for each in told if each.state == "succeeded"]
         return _SLOWER * median(taken) if taken else self.trial_s
+
+    def careful_s(self, told: Sequence[Told]) -> float:
+        """Give what it takes to store a trained network in a precision with the care that a result gets."""
+        taken = [
+            each.seconds
+            for each in told
+            if each.state == "succeeded" and each.proposal.stage == "stored" and each.proposal.level == "full"
+        ]
+        return _SLOWER * median(taken) if taken else _CAREFUL * self.around_s(told, "refit")
 
     def fit(self, seconds: float, each_s: float) -> int:
         """Give how many trials of so many seconds fit into a time, by all workers."""

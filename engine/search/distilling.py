@@ -24,6 +24,8 @@ _STORED_STRAIN = 0.25
 _INSIDE = 0.85
 # Candidates that lose more than this many times what is allowed are not won back.
 _HOPELESS = 25.0
+# A second precision is tried where it costs no more than this many times what the best one does.
+_WORTH_STORING = 1.15
 # Another candidate differs from those that were trained by so much of its expected loss, or is no other.
 _APART = 1.25
 
@@ -102,8 +104,10 @@ class Distilling:
         """Give trained networks in the precisions that cost least."""
         found = list[Proposal]()
         for each in of:
-            for point in self._looking.stored_best(each.architecture, count):
-                if point.precision != "float32":
+            points = self._looking.stored_best(each.architecture, count)
+            most = _WORTH_STORING * self._looking.cost(points[0])
+            for point in points:
+                if point.precision != "float32" and self._looking.cost(point) <= most:
                     why = f"What trial {each.number} has learnt, in another precision."
                     found.append(
                         self._going_on(
