@@ -70,7 +70,8 @@ def _places(model: ir.Model, architecture: Architecture) -> dict[ir.Node, _Place
         last = max(before, key=lambda place: place.order, default=None)
         layer = None if last is None else last.layer
         own = layer is not None and of_layer[layer] == blocks
-        term = layer if own and layer is not None else "|".join((layer or _INPUT, *blocks))
+        # What stays when the layer goes has a name of its own.
+        term = layer if own and layer is not None else f"{layer or _INPUT}|{'|'.join(blocks)}"
         # It stands where its layer stands: what comes later is what a later layer made.
         found[node] = _Place(layer, blocks, term, order if last is None else last.order)
     return found
@@ -100,7 +101,7 @@ class _Reader:
             users = [places[use.node] for use in value.uses() if use.node in places]
             # What several branches share stays as long as one of them does.
             owner = min(users, key=lambda place: (len(place.blocks), place.order), default=None)
-            name = _INPUT if owner is None else owner.term
+            name = f"{_INPUT}|" if owner is None else owner.term
             built.setdefault(name, _Building(_Place(None, (), name, 0))).tensors.append(value)
         for term in built.values():
             yield self._term(term)

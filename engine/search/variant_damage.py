@@ -1,6 +1,6 @@
 """Makes single variants of a network, refits what they touch in closed form, and says what they lost on the samples to choose by."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,6 @@ from engine.errors import EngineError, ModelUnsupportedError
 from engine.goal import Precision
 from engine.graph import io, linear, macs
 from engine.graph.coupling import analyse
-from engine.graph.groups import Group
 from engine.prune.blocks import find_blocks, without
 from engine.prune.reconstruct import repair
 from engine.prune.refittable import refittable
@@ -33,9 +32,9 @@ from engine.search.values import Point
 from engine.search.variants import Kind, Variant
 
 # Variants are fitted to so many samples, by the multiply-accumulates that these run: a library is to cost minutes at most.
-_FIT_MACS, _FEWEST_FIT, _MOST_FIT = 60_000_000_000, 64, 512
+_FIT_MACS, _FEWEST_FIT, _MOST_FIT = 30_000_000_000, 64, 256
 # So many of the layers behind a branch that is gone are refitted.
-_BEHIND = 8
+_BEHIND = 4
 _SENSITIVITY_SAMPLES, _SENSITIVITY_S = 16, 10.0
 
 
@@ -48,14 +47,14 @@ class VariantMaker:
     context: Context
 
     def width(self, group: str, kept: int, *, refit: bool = True) -> Variant:
-        """Let one group keep so many; the layers that read or make its channels are refitted."""
-        touched = self._touched[group]
+        """Let one group keep so many; the layers that read its channels are refitted, those that make them lose nothing."""
+        readers = self._readers[group]
         step = {
             "type": "prune_channels",
             "widths": {group: kept},
             "rounds": 1,
             "reconstruct": refit,
-            "exclude": [name for name in self._refittable if name not in touched],
+            "exclude": [name for name in self._refittable if name not in readers],
         }
         return self._variant("width", group, kept, lambda: self._by(self.model, step))
 
@@ -158,12 +157,10 @@ class VariantMaker:
         return tuple(layer.name for layer in refittable(self.model)[0])
 
     @cached_property
-    def _touched(self) -> dict[str, frozenset[str]]:
-        """Give the layers that read or make each group's channels."""
+    def _readers(self) -> dict[str, frozenset[str]]:
+        """Give the layers that read each group's channels."""
         groups = groups_by_name(analyse(io.copy(self.model)).groups)
-        return {name: frozenset(_nodes(groups[name])) for name in self.architecture.groups}
-
-
-def _nodes(group: Group) -> Iterable[str]:
-    yield from group.producers
-    yield from (part.node for part in group.slices)
+        return {
+            name: frozenset(part.node for part in groups[name].slices if part.role == "in")
+            for name in self.architecture.groups
+        }
