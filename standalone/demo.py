@@ -1,4 +1,4 @@
-"""`make demo`: the whole way on real input. Starts the service, compresses a real network through the CLI, stops."""
+"""`make demo`: the whole way on real input. Starts the service, looks for the network that a goal asks for, stops."""
 
 import os
 import shutil
@@ -11,53 +11,60 @@ from pathlib import Path
 from standalone.serve import Embedded
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "fashion-mnist"
+# 667 images tell a loss of two points from none, and not one of half a point. In so short a time the search looks at less: the
+# file names a few widths, and the precision that this network is fastest in.
+LIMITS = ("--max-drop", "2%", "--max-size", "40%", "--budget", "90s")
 
 
 def demo(out: Path) -> int:
     """Run the demo; the artifact and its report end up in `out`. Gives the CLI's exit code."""
     out.mkdir(parents=True, exist_ok=True)
+    trains = find_spec("torch") is not None
     print(
-        "onnxpress demo: a residual CNN trained on Fashion-MNIST, compressed to INT8 and judged on 667 images that chose nothing.\n"
+        "onnxpress demo: a residual CNN trained on Fashion-MNIST. Wanted: the fastest network that loses at most 2 points and takes\n"
+        f"at most 40 % of the bytes, found in 90 seconds{' of cutting, refitting and training' if trains else ''}, judged on 667 images that"
+        " chose nothing.\n"
     )
-    made = [out / "residual_cnn.int8.onnx"]
+    network, report = out / "residual_cnn.small.onnx", out / "residual_cnn.small.md"
     data_dir = Path(tempfile.mkdtemp(prefix="onnxpress-demo-"))
     try:
         with Embedded(data_dir, host="127.0.0.1", port=0, workers=1, say=print) as service:
             print(f"The service runs at {service.url}. This is what a user types:\n")
-            code = _compress(service, "job.json", made[0])
-            if code == 0 and find_spec("torch") is not None:
+            code, job = _type(
+                service,
+                "compress",
+                _path(EXAMPLE / "residual_cnn.onnx"),
+                *("--data", _path(EXAMPLE / "data.npz")),
+                *("--goal", _path(EXAMPLE / "goal.json")),
+                *LIMITS,
+                *("--out", _path(network), "--report", _path(report)),
+            )
+            if job:
                 print(
-                    "\nMost channels go, and 45 seconds of distillation from the original win back what that costs:\n"
+                    "\nWhat else there is to choose from; `onnxpress pick` makes any of these, without searching again:\n"
                 )
-                made.append(out / "residual_cnn.distilled.onnx")
-                code = _compress(service, "distill.json", made[1])
+                _type(service, "front", job)
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
-    told = "; ".join(f"{path}, its report {_report(path)}" for path in made)
-    print(f"\nEverything is stopped. What was made: {told}.")
-    if len(made) == 1:
-        print("With PyTorch it shows distillation too: make demo EXTRAS=train")
+    made = [path for path in (network, report) if path.exists()]
+    print(f"\nEverything is stopped. What was made: {', '.join(map(str, made)) or 'nothing'}.")
+    if not trains:
+        print("With PyTorch the best candidates are distilled from the original too: make demo EXTRAS=train")
     return code
 
 
-def _report(network: Path) -> Path:
-    return network.with_suffix(".md")
+def _path(path: Path) -> str:
+    return os.path.relpath(path)
 
 
-def _compress(service: Embedded, job: str, out: Path) -> int:
-    argv = [
-        "onnxpress",
-        "compress",
-        os.path.relpath(EXAMPLE / "residual_cnn.onnx"),
-        *("--data", os.path.relpath(EXAMPLE / "data.npz")),
-        *("--recipe", os.path.relpath(EXAMPLE / job)),
-        *("--out", os.path.relpath(out)),
-        *("--report", os.path.relpath(_report(out))),
-    ]
+def _type(service: Embedded, *words: str) -> tuple[int, str]:
+    """Run the command line as a user does; gives its exit code and the first line for programs."""
+    argv = ["onnxpress", *words]
     print("  $ " + " ".join(argv) + "\n", flush=True)
     env = {
         **os.environ,
         "ONNXPRESS_URL": service.url,
         "ONNXPRESS_API_KEY": service.key_file.read_text().strip(),
     }
-    return subprocess.run([sys.executable, "-m", *argv], env=env, check=False).returncode
+    done = subprocess.run([sys.executable, "-m", *argv], env=env, check=False, stdout=subprocess.PIPE, text=True)
+    return done.returncode, done.stdout.partition("\n")[0]

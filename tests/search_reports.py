@@ -97,7 +97,7 @@ def search_report(*, met: bool = True) -> SearchReport:
         budget=Budget(max_seconds=600.0, max_trials=60),
         seconds=321.0,
         trials=Counts(succeeded=2, failed=1),
-        stopped="the budget of 600 s is spent",
+        stopped="The budget of 600 s is spent.",
         chosen=3,
         met=met,
         story=story,

@@ -14,10 +14,10 @@ from onnxpress.terminal_text import safe_text
 
 Json = Mapping[str, Any]
 _PRECISIONS = {
-    "float32": "float",
-    "float16": "float16",
-    "static": "INT8",
-    "dynamic": "INT8, ranges at run time",
+    "float32": "in float",
+    "float16": "16-bit floats",
+    "static": "8-bit integers with fixed ranges",
+    "dynamic": "8-bit integers with fresh ranges",
     "weights8": "weights in 8 bits",
     "weights4": "weights in 4 bits",
 }
@@ -28,12 +28,16 @@ def point_text(point: Json, level: str) -> str:
     """Give a candidate in words: what is gone of the network, how its numbers are stored, and what was done for it."""
     dropped, widths, ranks = (len(point.get(name) or ()) for name in ("dropped", "widths", "ranks"))
     in_float = len(point.get("in_float") or ())
+    options = (
+        f"{name.partition('.')[2].replace('_', ' ')} {value}" for name, value in (point.get("options") or {}).items()
+    )
     words = [
         _counted(dropped, "block") + " dropped" if dropped else "",
         _counted(widths, "group") + " narrower" if widths else "",
         _counted(ranks, "layer") + " at a lower rank" if ranks else "",
         _PRECISIONS.get(point["precision"], point["precision"]),
         f"{_counted(in_float, 'layer')} left in float" if in_float else "",
+        *options,
         _LEVELS.get(level, level),
     ]
     return ", ".join(filter(None, words))
@@ -199,7 +203,8 @@ def _ended(search: Json) -> str:
     counts, took = search["trials"], formatting.duration(search["seconds"])
     failed = f", {counts['failed']} failed" if counts["failed"] else ""
     strategy = f"strategy {search['strategy']}, seed {search['seed']}"
-    return f"searched for {took}: {_counted(counts['succeeded'], 'candidate')} measured{failed}; {search['stopped']} ({strategy})"
+    found = f"searched for {took}: {_counted(counts['succeeded'], 'candidate')} measured{failed}"
+    return f"{found}. {search['stopped'].rstrip('.')}. ({strategy})"
 
 
 def _measured(measured: Json | None) -> str:

@@ -53,7 +53,9 @@ def _ended(search: SearchReport) -> str:
         "The original is the best there is." if search.chosen is None else f"Trial {search.chosen} made the result."
     )
     stopped = search.stopped.rstrip(".")
-    return f"{counts.succeeded} candidates were measured{lost}, in {search.seconds:.0f} s; {stopped}. {chosen}"
+    one = counts.succeeded == 1
+    measured = f"{counts.succeeded} {'candidate was' if one else 'candidates were'} measured"
+    return f"{measured}{lost}, in {search.seconds:.0f} s. {stopped}. {chosen}"
 
 
 def _story(lines: Sequence[StoryLine], chosen: int | None) -> Iterator[str]:

@@ -36,11 +36,15 @@ def line(text, start):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "2 blocks dropped, 1 group narrower, INT8, 1 layer left in float, distilled"),
-        ({"dropped": [], "widths": {}, "in_float": [], "precision": "float32"}, "float, distilled"),
+        ({}, "2 blocks dropped, 1 group narrower, 8-bit integers with fixed ranges, 1 layer left in float, distilled"),
+        (
+            {"dropped": [], "widths": {}, "ranks": {}, "in_float": [], "options": {"distill.learning_rate": 0.01}},
+            "8-bit integers with fixed ranges, learning rate 0.01, distilled",
+        ),
+        ({"dropped": [], "widths": {}, "in_float": [], "precision": "float32"}, "in float, distilled"),
         (
             {"dropped": [], "ranks": {"a": 2, "b": 3}, "in_float": []},
-            "1 group narrower, 2 layers at a lower rank, INT8, distilled",
+            "1 group narrower, 2 layers at a lower rank, 8-bit integers with fixed ranges, distilled",
         ),
     ],
 )
@@ -62,7 +66,7 @@ def test_the_story_the_front_and_the_limits_of_a_report(report):
     assert "narrower layers lose more than 1 point" in text
     assert "the time of 1 network was predicted from measured parts before it was made: off by 4.0 % (median)" in text
     assert (
-        "searched for 5 min 21 s: 2 candidates measured, 1 failed; the budget of 600 s is spent (strategy auto, seed 7)"
+        "searched for 5 min 21 s: 2 candidates measured, 1 failed. The budget of 600 s is spent. (strategy auto, seed 7)"
         in text
     )
 

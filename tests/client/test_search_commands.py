@@ -247,7 +247,7 @@ def test_a_front_is_a_table_for_people_and_numbers_for_programs(scripted, cli):
     _front(scripted)
     done = cli(scripted.url, KEY, "front", "job_1")
     assert (done.code, done.stdout) == (0, "3\n")
-    assert "1 block dropped, INT8, refitted" in done.stderr
+    assert "1 block dropped, 8-bit integers" in done.stderr
     assert "chosen" in done.stderr
     assert cli(scripted.url, KEY, "front", "job_1", "--json").json["points"][0]["number"] == 3
     _front(scripted, points=[], final=False)
@@ -314,7 +314,7 @@ def test_trials_come_page_by_page(scripted, cli):
     )
     done = cli(scripted.url, KEY, "trials", "job_1")
     assert done.code == 0, done.stderr
-    assert done.stderr.count("solver: uniform") == 2
+    assert done.stderr.count("solver:") == 2
     assert [one["number"] for one in cli(scripted.url, KEY, "trials", "job_1", "--json").json["items"]] == [1, 2]
 
 

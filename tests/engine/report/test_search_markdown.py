@@ -18,7 +18,7 @@ def test_the_story_says_what_was_tried_and_why_it_was_kept_or_dropped():
         in text
     )
     assert (
-        "2 candidates were measured, 1 failed, in 321 s; the budget of 600 s is spent. Trial 3 made the result." in text
+        "2 candidates were measured, 1 failed, in 321 s. The budget of 600 s is spent. Trial 3 made the result." in text
     )
     assert _row(text, "| 1 |") == (
         r"| 1 | 1 | half of the channels \| refitted | solver: uniform |  | 2.50x as fast (2.44 to 2.56), 150.0 kB,"
