@@ -5,10 +5,12 @@ Nothing here leads to the samples that judge: a search sees those once, in its f
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Self
+
+import onnx_ir as ir
 
 from engine.contract import Context, Labels
 from engine.data.batches import padded, run_size
@@ -37,6 +39,8 @@ from engine.spec import Search
 # all workers have to choose by the same samples.
 _MACS = 100_000_000_000
 _FEWEST, _MOST = 256, 4096
+# The same of the samples that candidates are fitted to while many are looked at.
+_FIT_MACS, _FEWEST_FIT, _MOST_FIT = 60_000_000_000, 64, 512
 _FEEDS = 8
 
 
@@ -53,6 +57,8 @@ class SearchBench:
     original: Path
     prepared: Path
     workbench: Workbench
+    # The same with as many samples to fit to as a candidate of many is worth.
+    brief: Workbench
     # On some of the samples to choose by, and on all of them; one and the same where there are few.
     evaluator: Evaluator
     careful: Evaluator
@@ -90,6 +96,7 @@ class SearchBench:
         feeds = _feeds(spec, parts, inspection)
         own = SelfDifferences(frame.model, untimed)
         workbench = _workbench(spec, frame, data, parts, evaluator=every, feeds=_racing(original, feeds, inspection))
+        brief = _brief(workbench, _affordable(io.load(frame.model), _FIT_MACS, _FEWEST_FIT, _MOST_FIT))
         del original
         prepared = _prepared(frame, workbench, own)
         architecture = Architecture.of(io.load(prepared), spec.space, spec.target, has_data=parts.calibrate is not None)
@@ -100,17 +107,19 @@ class SearchBench:
             original=frame.model,
             prepared=prepared,
             workbench=workbench,
+            brief=brief,
             evaluator=few,
             careful=every,
             feeds=tuple(workbench.feeds),
             own=own,
         )
 
-    def context(self, name: str, tell: Callable[[float, str], None] | None = None) -> Context:
-        """Give what passes may ask for while they make the candidate of this name."""
+    def context(self, name: str, tell: Callable[[float, str], None] | None = None, *, brief: bool = False) -> Context:
+        """Give what passes may ask for while they make the candidate of this name; `brief`: it is one of many."""
         folder = self.frame.steps / f"{name}.checkpoint"
         folder.mkdir(exist_ok=True)
-        return self.workbench.context(self.original, folder, tell or self._progress)
+        workbench = self.brief if brief else self.workbench
+        return workbench.context(self.original, folder, tell or self._progress)
 
     def _progress(self, fraction: float, message: str) -> None:
         self.frame.tell({"type": "progress", "step": 0, "fraction": round(fraction, 3), "message": message})
@@ -136,8 +145,7 @@ def _evaluators(
     spec: Search, frame: Frame, data: JobData, parts: Parts, original: Session
 ) -> tuple[Evaluator, Evaluator]:
     graph = io.load(frame.model)
-    most = max(_FEWEST, min(_MOST, _MACS // max(1, macs.total(io.copy(graph)))))
-
+    most = _affordable(io.copy(graph), _MACS, _FEWEST, _MOST)
     part = parts.select
 
     def on(count: int) -> Evaluator:
@@ -158,6 +166,19 @@ def _evaluators(
 
     every = on(len(part.samples))
     return (on(most) if most < len(part.samples) else every), every
+
+
+def _affordable(model: ir.Model, most_macs: int, fewest: int, most: int) -> int:
+    """Say how many samples run with so many multiply-accumulates."""
+    return max(fewest, min(most, most_macs // max(1, macs.total(model))))
+
+
+def _brief(workbench: Workbench, count: int) -> Workbench:
+    samples, labels = workbench.calibrate, workbench.labels
+    if samples is None or count >= len(samples):
+        return workbench
+    fewer = None if labels is None else replace(labels, values=labels.values[:count])
+    return replace(workbench, calibrate=First(samples, count), labels=fewer)
 
 
 def _feeds(spec: Search, parts: Parts, inspection: Inspection) -> list[Feed]:

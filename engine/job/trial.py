@@ -57,7 +57,7 @@ def tried(bench: SearchBench, proposal: Proposal) -> TrialValues:
         io.load(bench.prepared),
         proposal.point,
         bench.architecture,
-        bench.context(checkpoint),
+        bench.context(checkpoint, brief=proposal.level == "refit"),
         level=proposal.level,
         train_s=proposal.train_s,
         seed=bench.spec.seed,

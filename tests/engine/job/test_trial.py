@@ -8,9 +8,10 @@ import pytest
 
 import engine
 from engine import Compress, run
+from engine.contract import Observe
 from engine.errors import SpecInvalidError
 from engine.graph import io
-from engine.job import timing, trial
+from engine.job import search_bench, timing, trial
 from engine.job.data import JobData
 from engine.job.frame import Frame
 from engine.job.search_bench import SearchBench
@@ -172,3 +173,22 @@ def test_without_data_outputs_are_compared_on_made_up_samples(workspace, residua
         assert "static" not in bench.architecture.precisions
         values = tried(bench, proposed(bench.architecture.uniform(0.5)))
     assert {each.metric for each in values.quality} >= {"top1_agreement"}
+
+
+def test_one_candidate_of_many_is_fitted_to_few_samples_and_the_best_to_all(
+    workspace, residual_cnn, images, monkeypatch
+):
+    monkeypatch.setattr(search_bench, "_FEWEST_FIT", 8)
+    monkeypatch.setattr(search_bench, "_MOST_FIT", 8)
+    image = images(48) // 2
+    # The brightest is among those that the few are not.
+    image[46] = 255
+    folder = workspace(residual_cnn(), image=image, label=np.arange(48) % 5, part=np.arange(48) % 2)
+    with SearchBench.open(spec(), Frame(folder, lambda _event: None, HostLock(None), memory.probe)) as bench:
+        every, few = bench.context("best"), bench.context("many", brief=True)
+    assert (len(every.calibration), len(few.calibration)) == (24, 8)
+    assert (len(every.labels.values), len(few.labels.values)) == (24, 8)
+    request = Observe("image", "min_max")
+    high = [context.observe(context.original, (request,))[request].high for context in (every, few)]
+    assert high[0] == 255
+    assert high[1] < 255
