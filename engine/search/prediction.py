@@ -13,7 +13,7 @@ from engine.search.damage import damage_of
 from engine.search.library import VariantLibrary
 from engine.search.storage import Storage
 from engine.search.term_times import TermTimes
-from engine.search.terms import Term, Widths
+from engine.search.terms import Term, Times, Widths
 from engine.search.values import Point, Predicted, Told
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Where no network was timed in a precision, its terms take the time of float ones.
 _LEAST_RATIO = 1e-4
+# A layer that is split takes so much of the whole one's time for being several kernels, beside its multiplications.
+_SPLIT = 0.15
 # Damage below this is noise.
 _LEAST_DAMAGE = 1e-5
 # How far a measured ratio and a measured damage may be from a smooth law, as a share.
@@ -73,6 +75,8 @@ class Prediction:
         self._times = {precision: TermTimes(library.structure, times) for precision, times in library.times.items()}
         self._storage = {name: Storage.learnt(library.structure, times) for name, times in library.times.items()}
         self._told = [each for each in told if each.state == "succeeded" and each.values is not None]
+        self._per_converted: dict[Precision, float] = {}
+        self._per_converted |= {name: self._conversions(times) for name, times in library.times.items()}
         self._latency = Correction(self._latencies(), noise=_RATIO_NOISE)
         self._damage = Correction(self._damages(), noise=_DAMAGE_NOISE)
 
@@ -112,11 +116,11 @@ class Prediction:
         macs = term.macs_at(widths, self._full)
         size = self._bytes(term, precision, widths, in_float=in_float)
         ratio = self._time(term, computed, widths)
-        if in_float and precision != "float32" and (times := self._times.get(precision)) is not None:
-            ratio += times.border(term, widths)
+        if in_float and precision != "float32":
+            ratio += self._per_converted.get(precision, 0.0) * self._converted(term, widths)
         if rank is not None and macs > 0:
             share = self._rank_share(term, widths, rank)
-            size, macs, ratio = size * share, round(macs * share), ratio * min(1.0, 0.15 + share)
+            size, macs, ratio = size * share, round(macs * share), ratio * min(1.0, _SPLIT + share)
         return Cost(ratio, size, macs)
 
     def fixed_ratio(self, precision: Precision) -> float:
@@ -157,6 +161,25 @@ class Prediction:
             )
             for term in self.alive(point)
         ]
+
+    def _conversions(self, times: Times) -> float:
+        """Give the time of converting an element: what networks took beyond their terms in which some layers stayed in float."""
+        converted, beyond = [0.0], [0.0]
+        for each in times.networks:
+            if each.in_float:
+                point = Point(
+                    dropped=each.dropped, widths=each.widths, precision=times.precision, in_float=each.in_float
+                )
+                alive = [term for term in self.alive(point) if term.layer in each.in_float]
+                converted.append(sum(self._converted(term, each.widths) for term in alive))
+                beyond.append(each.ratio - self._raw_latency(point))
+        total = float(np.square(converted).sum())
+        return max(0.0, float(np.dot(converted, beyond)) / total) if total else 0.0
+
+    def _converted(self, term: Term, widths: Widths) -> float:
+        """Count the elements that a layer in float between integers has to have converted."""
+        reads, gives = (size.at(widths, self._full) for size in (term.reads, term.gives))
+        return float((reads + gives) * term.rows)
 
     def _time(self, term: Term, precision: Precision, widths: Widths) -> float:
         times = self._times.get(precision) or self._times.get("float32")

@@ -124,6 +124,7 @@ class _Reader:
             signature=self._signature(building, layer if own else None),
             reads=self._size(layer.reads) if own and layer is not None else gives,
             gives=gives,
+            rows=max(self._rows(first), 1) if first is not None else 1,
             tensors=tuple(self._tensor(value, weight=value is weight) for value in building.tensors),
             macs=tuple(self._macs(building.nodes, at)),
         )

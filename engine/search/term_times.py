@@ -47,27 +47,12 @@ class TermTimes:
             self._known[key] = 0.0 if law is None else law.at(*key[1:])
         return self._known[key]
 
-    def border(self, term: Term, widths: Widths) -> float:
-        """Give what it costs that a term computes in float between others that do not."""
-        return self._border_per_channel * sum(self._size(term, widths))
-
-    @cached_property
-    def _border_per_channel(self) -> float:
-        """Fit it to networks in which some layers stayed in float: what these took beyond their terms, by channels."""
-        channels, beyond = [], []
-        for each in self._times.networks:
-            own = {term.name: term for term in self._structure.terms if term.layer in each.in_float}
-            if own and each.terms:
-                channels.append(sum(sum(self._size(term, each.widths)) for term in own.values()))
-                beyond.append(each.terms.get("border", 0.0))
-        total = float(np.square(channels).sum())
-        return max(0.0, float(np.dot(channels, beyond)) / total) if total else 0.0
-
     def _rows(self, networks: Sequence[Timed]) -> Mapping[str, list[tuple[float, float, float]]]:
         found: dict[str, list[tuple[float, float, float]]] = {}
         for network in networks:
-            for term in self._structure.terms:
-                if term.name in network.terms and term.layer not in network.in_float:
+            # Conversions at borders of precision are counted with whoever stands there.
+            for term in () if network.in_float else self._structure.terms:
+                if term.name in network.terms:
                     row = (*self._size(term, network.widths), network.terms[term.name])
                     found.setdefault(term.signature, []).append(row)
         return found

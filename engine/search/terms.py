@@ -51,9 +51,10 @@ class Term(_Value):
     # Names of sums: without the residual branch of any of them the term is gone.
     blocks: tuple[str, ...] = ()
     signature: str
-    # Channels that it reads and gives.
+    # Channels that it reads and gives, and at how many places it gives them.
     reads: Size
     gives: Size
+    rows: int = 1
     tensors: tuple[Tensor, ...] = ()
     # Multiply-accumulates of the given network, by which of its tensors they grow with (-1: with what it gives).
     macs: tuple[tuple[int, int], ...] = ()

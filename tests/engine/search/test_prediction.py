@@ -122,6 +122,23 @@ def test_a_precision_is_predicted_from_its_own_kernels():
     assert narrow["float32"].latency_ratio < 0.8 * whole.ratio
 
 
+def test_layers_in_float_between_integers_pay_for_their_conversions():
+    integers = tuple(network(a, a, slower=0.5) for a in (64, 32))
+    floats, half = network(64, 64), network(64, 64, slower=0.5)
+    # The second layer computes in float, and what it reads and makes is converted.
+    mixed = sum(half.terms.values()) - half.terms["second"] + floats.terms["second"] + 0.128
+    seen = half.model_copy(update={"in_float": ("second",), "ratio": mixed})
+    prediction = Prediction(library(static=Times(precision="static", networks=(*integers, seen))), [])
+    term = STRUCTURE.terms[1]
+    whole, narrow = (
+        prediction.cost(term, "static", {"a": a, "b": a}, in_float=True).latency_ratio
+        - prediction.cost(term, "float32", {"a": a, "b": a}).latency_ratio
+        for a in (64, 32)
+    )
+    assert whole == pytest.approx(0.128, rel=0.05)
+    assert narrow == pytest.approx(whole / 2, rel=0.01)
+
+
 def test_bytes_and_multiplications_are_those_of_the_widths():
     prediction = Prediction(library(), [])
     found = prediction.predict(Point(widths={"a": 32}))
