@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from engine.runtime.discovery import targets
     from engine.runtime.host_lock import HostLock
     from engine.search.front import front_of
+    from engine.search.library import LIBRARY_VERSION
     from engine.search.turn import MeasureVariants, TryProposals, read_turn
     from engine.search.values import Point, Predicted, Proposal, Told, TrialValues
     from engine.spec import (
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from engine.train.training_support import TRAINING_HINT
 
 __all__ = [
+    "LIBRARY_VERSION",
     "PROVIDER_NAMES",
     "REPORT_FORMATS",
     "TRAINING_HINT",
@@ -121,6 +123,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "LIBRARY_VERSION": "engine.search.library",
     "front_of": "engine.search.front",
     "read_turn": "engine.search.turn",
     "TryProposals": "engine.search.turn",

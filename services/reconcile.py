@@ -13,7 +13,7 @@ from sqlalchemy import Select, func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from models import Unit, UnitStatus, is_final
+from models import Job, JobStatus, Unit, UnitStatus, is_final
 from services import attempts, db, retention, units, workers
 from services.errors import ServiceError
 from services.problems import PENDING_LIMIT, no_worker_for
@@ -59,13 +59,15 @@ def once(database: db.Database, store: Store, settings: Settings, waiting: Waiti
 
 
 def sweep_workspaces(database: db.Database, root: Path) -> None:
-    """Remove the workspaces on this machine of units that are final or gone."""
-    names = sorted(path.name for path in root.glob("unt_*"))
+    """Remove the workspaces on this machine of units that are final or gone, and what it keeps for such jobs."""
+    names = sorted(path.name for path in (*root.glob("unt_*"), *root.glob("job_*")))
     if not names:
         return
     with database.reading() as session:
-        found = session.execute(select(Unit.id, Unit.status).where(Unit.id.in_(names)))
-        kept = {unit_id for unit_id, status in found if not is_final(UnitStatus(status))}
+        units_there = session.execute(select(Unit.id, Unit.status).where(Unit.id.in_(names)))
+        kept = {unit_id for unit_id, status in units_there if not is_final(UnitStatus(status))}
+        jobs_there = session.execute(select(Job.id, Job.status).where(Job.id.in_(names)))
+        kept |= {job_id for job_id, status in jobs_there if not is_final(JobStatus(status))}
     for name in names:
         if name not in kept:
             shutil.rmtree(root / name, ignore_errors=True)

@@ -13,7 +13,7 @@ from services import cache, db
 from services.idempotency import digest
 
 # Of a search's spec, what changes how variants are measured; of the space, what says which there are.
-_MEASURED_BY = {"target", "outputs", "seed"}
+_MEASURED_BY = {"target", "outputs"}
 
 
 def name(session: Session, job: Job, spec: "engine.Search", target_class: str | None) -> str:
@@ -26,7 +26,9 @@ def name(session: Session, job: Job, spec: "engine.Search", target_class: str | 
             "dataset": None if dataset is None else [dataset.artifact_digest, dataset.declared],
             "target_class": target_class,
             "settings": {**spec.model_dump(mode="json", include=_MEASURED_BY), "space": space},
-            "version": cache.version(),
+            # Quality is judged on the outputs that gates name.
+            "judged": sorted({gate.output or "" for gate in spec.gates}),
+            "version": [engine.LIBRARY_VERSION, cache.version()],
         }
     )
 

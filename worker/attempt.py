@@ -229,6 +229,7 @@ class _Attempt:
         if outcome.kind != "done":
             _log.warning("unit %s: child %s %s\n%s", claim.unit_id, outcome.kind, outcome.exit_code, outcome.log)
         if outcome.kind == "done" and outcome.value is not None:
+            workspace.keep_cache(lambda: self._patiently(self._beat))
             try:
                 return self._finish_patiently(workspace, outcome.value)
             except (AnswerInvalidError, OutputInvalidError, ValidationError) as error:

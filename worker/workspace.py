@@ -29,6 +29,10 @@ _MAX_OUTPUTS = 64
 _MAX_UNPACKED = 2048
 # Files that a step keeps in a folder of its own.
 _MAX_KEPT = 256
+# What units of one search prepare from its network, each the same: whoever comes next on this machine has it.
+_CACHE = "cache"
+_CACHED = frozenset({"search", "variants", "trial"})
+_MAX_CACHED = 8
 # By what a child leaves: the files that must be there, and how many may be.
 _EXPECTED: dict[Leaves, tuple[set[str], int]] = {
     "unpacked": ({_MODEL_FILE}, _MAX_UNPACKED),
@@ -60,12 +64,16 @@ class Workspace:
 
     unit: Path
     path: Path
+    # What this machine keeps for other units of the same search.
+    kept: Path | None = None
 
     @classmethod
     def prepare(cls, root: Path, claim: Claim, store: Store, beat: Beat) -> "Workspace":
         """Make the attempt's folder with verified copies of its inputs and the checkpoints of earlier attempts here."""
         unit = root / claim.unit_id
-        workspace = cls(unit, unit / str(claim.attempt))
+        shares = claim.job_id is not None and claim.order.verb in _CACHED
+        kept = root / str(claim.job_id) if shares else None
+        workspace = cls(unit, unit / str(claim.attempt), kept)
         # A token is claimed once, so nobody else works in it.
         shutil.rmtree(workspace.path, ignore_errors=True)
         for name in _FOLDERS:
@@ -78,7 +86,25 @@ class Workspace:
             (workspace.path / name).mkdir(mode=0o700, exist_ok=True)
             (workspace.path / name / "dataset.json").write_text(json.dumps(declaration))
         workspace._take_checkpoints(claim.attempt, beat)
+        if kept is not None and kept.is_dir():
+            (workspace.path / _CACHE).mkdir(mode=0o700)
+            _copy_all(kept, workspace.path / _CACHE, beat)
         return workspace
+
+    def keep_cache(self, beat: Beat) -> None:
+        """Keep what the child has prepared, once it has ended well, for other units of the same search on this machine.
+
+        Nothing but that search reads it: what a network's child makes is not to be trusted with anything else.
+        """
+        if self.kept is None or self.kept.is_dir() or not (self.path / _CACHE).is_dir():
+            return
+        temporary = self.unit / _CACHE
+        shutil.rmtree(temporary, ignore_errors=True)
+        # Another unit may have been the first meanwhile; and where it cannot be kept it is prepared again.
+        with suppress(OSError, ValueError):
+            temporary.mkdir(mode=0o700)
+            _copy_all(self.path / _CACHE, temporary, beat)
+            temporary.rename(self.kept)
 
     def remove(self, *, whole_unit: bool) -> None:
         """Remove all of the unit's folder, or of the attempt's what a later one has no use for: all but its checkpoints."""
@@ -190,6 +216,17 @@ def _copy_checkpoint(steps: int, name: str, target: Path, beat: Beat) -> None:
         for inner in _names(folder)[:_MAX_KEPT]:
             if _OUTPUT.fullmatch(inner) is not None:
                 _copy_plain(folder, inner, target / inner, beat)
+    finally:
+        os.close(folder)
+
+
+def _copy_all(source: Path, target: Path, beat: Beat) -> None:
+    """Copy the plain files of a folder that an untrusted process may have made."""
+    folder = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for name in _names(folder)[:_MAX_CACHED]:
+            if _OUTPUT.fullmatch(name) is not None:
+                _copy_plain(folder, name, target / name, beat)
     finally:
         os.close(folder)
 

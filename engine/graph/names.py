@@ -36,7 +36,11 @@ def tell_apart(nodes: Iterable[_Named]) -> int:
 
 
 def require_nodes(model: ir.Model, names: Iterable[str], field: str = "exclude") -> None:
-    """Raise SpecInvalidError where a field of a recipe names nodes that the network does not have."""
-    unknown = sorted(set(names) - {node.name or "" for node in model.graph.all_nodes()})
+    """Raise SpecInvalidError where a field of a recipe names nodes that the network does not have.
+
+    A node without a name goes by that of its first output.
+    """
+    known = {node.name or str(node.outputs[0].name) for node in model.graph.all_nodes() if node.name or node.outputs}
+    unknown = sorted(set(names) - known)
     if unknown:
         raise SpecInvalidError(f"`{field}` names nodes that the network does not have: {', '.join(unknown[:_SHOWN])}.")

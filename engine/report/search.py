@@ -1,8 +1,9 @@
 """What a search tells: the points of its space and what is known of them, the story of its trials, and the front that is left."""
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from engine.gate import Gate
 from engine.goal import Budget, Goal, NodeName, Precision, Strategy
@@ -11,6 +12,16 @@ from engine.goal import Budget, Goal, NodeName, Precision, Strategy
 Level = Literal["refit", "short", "full"]
 Option = str | int | float | bool | None
 Kept = Annotated[int, Field(ge=1, le=1 << 20)]
+
+
+# Infinite damage is null in JSON, which has no infinity.
+Damage = Annotated[
+    float,
+    BeforeValidator(lambda damage: math.inf if damage is None else damage, json_schema_input_type=float | None),
+    PlainSerializer(
+        lambda damage: damage if math.isfinite(damage) else None, return_type=float | None, when_used="json"
+    ),
+]
 
 
 class _Asked(BaseModel):
@@ -46,7 +57,9 @@ class Predicted(_Asked):
     latency_ratio: float = Field(description="Time of a run, as a share of the original's.")
     size_bytes: int
     macs: int
-    damage: float = Field(description="Sum of the damage of its variants on the samples to choose by; 0: none.")
+    damage: Damage = Field(
+        description="Sum of the damage of its variants on the samples to choose by; 0: none, null: one of them cannot be made."
+    )
 
 
 class MeasuredQuality(_Value):

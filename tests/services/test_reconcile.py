@@ -141,10 +141,18 @@ def test_workspaces_go_with_their_units(service, tmp_path):
     done = service.claim()
     assert service.finish(done)
     root = tmp_path / "work"
-    for name in (running.unit_id, done.unit_id, "unt_unknown", ".targets-x"):
+    for name in (
+        running.unit_id,
+        done.unit_id,
+        "unt_unknown",
+        running.job_id,
+        done.job_id,
+        "job_unknown",
+        ".targets-x",
+    ):
         (root / name / "1").mkdir(parents=True)
     reconcile.sweep_workspaces(service.database, root)
-    assert {path.name for path in root.iterdir()} == {running.unit_id, ".targets-x"}
+    assert {path.name for path in root.iterdir()} == {running.unit_id, running.job_id, ".targets-x"}
 
 
 @pytest.mark.parametrize("hours", [0, 25])

@@ -20,15 +20,15 @@ REPORTS = ["report.json", "report.junit.xml", "report.md", "report.prom"]
 
 @pytest.fixture
 def prepare(tmp_path, store):
-    def prepare(attempt, inputs=()):
+    def prepare(attempt, inputs=(), verb="run", **more):
+        about = {"unit_id": "unt_1", "job_id": "job_1", **more}
         claim = Claim(
-            unit_id="unt_1",
+            **about,
             tenant_id="default",
-            kind="run",
+            kind=verb,
             token="t",
             attempt=attempt,
-            job_id="job_1",
-            order=Order("run"),
+            order=Order(verb),
             declarations={"data": {"metric": "top1"}, "judge": {"outputs": {"logits": {"ignore": True}}}},
             inputs=tuple(inputs),
             runtime_s=1,
@@ -61,6 +61,21 @@ def test_what_was_declared_lies_beside_the_data(prepare):
     workspace = prepare(1)
     read = {name: json.loads((workspace.path / name / "dataset.json").read_text()) for name in ("data", "judge")}
     assert read == {"data": {"metric": "top1"}, "judge": {"outputs": {"logits": {"ignore": True}}}}
+
+
+def test_what_a_unit_of_a_search_prepared_is_there_for_the_others_of_that_search_alone(prepare, tmp_path):
+    first = prepare(1, verb="variants")
+    cache = first.path / "cache"
+    cache.mkdir()
+    (cache / "prepared.onnx").write_text("net")
+    (tmp_path / "secret").write_text("secret")
+    (cache / "linked.onnx").symlink_to(tmp_path / "secret")
+    first.keep_cache(beat)
+    for verb in ("search", "variants", "trial"):
+        found = prepare(1, verb=verb, unit_id="unt_2").path / "cache"
+        assert {path.name: path.read_text() for path in found.iterdir()} == {"prepared.onnx": "net"}
+    for others in ({"job_id": "job_2"}, {"verb": "run"}, {"job_id": None}):
+        assert not (prepare(1, **{"verb": "trial", "unit_id": "unt_3", **others}).path / "cache").exists()
 
 
 def test_checkpoints_go_on_to_the_next_attempt(prepare, tmp_path):
