@@ -256,6 +256,8 @@ class _Story:
             )
 
     def _limited_by(self, name: str, known: dict[int, Standing], against: dict[str, front.Hindrance]) -> str:
+        if not self.ledger.judged:
+            return "No candidate was measured."
         if not known:
             return "It was not measured: it needs data, or labels, that the job does not have."
         hindrance = against.get(name)

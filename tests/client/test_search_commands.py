@@ -1,6 +1,12 @@
 """A goal on the command line: what is asked for, what is shown while it is looked for, and what there is to choose from."""
 
+import contextlib
+import hashlib
 import json
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -215,6 +221,28 @@ def test_a_long_budget_may_take_as_long_as_it_says(press, cli, words):
     assert body["limits"]["max_runtime_s"] > 7200
 
 
+def test_on_a_terminal_candidates_stand_above_the_bar(press):
+    ours, theirs = pty.openpty()
+    env = {
+        "PATH": os.environ["PATH"],
+        "ONNXPRESS_URL": press.url,
+        "ONNXPRESS_API_KEY": KEY,
+        "NO_COLOR": "1",
+        "TERM": "xterm",
+    }
+    env["COLUMNS"] = "160"
+    argv = [sys.executable, "-m", "onnxpress", "wait", "job_1"]
+    process = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=theirs, text=True)
+    os.close(theirs)
+    told = b""
+    with open(ours, "rb", buffering=0) as terminal, contextlib.suppress(OSError):  # noqa: PTH123 - a descriptor
+        while piece := terminal.read(65536):
+            told += piece
+    stdout, _ = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (0, "job_1\n")
+    assert "trial 5: 2.50x as fast, 176 KiB, top1 +0.00 points; the fastest so far" in told.decode()
+
+
 @pytest.mark.parametrize("command", ["compress", "wait"])
 def test_candidates_are_shown_as_they_end(press, cli, words, command):
     done = cli(press.url, KEY, *(words if command == "compress" else ["wait", "job_1"]))
@@ -284,8 +312,6 @@ def test_a_point_is_picked_measured_and_fetched(press, cli):
 
 
 def _sha256(data):
-    import hashlib
-
     return hashlib.sha256(data).hexdigest()
 
 
