@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from engine.goal import Minimised
 from engine.measure.acceptance import quality_drop
+from engine.search.feasibility import cost
 from engine.search.values import Told, TrialValues
 
 # A search may look so much further than its limits for points that come near to a goal that cannot be met.
@@ -43,15 +44,6 @@ class Hindrance:
     number: int
     # Limits that this trial breaks beside it, the worst first.
     against: tuple[Shortfall, ...]
-
-
-def cost(values: TrialValues, minimise: Minimised) -> float | None:
-    """Give what a goal minimises of a trial: a ratio of times, bytes, or multiply-accumulates; None where it was not measured."""
-    if minimise == "latency":
-        return None if values.latency is None else values.latency.value
-    if minimise == "memory":
-        return None if values.peak_memory is None else float(values.peak_memory)
-    return float(values.size_bytes if minimise == "size" else values.macs)
 
 
 def loss(values: TrialValues) -> float | None:

@@ -19,11 +19,11 @@ Floats = npt.NDArray[np.float64]
 
 # Of two objectives, the weight of the first; one for each head.
 _PREFERENCES = (0.15, 0.35, 0.5, 0.65, 0.85)
-_RATE = 0.35
+_RATE = 0.1
 _BASELINE = 0.9
 _ENTROPY = 0.02
-# Real trials are replayed so often: they are few, and worth more than predictions.
-_REPLAYS = 2
+# So often are real trials learnt from: more, and the first ones decide everything.
+_REPLAYS = 1
 # A reward of so much of the usual spread counts no more, or one failure would decide.
 _CLIP = 2.0
 # What an unevaluated network or one outside of limits is worth beside the worst inside.
@@ -35,39 +35,41 @@ class Controller:
 
     def __init__(self, knobs: Sequence[Knob], seed: int) -> None:
         self._random = np.random.default_rng(seed)
-        self._logits: list[list[Floats]] = [[np.zeros(knob.levels) for knob in knobs] for _ in _PREFERENCES]
-        self._usual: list[float | None] = [None] * len(_PREFERENCES)
-        self._spread = [0.0] * len(_PREFERENCES)
+        levels = np.array([knob.levels for knob in knobs], np.int64)
+        there = np.arange(levels.max(initial=1))[None] < levels[:, None]
+        # Of shape (heads, knobs, levels); levels that a knob has not are never drawn.
+        self._logits: Floats = np.where(there, np.zeros((len(_PREFERENCES), 1, 1)), -np.inf)
+        self._usual: Floats | None = None
+        self._spread: Floats = np.zeros(len(_PREFERENCES))
 
     def draw(self, head: int) -> Values:
         """Draw a choice from the policy of a head."""
-        return tuple(int(self._random.choice(len(logits), p=_softmax(logits))) for logits in self._logits[head])
+        above = _softmax(self._logits[head]).cumsum(-1)
+        lots = self._random.random((len(above), 1)) * above[:, -1:]
+        return tuple((above <= lots).sum(-1).tolist())
 
     def learn(self, rated: Rated) -> None:
         """Move the policies of all heads by what a choice was worth to each."""
-        for head, preference in enumerate(_PREFERENCES):
-            reward = _reward(rated, preference)
-            usual = self._usual[head]
-            if usual is None:
-                self._usual[head] = reward
-                continue
-            self._spread[head] = _BASELINE * self._spread[head] + (1 - _BASELINE) * abs(reward - usual)
-            self._usual[head] = _BASELINE * usual + (1 - _BASELINE) * reward
-            advantage = float(np.clip((reward - usual) / max(self._spread[head], 1e-9), -_CLIP, _CLIP))
-            self._logits[head] = [
-                logits + _RATE * (advantage * _score(logits, value) + _ENTROPY * _entropy_slope(logits))
-                for logits, value in zip(self._logits[head], rated.values, strict=True)
-            ]
+        rewards = np.array([_reward(rated, preference) for preference in _PREFERENCES])
+        if self._usual is None:
+            self._usual = rewards
+            return
+        better = rewards - self._usual
+        self._spread = _BASELINE * self._spread + (1 - _BASELINE) * np.abs(better)
+        self._usual = _BASELINE * self._usual + (1 - _BASELINE) * rewards
+        advantage = np.clip(better / np.maximum(self._spread, 1e-9), -_CLIP, _CLIP)
+        share = _softmax(self._logits)
+        # The gradient of the logarithm of the probability of the choice, and that of the entropy.
+        score = -share
+        score[:, np.arange(len(rated.values)), list(rated.values)] += 1.0
+        logs = np.log(np.maximum(share, 1e-300))
+        entropy = -share * (logs - (share * logs).sum(-1, keepdims=True))
+        self._logits = self._logits + _RATE * (advantage[:, None, None] * score + _ENTROPY * entropy)
 
     def entropy(self) -> float:
         """Give the mean entropy of a knob in nats: 0 once every head has made up its mind."""
-        found = [
-            -float(share @ np.log(np.maximum(share, 1e-300)))
-            for head in self._logits
-            for logits in head
-            for share in [_softmax(logits)]
-        ]
-        return float(np.mean(found)) if found else 0.0
+        share = _softmax(self._logits)
+        return float(-(share * np.log(np.maximum(share, 1e-300))).sum(-1).mean())
 
 
 def ask(knobs: Sequence[Knob], told: Sequence[Rated], *, seed: int, count: int, rate: Rate | None) -> list[Values]:
@@ -109,19 +111,6 @@ def _reward(rated: Rated, preference: float) -> float:
     return -float(weighted.max() + 0.1 * weighted.sum()) - _PENALTY * min(1.0, broken)
 
 
-def _score(logits: Floats, value: int) -> Floats:
-    """Give the gradient of the logarithm of the probability of a value."""
-    found = -_softmax(logits)
-    found[value] += 1.0
-    return found
-
-
-def _entropy_slope(logits: Floats) -> Floats:
-    share = _softmax(logits)
-    logs = np.log(np.maximum(share, 1e-300))
-    return np.asarray(-share * (logs - float(share @ logs)))
-
-
 def _softmax(logits: Floats) -> Floats:
-    raised = np.exp(logits - logits.max())
-    return np.asarray(raised / raised.sum())
+    raised = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.asarray(raised / raised.sum(-1, keepdims=True))

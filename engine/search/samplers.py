@@ -1,7 +1,7 @@
 """Optuna's samplers over whole numbers: asked anew each time from the trials that were told, so that nothing is stored.
 
-A study lives for one call, in memory. Told trials are replayed into it, failed ones as failed (Optuna's heartbeat does not
-work with ask and tell); then what the sampler asks for is answered by a prediction, which costs nothing, and everything that it
+A study lives for one call, in memory. Told trials are put into it, failed ones as failed (Optuna's heartbeat does not work
+with ask and tell); then what the sampler asks for is answered by a prediction, which costs nothing, and everything that it
 asked for is given back: what of it is worth a real trial is for the caller to say. Limits are constraints of the trials.
 """
 
@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from engine.search.front import pareto
 from engine.search.knobs import Knob, Values
 
 SamplerName = Literal["tpe", "nsga2", "random"]
@@ -49,15 +50,20 @@ def ask(
         rate: Answers each question before the next; None: all are asked at once.
 
     """
-    study = _study(sampler, _mixed(seed, len(told)) if sampler != "nsga2" else seed)
+    study = _study(sampler, _mixed(seed, len(told)))
     names = [knob.name for knob in knobs]
     distributions = {knob.name: _distribution(knob) for knob in knobs}
-    for each in told:
-        if sampler == "nsga2":
-            # Generations are counted by what the sampler itself has asked for.
+    if sampler == "nsga2":
+        # Only what the sampler itself has asked for belongs to a generation. The first is the best of all trials, so that parents
+        # are never older than they have to be.
+        for each in _fittest(told, _POPULATION):
             study.enqueue_trial(dict(zip(names, each.values, strict=True)))
-            _tell(study, study.ask(distributions), each)
-        else:
+            trial = study.ask(distributions)
+            # A trial whose values are given would get none.
+            study.sampler.get_trial_generation(study, study.get_trials(deepcopy=False)[trial.number])
+            _tell(study, trial, each)
+    else:
+        for each in told:
             study.add_trial(_as_trial(each, names, distributions))
     found: list[Values] = []
     for _ in range(count):
@@ -66,6 +72,26 @@ def ask(
         found.append(values)
         if rate is not None:
             _tell(study, trial, rate(values))
+    return found
+
+
+def _fittest(told: Sequence[Rated], count: int) -> list[Rated]:
+    """Give so many trials, front by front, those inside of limits first; of the last front evenly chosen ones."""
+    left = dict(enumerate(told))
+    found: list[Rated] = []
+    while len(found) < count:
+        places = {
+            number: (sum(max(0.0, each) for each in rated.violations), *rated.objectives)
+            for number, rated in left.items()
+            if rated.objectives is not None
+        }
+        best = min((place[0] for place in places.values()), default=0.0)
+        front = pareto({number: place[1:] for number, place in places.items() if place[0] <= best})
+        if not front:
+            break
+        room = count - len(found)
+        chosen = front if len(front) <= room else [front[int(at)] for at in np.linspace(0, len(front) - 1, room)]
+        found += [left.pop(number) for number in chosen]
     return found
 
 

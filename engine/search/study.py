@@ -30,7 +30,7 @@ from engine.search.solver import Limits
 from engine.search.values import Point, Predicted, Proposal, Told
 
 # Points that a strategy thinks of before it proposes some.
-_THOUGHTS: dict[str, int] = {"tpe": 40, "nsga2": 192, "random": 0, "reinforce": 300}
+_THOUGHTS: dict[str, int] = {"tpe": 40, "nsga2": 192, "random": 0, "reinforce": 200}
 # Points of the front around which fine moves are looked at, and moves of each.
 _AROUND, _MOVES = 6, 12
 # Every so many proposals one is just what the strategy asks for: predictions may be wrong in a way that only trials show.
@@ -151,7 +151,7 @@ class _Study:
 
     def _usual_damage(self) -> float:
         """Give the damage in the middle of the plane: the limit where there is one, else what is usual."""
-        if self._limits.max_damage:
+        if self._limits.max_damage and math.isfinite(self._limits.max_damage):
             return self._limits.max_damage
         found = [damage for _, damage in self._damages() if damage > 0]
         return max(float(np.median(found)), 1e-6) if found else _USUAL_DAMAGE
