@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from engine.job.search import search_turn
     from engine.job.trial import try_candidate
     from engine.job.variants import measure_variants
+    from engine.measure.fresh_process import start_probes_with
+    from engine.measure.memory import answer_probe
     from engine.outputs import OutputDeclaration, read_declarations
     from engine.passes import list_passes
     from engine.prune.prunability import prunability
@@ -87,6 +89,7 @@ __all__ = [
     "TrialValues",
     "TryProposals",
     "adapt_recipe",
+    "answer_probe",
     "beyond_limits",
     "check_arrays",
     "check_data",
@@ -113,6 +116,7 @@ __all__ = [
     "report_files",
     "run",
     "search_turn",
+    "start_probes_with",
     "steps_of",
     "targets",
     "targets_of",
@@ -155,6 +159,7 @@ _HOME = {
     "TRAINING_HINT": "engine.train.training_support",
     "TaskMetric": "engine.gate",
     "adapt_recipe": "engine.recipe_adaptation",
+    "answer_probe": "engine.measure.memory",
     "beyond_limits": "engine.estimate",
     "check_arrays": "engine.compatibility",
     "check_data": "engine.compatibility",
@@ -181,6 +186,7 @@ _HOME = {
     "measure_variants": "engine.job.variants",
     "search_turn": "engine.job.search",
     "try_candidate": "engine.job.trial",
+    "start_probes_with": "engine.measure.fresh_process",
     "steps_of": "engine.spec",
     "targets": "engine.runtime.discovery",
     "targets_of": "engine.spec",

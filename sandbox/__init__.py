@@ -1,5 +1,7 @@
 """A child process for every piece of work on bytes that we did not make."""
 
-from sandbox.start import Child, Limits, Order, Outcome, Verb, start
+from sandbox.level import LEVELS, Confinement, Level
+from sandbox.start import Order, Verb, devices, start
+from sandbox.watch import Child, Limits, Outcome
 
-__all__ = ["Child", "Limits", "Order", "Outcome", "Verb", "start"]
+__all__ = ["LEVELS", "Child", "Confinement", "Level", "Limits", "Order", "Outcome", "Verb", "devices", "start"]

@@ -1,46 +1,86 @@
-"""The child: limits itself, then enters the engine's front door. Started as `python -I -m sandbox.child`.
+"""The child: locks itself down, then enters the engine's front door. Started as `python -I -m sandbox.child`.
 
-It reads its order, one JSON line, from the control descriptor, and dies when that is closed. It writes JSON lines to its
-events descriptor, the last one the result. What libraries print goes to the log and means nothing.
+It reads JSON lines from the control descriptor, and dies when that is closed: first its limits and its folder, and when its
+parent has seen that it is locked down, its order. It writes JSON lines to its events descriptor, the last one the result. What
+libraries print goes to the log and means nothing.
 """
 
 import errno
 import json
 import os
-import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import engine
-from sandbox import confine
+from sandbox import confine, self_test
+from sandbox.host import Host
+from sandbox.keeper import Keeper, Requests
 
 Tell = Callable[[dict[str, Any]], None]
+_PROGRESS_S = 0.05
 
 
 def main(argv: list[str]) -> int:
-    """Do one order."""
+    """Do one order: this process becomes the keeper, the one below it works."""
     control, events, parent = (int(word) for word in argv)
     confine.die_with_parent(parent)
     # Nothing that this process starts inherits them.
     os.set_inheritable(control, False)
     os.set_inheritable(events, False)
-    with os.fdopen(control, "rb", buffering=0) as orders, os.fdopen(events, "wb", buffering=0) as out:
-        order = json.loads(_line(orders.fileno()))
-        confine.limit(**order["limits"])
-        threading.Thread(target=_die_at_eof, args=(orders.fileno(),), daemon=True).start()
-        workspace = Path(order["workspace"])
+    setup = json.loads(_line(control))
+    confine.limit(**setup["limits"])
+    if not setup["devices"]:
+        confine.separate()
+    requests, to_keeper = os.pipe()
+    from_keeper, answers = os.pipe()
+    keeper = os.getpid()
+    worker = os.fork()
+    if worker == 0:
+        os.close(requests)
+        os.close(answers)
+        confine.die_with_parent(keeper)
+        engine.start_probes_with(Requests(to_keeper, from_keeper).ask)
+        _work_as_ordered(setup, control, events)
+    for descriptor in (control, events, to_keeper, from_keeper):
+        os.close(descriptor)
+    workspace, devices = Path(setup["workspace"]), tuple(setup["devices"])
+
+    def probe(request: dict[str, Any]) -> dict[str, Any]:
+        confine.lock_down(workspace, devices)
+        return engine.answer_probe(request)
+
+    Keeper(worker, requests, answers, probe).keep()
+
+
+def _work_as_ordered(setup: dict[str, Any], control: int, events: int) -> NoReturn:
+    """Lock this process down, show it, and only then be told what to do."""
+    workspace = Path(setup["workspace"])
+    confine.lock_down(workspace, setup["devices"])
+    with os.fdopen(events, "wb", buffering=0) as out:
+        told_at, one = 0.0, threading.Lock()
 
         def tell(event: dict[str, Any]) -> None:
-            out.write(json.dumps(event, allow_nan=False).encode() + b"\n")
+            nonlocal told_at
+            if event.get("type") == "progress":
+                # Nobody reads each of thousands of steps, and a child that says too much is ended.
+                if time.monotonic() - told_at < _PROGRESS_S and event.get("fraction") != 1:
+                    return
+                told_at = time.monotonic()
+            line = json.dumps(event, allow_nan=False).encode() + b"\n"
+            with one:
+                out.write(line)
 
-        tell({"type": "confined", "level": confine.lockdown(workspace)})
-        result = _result(order, workspace, tell)
-        tell({"type": "result", **result})
+        tell({"type": "locked_down", "tried": self_test.tried(Path(setup["canary"]), os.getppid())})
+        order = json.loads(_line(control))
+        host = Host(tell)
+        threading.Thread(target=host.listen, args=(control,), daemon=True).start()
+        order["host"] = host if order["takes_turns"] else None
+        tell({"type": "result", **_result(order, workspace, tell)})
         # Libraries' threads may hang or crash on the way out, and there is nothing left to say.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -67,16 +107,13 @@ def _result(order: dict[str, Any], workspace: Path, tell: Tell) -> dict[str, Any
 
 def _work(order: dict[str, Any], workspace: Path, tell: Tell) -> dict[str, Any]:
     """Do the order beside no measurement of another child: a job sees to that itself, and merging reports is no work."""
-    lock = Path(order["lock"]) if order["lock"] else None
+    host = order["host"]
     if order["verb"] in _JOBS:
         deadline = time.monotonic() + order["runtime_s"]
-        return _JOBS[order["verb"]](workspace, order["payload"], tell, lock, deadline)
+        return _JOBS[order["verb"]](workspace, order["payload"], tell, host, deadline)
     if order["verb"] == "merge":
         return _merge(workspace, order["payload"], tell)
-    # The time that it waits for a measurement is not the network's.
-    tell({"type": "waiting"})
-    with engine.HostLock(lock).working():
-        tell({"type": "working"})
+    with engine.HostLock(host).working():
         return _VERBS[order["verb"]](workspace, order["payload"], tell)
 
 
@@ -103,7 +140,7 @@ def _prunability(workspace: Path, _payload: dict[str, Any], _tell: Tell) -> dict
     return engine.prunability(workspace / "model" / "model.onnx").model_dump(mode="json")
 
 
-def _run(workspace: Path, payload: dict[str, Any], tell: Tell, lock: Path | None, deadline: float) -> dict[str, Any]:
+def _run(workspace: Path, payload: dict[str, Any], tell: Tell, lock: Host | None, deadline: float) -> dict[str, Any]:
     report = engine.run(
         engine.read_spec(payload["spec"]),
         workspace,
@@ -117,7 +154,7 @@ def _run(workspace: Path, payload: dict[str, Any], tell: Tell, lock: Path | None
     return {"report": report.model_dump(mode="json"), "inspection": _made(workspace, lock)}
 
 
-def _made(workspace: Path, lock: Path | None) -> dict[str, Any] | None:
+def _made(workspace: Path, lock: Host | None) -> dict[str, Any] | None:
     """Say what the network is that was made, None where none was."""
     network = workspace / "out" / "model.onnx"
     if not network.exists():
@@ -126,7 +163,7 @@ def _made(workspace: Path, lock: Path | None) -> dict[str, Any] | None:
         return engine.inspect_model(network).model_dump(mode="json")
 
 
-def _search(workspace: Path, payload: dict[str, Any], tell: Tell, lock: Path | None, deadline: float) -> dict[str, Any]:
+def _search(workspace: Path, payload: dict[str, Any], tell: Tell, lock: Host | None, deadline: float) -> dict[str, Any]:
     turn = engine.search_turn(
         engine.Search.model_validate(payload["spec"]),
         workspace,
@@ -142,13 +179,13 @@ def _search(workspace: Path, payload: dict[str, Any], tell: Tell, lock: Path | N
 
 
 def _variants(
-    workspace: Path, payload: dict[str, Any], tell: Tell, lock: Path | None, deadline: float
+    workspace: Path, payload: dict[str, Any], tell: Tell, lock: Host | None, deadline: float
 ) -> dict[str, Any]:
     spec, part = engine.Search.model_validate(payload["spec"]), payload["part"]
     return {"piece": engine.measure_variants(spec, workspace, tell, part=part, lock_file=lock, deadline=deadline)}
 
 
-def _trial(workspace: Path, payload: dict[str, Any], tell: Tell, lock: Path | None, deadline: float) -> dict[str, Any]:
+def _trial(workspace: Path, payload: dict[str, Any], tell: Tell, lock: Host | None, deadline: float) -> dict[str, Any]:
     spec, proposal = engine.Search.model_validate(payload["spec"]), engine.Proposal.model_validate(payload["proposal"])
     values = engine.try_candidate(spec, workspace, tell, proposal=proposal, lock_file=lock, deadline=deadline)
     return {"values": values.model_dump(mode="json"), "inspection": _made(workspace, lock)}
@@ -176,7 +213,7 @@ def _training(_workspace: Path, _payload: dict[str, Any], _tell: Tell) -> dict[s
 
 
 # They see to it themselves that nobody measures while they work.
-_JOBS: dict[str, Callable[[Path, dict[str, Any], Tell, Path | None, float], dict[str, Any]]] = {
+_JOBS: dict[str, Callable[[Path, dict[str, Any], Tell, Host | None, float], dict[str, Any]]] = {
     "run": _run,
     "search": _search,
     "variants": _variants,
@@ -200,12 +237,6 @@ def _line(descriptor: int) -> bytes:
             os._exit(1)
         parts += part
     return parts
-
-
-def _die_at_eof(descriptor: int) -> None:
-    while os.read(descriptor, 1):
-        pass
-    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":

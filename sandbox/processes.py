@@ -4,12 +4,14 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _PROC = Path("/proc")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
-_KILL_ROUNDS = 50
+_KILL_ROUNDS, _ROUND_S = 200, 0.01
+_DEAD = frozenset({b"Z", b"X"})
 
 
 def resident_bytes(pid: int) -> int:
@@ -29,8 +31,7 @@ def cpu_seconds(pid: int) -> float:
     total = 0
     for member in tree(pid):
         try:
-            # The name in parentheses may hold anything, also spaces and parentheses.
-            fields = (_PROC / str(member) / "stat").read_text().rpartition(")")[2].split()
+            fields = _stat(member)
         except OSError:
             # It ended meanwhile.
             continue
@@ -51,24 +52,60 @@ def tree(pid: int) -> Iterator[int]:
             continue
 
 
+def stop(pid: int) -> None:
+    """Have a process and all below it stand still."""
+    stopped: set[int] = set()
+    # Again for those that were started meanwhile.
+    while found := set(tree(pid)) - stopped:
+        for member in found:
+            _signal(member, signal.SIGSTOP)
+        stopped |= found
+
+
+def go_on(pid: int) -> None:
+    """Have a process and all below it go on."""
+    for member in tree(pid):
+        _signal(member, signal.SIGCONT)
+
+
+def sweep(pid: int) -> None:
+    """Kill everything below a child that leads a session, and everything that stayed in its session; itself it goes on."""
+    # A stopped process starts nothing, and inherits what loses its parent.
+    _signal(pid, signal.SIGSTOP)
+    for _ in range(_KILL_ROUNDS):
+        members = {member for member in {*tree(pid), *_session(pid)} - {pid} if _lives(member)}
+        if not members:
+            break
+        for member in members:
+            _signal(member, signal.SIGKILL)
+        time.sleep(_ROUND_S)
+    _signal(pid, signal.SIGCONT)
+
+
 def kill(pid: int) -> None:
     """Kill a child that leads a session, everything below it, and everything that stayed in its session."""
-    members = set(tree(pid))
+    # From below: what loses its parent becomes its own, if it has said that it takes orphans.
+    _signal(pid, signal.SIGSTOP)
     for _ in range(_KILL_ROUNDS):
-        for member in members:
-            _kill(member)
-        # A process that forked just then is still in the session.
-        members = set(_session(pid)) - {pid}
+        members = {member for member in {*tree(pid), *_session(pid)} if _lives(member)}
         if not members:
             return
-        time.sleep(0.01)
+        for member in members - {pid} or members:
+            _signal(member, signal.SIGKILL)
+        time.sleep(_ROUND_S)
 
 
-def _kill(pid: int) -> None:
+def _signal(pid: int, number: int) -> None:
+    # Gone, or no process of ours any more.
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def _lives(pid: int) -> bool:
     try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+        return _stat(pid)[0] not in _DEAD
+    except OSError:
+        return False
 
 
 def _session(sid: int) -> Iterator[int]:
@@ -76,10 +113,13 @@ def _session(sid: int) -> Iterator[int]:
         if not path.name.isdigit():
             continue
         try:
-            # The name in parentheses may hold anything, also spaces and parentheses.
-            fields = (path / "stat").read_text().rpartition(")")[2].split()
+            fields = _stat(path.name)
         except OSError:
             continue
-        state, session = fields[0], int(fields[3])
-        if session == sid and state not in {"Z", "X"}:
+        if int(fields[3]) == sid and fields[0] not in _DEAD:
             yield int(path.name)
+
+
+def _stat(pid: int | str) -> list[bytes]:
+    """Give the fields from the state on. The name before them is the process's own choice: any bytes, parentheses too."""
+    return (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()

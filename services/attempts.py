@@ -113,12 +113,14 @@ def give_up_waiting(session: Session, store: Store, unit: Unit, problem: Problem
     units.fail(End(session, store, unit, units.lock_job(session, unit)), problem)
 
 
-def spent(session: Session, unit_id: str, token: str, *, cpu_s: float) -> bool:
-    """Note the processor time of all attempts at a unit that ends; False where it is lost."""
+def spent(session: Session, unit_id: str, token: str, *, cpu_s: float, waited_s: float = 0.0) -> bool:
+    """Note the processor time of all attempts at a unit that ends, and its latest waiting; False where it is lost."""
     unit = hold_unit(session, unit_id, token)
     if unit is None:
         return False
     unit.cpu_s = cpu_s
+    # The attempt's whole time is added at its end.
+    unit.spent_s -= waited_s
     return True
 
 

@@ -48,6 +48,12 @@ RUNTIME_LIMIT = problem(
     blame="user",
     hint="Raise limits.max_runtime_s, or ask for less.",
 )
+MEASURING_LIMIT = problem(
+    "measuring_limit",
+    "The network was still being measured when others had waited for that for as long as one may.",
+    blame="user",
+    hint="Ask for a shorter measurement, or for a smaller batch.",
+)
 MEMORY_LIMIT = problem(
     "memory_limit",
     "The process that worked on the network took more memory than the job's limit.",

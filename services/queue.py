@@ -21,11 +21,16 @@ from services.units import claim_of, lock_job
 _TEXT_LIMIT = 500
 # The report has it whole, and it should be the same there.
 _WARNING_LIMIT = 4000
+_MOST_WARNINGS = 200
 # Whoever loses a unit to another worker looks for the next one.
 _TRIES = 5
 _EVENTS = frozenset(
-    {"started", "estimate", "step_started", "progress", "step_finished", "measuring", "warning", "finished"}
-)
+    {
+        "started", "estimate", "step_started", "progress", "step_finished", "measuring", "warning", "finished",
+        # Of a process, not by it: it waits until nobody measures, or nobody works, and goes on.
+        "waiting_for_quiet", "quiet",
+    }
+)  # fmt: skip
 
 
 def claim(
@@ -171,13 +176,21 @@ def look(session: Session, unit_id: str, token: str) -> Literal["held", "cancel"
     return "cancel" if row.status in {JobStatus.CANCELLING, JobStatus.CANCELLED} else "held"
 
 
-def renew(session: Session, unit_id: str, token: str, *, lease_s: float, cpu_s: float) -> bool:
-    """Put the lease's end off and note the processor time of all attempts so far; False where the unit is lost."""
+def renew(session: Session, unit_id: str, token: str, *, lease_s: float, cpu_s: float, waited_s: float = 0.0) -> bool:
+    """Put the lease's end off and note the processor time of all attempts so far; False where the unit is lost.
+
+    `waited_s` are seconds since the last time in which it waited for others' measurements: they are not of its run time.
+    """
     moment = db.now(session)
     renewed = session.execute(
         update(Unit)
         .where(Unit.id == unit_id, Unit.token == token, Unit.status == UnitStatus.RUNNING)
-        .values(lease_until=moment + timedelta(seconds=lease_s), renewed_at=moment, cpu_s=cpu_s)
+        .values(
+            lease_until=moment + timedelta(seconds=lease_s),
+            renewed_at=moment,
+            cpu_s=cpu_s,
+            spent_s=Unit.spent_s - waited_s,
+        )
         .returning(Unit.id)
     ).first()
     return renewed is not None
@@ -217,12 +230,14 @@ def _clean(told: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(kind, str) or kind not in _EVENTS:
         return None
     event: dict[str, Any] = {"type": kind}
-    if isinstance(step, int) and 0 <= step < 1 << 16:
+    if isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 1 << 16:
         event["step"] = step
-    if isinstance(fraction, int | float) and math.isfinite(fraction):
-        event["fraction"] = min(max(float(fraction), 0.0), 1.0)
-    if told.get("status") in ("applied", "refused", "measured"):
-        event["status"] = told["status"]
+    if isinstance(fraction, int | float) and not isinstance(fraction, bool) and not math.isnan(fraction):
+        # Cut first: an int may be too large for a float.
+        event["fraction"] = float(min(max(fraction, 0), 1))
+    status = told.get("status")
+    if isinstance(status, str) and status in {"applied", "refused", "measured"}:
+        event["status"] = status
     for name in ("pass", "message", "reason", "what", "verdict"):
         if isinstance(told.get(name), str):
             event[name] = told[name][: _WARNING_LIMIT if kind == "warning" else _TEXT_LIMIT]
@@ -240,8 +255,11 @@ def _note(session: Session, job: Job, unit: Unit, event: dict[str, Any]) -> None
         return
     if kind in {"estimate", "step_started", "progress", "measuring"}:
         job.progress = event
+    if kind in {"waiting_for_quiet", "quiet"}:
+        now = {name: value for name, value in (job.progress or {}).items() if name != "waiting_for_quiet"}
+        job.progress = {**now, "waiting_for_quiet": True} if kind == "waiting_for_quiet" else now
     if kind == "warning" and "message" in event:
-        job.warnings = [*dict.fromkeys([*job.warnings, event["message"]])]
+        job.warnings = [*dict.fromkeys([*job.warnings, event["message"]])][:_MOST_WARNINGS]
     if step is not None and step < len(job.steps) and kind in {"step_started", "step_finished"}:
         moment = db.now(session).isoformat()
         changes = (

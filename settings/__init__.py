@@ -93,6 +93,12 @@ class Settings(BaseSettings):
         description="`auto`: a worker that has proven PyTorch takes jobs that train too, which may hold it for minutes; `never`:"
         " it leaves them to others.",
     )
+    isolation: Literal["rlimits", "partial", "strict"] = Field(
+        "rlimits",
+        description="The least that the processes which touch networks must be confined; a worker that does not reach it takes"
+        " no jobs. `strict`: only their job's files, no network, no programs, no other process; `partial`: some of that, which"
+        " is all that a GPU's job can have; `rlimits`: limits alone. Each job says what it had.",
+    )
     log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR.")
     log_format: Literal["json", "text"] = Field("json", description="One JSON object per line, or lines for people.")
 

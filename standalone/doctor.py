@@ -14,7 +14,7 @@ from standalone import broker
 from worker.proof import Proof, prove
 
 _SIGNS = {"ok": "ok", "warning": "WARNING", "problem": "PROBLEM"}
-_STRONGEST = "full"
+_STRONGEST = "strict"
 
 
 def examine(settings: Settings) -> list[Finding]:
@@ -74,15 +74,28 @@ def _sandbox(settings: Settings) -> Iterator[Finding]:
         )
         return
     with tempfile.TemporaryDirectory(dir=settings.data_dir, prefix=".doctor-") as folder:
-        proof = prove(Path(folder), trains=settings.worker_training == "auto")
-    if proof.isolation == _STRONGEST:
-        yield Finding("sandbox", "ok", f"level {proof.isolation}")
-    else:
-        advice = "Take networks from people you trust only, or run workers where the kernel has Landlock and seccomp."
-        yield Finding(
-            "sandbox", "warning", f"level {proof.isolation}: networks run with fewer walls around them", advice
-        )
+        trains = settings.worker_training == "auto"
+        proof = prove(Path(folder), trains=trains, devices=settings.isolation != _STRONGEST)
+    yield _isolation(settings, proof)
     yield from _runtime(proof)
+
+
+def _isolation(settings: Settings, proof: Proof) -> Finding:
+    reached, told = proof.confinement, f"level {proof.isolation}"
+    if not reached.reaches(settings.isolation):
+        told = (
+            f"level {reached.level}, and ONNXPRESS_ISOLATION demands {settings.isolation}: {'; '.join(reached.missing)}"
+        )
+        advice = (
+            "No worker takes jobs here. Run workers where the kernel has Landlock and seccomp filters, or demand less."
+        )
+        return Finding("sandbox", "problem", told, advice)
+    if reached.level != _STRONGEST:
+        advice = "Take networks from people you trust only, or run workers where the kernel has Landlock and seccomp."
+        return Finding("sandbox", "warning", f"{told}: {'; '.join(reached.missing)}", advice)
+    if proof.isolation != _STRONGEST:
+        told += "; jobs on processors reach strict, those on accelerators have the driver's devices"
+    return Finding("sandbox", "ok", told)
 
 
 def _runtime(proof: Proof) -> Iterator[Finding]:

@@ -106,7 +106,8 @@ def _prepare(settings: Settings, asked: argparse.Namespace) -> Identity:
     # Two machines of one name may have the same process ids.
     name = f"wrk_{host}_{pid}_{secrets.token_hex(3)}"
     while True:
-        proof = _proof(workspaces, asked) if _WORK in kinds else prove(workspaces, ())
+        proof = _proof(workspaces, asked, settings) if _WORK in kinds else prove(workspaces, ())
+        _check_isolation(proof, settings)
         runs = [name for target in proof.targets for name in run_queues(target)]
         queues = [INSPECT_QUEUE] * (INSPECT_QUEUE in kinds) + runs
         identity = Identity(name, host, pid, tuple(queues), asked.concurrency, proof)
@@ -119,8 +120,19 @@ def _prepare(settings: Settings, asked: argparse.Namespace) -> Identity:
         time.sleep(_AGAIN_S)
 
 
-def _proof(workspaces: Path, asked: argparse.Namespace) -> Proof:
-    proof = prove(workspaces, trains=asked.training == "auto").taking(asked.targets)
+def _check_isolation(proof: Proof, settings: Settings) -> None:
+    """Refuse to work with walls that the operator finds too low."""
+    if not proof.confinement.reaches(settings.isolation):
+        sys.exit(
+            f"onnxpress: ONNXPRESS_ISOLATION={settings.isolation}, but here a child reaches only `{proof.confinement.level}`: "
+            f"{'; '.join(proof.confinement.missing)}. Run this worker where the kernel has Landlock and seccomp filters, or"
+            " demand less."
+        )
+
+
+def _proof(workspaces: Path, asked: argparse.Namespace, settings: Settings) -> Proof:
+    proof = prove(workspaces, trains=asked.training == "auto", devices=settings.isolation != "strict")
+    proof = proof.taking(asked.targets)
     for one in proof.unavailable:
         if one["listed"]:
             _log.warning("the target %s is listed but does not run: %s", one["provider"], one["reason"])

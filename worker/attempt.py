@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -12,12 +13,13 @@ from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+import engine
 import sandbox
 from services import attempts, logs, queue
 from services.claims import Claim, Result
 from services.db import Database
 from services.errors import AnswerInvalidError, CorruptError, NotFoundError, ServiceError, UnavailableError
-from services.problems import MEMORY_LIMIT, OUTPUT_INVALID, RUNTIME_LIMIT, STORE_DAMAGED, Problem
+from services.problems import MEASURING_LIMIT, MEMORY_LIMIT, OUTPUT_INVALID, RUNTIME_LIMIT, STORE_DAMAGED, Problem
 from services.storage import Store
 from services.unit_kinds import read_answer
 from settings import Settings
@@ -30,11 +32,22 @@ _WAIT_S = 0.25
 _DRAIN_S = 15.0
 # How long a result waits for a database that is away before the attempt counts as lost.
 _COMMIT_S = 60.0
-# The longest measurement that a profile may ask for, and some more.
-_WAITING_S = 900.0
 _MAX_EVENTS = 2000
 _TEXT_LIMIT = 2000
 _SMALL = 64 << 20
+_CODE = re.compile("[a-z][a-z_]{0,63}")
+_MOST_STEPS = 1 << 16
+_ENDS = {
+    "memory_limit": MEMORY_LIMIT,
+    "garbled": OUTPUT_INVALID,
+    "unwatched": OUTPUT_INVALID,
+    "measuring_limit": MEASURING_LIMIT,
+}
+_STRICT = "strict"
+# The folder in which workers of this host agree on who measures.
+_QUIET = "quiet"
+# What needs no device file.
+_ON_PROCESSOR = frozenset({"cpu", "openvino"})
 
 Why = Literal["ended", "cancel", "lost", "drain"]
 
@@ -99,6 +112,8 @@ class _Attempt:
         self._settings = place.settings
         self._claim = claim
         self._child: sandbox.Child | None = None
+        self._told_level = False
+        self._told_waiting_s = 0.0
         self._events_left = _MAX_EVENTS
         self._renewed = time.monotonic()
 
@@ -126,7 +141,7 @@ class _Attempt:
         except (OSError, ServiceError) as error:
             # The disk is full, no process can be started, ...: not the job's fault, and it may pass.
             _log.warning("unit %s: %s: %s", claim.unit_id, type(error).__name__, error)
-            self._end(lambda session: self._give_back(session, counted=True))
+            self._end(self._lost)
             self._left(whole_unit=False)
         else:
             self._left(whole_unit=ended)
@@ -146,6 +161,7 @@ class _Attempt:
         assert outcome is not None
         if why == "lost":
             raise LeaseLostError
+        self._patiently(lambda: self._note_level(child))
         self._patiently(lambda: self._note(child.events()))
         if why == "cancel":
             self._end(lambda session: attempts.cancelled(session, self._claim.unit_id, self._claim.token))
@@ -169,6 +185,7 @@ class _Attempt:
             look_at = now + _LOOK_S
             try:
                 seen = self._look()
+                self._note_level(child)
                 self._note(child.events())
                 self._beat()
             except LeaseLostError:
@@ -190,23 +207,43 @@ class _Attempt:
         """Renew the lease when it is time; raises LeaseLostError."""
         if time.monotonic() - self._renewed < self._settings.renew_s:
             return
+        told = self._waited_s()
         with self._place.database.transaction() as session:
             held = queue.renew(
-                session, self._claim.unit_id, self._claim.token, lease_s=self._settings.lease_s, cpu_s=self._cpu_s()
+                session,
+                self._claim.unit_id,
+                self._claim.token,
+                lease_s=self._settings.lease_s,
+                cpu_s=self._cpu_s(),
+                waited_s=told - self._told_waiting_s,
             )
         if not held:
             raise LeaseLostError
         self._renewed = time.monotonic()
+        self._told_waiting_s = told
+
+    def _waited_s(self) -> float:
+        """Give the seconds that the child has waited for others' measurements, or stood still for one."""
+        return self._child.waited_s if self._child else 0.0
 
     def _cpu_s(self) -> float:
         """Give the processor time of all attempts at the unit so far."""
         return self._claim.cpu_s + (self._child.cpu_s if self._child else 0.0)
 
+    def _note_level(self, child: sandbox.Child) -> None:
+        """Write down how strongly the child is confined, once it is known. It is not the child who says so."""
+        if self._told_level or child.confinement is None:
+            return
+        with self._place.database.transaction() as session:
+            held = queue.confined(session, self._claim.unit_id, self._claim.token, child.confinement.level)
+        if not held:
+            raise LeaseLostError
+        self._told_level = True
+
     def _note(self, events: list[dict[str, Any]]) -> None:
         """Pass on what the child told, of repeated progress only the newest, and not without end."""
         if not events:
             return
-        levels = [str(event.get("level")) for event in events if event.get("type") == "confined"]
         kept = [
             event
             for event, after in zip(events, [*events[1:], {}], strict=True)
@@ -217,8 +254,6 @@ class _Attempt:
         if not kept:
             return
         with self._place.database.transaction() as session:
-            if levels:
-                queue.confined(session, self._claim.unit_id, self._claim.token, levels[0][:20])
             held = queue.progress(session, self._claim.unit_id, self._claim.token, kept)
         if not held:
             raise LeaseLostError
@@ -238,14 +273,14 @@ class _Attempt:
         if outcome.kind == "refused" and outcome.problem is not None:
             problem = _checked(outcome.problem)
             if problem["retryable"] and problem["class"] == "transient":
-                self._end(lambda session: self._give_back(session, counted=True))
+                self._end(self._lost)
                 return False
             return self._end(lambda session: self._fail(session, problem))
-        if outcome.kind == "crashed" and outcome.exit_code != -signal.SIGXCPU:
-            self._end(self._crashed)
+        if outcome.kind == "unconfined" or (outcome.kind == "crashed" and outcome.exit_code != -signal.SIGXCPU):
+            # Another worker may confine its children better.
+            self._end(self._crashed if outcome.kind == "crashed" else self._lost)
             return False
-        ends = {"memory_limit": MEMORY_LIMIT, "garbled": OUTPUT_INVALID}
-        return self._end(lambda session: self._fail(session, ends.get(outcome.kind, RUNTIME_LIMIT)))
+        return self._end(lambda session: self._fail(session, _ENDS.get(outcome.kind, RUNTIME_LIMIT)))
 
     def _finish_patiently(self, workspace: Workspace, value: Mapping[str, Any]) -> bool:
         """Commit the result also through a short absence of the store: it may be the work of hours."""
@@ -273,9 +308,10 @@ class _Attempt:
 
         def commit() -> None:
             with self._place.database.transaction() as session:
-                held = attempts.spent(session, self._claim.unit_id, self._claim.token, cpu_s=self._cpu_s()) and step(
-                    session
-                )
+                waited_s = self._waited_s() - self._told_waiting_s
+                held = attempts.spent(
+                    session, self._claim.unit_id, self._claim.token, cpu_s=self._cpu_s(), waited_s=waited_s
+                ) and step(session)
             if not held:
                 raise LeaseLostError
 
@@ -300,6 +336,9 @@ class _Attempt:
     def _crashed(self, session: Session) -> bool:
         return attempts.crashed(session, self._place.store, self._claim.unit_id, self._claim.token, self._settings)
 
+    def _lost(self, session: Session) -> bool:
+        return self._give_back(session, counted=True)
+
     def _give_back(self, session: Session, *, counted: bool) -> bool:
         return attempts.give_back(
             session, self._place.store, self._claim.unit_id, self._claim.token, self._settings, counted=counted
@@ -308,31 +347,49 @@ class _Attempt:
     def _order(self, workspace: Workspace) -> sandbox.Order:
         order = self._claim.order
         payload = {**order.payload, "limit": self._settings.max_model_bytes}
-        return sandbox.Order(order.verb, workspace.path, payload, self._settings.data_dir.resolve() / "quiet.lock")
+        return sandbox.Order(
+            order.verb,
+            workspace.path,
+            payload,
+            quiet=self._settings.data_dir.resolve() / _QUIET,
+            tenant=self._claim.tenant_id,
+            devices=self._settings.isolation != _STRICT and _needs_devices(order.payload.get("spec")),
+            isolation=self._settings.isolation,
+        )
 
     def _limits(self) -> sandbox.Limits:
         return sandbox.Limits(
             runtime_s=self._claim.runtime_s,
             memory_bytes=self._claim.memory_mb << 20,
             threads=os.cpu_count() or 1,
-            # A job's waiting counts; an upload's inspection is short, and does not fail for the length of a measurement.
-            waiting_s=_WAITING_S if self._claim.job_id is None else 0.0,
             file_bytes=self._claim.largest_file * self._settings.max_model_bytes or _SMALL,
         )
 
 
-def _checked(problem: Any) -> Problem:
-    """Give the child's problem in our shape: known keys, short texts."""
-    blame = problem.get("class")
+def _needs_devices(spec: Any) -> bool:
+    """Tell whether what a unit is asked runs on an accelerator, or may train on one."""
+    if spec is None:
+        return False
+    read = engine.read_spec(spec)
+    may_train = read.kind == "search" or engine.trains(read)
+    return may_train or any(target.provider not in _ON_PROCESSOR for target in engine.targets_of(read))
+
+
+def _checked(problem: Mapping[str, Any]) -> Problem:
+    """Give the child's problem in our shape: known keys, short texts, words of ours for what they do not fit."""
+    code, blame, message = (problem.get(name) for name in ("code", "class", "message"))
+    if not (isinstance(code, str) and _CODE.fullmatch(code) and isinstance(message, str)):
+        return OUTPUT_INVALID
     found: Problem = {
-        "code": str(problem.get("code"))[:64],
+        "code": code,
         "class": blame if isinstance(blame, str) and blame in {"user", "service", "transient"} else "service",
         "retryable": problem.get("retryable") is True,
-        "message": str(problem.get("message"))[:_TEXT_LIMIT],
+        "message": message[:_TEXT_LIMIT],
     }
     for name in ("node", "hint"):
         if isinstance(problem.get(name), str):
             found[name] = problem[name][:_TEXT_LIMIT]
-    if isinstance(problem.get("step"), int):
-        found["step"] = problem["step"]
+    step = problem.get("step")
+    if isinstance(step, int) and not isinstance(step, bool) and 0 <= step < _MOST_STEPS:
+        found["step"] = step
     return found

@@ -18,6 +18,7 @@ _MEMORY = 4 << 30
 # The service's own words for what every worker can do, and for what this one was started for.
 ALL = "all"
 OWN = "own"
+UNKNOWN = sandbox.Confinement("rlimits", ("it was not seen how a process is confined here",))
 _NOT_TO_TRAIN = "This worker was told not to train (ONNXPRESS_WORKER_TRAINING)."
 
 
@@ -27,8 +28,14 @@ class Proof:
 
     targets: tuple[dict[str, Any], ...] = ()
     unavailable: tuple[dict[str, Any], ...] = ()
-    isolation: str = "unknown"
+    confinement: sandbox.Confinement = UNKNOWN
     cores: int = 0
+
+    @property
+    def isolation(self) -> sandbox.Level:
+        """How strongly its children are confined at least: those that use an accelerator have its devices."""
+        has_devices = any(target["device"] != "cpu" for target in self.targets)
+        return min(self.confinement.level, "partial" if has_devices else "strict", key=sandbox.LEVELS.index)
 
     def taking(self, asked: str) -> "Proof":
         """Leave out the proven providers that this worker is not to take jobs for.
@@ -44,31 +51,30 @@ class Proof:
             taken = {name for name in proven if name != "cpu"} or set(proven)
         else:
             taken = set(asked.split(","))
-        return Proof(
-            tuple(target for target in self.targets if target["provider"] in taken),
-            self.unavailable,
-            self.isolation,
-            self.cores,
-        )
+        return replace(self, targets=tuple(target for target in self.targets if target["provider"] in taken))
 
     def with_training(self, told: Mapping[str, Any]) -> "Proof":
         """Say of every proven provider whether networks can be trained here, and with what."""
         return replace(self, targets=tuple({**target, "training": dict(told)} for target in self.targets))
 
 
-def prove(workspaces: Path, providers: Sequence[str] | None = None, *, trains: bool = True) -> Proof:
+def prove(
+    workspaces: Path, providers: Sequence[str] | None = None, *, trains: bool = True, devices: bool = True
+) -> Proof:
     """Try every provider, or the given ones; with none of them it is only told how a child is confined here.
+
+    Without `devices` no child has an accelerator, and none is proven.
 
     This process must never load a runtime: a child does, or one for each provider where they end it. PyTorch is tried in a
     child of its own at the same time, unless the worker is not to train.
     """
     names = engine.PROVIDER_NAMES if providers is None else providers
     if not names:
-        return _proven(workspaces, names)
+        return _proven(workspaces, names, devices=False)
     if not trains:
-        return _proven(workspaces, names).with_training({"available": False, "reason": _NOT_TO_TRAIN})
-    with _asked(workspaces, "training", {}) as trainer:
-        proven = _proven(workspaces, names)
+        return _proven(workspaces, names, devices=devices).with_training({"available": False, "reason": _NOT_TO_TRAIN})
+    with _asked(workspaces, "training", {}, devices=devices) as trainer:
+        proven = _proven(workspaces, names, devices=devices)
         training = _training(trainer.wait())
     if not training["available"]:
         _log.info("takes no jobs that train: %s", training["reason"])
@@ -83,25 +89,28 @@ def _training(outcome: sandbox.Outcome | None) -> dict[str, Any]:
     return {"available": False, "reason": _end(outcome, "PyTorch", "to load")}
 
 
-def _proven(workspaces: Path, names: Sequence[str]) -> Proof:
-    isolation, outcome = _ask(workspaces, names)
+def _proven(workspaces: Path, names: Sequence[str], *, devices: bool) -> Proof:
+    confinement, outcome = _ask(workspaces, names, devices=devices)
+    if devices and sandbox.devices():
+        # Most jobs have none of them.
+        confinement, _ = _ask(workspaces, (), devices=False)
     found = _found(outcome)
     if found is None and outcome.kind == "refused":
         reason = str((outcome.problem or {}).get("message"))
         found = [_missing(name, reason, listed=False) for name in names]
     if found is None:
         _log.warning("targets: the child %s (%s), now one by one\n%s", outcome.kind, outcome.exit_code, outcome.log)
-        found = [one for name in names for one in _alone(workspaces, name)]
+        found = [one for name in names for one in _alone(workspaces, name, devices=devices)]
     return Proof(
         tuple(_described(one) for one in found if one["available"]),
         tuple({name: one[name] for name in ("provider", "listed", "reason")} for one in found if not one["available"]),
-        isolation,
+        confinement,
         _cores(),
     )
 
 
-def _alone(workspaces: Path, name: str) -> list[dict[str, Any]]:
-    _, outcome = _ask(workspaces, (name,))
+def _alone(workspaces: Path, name: str, *, devices: bool) -> list[dict[str, Any]]:
+    _, outcome = _ask(workspaces, (name,), devices=devices)
     return _found(outcome) or [_missing(name, _end(outcome, "The runtime", "for a small network"), listed=True)]
 
 
@@ -115,20 +124,22 @@ def _end(outcome: sandbox.Outcome, tried: str, what_for: str) -> str:
     return ends.get(outcome.kind, str((outcome.problem or {}).get("message", "It cannot be tried.")))
 
 
-def _ask(workspaces: Path, names: Sequence[str]) -> tuple[str, sandbox.Outcome]:
-    with _asked(workspaces, "targets", {"providers": list(names)}) as child:
+def _ask(workspaces: Path, names: Sequence[str], *, devices: bool) -> tuple[sandbox.Confinement, sandbox.Outcome]:
+    with _asked(workspaces, "targets", {"providers": list(names)}, devices=devices) as child:
         outcome = child.wait()
     assert outcome is not None
-    return next((str(told.get("level")) for told in child.events() if told["type"] == "confined"), "none"), outcome
+    return child.confinement or UNKNOWN, outcome
 
 
 @contextmanager
-def _asked(workspaces: Path, verb: sandbox.Verb, payload: Mapping[str, Any]) -> Iterator[sandbox.Child]:
+def _asked(
+    workspaces: Path, verb: sandbox.Verb, payload: Mapping[str, Any], *, devices: bool
+) -> Iterator[sandbox.Child]:
     """Have a child work in a folder of its own; it has ended when the folder goes."""
     with tempfile.TemporaryDirectory(dir=workspaces, prefix=f".{verb}-") as folder:
         (Path(folder) / "tmp").mkdir()
         limits = sandbox.Limits(runtime_s=_RUNTIME_S, memory_bytes=_MEMORY, threads=4)
-        child = sandbox.start(sandbox.Order(verb, Path(folder), payload), limits=limits)
+        child = sandbox.start(sandbox.Order(verb, Path(folder), payload, devices=devices), limits=limits)
         try:
             yield child
         finally:

@@ -9,7 +9,7 @@ from engine.job import compress, profile, search
 from engine.job.frame import Event, Frame, Probe
 from engine.measure import memory
 from engine.report.values import AnyReport
-from engine.runtime.host_lock import HostLock
+from engine.runtime.host_lock import Host, HostLock
 from engine.spec import Compress, Profile, Search, Spec
 
 
@@ -18,7 +18,7 @@ def run(
     workspace: Path,
     on_event: Callable[[Event], None],
     *,
-    lock_file: Path | None = None,
+    lock_file: Path | Host | None = None,
     crashed_steps: frozenset[int] = frozenset(),
     only: frozenset[int] | None = None,
     probe: Probe | None = None,

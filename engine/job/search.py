@@ -23,7 +23,7 @@ from engine.job.variants import measured
 from engine.job.workspace import copy_network, remove_network, write_atomically
 from engine.measure import memory
 from engine.report.values import Quality, Report
-from engine.runtime.host_lock import HostLock
+from engine.runtime.host_lock import Host, HostLock
 from engine.runtime.network_files import parameters, stored_bytes
 from engine.search import measuring
 from engine.search.cascade import Memo, next_turn
@@ -62,7 +62,7 @@ def search_turn(
     pieces: Mapping[str, Mapping[str, Any]],
     elapsed_s: float,
     workers: int,
-    lock_file: Path | None = None,
+    lock_file: Path | Host | None = None,
     deadline: float | None = None,
 ) -> dict[str, Any]:
     """Take one turn: give what is asked for as JSON, or at the end the report, with the files of the result in `out`.

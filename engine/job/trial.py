@@ -14,7 +14,7 @@ from engine.measure import memory
 from engine.measure.latency import compare
 from engine.report.counted_time import counted
 from engine.runtime import heap
-from engine.runtime.host_lock import HostLock
+from engine.runtime.host_lock import Host, HostLock
 from engine.runtime.network_files import parameters, stored_bytes
 from engine.search.candidate import make
 from engine.search.values import Level, Proposal, TrialValues
@@ -31,7 +31,7 @@ def try_candidate(
     tell: Callable[[dict[str, Any]], None],
     *,
     proposal: Proposal,
-    lock_file: Path | None = None,
+    lock_file: Path | Host | None = None,
     deadline: float | None = None,
 ) -> TrialValues:
     """Do one trial in a workspace; its network is `out/model.onnx` when this returns.

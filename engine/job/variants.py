@@ -12,7 +12,7 @@ from engine.job.frame import Frame
 from engine.job.search_bench import SearchBench
 from engine.measure import memory
 from engine.report.values import Quality
-from engine.runtime.host_lock import HostLock
+from engine.runtime.host_lock import Host, HostLock
 from engine.search import measuring
 from engine.spec import Search
 
@@ -25,7 +25,7 @@ def measure_variants(
     tell: Callable[[dict[str, Any]], None],
     *,
     part: str,
-    lock_file: Path | None = None,
+    lock_file: Path | Host | None = None,
     deadline: float | None = None,
 ) -> dict[str, Any]:
     """Measure one part of the library; give it as JSON.

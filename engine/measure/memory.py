@@ -3,7 +3,6 @@
 As a module (`python -I -m engine.measure.memory`) it is that process.
 """
 
-import argparse
 import ctypes
 import json
 import os
@@ -12,13 +11,15 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from engine import errors
 from engine.errors import EngineError, ModelInvalidError, OutOfTimeError
+from engine.measure.fresh_process import starter
 from engine.report.values import Memory
 from engine.runtime.discovery import prove
 from engine.runtime.gpu import memory_watch
@@ -48,16 +49,29 @@ def probe(model_path: Path, target: Target, feed_path: Path, *, timeout: float =
         EngineError: as loading and running would raise here; ModelInvalidError when the process dies.
         OutOfTimeError: after `timeout` seconds.
     """
+    request = {
+        "model": str(model_path),
+        "feed": str(feed_path),
+        "target": target.model_dump(mode="json"),
+        "loads": loads,
+    }
+    try:
+        answer = (starter() or _ask_a_process)(request, timeout)
+    except TimeoutError as error:
+        raise OutOfTimeError(f"Loading the network and running it once took more than {timeout:.0f} s") from error
+    if answer is None:
+        raise ModelInvalidError("The process that loaded the network on its own died")
+    return _read(answer)
+
+
+def _ask_a_process(request: Mapping[str, Any], timeout: float) -> Mapping[str, Any] | None:
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as answers:
         try:
             # The answer has a descriptor of its own, because onnxruntime prints where it likes.
             done = subprocess.run(
-                [
-                    *(sys.executable, "-I", "-m", "engine.measure.memory", str(writer), model_path, feed_path),
-                    *(["--loads"] if loads else []),
-                ],
-                input=target.model_dump_json().encode(),
+                [sys.executable, "-I", "-m", "engine.measure.memory", str(writer)],
+                input=json.dumps(request).encode(),
                 pass_fds=[writer],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -65,16 +79,28 @@ def probe(model_path: Path, target: Target, feed_path: Path, *, timeout: float =
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise OutOfTimeError(f"Loading the network and running it once took more than {timeout:.0f} s") from error
+            raise TimeoutError from error
         finally:
             os.close(writer)
         answer = answers.read()
     if done.returncode != 0 or not answer:
-        raise ModelInvalidError("The process that loaded the network on its own died")
-    return _read(json.loads(answer))
+        return None
+    told: dict[str, Any] = json.loads(answer)
+    return told
 
 
-def _read(answer: dict[str, object]) -> Memory:
+def answer_probe(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure what a probe asks for, in this process, which must be a fresh one; gives the answer or the problem."""
+    target = Target.model_validate(request["target"])
+    try:
+        return measure_here(
+            Path(request["model"]), target, Path(request["feed"]), loads=request["loads"] is True
+        ).model_dump()
+    except EngineError as error:
+        return error.problem()
+
+
+def _read(answer: Mapping[str, Any]) -> Memory:
     if "code" not in answer:
         return Memory.model_validate(answer)
     kinds = {
@@ -135,20 +161,11 @@ def _die_with_parent() -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Answer on the descriptor with the measurement or the problem, as JSON."""
+    """Answer the request on stdin on the descriptor, with the measurement or the problem, as JSON."""
     _die_with_parent()
-    parser = argparse.ArgumentParser(prog="engine.measure.memory")
-    parser.add_argument("descriptor", type=int)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("feed", type=Path)
-    parser.add_argument("--loads", action="store_true")
-    parsed = parser.parse_args(arguments)
-    target = Target.model_validate_json(sys.stdin.buffer.read())
-    try:
-        answer = measure_here(parsed.model, target, parsed.feed, loads=parsed.loads).model_dump()
-    except EngineError as error:
-        answer = error.problem()
-    with os.fdopen(parsed.descriptor, "w", encoding="utf-8") as out:
+    descriptor = int(arguments[0])
+    answer = answer_probe(json.loads(sys.stdin.buffer.read()))
+    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
         json.dump(answer, out)
 
 

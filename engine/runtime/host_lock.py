@@ -3,14 +3,29 @@
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
+
+Side = Literal["working", "measuring"]
+Leave = Callable[[], None]
+
+
+class Host(Protocol):
+    """Who says whose turn it is: a file that all share, or whoever started this process."""
+
+    def enter(self, side: Side) -> Leave:
+        """Wait for a side; give what lets go of it."""
+        ...
+
+    def is_wanted(self) -> bool:
+        """Tell whether somebody may be waiting for this process's work to let go."""
+        ...
 
 
 class HostLock:
-    """A lock that all units on a host share through one file. `HostLock(None)` locks nothing.
+    """A lock that all units on a host share, through one file or another `Host`. `HostLock(None)` locks nothing.
 
     Any number may be `working()`, or one may be `measuring()`. Whoever wants to measure holds a turnstile while it waits for
     those at work, so new work queues behind it and a measurement always gets its turn. The kernel lets go of both locks when
@@ -21,9 +36,8 @@ class HostLock:
     it measures, its own work is part of the measurement.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self._room = path
-        self._turnstile = path.with_name(path.name + ".turnstile") if path else None
+    def __init__(self, host: Path | Host | None) -> None:
+        self._host: Host = _Nobody() if host is None else _File(host) if isinstance(host, Path) else host
         self._held = _Held()
 
     @contextmanager
@@ -43,7 +57,7 @@ class HostLock:
 
     def give_way(self) -> None:
         """Let a measurement that waits for this thread's work have its turn; nothing where this thread is not at work."""
-        if self._held.mode == "working":
+        if self._held.mode == "working" and self._host.is_wanted():
             self._leave()
             self._enter_work()
 
@@ -65,8 +79,7 @@ class HostLock:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with _locked(self._turnstile, fcntl.LOCK_EX):
-            self._held.room = _lock(self._room, fcntl.LOCK_EX)
+        self._held.leave = self._host.enter("measuring")
         self._held.mode = "measuring"
         try:
             yield
@@ -74,27 +87,54 @@ class HostLock:
             self._leave()
 
     def _enter_work(self) -> None:
-        with _locked(self._turnstile, fcntl.LOCK_SH):
-            self._held.room = _lock(self._room, fcntl.LOCK_SH)
+        self._held.leave = self._host.enter("working")
         self._held.mode = "working"
 
     def _leave(self) -> None:
         self._held.mode = None
-        _unlock(self._held.room)
-        self._held.room = None
+        self._held.leave()
 
 
 class _Held(threading.local):
     """What a thread holds."""
 
-    mode: Literal["working", "measuring"] | None = None
-    room: int | None = None
+    mode: Side | None = None
+    leave: Leave = staticmethod(lambda: None)
 
 
-def _lock(path: Path | None, operation: int) -> int | None:
+class _Nobody:
+    """A host of this process's own."""
+
+    def enter(self, side: Side) -> Leave:
+        del side
+        return lambda: None
+
+    def is_wanted(self) -> bool:
+        return False
+
+
+class _File:
+    """A host whose processes share a file, and one beside it as a turnstile."""
+
+    def __init__(self, path: Path) -> None:
+        self._room, self._turnstile = path, path.with_name(path.name + ".turnstile")
+
+    def enter(self, side: Side) -> Leave:
+        operation = fcntl.LOCK_EX if side == "measuring" else fcntl.LOCK_SH
+        turnstile = _lock(self._turnstile, operation)
+        try:
+            room = _lock(self._room, operation)
+        finally:
+            os.close(turnstile)
+        return lambda: os.close(room)
+
+    def is_wanted(self) -> bool:
+        # Nobody can see who waits for a lock.
+        return True
+
+
+def _lock(path: Path, operation: int) -> int:
     """Wait for the lock; give the descriptor that holds it. A descriptor of its own, so that threads exclude each other too."""
-    if path is None:
-        return None
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, operation)
@@ -102,17 +142,3 @@ def _lock(path: Path | None, operation: int) -> int | None:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def _unlock(descriptor: int | None) -> None:
-    if descriptor is not None:
-        os.close(descriptor)
-
-
-@contextmanager
-def _locked(path: Path | None, operation: int) -> Iterator[None]:
-    descriptor = _lock(path, operation)
-    try:
-        yield
-    finally:
-        _unlock(descriptor)

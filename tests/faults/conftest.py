@@ -210,19 +210,20 @@ class System:
         return found
 
     def job_child(self):
-        """The child that works on a job, once there is one."""
+        """The process that works on a job, once there is one. It has a keeper above it."""
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
-            for child in self.children():
+            children = self.children()
+            for child in children:
                 with contextlib.suppress(psutil.Error):
-                    if "/unt_" in child.environ()["HOME"]:
+                    if "/unt_" in child.environ()["HOME"] and child.parent() in children:
                         return child
             time.sleep(_LOOK_S)
         raise AssertionError(f"no child\n{self.log()}")
 
     def pool_process(self, worker, child):
         """The worker's pool process that has the sandbox child."""
-        pool = child.parent()
+        pool = child.parent().parent()
         assert pool.ppid() == worker.pid
         return pool
 

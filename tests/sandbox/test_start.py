@@ -13,9 +13,9 @@ import numpy as np
 import psutil
 import pytest
 
-import engine
 import sandbox
 from sandbox import processes
+from sandbox.quiet import Room
 
 PATIENCE_S = 60.0
 ROOMY = sandbox.Limits(runtime_s=60, memory_bytes=2 << 30)
@@ -34,14 +34,21 @@ def data_order(workspace):
     return sandbox.Order("inspect_dataset", workspace, {"file": "data.npz"})
 
 
-def stopped(child):
-    """Stop the child when it has limited itself; a stopped process is a hanging one."""
+def worker_of(child):
+    """Give the process that works, when it has locked itself down."""
     end = time.monotonic() + PATIENCE_S
-    while not child.events():
+    while child.confinement is None:
         assert time.monotonic() < end
         time.sleep(0.002)
-    os.kill(child.pid, signal.SIGSTOP)
-    return psutil.Process(child.pid)
+    [worker] = psutil.Process(child.pid).children()
+    return worker
+
+
+def stopped(child):
+    """Stop the child; a stopped process is a hanging one."""
+    worker = worker_of(child)
+    worker.suspend()
+    return worker
 
 
 def test_a_value_comes_back(workspace):
@@ -49,7 +56,9 @@ def test_a_value_comes_back(workspace):
     outcome = child.wait(PATIENCE_S)
     assert outcome.kind == "done", outcome
     assert outcome.value["samples"] == 4
-    assert child.events() == [{"type": "confined", "level": "none"}]
+    assert child.events() == []
+    assert child.confinement == sandbox.Confinement("strict")
+    assert [path.name for path in workspace.parent.iterdir() if path.name.startswith(".canary")] == []
 
 
 def test_a_refusal_comes_back_as_a_problem(workspace):
@@ -75,47 +84,50 @@ def test_targets_are_proven(workspace):
 
 @pytest.mark.parametrize("verb", ["inspect_model", "inspect_archive", "inspect_dataset", "prunability", "targets"])
 def test_no_child_works_beside_a_measurement(workspace, verb):
-    """It waits, by its own account and not by its limit's; then it works, or is refused for what it was given."""
-    lock = workspace / "quiet.lock"
+    """It waits, not by its limit's account; then it works, or is refused for what it was given."""
+    quiet = workspace / "quiet"
     payload = {"file": "data.npz"} if verb == "inspect_dataset" else {"limit": 1 << 20}
     payload = {} if verb == "targets" else payload
     for name in ("model.onnx", "archive.zip"):
         (workspace / "model" / name).write_text("no network")
-    limits = sandbox.Limits(runtime_s=10, waiting_s=50, memory_bytes=2 << 30)
-    with engine.HostLock(lock).measuring():
-        child = sandbox.start(sandbox.Order(verb, workspace, payload, lock), limits=limits)
-        end = time.monotonic() + PATIENCE_S
-        while child._waiting_since is None:
-            assert time.monotonic() < end
-            time.sleep(0.05)
-        assert child.wait(0.2) is None
+    measuring = Room(quiet).ask("measuring", "other")
+    assert measuring.enter()
+    child = sandbox.start(sandbox.Order(verb, workspace, payload, quiet), limits=ROOMY)
+    events = []
+    while not events:
+        assert child.wait(0.05) is None
+        events = child.events()
+    measuring.leave()
     outcome = child.wait(PATIENCE_S)
     assert outcome.kind == ("done" if verb in {"inspect_dataset", "targets"} else "refused"), outcome
-    assert [event["type"] for event in child.events()] == ["confined"]
+    assert [event["type"] for event in [*events, *child.events()]] == ["waiting_for_quiet", "quiet"]
+    assert child.waited_s >= 0.5
+    assert [file.name for file in quiet.iterdir() if not file.name.startswith(".")] == []
 
 
-def test_the_clock_stands_while_a_child_waits_but_not_for_ever(workspace):
-    lock = workspace / "quiet.lock"
-    limits = sandbox.Limits(runtime_s=2, waiting_s=3, memory_bytes=2 << 30)
-    with engine.HostLock(lock).measuring():
-        started = time.monotonic()
-        child = sandbox.start(sandbox.Order("inspect_dataset", workspace, {"file": "data.npz"}, lock), limits=limits)
-        outcome = child.wait(PATIENCE_S)
-    assert outcome.kind == "runtime_limit"
-    assert time.monotonic() - started >= 5
+def test_the_clock_stands_while_a_child_waits(workspace):
+    quiet = workspace / "quiet"
+    limits = sandbox.Limits(runtime_s=2, memory_bytes=2 << 30)
+    measuring = Room(quiet).ask("measuring", "other")
+    assert measuring.enter()
+    child = sandbox.start(sandbox.Order("inspect_dataset", workspace, {"file": "data.npz"}, quiet), limits=limits)
+    while child.waited_s < 2.5:
+        assert child.wait(0.05) is None
+    measuring.leave()
+    assert child.wait(PATIENCE_S).kind == "done"
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
 def test_a_crash_is_told_apart(workspace, number):
-    child = sandbox.start(data_order(workspace), limits=ROOMY)
-    os.kill(child.pid, number)
+    child = sandbox.start(sandbox.Order("targets", workspace), limits=ROOMY)
+    worker_of(child).send_signal(number)
     outcome = child.wait(PATIENCE_S)
     assert (outcome.kind, outcome.exit_code) == ("crashed", -number)
 
 
 def test_a_hanging_child_ends_at_its_limit(workspace):
-    child = sandbox.start(data_order(workspace), limits=sandbox.Limits(runtime_s=1, memory_bytes=2 << 30))
-    os.kill(child.pid, signal.SIGSTOP)
+    child = sandbox.start(data_order(workspace), limits=sandbox.Limits(runtime_s=2, memory_bytes=2 << 30))
+    stopped(child)
     assert child.wait(PATIENCE_S).kind == "runtime_limit"
 
 
@@ -136,11 +148,11 @@ def test_it_limits_itself_before_it_reads_a_byte(workspace):
     child = sandbox.start(sandbox.Order("targets", workspace), limits=limits)
     try:
         process = stopped(child)
-        proc = Path("/proc") / str(child.pid)
+        proc = Path("/proc") / str(process.pid)
         status = dict(line.split(":\t", 1) for line in (proc / "status").read_text().splitlines() if ":\t" in line)
         assert status["NoNewPrivs"].strip() == "1"
         assert (proc / "oom_score_adj").read_text().strip() == "1000"
-        assert os.getsid(child.pid) == os.getpgid(child.pid) == child.pid
+        assert os.getsid(process.pid) == os.getpgid(process.pid) == child.pid
         assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0)
         assert process.rlimit(psutil.RLIMIT_FSIZE)[1] == 1 << 20
         assert process.rlimit(psutil.RLIMIT_NOFILE)[1] == 100
@@ -166,7 +178,7 @@ def test_it_gets_no_environment_and_no_descriptors_of_ours(workspace, monkeypatc
                 "ORT_DISABLE_TELEMETRY",
             }
             assert process.environ()["HOME"] == str(workspace)
-            opened = {str(path.readlink()) for path in (Path("/proc") / str(child.pid) / "fd").iterdir()}
+            opened = {str(path.readlink()) for path in (Path("/proc") / str(process.pid) / "fd").iterdir()}
             assert str(workspace / "ours") not in opened
             assert not [name for name in opened if name.startswith("socket")]
         finally:
@@ -185,19 +197,20 @@ def test_it_dies_with_its_parent(workspace):
         "import sys, time, pathlib, sandbox\n"
         "order = sandbox.Order('targets', pathlib.Path(sys.argv[1]))\n"
         "child = sandbox.start(order, limits=sandbox.Limits(runtime_s=60, memory_bytes=2 << 30))\n"
-        "while not child.events(): time.sleep(0.002)\n"
-        "print(child.pid, flush=True)\n"
+        "while child.confinement is None: time.sleep(0.002)\n"
+        "print(child.pid, *pathlib.Path(f'/proc/{child.pid}/task/{child.pid}/children').read_text().split(), flush=True)\n"
         "time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(workspace)], stdout=subprocess.PIPE, text=True)
-    pid = int(parent.stdout.readline())
-    child = psutil.Process(pid)
-    # Even one that cannot do anything itself any more.
-    os.kill(pid, signal.SIGSTOP)
+    keeper, worker = map(psutil.Process, map(int, parent.stdout.readline().split()))
+    # Even ones that cannot do anything themselves any more.
+    keeper.suspend()
+    worker.suspend()
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    child.wait(PATIENCE_S)
+    keeper.wait(PATIENCE_S)
+    worker.wait(PATIENCE_S)
 
 
 def test_a_child_whose_parent_is_gone_before_it_starts_does_nothing(workspace):

@@ -27,13 +27,14 @@ def row(database):
 
 
 def children(settings):
+    """The processes that work on units of this process's: each has a keeper in between."""
     mine = str(settings.data_dir / "work")
     found = []
     for process in psutil.process_iter():
         try:
-            if process.ppid() == os.getpid() and process.environ().get("HOME", "").startswith(mine):
+            if process.parent().ppid() == os.getpid() and process.environ().get("HOME", "").startswith(mine):
                 found.append(process)
-        except psutil.Error:
+        except (psutil.Error, AttributeError):
             continue
     return found
 
@@ -170,21 +171,19 @@ def test_a_cancelled_job_ends_its_child(attempts, database, upload, network, dat
     assert list(attempts.workspaces.iterdir()) == []
 
 
-def test_every_child_gets_the_lock_of_its_host(attempts, database, upload, network, data, settings, monkeypatch):
+def test_every_child_takes_turns_with_those_of_its_host(
+    attempts, database, upload, network, data, settings, monkeypatch
+):
     """Inspections and analyses too: nothing of ours works beside a measurement."""
     orders, start = [], sandbox.start
-    monkeypatch.setattr(
-        sandbox, "start", lambda order, *, limits: orders.append((order, limits)) or start(order, limits=limits)
-    )
+    monkeypatch.setattr(sandbox, "start", lambda order, *, limits: orders.append(order) or start(order, limits=limits))
     upload(uploads.register_model, network)
     upload(uploads.register_dataset, data)
     for unit_id in database.publisher.sent:
         attempts.run(unit_id)
-    assert [order.verb for order, _ in orders] == ["inspect_model", "inspect_dataset"]
-    for order, limits in orders:
-        assert order.lock == settings.data_dir.resolve() / "quiet.lock"
-        # It is not the network's fault when another's measurement takes long.
-        assert limits.waiting_s >= 600
+    assert [order.verb for order in orders] == ["inspect_model", "inspect_dataset"]
+    for order in orders:
+        assert (order.quiet, order.tenant) == (settings.data_dir.resolve() / "quiet", "default")
 
 
 def test_a_message_for_nothing_does_nothing(attempts):
