@@ -1,5 +1,9 @@
-"""A search over the whole service with the real engine: it finishes with a front, and a point of it is made real."""
+"""A search over the whole service with the real engine, typed as a user types it: it ends with a front, and a point of it is made real."""
 
+import json
+import os
+import subprocess
+import sys
 import time
 
 import httpx
@@ -9,9 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from .test_targets import images
 
-RAW = {"Content-Type": "application/octet-stream"}
 PATIENCE_S = 240.0
-GOAL = {"minimise": "size", "subject_to": [{"metric": "size_bytes", "rule": "max_ratio", "value": 0.9}]}
+# Of a small space: what is tried here is the way, not what is found.
+SPACE = {"precisions": ["float32", "static"], "widths": [1, 0.5], "ranks": [], "train": False}
+LIMITS = ["--max-size", "90%", "--gate", "top1_agreement min 30%"]
 
 
 def network():
@@ -44,23 +49,24 @@ def client(embedded):
         yield made
 
 
-@pytest.fixture(scope="module")
-def inputs(client):
-    found = {}
-    for name, kind, content in (("model", "models", network()), ("dataset", "datasets", images())):
-        row = client.post(f"/v1/{kind}", params={"name": name, "wait": 60}, content=content, headers=RAW).json()
-        assert row["state"] == "ready", row
-        found[name] = row["id"]
-    return found
+@pytest.fixture
+def typed(embedded, tmp_path):
+    """Give the command line, in a folder with a network, data and a goal: `typed(*words)` gives what it says to programs."""
+    (tmp_path / "model.onnx").write_bytes(network())
+    (tmp_path / "data.npz").write_bytes(images())
+    (tmp_path / "goal.json").write_text(json.dumps({"goal": {"minimise": "size"}, "space": SPACE}))
+    env = {**os.environ, "ONNXPRESS_URL": embedded.url, "ONNXPRESS_API_KEY": embedded.key_file.read_text().strip()}
 
+    def run(*words):
+        argv = [sys.executable, "-m", "onnxpress", *map(str, words)]
+        done = subprocess.run(
+            argv, cwd=tmp_path, env=env, check=False, capture_output=True, text=True, timeout=PATIENCE_S
+        )
+        run.told = done.stderr
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
-def ended(client, job):
-    end = time.monotonic() + PATIENCE_S
-    while job["status"] not in {"succeeded", "failed", "cancelled"}:
-        assert time.monotonic() < end, job
-        job = client.get(f"/v1/jobs/{job['id']}", params={"wait": 30}).json()
-    assert job["status"] == "succeeded", job["problem"]
-    return job
+    return run
 
 
 def until(client, address, word):
@@ -72,28 +78,46 @@ def until(client, address, word):
     return text
 
 
-def test_a_goal_becomes_a_network_with_a_front_whose_points_can_be_made_real(client, inputs):
-    space = {"precisions": ["float32", "static"], "widths": [1, 0.5], "ranks": [], "train": False}
-    body = {**inputs, "goal": GOAL, "space": space, "budget": {"max_trials": 3, "max_seconds": 120}}
-    job = ended(client, client.post("/v1/jobs", json=body).raise_for_status().json())
+def test_a_goal_becomes_a_network_with_a_front_whose_points_can_be_made_real(client, typed, tmp_path):
+    words = [
+        "compress",
+        "model.onnx",
+        "--data",
+        "data.npz",
+        "--goal",
+        "goal.json",
+        *LIMITS,
+        "--trials",
+        3,
+        "--budget",
+        "2m",
+    ]
+    name = typed(*words, "--out", "small.onnx", "--report", "small.md").strip()
+    assert any(line.startswith("trial 1: ") for line in typed.told.splitlines()), "candidates are shown as they end"
+    assert "what was tried" in typed.told
+    assert "### What there is to choose from" in (tmp_path / "small.md").read_text()
+    job = client.get(f"/v1/jobs/{name}").json()
     assert job["verdict"] == "pass", job["summary"]
-    found = client.get(f"/v1/jobs/{job['id']}/report.json").json()
+    found = client.get(f"/v1/jobs/{name}/report.json").json()
     assert (found["kind"], found["search"]["met"]) == ("search", True)
-    listed = client.get(f"/v1/jobs/{job['id']}/trials").json()["items"]
+    assert found["compressed"]["size_bytes"] == (tmp_path / "small.onnx").stat().st_size
+    listed = json.loads(typed("trials", name, "--json"))["items"]
     assert 1 <= len(listed) <= 3
     assert {line["trial"] for line in found["search"]["story"]} == {trial["number"] for trial in listed}
-    front = client.get(f"/v1/jobs/{job['id']}/front").json()
+    front = json.loads(typed("front", name, "--json"))
     assert (front["final"], front["chosen"]) == (True, found["search"]["chosen"])
     point = front["points"][0]
     assert (point["stored"], bool(point["recipe"])) == (True, True)
     assert point["measured"]["size_bytes"] <= found["compressed"]["size_bytes"]
     # Made real, it is that network, measured on the samples that judge.
-    picked = client.post(f"/v1/jobs/{job['id']}/front/{point['number']}:pick", json={}).raise_for_status().json()
-    report = client.get(f"/v1/jobs/{ended(client, picked)['id']}/report.json").json()
+    report = json.loads(typed("pick", name, point["number"], "--out", "picked.onnx", "--json"))["report"]
+    assert report["kind"] == "compress"
     assert report["compressed"]["size_bytes"] == pytest.approx(point["measured"]["size_bytes"], rel=0.02)
+    assert report["compressed"]["size_bytes"] == (tmp_path / "picked.onnx").stat().st_size
     assert not [text for text in report["warnings"] if "not trained" in text]
     # A later search over the same network measures no part of it again: candidates are the first that it asks for.
-    later = client.post("/v1/jobs", json={**body, "seed": 1}).raise_for_status().json()
+    later = {"model": job["model"], "dataset": job["dataset"], "goal": job["spec"]["goal"], "space": SPACE, "seed": 1}
+    later = client.post("/v1/jobs", json=later).raise_for_status().json()
     logs = until(client, f"/v1/jobs/{later['id']}/logs", "waits_for_children")
     assert "trial_queued" in logs[: logs.index("waits_for_children")]
     client.post(f"/v1/jobs/{later['id']}:cancel").raise_for_status()
