@@ -267,11 +267,6 @@ class Architecture:
         rest = self.macs - sum(layer.macs for layer in self.layers.values())
         return rest + round(sum(at.layer.macs * at.share for at in self.layers_at(point)))
 
-    def parameters_at(self, point: Point) -> int:
-        """Give about how many weights are left; those of no layer are counted as they were."""
-        rest = self.parameters - sum(layer.weights for layer in self.layers.values())
-        return rest + round(sum(at.layer.weights * at.share for at in self.layers_at(point)))
-
     def describe(self, point: Point) -> str:
         """Say in one sentence for people what is left of the network."""
         parts = [f"{len(point.dropped)} of {len(self.blocks)} blocks dropped"] if point.dropped else []

@@ -77,26 +77,6 @@ def work(step: Pass, model: ir.Model, context: Context) -> tuple[ir.Model, Chang
     return made, outcome
 
 
-def cut(model: ir.Model, point: Point, architecture: Architecture, context: Context, *, refit: bool = True) -> ir.Model:
-    """Give a copy of a prepared network with the structure of a point, in float; without `refit` good for its speed only.
-
-    Raises:
-        SpecInvalidError: there is no such network.
-        ModelUnsupportedError: one of its steps cannot be done.
-    """
-    structure = point.model_copy(update={"precision": "float32", "in_float": ()})
-    steps = _steps(architecture, structure, level="refit", train_s=0.0, seed=0)
-    if not refit:
-        steps = [
-            step.model_copy(update={"reconstruct": False, "importance": "magnitude"})
-            if _is(step, "prune_channels")
-            else step
-            for step in steps
-            if not _is(step, "reconstruct")
-        ]
-    return _run(model, steps, context).model
-
-
 def make(
     model: ir.Model,
     point: Point,
@@ -108,7 +88,7 @@ def make(
     seed: int = 0,
     inherited: ir.Model | None = None,
 ) -> Candidate:
-    """Make a point's network of a prepared one, or of what is left of it in `inherited`, whose weights may be trained.
+    """Make a point's network of one that is simplified and fused, or of what is left of it in `inherited`, whose weights may be trained.
 
     Raises:
         SpecInvalidError: there is no such network.
@@ -125,13 +105,6 @@ def make(
             model, point = inherited, rest
     made = _run(model, _steps(architecture, point, level=level, train_s=train_s, seed=seed), context)
     return replace(made, left_out=(*left_out, *made.left_out))
-
-
-def prepared(model: ir.Model, context: Context) -> ir.Model:
-    """Give a network as all recipes begin with it: simplified and fused. It is for the caller to verify that nothing moved."""
-    for step in (read_pass({"type": name}) for name in ("simplify", "fuse")):
-        model, _ = work(step, model, context)
-    return model
 
 
 def rest_of(inherited: ir.Model, point: Point, architecture: Architecture) -> Point | str:
@@ -188,7 +161,3 @@ def _run(model: ir.Model, steps: Sequence[Pass], context: Context) -> Candidate:
         elif name not in _PRECISIONS:
             work_left = macs.total(model)
     return Candidate(model, work_left, tuple(left_out))
-
-
-def _is(step: Pass, name: str) -> bool:
-    return bool(type(step).model_fields["type"].default == name)

@@ -23,16 +23,17 @@ def recipe_of(
     """
     point = architecture.normalise(point)
     passes: list[dict[str, Any]] = [{"type": "simplify"}, {"type": "fuse"}]
+    fewer = {} if level == "full" else {"samples": _FIT_SAMPLES}
     if point.dropped:
         passes.append({"type": "drop_blocks", "exactly": list(point.dropped)})
+        # Steps that cut refit what they cut. A branch that is gone only shows to the layers behind it, and these make up for it
+        # as long as they have all of their channels: afterwards there is little left to make up with.
+        passes.append({"type": "reconstruct", **fewer})
     if point.widths:
-        step: dict[str, Any] = {"type": "prune_channels", "widths": _by_what_stays(point, architecture)}
-        passes.append(step if level == "full" else {**step, "rounds": 1, "samples": _FIT_SAMPLES})
+        rounds = {} if level == "full" else {"rounds": 1}
+        passes.append({"type": "prune_channels", "widths": _by_what_stays(point, architecture), **rounds, **fewer})
     if point.ranks:
         passes.append({"type": "factorise", "ranks": dict(point.ranks)})
-    if point.dropped:
-        # What was cut is refitted by the steps that cut it; a branch that is gone only shows to the layers behind it.
-        passes.append({"type": "reconstruct"} if level == "full" else {"type": "reconstruct", "samples": _FIT_SAMPLES})
     if train_s >= LEAST_TRAIN_S:
         passes.append({"type": "distill", "seconds": float(train_s), "flip": architecture.space.flip, "seed": seed})
     if point.precision != "float32":

@@ -11,7 +11,7 @@ from engine.errors import SpecInvalidError
 from engine.goal import Space
 from engine.graph import linear, macs
 from engine.search.architecture import Architecture
-from engine.search.candidate import cut
+from engine.search.candidate import make as make_network
 from engine.search.recipe import recipe_of
 from engine.search.values import Point
 from engine.target import Target
@@ -63,7 +63,7 @@ def test_what_is_excluded_stays(cnn):
 def test_layers_are_as_wide_as_they_are_said_to_be(cnn, samples, context, share):
     found = read(cnn)
     point = found.uniform(share, dropped=("add1",))
-    model = cut(cnn, point, found, context(cnn, samples), refit=False)
+    model = make_network(cnn, point, found, context(cnn, samples)).model
     widths = {
         layer.name: (layer.shape[1] if layer.is_convolution else layer.inputs, layer.outputs)
         for node in model.graph
@@ -82,7 +82,7 @@ def test_transformers_and_depthwise_networks_too(make, feeds_of, context):
     assert point.widths
     feed = zoo.feed(proto, batch=4)
     samples = feeds_of(feed, dtype=next(iter(feed.values())).dtype)
-    made = cut(model, point, found, context(model, samples), refit=False)
+    made = make_network(model, point, found, context(model, samples)).model
     told = {at.layer.name: (at.reads, at.makes) for at in found.layers_at(point)}
     for node in made.graph:
         layer = linear.read(node)
@@ -155,5 +155,5 @@ def test_a_recipe_names_groups_by_what_is_still_there(cnn):
     others = {name: each for name, each in found.groups.items() if name != "channels:short"}
     architecture = replace(found, groups={**others, "channels:b2": group})
     steps = recipe_of(Point(dropped=("add2",), widths={"channels:b2": 16}), architecture)
-    assert [step["type"] for step in steps] == ["simplify", "fuse", "drop_blocks", "prune_channels", "reconstruct"]
-    assert steps[3]["widths"] == {"channels:short": 16}
+    assert [step["type"] for step in steps] == ["simplify", "fuse", "drop_blocks", "reconstruct", "prune_channels"]
+    assert steps[4]["widths"] == {"channels:short": 16}
