@@ -3,7 +3,6 @@
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,11 @@ from engine.runtime.host_lock import Host, HostLock
 from engine.runtime.network_files import parameters, stored_bytes
 from engine.search.candidate import make
 from engine.search.values import Level, Proposal, TrialValues
-from engine.solve.blas_threads import one_blas_thread
 from engine.spec import Search
 
 # How long a candidate races beside the original, by level.
 _TIMED_S: dict[Level, float] = {"refit": 1.5, "short": 1.5, "full": 4.0}
 _MEMORY = "peak_memory"
-# Of networks with fewer weights layers are too small for several threads, beside which other trials run.
-_LARGE = 5_000_000
 
 
 def try_candidate(
@@ -57,18 +53,16 @@ def tried(bench: SearchBench, proposal: Proposal) -> TrialValues:
     frame.clear_results()
     inherited = frame.workspace / "inherited" / "model.onnx"
     checkpoint = "trial"
-    threads = one_blas_thread() if bench.architecture.parameters < _LARGE else nullcontext()
-    with threads:
-        made = make(
-            io.load(bench.prepared),
-            proposal.point,
-            bench.architecture,
-            bench.context(checkpoint, brief=proposal.level == "refit"),
-            level=proposal.level,
-            train_s=proposal.train_s,
-            seed=bench.spec.seed,
-            inherited=io.load(inherited) if proposal.inherits is not None and inherited.exists() else None,
-        )
+    made = make(
+        io.load(bench.prepared),
+        proposal.point,
+        bench.architecture,
+        bench.context(checkpoint, brief=proposal.level == "refit"),
+        level=proposal.level,
+        train_s=proposal.train_s,
+        seed=bench.spec.seed,
+        inherited=io.load(inherited) if proposal.inherits is not None and inherited.exists() else None,
+    )
     result = frame.out / "model.onnx"
     io.save(made.model, result)
     left_out = made.left_out

@@ -1,6 +1,7 @@
 """The network of a point: the passes of its recipe, one after the other, without the races and the rolling back of a job."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from engine.report.values import Change, Refusal
 from engine.search.architecture import Architecture
 from engine.search.recipe import recipe_of
 from engine.search.values import Level, Point
+from engine.solve.blas_threads import one_blas_thread
 
 _PASS: TypeAdapter[Pass] = TypeAdapter(AnyPass)
 # What a point is made of: without them it is another network. The others make it better, where they can.
@@ -29,6 +31,8 @@ _ESSENTIAL = frozenset(
     }
 )
 _PREPARES = frozenset({"simplify", "fuse"})
+# Of networks with fewer weights layers are small.
+_LARGE = 5_000_000
 _PRECISIONS = frozenset({"quantize_static", "quantize_dynamic", "quantize_weights", "float16"})
 
 
@@ -66,7 +70,9 @@ def work(step: Pass, model: ir.Model, context: Context) -> tuple[ir.Model, Chang
     if step.needs_data and not context.has_data:
         reason = "The pass needs calibration data, and there are none."
         return model, Refusal(code="needs_data", reason=reason)
-    outcome = step.apply(made, context.observe(made, step.observes(made)), context)
+    observed = context.observe(made, step.observes(made))
+    with _threads(made):
+        outcome = step.apply(made, observed, context)
     if isinstance(outcome, Refusal):
         return model, outcome
     step.ensures(made)
@@ -75,6 +81,32 @@ def work(step: Pass, model: ir.Model, context: Context) -> tuple[ir.Model, Chang
     declared.restore(made, widths_may_change=step.widths_may_change)
     io.strip(made)
     return made, outcome
+
+
+def _threads(model: ir.Model) -> AbstractContextManager[None]:
+    """Give small layers one thread: several are slower for them, and far slower beside other trials on the same host."""
+    weights = sum(value.const_value.size for _, value in io.initializers(model) if value.const_value is not None)
+    return one_blas_thread() if weights < _LARGE else nullcontext()
+
+
+def cut(model: ir.Model, point: Point, architecture: Architecture, context: Context, *, refit: bool = True) -> ir.Model:
+    """Give a copy of a prepared network with the structure of a point, in float; without `refit` good for its speed only.
+
+    Raises:
+        SpecInvalidError: there is no such network.
+        ModelUnsupportedError: one of its steps cannot be done.
+    """
+    structure = point.model_copy(update={"precision": "float32", "in_float": ()})
+    steps = _steps(architecture, structure, level="refit", train_s=0.0, seed=0)
+    if not refit:
+        steps = [
+            step.model_copy(update={"reconstruct": False, "importance": "magnitude"})
+            if _is(step, "prune_channels")
+            else step
+            for step in steps
+            if not _is(step, "reconstruct")
+        ]
+    return _run(model, steps, context).model
 
 
 def make(
@@ -105,6 +137,13 @@ def make(
             model, point = inherited, rest
     made = _run(model, _steps(architecture, point, level=level, train_s=train_s, seed=seed), context)
     return replace(made, left_out=(*left_out, *made.left_out))
+
+
+def prepared(model: ir.Model, context: Context) -> ir.Model:
+    """Give a network as all recipes begin with it: simplified and fused. It is for the caller to verify that nothing moved."""
+    for step in (read_pass({"type": name}) for name in ("simplify", "fuse")):
+        model, _ = work(step, model, context)
+    return model
 
 
 def rest_of(inherited: ir.Model, point: Point, architecture: Architecture) -> Point | str:
@@ -161,3 +200,7 @@ def _run(model: ir.Model, steps: Sequence[Pass], context: Context) -> Candidate:
         elif name not in _PRECISIONS:
             work_left = macs.total(model)
     return Candidate(model, work_left, tuple(left_out))
+
+
+def _is(step: Pass, name: str) -> bool:
+    return bool(type(step).model_fields["type"].default == name)
