@@ -33,8 +33,8 @@ _KEPT_SHARE, _KEPT_MOST = 3, 12
 # A full distillation shorter than this shows no more than a short one. Where so much is left, two candidates share it.
 _FULL_LEAST_S, _FULL_SHARED_S, _FULL_FIRST_SHARE = 4.0, 100.0, 0.55
 _FULL_STEP_S = 5.0
-# Candidates to look at before any is trained, and what share of the time that is left they may take.
-_LEAST_LOOKED, _LOOKING_LATE = 6, 0.6
+# Candidates to look at before any is trained, whatever the time that looking may take.
+_LEAST_LOOKED = 4
 # The rank of what breaks a limit.
 _FAILS = 2
 # Without training: the candidates within so much of what is allowed, so many of them, are quantized again with more care.
@@ -149,10 +149,10 @@ class _Cascade:
         return []
 
     def _looking_s(self) -> float:
-        """Give the time that is left for looking: of a search that has seen next to nothing, most of what there is."""
+        """Give the time that is left for looking: of a search that has seen next to nothing, all that there is."""
         looked = sum(each.proposal.stage in {"round", "study"} for each in self._told)
         enough = looked >= _LEAST_LOOKED or not self._trains
-        return self._clock.looking_s if enough else max(self._clock.looking_s, _LOOKING_LATE * self._clock.left_s)
+        return self._clock.looking_s if enough else max(self._clock.looking_s, self._clock.left_s)
 
     def _last_looked(self) -> int:
         return max((each.proposal.round for each in self._told), default=0)
