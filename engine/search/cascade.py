@@ -28,6 +28,7 @@ _PARTS_AT_A_TIME, _STUDIED_AT_A_TIME, _FIRST_AT_A_TIME = 4, 4, 2
 _SMALL = ("float32", "static", "weights4", "weights8")
 _FAST = {"cpu": ("float32", "static", "dynamic")}
 _FAST_ON_DEVICES = ("float32", "float16", "static")
+_PARTS_LAST = 4
 # Trials that are kept for training and what follows it, as a share of all and at most.
 _KEPT_SHARE, _KEPT_MOST = 3, 12
 # A full distillation shorter than this shows no more than a short one. Where so much is left, two candidates share it.
@@ -81,8 +82,11 @@ def in_order(parts: Sequence[str], spec: Search) -> list[str]:
         kind, _, rest = part.partition(":")
         precision, _, repeated = rest.partition(":")
         if kind in {"times", "precision"}:
-            return 2 if precision not in first or repeated not in {"", "0"} else 0
-        return 2 if kind == "ranks" else int(kind != "structure")
+            if precision not in first or repeated not in {"", "0"}:
+                return _PARTS_LAST
+            # What a precision loses is known in a second, and nothing can be compared without it.
+            return 1 if kind == "precision" or precision == "float32" else 2
+        return {"structure": 0, "ranks": _PARTS_LAST}.get(kind, 3)
 
     return sorted(parts, key=rank)
 
@@ -166,7 +170,8 @@ class _Cascade:
             if number == 0:
                 found = [*looking.singles(), *(looking.opening() if strategy == "auto" else ())]
             elif strategy == "auto" and number <= SOLVER_ROUNDS:
-                found = looking.around(number, trains=self._trains)
+                singles = looking.more_singles(number) if number == 1 else ()
+                found = [*singles, *looking.around(number, trains=self._trains)]
             else:
                 found = self._studied(number, before)
             planned = new_ones(found, [each.proposal.point for each in before])

@@ -16,6 +16,8 @@ from engine.search.values import Level, Point, Predicted, Proposal, Stage
 
 # Losses after the refit, as multiples of what is allowed, that the first short distillations are spread over.
 _FIRST_AIMS = (3.0, 7.0, 1.5, 12.0)
+# The same where nothing was distilled for a short while before.
+_ONLY_AIMS = (2.5, 1.5, 4.0, 7.0)
 # What is left of a loss after a short distillation, and of that after a full one, until trials have shown it.
 _LEFT_BY_SHORT, _LEFT_BY_FULL = 0.45, 0.55
 # What a precision adds to the loss, as a multiple of what is allowed, until a trial has shown it.
@@ -78,6 +80,11 @@ class Distilling:
         fulls = list(self._ledger.of_stage("full"))
         done = {key_of(each.architecture) for each in fulls}
         found = list[Proposal]()
+        if not parents and not fulls:
+            for prospect in _spread(self._prospects(), _ONLY_AIMS[:count]):
+                why = f"It lost {_times(prospect.strain)} after the refit, and no time is left to try others."
+                found.append(self._training(prospect, "full", train_s, number, why))
+            return found
         for _ in range(count):
             parent = self._next_full([each for each in parents if key_of(each.architecture) not in done], fulls)
             if parent is None:

@@ -14,7 +14,7 @@ from engine.search.values import Told, TrialValues
 
 # How sure of a limit a search has to be to choose by it. The verdict is as sure as its gate says; asking as much of every
 # trial, on few samples, would leave nothing to choose from.
-CHOOSING_CONFIDENCE = 0.8
+CHOOSING_CONFIDENCE = 0.9
 _QUALITY = (*TASK_METRICS, *FIDELITY_METRICS)
 # `holds`: as sure as it is chosen by. `may`: the value is inside, but the samples or runs are too few to be sure.
 Hold = Literal["holds", "may", "fails"]

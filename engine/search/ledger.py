@@ -10,6 +10,9 @@ from engine.report.values import Interval, Ratio
 from engine.search.feasibility import Feasibility, Original, cost, feasibility
 from engine.search.values import Point, Told, TrialValues
 
+# Costs that differ by less than this are the same.
+_SAME = 1.01
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -86,8 +89,17 @@ class Ledger:
         return {each.number: each for each in self.judged}
 
     def best(self) -> Judged | None:
-        """Give the trial with the least cost among those that hold every limit, else the one that comes nearest."""
-        return min(self.judged, key=lambda each: each.order, default=None)
+        """Give the trial with the least cost among those that hold every limit, else the one that comes nearest.
+
+        Of such as cost the same but for the noise of a measurement, the one that loses least.
+        """
+        first = min(self.judged, key=lambda each: each.order, default=None)
+        if first is None or first.found.rank == 2:
+            return first
+        alike = [
+            each for each in self.judged if each.found.rank == first.found.rank and each.cost <= _SAME * first.cost
+        ]
+        return min(alike, key=lambda each: (each.found.strain, each.cost, each.number))
 
     def of_stage(self, *stages: str) -> Iterator[Judged]:
         """Yield the trials of some stages."""

@@ -18,6 +18,8 @@ from engine.search.values import Point, Predicted, Proposal, Stage
 # Rounds of the solver, each around what the rounds before have measured.
 SOLVER_ROUNDS = 3
 _SHARES = (0.75, 0.5, 0.375)
+# Precisions that are tried by themselves at once, and the rank of a trial that breaks a limit.
+_SINGLES, _FAILS = 2, 2
 # Loss after the refit that a round aims at, as a multiple of what is allowed. Training wins back most of what is a few times
 # too much, so that it is spent on those; without it a candidate has to be inside as it is.
 _AIMS_TO_TRAIN = {1: (2.0, 5.0), 2: (3.5, 8.0), 3: (1.2, 2.7)}
@@ -95,14 +97,25 @@ class Looking:
         return tuple(points[:count])
 
     def singles(self) -> Iterator[Proposal]:
-        """Yield each precision by itself: no result may cost more than the best single pass."""
+        """Yield the precisions that cost least by themselves: no result may cost more than the best single pass."""
         goal = self._task.spec.goal
         if goal.minimise == "memory" or any(gate.metric == "peak_memory" for gate in goal.subject_to):
             yield self._proposal(Point(), "single", 0, "The network as it is, whose memory others are compared with.")
-        for precision in self.precisions:
-            if precision != "float32":
-                why = "One pass by itself: what is more has to beat it."
-                yield self._proposal(Point(precision=precision), "single", 0, why)
+        for precision in self._worth_alone()[:_SINGLES]:
+            why = "One pass by itself: what is more has to beat it."
+            yield self._proposal(Point(precision=precision), "single", 0, why)
+
+    def more_singles(self, number: int) -> Iterator[Proposal]:
+        """Yield the other precisions where none of the first holds every limit."""
+        if all(each.found.rank == _FAILS for each in self._ledger.of_stage("single") if each.point != Point()):
+            for precision in self._worth_alone()[_SINGLES:]:
+                why = "One pass by itself: those that cost less do not hold every limit."
+                yield self._proposal(Point(precision=precision), "single", number, why)
+
+    def _worth_alone(self) -> list[Precision]:
+        """Give the precisions that cost less than the network as it is, the least cost first."""
+        whole = self.cost(Point())
+        return [each for each in self.precisions if each != "float32" and self.cost(Point(precision=each)) < whole]
 
     def opening(self) -> list[Proposal]:
         """Give uniform cuts, the solver's at the same predicted damage, and cuts in depth."""
