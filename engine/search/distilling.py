@@ -15,7 +15,7 @@ from engine.search.task import key_of
 from engine.search.values import Level, Point, Predicted, Proposal, Stage
 
 # Losses after the refit, as multiples of what is allowed, that the first short distillations are spread over.
-_FIRST_AIMS = (3.0, 7.0, 1.5, 12.0)
+_FIRST_AIMS = (2.5, 5.0, 1.6, 9.0)
 # The same where nothing was distilled for a short while before.
 _ONLY_AIMS = (2.5, 1.5, 4.0, 7.0)
 # What is left of a loss after a short distillation, and of that after a full one, until trials have shown it.
@@ -24,12 +24,15 @@ _LEFT_BY_SHORT, _LEFT_BY_FULL = 0.45, 0.55
 _STORED_STRAIN = 0.25
 # A full distillation is aimed at candidates that it is expected to bring this far inside.
 _INSIDE = 0.85
+# How uncertain that is; what is no cheaper than this needs no training; what holds by less than this may be trained on.
+_SPREAD, _CHEAPER, _UNSURE = 0.35, 1.03, 0.4
+_FAILS = 2
 # Candidates that lose more than this many times what is allowed are not won back.
 _HOPELESS = 25.0
 # A second precision is tried where it costs no more than this many times what the best one does.
 _WORTH_STORING = 1.15
 # Another candidate differs from those that were trained by so much of its expected loss, or is no other.
-_APART = 1.25
+_APART, _APART_AT_FIRST = 1.25, 1.6
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,15 @@ class Distilling:
         self._looking, self._ledger = looking, ledger
 
     def shorts(self, count: int, train_s: float, number: int) -> list[Proposal]:
-        """Give the first candidates for a short distillation, spread over the front."""
-        return [
-            self._training(
-                each, "short", train_s, number, f"It lost {_times(each.strain)} after the refit: worth a try."
-            )
-            for each in _spread(self._prospects(), _FIRST_AIMS[: max(count, 1)])
-        ]
+        """Give the first candidates for a short distillation, spread over losses: seen ones, and where there are none the solver's."""
+        done, found = set[str](), list[Proposal]()
+        for aim in _FIRST_AIMS[: max(count, 1)]:
+            prospect = self._at(aim, done, within=_APART_AT_FIRST)
+            if prospect is not None:
+                done.add(key_of(prospect.point))
+                why = f"About {_times(prospect.strain)} is lost after the refit: worth a try."
+                found.append(self._training(prospect, "short", train_s, number, why))
+        return found
 
     def more_shorts(self, count: int, train_s: float, number: int) -> list[Proposal]:
         """Give candidates where, by what was won back so far, a full distillation should end just inside."""
@@ -78,17 +83,14 @@ class Distilling:
         """Give what is distilled with the time that is left: the cheapest that should end inside, and where there is none the nearest."""
         parents = list(self._ledger.of_stage("short"))
         fulls = list(self._ledger.of_stage("full"))
-        done = {key_of(each.architecture) for each in fulls}
-        found = list[Proposal]()
+        done, found = set[str](), list[Proposal]()
         if not parents and not fulls:
             for prospect in _spread(self._prospects(), _ONLY_AIMS[:count]):
                 why = f"It lost {_times(prospect.strain)} after the refit, and no time is left to try others."
                 found.append(self._training(prospect, "full", train_s, number, why))
             return found
         for _ in range(count):
-            parent = self._next_full([each for each in parents if key_of(each.architecture) not in done], fulls)
-            if parent is None:
-                parent = self._unfinished(fulls) if not found else None
+            parent = self._next_full(done)
             if parent is None:
                 break
             done.add(key_of(parent.architecture))
@@ -148,11 +150,11 @@ class Distilling:
                 front.append(prospect)
         return [each for each in front if each.strain <= _HOPELESS] or front[-1:]
 
-    def _at(self, strain: float, done: set[str]) -> Prospect | None:
+    def _at(self, strain: float, done: set[str], *, within: float = _APART) -> Prospect | None:
         """Give a prospect near a loss after the refit: one that was looked at, else a new one of the solver."""
         known = [each for each in self._prospects() if key_of(each.point) not in done]
         near = min(known, key=lambda each: abs(math.log(max(each.strain, 1e-3) / strain)), default=None)
-        if near is not None and _near(near.strain, strain):
+        if near is not None and _near(near.strain, strain, within):
             return near
         tried = [each.proposal.point for each in self._ledger.told]
         point = self._looking.solved_for(min(strain, _HOPELESS), tried)
@@ -160,26 +162,32 @@ class Distilling:
             return near
         return Prospect(point, strain, self._cost(point))
 
-    def _next_full(self, parents: Sequence[Judged], fulls: Sequence[Judged]) -> Judged | None:
-        if not parents:
-            return None
-        good = [each for each in parents if self._expected(each) <= _INSIDE]
-        held = [each for each in self._ledger.judged if each.found.rank < 2 and each.trained_s > 0]
-        least = min((self._cost(each.architecture) for each in held), default=math.inf)
-        if fulls:
-            # Another one pays where it should be cheaper than what holds, or where nothing holds yet.
-            good = [each for each in good if self._cost(each.architecture) < 0.98 * least]
-            if held and not good:
-                return None
-        if good:
-            return min(good, key=lambda each: (self._cost(each.architecture), each.number))
-        return min(parents, key=lambda each: (self._expected(each), each.number))
+    def _next_full(self, done: set[str]) -> Judged | None:
+        """Give what training most likely gains most of: how much cheaper it is than what holds, times the chance that it will hold."""
+        ends = [each for each in self._ends() if key_of(each.architecture) not in done]
+        held = [each.cost for each in self._ledger.judged if each.found.rank < _FAILS]
+        least = min(
+            [*held, *([] if held else [max((self._cost(each.architecture) for each in ends), default=1.0) * 2])]
+        )
+        gains = {each.number: self._gain(each, least) for each in ends}
+        worth = [each for each in ends if gains[each.number] > 0]
+        if worth:
+            return max(worth, key=lambda each: (gains[each.number], -each.number))
+        # Nothing is cheaper than what holds: that may still hold more surely.
+        unsure = [each for each in ends if _UNSURE < each.found.strain <= 1]
+        return min(unsure, key=lambda each: (self._cost(each.architecture), each.number), default=None)
 
-    def _unfinished(self, fulls: Sequence[Judged]) -> Judged | None:
-        """Give the trained network that costs least and is nearest to holding: it learns on."""
-        children = {each.told.proposal.inherits for each in self._ledger.of_stage("full")}
-        ends = [each for each in fulls if each.number not in children]
-        return min(ends, key=lambda each: (each.found.strain > 2, self._cost(each.architecture)), default=None)
+    def _ends(self) -> list[Judged]:
+        """Give the latest network of everything that was trained."""
+        trained = list(self._ledger.of_stage("short", "full"))
+        parents = {each.told.proposal.inherits for each in trained}
+        return [each for each in trained if each.number not in parents]
+
+    def _gain(self, end: Judged, least: float) -> float:
+        cheaper = math.log(least / max(self._cost(end.architecture), 1e-9))
+        if cheaper <= math.log(_CHEAPER):
+            return 0.0
+        return cheaper / (1 + math.exp((self._expected(end) - _INSIDE) / _SPREAD))
 
     def _cost(self, architecture: Point) -> float:
         measured = [
@@ -201,7 +209,10 @@ class Distilling:
         return 1.0 if law is None else law.strain_at(self._looking.predicted(architecture).damage)
 
     def _expected(self, parent: Judged) -> float:
-        return parent.found.strain * self._left_by_full() + self._stored_strain()
+        """Give the loss that is expected after a full distillation and storing; what had one before gains less of another."""
+        left = self._left_by_full()
+        again = parent.told.proposal.stage == "full"
+        return parent.found.strain * (math.sqrt(left) if again else left) + self._stored_strain()
 
     def _left_by_short(self) -> float:
         ratios = [
@@ -285,8 +296,8 @@ def _spread(prospects: Sequence[Prospect], aims: Sequence[float]) -> list[Prospe
     return found
 
 
-def _near(one: float, other: float) -> bool:
-    return abs(math.log(max(one, 1e-3) / max(other, 1e-3))) < math.log(_APART)
+def _near(one: float, other: float, within: float = _APART) -> bool:
+    return abs(math.log(max(one, 1e-3) / max(other, 1e-3))) < math.log(within)
 
 
 def _times(strain: float) -> str:
