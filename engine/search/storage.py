@@ -20,6 +20,7 @@ _OUTPUT: Mapping[Precision, float] = MappingProxyType(
 _TERM = 300.0
 # How far the first guesses may be off, as a share, and how exactly files are to be met, as a share of their bytes.
 _TRUST, _EXACT = 0.5, 1e-4
+_KNOWN = 1e-9
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Storage:
         guess = np.array([_ELEMENT[precision], _OUTPUT[precision], others, _TERM, 0.0])
         guess[-1] = structure.overhead_bytes - _TERM * len(structure.terms)
         room = np.maximum(np.abs(guess) * _TRUST, 1e-9)
+        # A tensor that stays as it is has the bytes that it has: files in which no layer stays in float would tell nothing of it.
+        room[2] = _KNOWN
         room[-1] = max(abs(guess[-1]), structure.overhead_bytes)
         if precision == "float32":
             # A float's bytes are known.
