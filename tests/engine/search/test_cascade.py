@@ -219,6 +219,16 @@ def test_it_ends_inside_its_budget(whole):
     assert slow.finish.trial is not None
 
 
+def test_something_is_tried_even_where_measuring_the_parts_took_all_the_time(whole):
+    late = Clock(290.0, 1, 300.0, trains=False)
+    turn = next_turn(whole.task, parts=whole.parts, pieces=whole.pieces, told=[], clock=late)
+    assert isinstance(turn, TryProposals)
+    assert [each.stage for each in turn.proposals] == ["single"]
+    tried = [whole_trial(whole, 1, turn.proposals[0])]
+    ended = next_turn(whole.task, parts=whole.parts, pieces=whole.pieces, told=tried, clock=late)
+    assert (type(ended), ended.trial) == (Finish, 1)
+
+
 def test_the_same_facts_give_the_same_turn_and_the_middle_of_a_round_its_rest(whole):
     clock = Clock(20.0, 4, 300.0, trains=True)
 
