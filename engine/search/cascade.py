@@ -192,6 +192,7 @@ class _Cascade:
             seed=spec.seed,
             count=_STUDIED_AT_A_TIME * max(1, self._clock.workers),
             goal=spec.goal,
+            limits=self._looking_at(before).limits(trains=self._trains),
             network=self._task.network() if spec.strategy == "gradient" and self._task.network is not None else None,
         )
         return [each.model_copy(update={"stage": "study", "round": number}) for each in proposed]

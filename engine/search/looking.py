@@ -151,6 +151,15 @@ class Looking:
                 found.append(self._proposal(point, "round", number, why))
         return found
 
+    def limits(self, *, trains: bool) -> solver.Limits:
+        """Give what candidates of the study should hold: the costs' limits, and a damage that is allowed or can be won back."""
+        law = self.law()
+        return solver.Limits(
+            max_damage=None if law is None else law.damage_at(max(_AIMS_TO_TRAIN[SOLVER_ROUNDS]) if trains else 1.0),
+            max_latency_ratio=self._caps.latency_ratio,
+            max_bytes=self._caps.size_bytes,
+        )
+
     def law(self) -> StrainLaw | None:
         """Give how loss followed from damage so far."""
         looked = self._ledger.of_stage("round", "study")

@@ -157,6 +157,7 @@ def candidates(
         if other is None:
             break
         found.append(other)
+    found.sort(key=lambda each: (each.value, each.predicted.damage))
     uniform = solver.uniform()
     if uniform is not None and uniform.point not in [*different_from, *(each.point for each in found)]:
         found.append(uniform)

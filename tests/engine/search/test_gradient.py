@@ -1,12 +1,13 @@
 """Widths by slopes: the dearer the cost, the less stays; channels that carry nothing go first; and what it needs is said."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from engine.errors import ModelUnsupportedError
+from engine.errors import ModelUnsupportedError, TargetUnavailableError
 from engine.goal import Goal
 from engine.search import study
 from engine.search.prediction import Prediction
@@ -83,6 +84,25 @@ def test_a_study_by_gradients_proposes_points_along_the_front(relaxed):
             network=study.Network(model, replace(context, calibration=None)),
         )
     assert isinstance(found[0], Proposal)
+
+
+def test_without_pytorch_the_line_that_installs_it_is_told(relaxed, monkeypatch):
+    architecture, prediction, model, context, _ = relaxed
+    monkeypatch.setitem(sys.modules, "torch", None)  # an import of it fails then
+    for name in ("engine.train.framework", "engine.search.gradient"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    network = study.Network(model, context)
+    with pytest.raises(TargetUnavailableError, match="PyTorch is not installed"):
+        study.propose(
+            architecture,
+            prediction,
+            [],
+            strategy="gradient",
+            seed=0,
+            count=1,
+            goal=Goal(minimise="macs"),
+            network=network,
+        )
 
 
 def test_weights_of_the_cost_fill_the_front():
