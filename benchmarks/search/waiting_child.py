@@ -9,9 +9,10 @@ from typing import Any
 import engine
 from sandbox import child
 
-WAIT_S = 5.0
+# Of the order of a candidate that is refitted and raced, a multiple of what its process takes to start.
+WAIT_S = 12.0
 # As a search asks for several at a time and then looks at what came of them.
-ROUND = 8
+ROUND = 6
 
 
 def _turn(*_: object, told: list[Any], **_more: object) -> dict[str, Any]:

@@ -435,6 +435,19 @@ def test_the_coordinator_of_a_paused_search_waits_too(service):
     assert messages(service) == [unit_id]
 
 
+def test_a_search_that_is_paused_before_its_network_is_made_waits_for_both(service):
+    making = service.submit().job
+    made = service.read(lambda session: session.get_one(Model, making.output_model_id))
+    job = submit(service, made)
+    pause(service, job)
+    assert service.finish(service.claim(service.read(lambda session: session.scalars(
+        select(Unit.id).where(Unit.job_id == making.id)).one())))  # fmt: skip
+    assert (messages(service), coordinator(service, job).waits_for) == ([], "turn")
+    resume(service, job)
+    assert messages(service) == [coordinator(service, job).id]
+    assert take(service, coordinator(service, job).id).order.payload["told"] == []
+
+
 def test_time_that_a_search_is_paused_does_not_count(service):
     job = submit(service)
     set_job(service, job, max_units_in_flight=2)
