@@ -54,5 +54,5 @@ def measured(bench: SearchBench, part: str) -> dict[str, Any]:
         io.save(model, path)
         return bench.evaluator.evaluate(bench.workbench.open(path))
 
-    context = replace(bench.context(_NAME), evaluate=evaluate)
+    context = replace(bench.context(_NAME, brief=True), evaluate=evaluate)
     return measuring.measure(part, io.load(bench.prepared), bench.architecture, context, bench.feeds)

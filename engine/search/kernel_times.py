@@ -37,6 +37,8 @@ _SECONDS, _LEAST_RUNS, _MOST_RUNS = 2.0, 16, 400
 _PROFILED_RUNS, _PROFILED_S, _WARM_UP = 24, 1.5, 4
 # Shares of a precision whose kernels are timed at few widths only, and how many mixed networks.
 _COARSE_SHARES, _COARSE_MIXED = (0.5,), 2
+# The same of networks with so many multiply-accumulates: each takes long, and has many layers of one signature.
+_LARGE_MACS, _LARGE_SHARES, _LARGE_MIXED = 200_000_000, (0.75, 0.5, 0.25), 4
 # Of mixed networks: the share of their branches that is gone in every other one.
 _DROPPED = 0.3
 # What onnxruntime's optimiser appends to the name of the node, or of its output, that it made a kernel from.
@@ -50,15 +52,23 @@ def networks(architecture: Architecture, precision: Precision) -> tuple[tuple[Po
     order (a Latin hypercube: McKay, Beckman and Conover, 1979), so that what a layer reads and what it makes are told apart;
     in half of them branches are gone, and in integers some layers stay in float.
     """
-    fine = _is_fine(architecture, precision)
-    shares = [share for share in architecture.space.widths if share < 1]
-    uniform = [share for share in shares if fine or share in _COARSE_SHARES]
-    points = [architecture.uniform(share, precision=precision) for share in uniform]
-    points += _mixed(architecture, precision, len(architecture.space.widths) if fine else _COARSE_MIXED)
+    shares, mixed = _amount(architecture, precision)
+    points = [architecture.uniform(share, precision=precision) for share in shares]
+    points += _mixed(architecture, precision, mixed)
     whole = Point(precision=precision)
     others = {point.model_dump_json(): point for point in map(architecture.normalise, points) if point != whole}
     found = list(others.values())
     return tuple((whole, *found[at : at + AT_ONCE - 1]) for at in range(0, max(len(found), 1), AT_ONCE - 1))
+
+
+def _amount(architecture: Architecture, precision: Precision) -> tuple[tuple[float, ...], int]:
+    """Say at which shares networks are timed, and how many mixed ones."""
+    if not _is_fine(architecture, precision):
+        return _COARSE_SHARES, _COARSE_MIXED
+    if architecture.macs > _LARGE_MACS:
+        return _LARGE_SHARES, _LARGE_MIXED
+    widths = architecture.space.widths
+    return tuple(share for share in widths if share < 1), len(widths)
 
 
 def _is_fine(architecture: Architecture, precision: Precision) -> bool:

@@ -21,6 +21,8 @@ from engine.search.variants import Variant
 STRUCTURE = "structure"
 # Shares of a group whose damage is measured; between them it is interpolated.
 _SHARES = (0.75, 0.5, 0.25)
+# The same of networks with so many multiply-accumulates: each variant takes seconds.
+_LARGE_MACS, _LARGE_SHARES = 200_000_000, (0.75, 0.5)
 # Branches, and layers that may be split, of one part.
 _BLOCKS_AT_ONCE, _LAYERS_AT_ONCE = 4, 4
 
@@ -106,6 +108,8 @@ def _damage(kind: str, rest: str, maker: VariantMaker) -> DamagePart:
 def measured_widths(architecture: Architecture, group: str) -> tuple[int, ...]:
     """Choose the widths of a group whose damage is measured, the most first: of many, those nearest to a few shares."""
     widths = architecture.groups[group].widths[1:]
-    if len(widths) <= len(_SHARES):
+    shares = _LARGE_SHARES if architecture.macs > _LARGE_MACS else _SHARES
+    if len(widths) <= len(shares):
         return widths
-    return tuple(dict.fromkeys(architecture.groups[group].nearest(share) for share in _SHARES))
+    nearest = dict.fromkeys(architecture.groups[group].nearest(share) for share in shares)
+    return tuple(width for width in nearest if width in widths)

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,16 @@ def test_rounds_begin_with_the_whole_network_and_hold_every_width_of_every_group
         points = [point for each in rounds for point in each]
         for name, group in job.architecture.groups.items():
             assert {point.widths.get(name, group.size) for point in points} == set(group.widths)
+
+
+def test_of_large_networks_fewer_are_timed(searched):
+    job = searched(space=Space())
+    large = replace(job.architecture, macs=10**9)
+    usual, fewer = (
+        {point.model_dump_json() for points in kernel_times.networks(each, "float32") for point in points}
+        for each in (job.architecture, large)
+    )
+    assert len(fewer) < len(usual)
 
 
 @pytest.mark.parametrize("precision", ["float32", "static"])
