@@ -45,8 +45,9 @@ class Storage:
         # A tensor that stays as it is has the bytes that it has: files in which no layer stays in float would tell nothing of it.
         room[2] = _KNOWN
         room[-1] = max(abs(guess[-1]), structure.overhead_bytes)
+        # What is not stored in the precision has the bytes that it had: networks without layers in float would tell next to nothing of it.
+        room[2] = 1e-12
         if precision == "float32":
-            # A float's bytes are known.
             room[:3] = 1e-12
         rows, wanted = [], []
         for network in times.networks:

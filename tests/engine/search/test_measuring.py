@@ -47,6 +47,20 @@ def test_bytes_and_multiplications_of_composed_networks_are_predicted_exactly(se
         assert predicted.damage >= 0
 
 
+def test_layers_that_stay_in_float_keep_their_bytes_where_others_are_stored_in_less(searched, quick):
+    job = searched(space=Space(precisions=("float32", "weights8"), widths=(1.0, 0.5, 0.25), ranks=()))
+    library = VariantLibrary.of(measured(job, ["structure", "times:float32:0", "times:weights8:0"]))
+    # No layer of the networks that were timed stays in float, so that nothing but arithmetic tells what one takes.
+    assert not any(network.in_float for network in library.times["weights8"].networks)
+    prediction = Prediction.of(job.architecture, library, [])
+    layers = tuple(job.architecture.layers)
+    every = [
+        prediction.predict(Point(precision="weights8", in_float=layers[:count])).size_bytes for count in (0, 2, 99)
+    ]
+    assert every == sorted(every)
+    assert every[-1] == pytest.approx(prediction.predict(Point()).size_bytes, rel=0.15)
+
+
 def test_weights_at_any_widths_take_the_bytes_that_the_network_really_made_has(searched):
     job = searched(space=SMALL)
     structure = VariantLibrary.of(measured(job, ["structure"])).structure
