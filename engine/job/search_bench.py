@@ -41,6 +41,8 @@ _MACS = 100_000_000_000
 _FEWEST, _MOST = 256, 4096
 # The same of the samples that candidates are fitted to while many are looked at.
 _FIT_MACS, _FEWEST_FIT, _MOST_FIT = 60_000_000_000, 64, 512
+# How long kinds of kernels race that a pass chooses from, for one candidate of many.
+_BRIEF_RACE_S = 0.5
 _FEEDS = 8
 
 
@@ -57,7 +59,7 @@ class SearchBench:
     original: Path
     prepared: Path
     workbench: Workbench
-    # The same with as many samples to fit to as a candidate of many is worth.
+    # The same with as many samples to fit to, and races as long, as a candidate of many is worth.
     brief: Workbench
     # On some of the samples to choose by, and on all of them; one and the same where there are few.
     evaluator: Evaluator
@@ -175,10 +177,11 @@ def _affordable(model: ir.Model, most_macs: int, fewest: int, most: int) -> int:
 
 def _brief(workbench: Workbench, count: int) -> Workbench:
     samples, labels = workbench.calibrate, workbench.labels
+    short = replace(workbench, race_s=_BRIEF_RACE_S)
     if samples is None or count >= len(samples):
-        return workbench
+        return short
     fewer = None if labels is None else replace(labels, values=labels.values[:count])
-    return replace(workbench, calibrate=First(samples, count), labels=fewer)
+    return replace(short, calibrate=First(samples, count), labels=fewer)
 
 
 def _feeds(spec: Search, parts: Parts, inspection: Inspection) -> list[Feed]:

@@ -61,6 +61,8 @@ class Workbench:
     memory_limit: int | None = None
     # Of `calibrate`, where all of its samples have one.
     labels: Labels | None = None
+    # How long networks race beside each other; None: as long as a decision needs that is taken once.
+    race_s: float | None = None
 
     @property
     def untimed(self) -> Target:
@@ -124,7 +126,13 @@ class Workbench:
             # Each network that is loaded keeps what its runs have needed.
             some = {str(number): paths[number] for number in range(first, len(paths))[:_RACED_AT_ONCE]}
             compared |= compare_many(
-                paths[0], some, self.feeds, self.target, lock=self.lock, seconds=_RACE_SECONDS, precision=0.005
+                paths[0],
+                some,
+                self.feeds,
+                self.target,
+                lock=self.lock,
+                seconds=_RACE_SECONDS if self.race_s is None else self.race_s,
+                precision=0.005,
             )
         return [1.0, *by_one_clock(list(compared.values()))]
 
