@@ -25,8 +25,8 @@ _IMAGES = 5000
 _SENTENCES = 2000
 _PAGES, _PAGES_TO_CHOOSE_BY = 64, 16
 _CHOOSING = 3000
-# Of a gate on quality: a bound of 95 % on 1,000 samples would leave next to nothing of one point to lose.
-_CONFIDENCE = 0.8
+# Of a gate on quality where there are but 1,000 labels to choose by: a bound of 95 % would leave next to nothing of one point.
+_FEW_LABELS = 0.8
 _JOB_MEMORY_MB = 8192
 # A job is ended from outside at twice its budget, so that a search that runs over is seen to do so.
 _ROOM = 2.0
@@ -52,8 +52,8 @@ class Task:
     seconds: of each search, ours and Olive's.
     limits: gates beside that on quality.
     trials: most trials of a search of ours; None: as many as there is time for.
-    by_hand: recipes of ours that a person would write, by setting; `recipes` names some of the distillation benchmark's, which are
-        trained as long as a search may take.
+    confidence: of the bound that a limit on quality has to hold.
+    named: recipes by name; `recipes`: some of the distillation benchmark's. Both are trained as long as a search may take.
     integers: settings of quantization.entries. rivals: ONNX Runtime, NNCF, onnxsim and Olive take part.
     train: whether searches may distil.
     """
@@ -65,6 +65,7 @@ class Task:
     bars: tuple[Bar, ...]
     minimise: Literal["latency", "size"] = "latency"
     quality: tuple[Mapping[str, Any], ...] = ({"metric": "top1", "rule": "max_drop", "value": 0.01},)
+    confidence: float = 0.95
     limits: tuple[Mapping[str, Any], ...] = ()
     searches: tuple[Search, ...] = (Search(GOAL), Search(f"{GOAL}, {outcome.RANDOM}", "random"))
     trials: int | None = None
@@ -81,7 +82,7 @@ class Task:
     @property
     def gates(self) -> tuple[Mapping[str, Any], ...]:
         """Give every limit of the goal."""
-        return (*({**gate, "confidence": _CONFIDENCE} for gate in self.quality), *self.limits)
+        return (*({**gate, "confidence": self.confidence} for gate in self.quality), *self.limits)
 
     @property
     def max_drop(self) -> float:
@@ -202,7 +203,7 @@ _SMALLEST = (
     Bar(GOAL, "speed beside fp32", bars.faster, _RACE_NOISE, 1.0),
     Bar(GOAL, "seconds beside the budget", outcome.of_budget, 1.1, most=True),
 )
-_TEXT = {"flip": False, "samples": _SENTENCES, "choosing": 0}
+_TEXT = {"flip": False, "samples": _SENTENCES, "choosing": 0, "confidence": _FEW_LABELS}
 
 
 def _size(name: str, title: str, seconds: float, **more: Any) -> Task:
