@@ -38,33 +38,6 @@ class Cost:
     macs: int
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A trial as it was predicted when it was proposed, beside what was measured of it."""
-
-    trial: int
-    predicted: float
-    measured: float
-
-    @property
-    def error(self) -> float:
-        """Give how far the prediction was off, as a share of what was measured."""
-        return abs(self.predicted / self.measured - 1)
-
-
-@dataclass(frozen=True)
-class Errors:
-    """What predictions were worth: of all trials that were timed, in their order."""
-
-    latency: tuple[Compared, ...]
-    damage: tuple[Compared, ...]
-
-    @property
-    def median_latency_error(self) -> float | None:
-        """Give the median relative error of predicted latency; None where nothing was timed."""
-        return float(np.median([each.error for each in self.latency])) if self.latency else None
-
-
 class Prediction:
     """Costs of points. Terms add up; what they leave out is learnt from networks that were measured as a whole."""
 
@@ -132,21 +105,6 @@ class Prediction:
         """Give the bytes of a file beside its tensors."""
         storage = self._storage.get(precision)
         return self._structure.overhead_bytes if storage is None else storage.fixed
-
-    def errors(self) -> Errors:
-        """Give predicted beside measured for every trial that was proposed with a prediction."""
-        latency, damage = [], []
-        for each in self._told:
-            predicted, values = each.proposal.predicted, each.values
-            assert values is not None
-            if predicted is None:
-                continue
-            if values.latency is not None:
-                latency.append(Compared(each.number, predicted.latency_ratio, values.latency.value))
-            found = damage_of(values.quality)
-            if found is not None and each.proposal.level == "refit" and found > _LEAST_DAMAGE:
-                damage.append(Compared(each.number, predicted.damage, found))
-        return Errors(tuple(latency), tuple(damage))
 
     # Costs of terms
 

@@ -5,7 +5,7 @@ from engine.report.values import Interval, Quality, Ratio
 from engine.search.library import VariantLibrary
 from engine.search.prediction import Prediction
 from engine.search.terms import Size, Structure, Tensor, Term, Timed, Times
-from engine.search.values import Point, Predicted, Proposal, Told, TrialValues
+from engine.search.values import Point, Proposal, Told, TrialValues
 from engine.search.variants import Variant
 
 FULL = {"a": 64, "b": 64}
@@ -63,13 +63,13 @@ def library(**times):
     return VariantLibrary(structure=STRUCTURE, variants=(*variants, block), times={"float32": floats, **times})
 
 
-def told(number, point, ratio, *, kl=None, predicted=None):
+def told(number, point, ratio, *, kl=None):
     exact = Interval(low=ratio, high=ratio)
     quality = () if kl is None else (fidelity(kl),)
     values = TrialValues(
         size_bytes=1, macs=1, parameters=1, latency=Ratio(value=ratio, interval=exact), quality=quality, seconds=1
     )
-    proposal = Proposal(point=point, because="a test", predicted=predicted)
+    proposal = Proposal(point=point, because="a test")
     return Told(number=number, proposal=proposal, state="succeeded", values=values)
 
 
@@ -196,17 +196,3 @@ def test_damage_is_corrected_by_what_composed_networks_lost():
     seen = [told(number, point, 0.9, kl=3 * library().damage(point)) for number, point in enumerate(points)]
     point = Point(widths={"a": 16, "b": 32})
     assert Prediction(library(), seen).predict(point).damage > 2 * library().damage(point)
-
-
-def test_certificates_say_what_was_predicted_before_a_trial_was_made():
-    predicted = Predicted(latency_ratio=0.5, size_bytes=1, macs=1, damage=0.02)
-    seen = [
-        told(1, Point(), 0.4, kl=0.04, predicted=predicted),
-        told(2, Point(), 0.5, predicted=predicted),
-        told(3, Point(), 1),
-    ]
-    errors = Prediction(library(), seen).errors()
-    assert [each.trial for each in errors.latency] == [1, 2]
-    assert errors.median_latency_error == pytest.approx(0.125)
-    assert [each.error for each in errors.damage] == [pytest.approx(0.5)]
-    assert Prediction(library(), []).errors().median_latency_error is None
