@@ -319,7 +319,7 @@ def test_trials_of_one_tenant_do_not_starve_anothers_jobs_nor_its_own(service):
     live(service, 2)
     one, two = submit(service), submit(service)
     for job in (one, two):
-        turn(service, job, **proposals(*range(1, 41)))
+        turn(service, job, **proposals(*range(1, 13)))
     assert statuses(service, one).count("queued") == statuses(service, two).count("queued") == 2
     theirs, own = other_tenants_job(service), service.submit().job
 
