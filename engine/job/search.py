@@ -246,9 +246,15 @@ class _LocalSearch:
         try:
             piece = measured(bench, part)
         except EngineError as error:
-            self._frame.warn(f"The part {part} of the variant library could not be measured: {error.message}")
-            piece = {}
+            piece = self._unmeasured(part, error.message)
+        except Exception as error:  # noqa: BLE001  # as with workers, a fault costs one part and not the search
+            piece = self._unmeasured(part, f"{type(error).__name__}: {error}")
         self._records.keep_piece(part, piece)
+
+    def _unmeasured(self, part: str, why: str) -> dict[str, Any]:
+        """Tell that a part could not be measured, and give what stands for it."""
+        self._frame.warn(f"The part {part} of the variant library could not be measured: {why}")
+        return {}
 
     def _try(self, bench: SearchBench, proposal: Proposal) -> None:
         records, number = self._records, len(self._records.told) + 1

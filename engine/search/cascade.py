@@ -7,6 +7,7 @@ time is left; finish with the least cost that holds every limit, or with what co
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from engine.errors import ModelUnsupportedError
 from engine.search import study
 from engine.search.clock import Clock
 from engine.search.distilling import Distilling
@@ -60,6 +61,9 @@ def next_turn(
         told: every trial that has ended.
         clock: how much time there is.
         memo: kept by a caller who asks again.
+
+    Raises:
+        ModelUnsupportedError: the first part, the network's structure, could not be measured.
     """
     missing = [part for part in in_order(parts, task.spec) if part not in pieces]
     needed = [part for part in parts[:1] if part in missing]
@@ -67,6 +71,11 @@ def next_turn(
         return MeasureVariants(parts=tuple(missing[: _PARTS_AT_A_TIME * max(1, clock.workers)]))
     # A part that could not be measured is there and empty.
     measured = {name: piece for name, piece in pieces.items() if piece}
+    if parts[0] not in measured:
+        raise ModelUnsupportedError(
+            "What of the network can change could not be read, so that it cannot be searched.",
+            hint="Give a recipe instead: its passes say what of it they can do.",
+        )
     cascade = _Cascade(task, VariantLibrary.of(measured), tuple(told), clock, {} if memo is None else memo)
     found = cascade.proposals()
     if isinstance(found, str):

@@ -72,4 +72,5 @@ class Sketches:
         missing = [each for each in requests if each not in self._ranges]
         if missing:
             self._ranges |= self.context.observe(model, missing)
-        return {each: self._ranges[each] for each in requests}
+        # Without data nothing is recorded, and passes that take ranges where there are some do without.
+        return {each: self._ranges[each] for each in requests if each in self._ranges}
