@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import ModelUnsupportedError
 from engine.gate import Gate
 from engine.graph import io
 from engine.report.values import Interval, Quality, Ratio
@@ -311,3 +312,22 @@ def test_networks_that_nothing_goes_on_from_are_dropped(whole):
     assert dropped
     assert whole.finish.trial not in dropped
     assert not dropped & {each.proposal.inherits for each in whole.told}
+
+
+def test_a_network_that_cannot_be_read_ends_in_words_and_another_part_does_not(whole):
+    clock = Clock(200.0, 1, 300.0, trains=True)
+
+    def turn(pieces):
+        return next_turn(whole.task, parts=whole.parts, pieces=pieces, told=[], clock=clock)
+
+    with pytest.raises(ModelUnsupportedError, match="cannot be searched"):
+        turn({"structure": {}})
+    assert isinstance(turn({**whole.pieces, whole.parts[-1]: {}}), TryProposals)
+
+
+def test_parts_that_the_goal_needs_come_first():
+    parts = ("structure", "times:float16:0", "times:static:0", "blocks:0", "times:float32:0", "precision:weights4")
+    fast = cascade.in_order(parts, read_spec({"goal": {"minimise": "latency"}}))
+    assert fast[:4] == ["structure", "times:float32:0", "times:static:0", "blocks:0"]
+    small = cascade.in_order(parts, read_spec({"goal": {"minimise": "size"}}))
+    assert small.index("precision:weights4") < small.index("blocks:0")
