@@ -13,7 +13,7 @@ from standalone.serve import Embedded
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "fashion-mnist"
 # 667 images tell a loss of two points from none, and not one of half a point. In so short a time the search looks at less: the
 # file names a few widths, and the precision that this network is fastest in.
-LIMITS = ("--max-drop", "2%", "--max-size", "40%", "--budget", "90s")
+LIMITS = ("--max-drop", "2%", "--max-size", "40%", "--budget", "80s")
 
 
 def demo(out: Path) -> int:
@@ -22,7 +22,7 @@ def demo(out: Path) -> int:
     trains = find_spec("torch") is not None
     print(
         "onnxpress demo: a residual CNN trained on Fashion-MNIST. Wanted: the fastest network that loses at most 2 points and takes\n"
-        f"at most 40 % of the bytes, found in 90 seconds{' of cutting, refitting and training' if trains else ''}, judged on 667 images that"
+        f"at most 40 % of the bytes, found in 80 seconds{' of cutting, refitting and training' if trains else ''}, judged on 667 images that"
         " chose nothing.\n"
     )
     network, report = out / "residual_cnn.small.onnx", out / "residual_cnn.small.md"

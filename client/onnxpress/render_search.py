@@ -118,7 +118,7 @@ def _story(lines: Sequence[Json], chosen: int | None) -> Table:
     table.add_column("tried", ratio=3)
     table.add_column("measured", ratio=2)
     table.add_column("predicted", ratio=1)
-    table.add_column("limits")
+    table.add_column("holds all limits")
     table.add_column("", ratio=3)
     for line in lines:
         number = f"{line['trial']}" + "*" * (line["trial"] == chosen)
@@ -139,7 +139,7 @@ def _story(lines: Sequence[Json], chosen: int | None) -> Table:
 def _report_front(points: Sequence[Json], chosen: int | None) -> Table:
     table = Table(title="front: what there is to choose from", title_justify="left")
     _figure_columns(table)
-    table.add_column("limits")
+    table.add_column("holds all limits")
     table.add_column("what it is", ratio=1)
     table.add_column("")
     for point in points:
@@ -237,7 +237,7 @@ def _predicted(predicted: Json | None) -> str:
 
 
 def _holds(holds: bool | None) -> str:
-    return "" if holds is None else "held" if holds else "missed"
+    return "" if holds is None else "yes" if holds else "not shown"
 
 
 def _counted(count: int, noun: str) -> str:

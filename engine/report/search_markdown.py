@@ -72,7 +72,7 @@ def _story(lines: Sequence[StoryLine], chosen: int | None) -> Iterator[str]:
         "because",
         "predicted",
         "measured",
-        "limits",
+        "holds every limit",
         "kept or dropped, and why",
     )
     yield from table(head, (_story_row(line, chosen) for line in shown))
@@ -107,7 +107,7 @@ def _front(points: Sequence[FrontPoint], chosen: int | None) -> Iterator[str]:
     yield from ("", "### What there is to choose from", "")
     yield "No other candidate beats one of these in everything. Each is made, without another search, by `onnxpress pick JOB TRIAL`."
     yield ""
-    head = ("trial", "what it is", "time", "size", "quality", "predicted", "limits", "")
+    head = ("trial", "what it is", "time", "size", "quality", "predicted", "holds every limit", "")
     yield from table(head, (_front_row(point, chosen) for point in points))
     yield from ("", "<details><summary>The recipes that make them</summary>", "")
     for point in points:
@@ -219,4 +219,4 @@ def _quality(measured: Measured) -> str:
 
 
 def _holds(holds: bool | None) -> str:
-    return "" if holds is None else "held" if holds else "missed"
+    return "" if holds is None else "yes" if holds else "not shown"

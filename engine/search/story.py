@@ -168,11 +168,12 @@ class _Story:
                 return True, f"The result: the least {self._cost_name} of what holds every limit.{went_on}"
             return True, f"The result: nothing comes nearer to the goal. {breaks}{went_on}"
         if told.number in self._front:
-            stands = breaks or "It holds every limit."
+            stands = breaks or _undecided(judged) or "It holds every limit."
             return True, f"On the front: nothing has less {self._cost_name} and loses less. {stands}{went_on}"
         better = self._beaten_by(told.number)
         beaten = f"Trial {better} has no more {self._cost_name} and loses no more." if better is not None else ""
-        return bool(children), " ".join(part for part in (beaten, breaks, went_on.strip()) if part)
+        stands = breaks or _undecided(judged)
+        return bool(children), " ".join(part for part in (beaten, stands, went_on.strip()) if part)
 
     @property
     def _cost_name(self) -> str:
@@ -256,13 +257,9 @@ class _Story:
             )
 
     def _limited_by(self, name: str, known: dict[int, Standing], against: dict[str, front.Hindrance]) -> str:
-        if not self.ledger.judged:
-            return "No candidate was measured."
-        if not known:
-            return "It was not measured: it needs data, or labels, that the job does not have."
         hindrance = against.get(name)
-        if hindrance is None:
-            return "Every candidate that was made holds it."
+        if not known or hindrance is None:
+            return self._unhindered(known)
         near = f"trial {hindrance.number}"
         if hindrance.missing == 0 and not hindrance.against:
             return f"It can be held with all others: {near} does."
@@ -271,6 +268,17 @@ class _Story:
             return f"By itself it can be held, but {near}, which does, misses {others}."
         beside = f", and misses {others} besides" if others else ""
         return f"The nearest is {near}, which is {_share(hindrance.missing)} outside{beside}."
+
+    def _unhindered(self, known: dict[int, Standing]) -> str:
+        """Say how a limit stands that no candidate is known to break."""
+        if not self.ledger.judged:
+            return "No candidate was measured."
+        if not known:
+            return "It was not measured: it needs data, or labels, that the job does not have."
+        undecided = sum(each.hold == "may" for each in known.values())
+        if undecided:
+            return f"None is outside; of {undecided} these samples are too few to say that it is inside."
+        return "Every candidate that was made holds it."
 
     def certificates(self) -> Certificates:
         """Give predicted latency beside what was measured of composed networks."""
@@ -297,6 +305,13 @@ def _broken(judged: Judged) -> str:
     if not missed:
         return ""
     return "It misses " + " and ".join(f"“{each.limit}” by {_share(each.missing)}" for each in missed) + "."
+
+
+def _undecided(judged: Judged) -> str:
+    undecided = [each.limit for each in judged.found.standings if each.hold == "may"]
+    if not undecided:
+        return ""
+    return "These samples are too few to say that it holds " + " and ".join(f"“{each}”" for each in undecided) + "."
 
 
 def _share(missing: float) -> str:

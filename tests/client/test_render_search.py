@@ -58,7 +58,7 @@ def test_the_story_the_front_and_the_limits_of_a_report(report):
     render_report.show(report, console)
     text = console.export_text()
     assert "half of the channels" in line(text, "2.50x as fast")
-    assert "missed" in line(text, "2.50x as fast")
+    assert "not shown" in line(text, "2.50x as fast")
     assert "dropped: top1 falls by 3.1 points" in text
     assert "dropped: the process ended" in text
     assert "chosen" in line(text.partition("front: ")[2], "2.00x as fast")

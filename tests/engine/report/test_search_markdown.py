@@ -22,7 +22,7 @@ def test_the_story_says_what_was_tried_and_why_it_was_kept_or_dropped():
     )
     assert _row(text, "| 1 |") == (
         r"| 1 | 1 | half of the channels \| refitted | solver: uniform |  | 2.50x as fast (2.44 to 2.56), 150.0 kB,"
-        r" top1 -3.10 points | missed | dropped: top1 falls by 3.1 points, 1 is allowed |"
+        r" top1 -3.10 points | not shown | dropped: top1 falls by 3.1 points, 1 is allowed |"
     )
     assert _row(text, "| 2 |") == "| 2 | 1 | 2 blocks dropped | solver |  | failed |  | dropped: the process ended |"
     assert "2.08x as fast, 181.0 kB | 2.00x as fast (1.96 to 2.04)" in _row(text, "| **3** |")
@@ -32,7 +32,7 @@ def test_the_front_has_predicted_beside_measured_and_the_recipes():
     text = "\n".join(search_lines(search_report()))
     assert _row(text, "| 3 | INT8") == (
         "| 3 | INT8, 3 groups narrower | 2.00x as fast (1.96 to 2.04) | 180.0 kB | top1 -0.40 points | 2.08x as fast, 181.0 kB |"
-        " held | chosen |"
+        " yes | chosen |"
     )
     assert "* 3: `simplify`, `prune_channels`, `quantize_static`" in text
     assert "half of the predictions are off by no more than 4.0 %" in text
