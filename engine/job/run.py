@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import assert_never
 
-from engine.job import compress, profile, search
+from engine.job import compress, profile
 from engine.job.frame import Event, Frame, Probe
 from engine.measure import memory
 from engine.report.values import AnyReport
@@ -50,6 +50,8 @@ def run(
             probe = probe or partial(memory.probe, loads=True)
             return profile.run(spec, Frame(workspace, on_event, lock, probe, crashed_steps, deadline), only=only)
         case Search():
+            from engine.job import search  # noqa: PLC0415  # it loads scipy, which is slow
+
             probe = probe or memory.probe
             return search.run(spec, Frame(workspace, on_event, lock, probe, deadline=deadline))
         case _:
