@@ -13,6 +13,7 @@ from api.app import create_app
 from api.uvicorn_protocol import Protocol
 from services import db, logs
 from settings import Settings, get_settings
+from settings.private_folder import keep_private
 
 # A request line and its headers. httptools, uvicorn's other parser, would take 20 MB.
 MAX_HEADER_BYTES = 32 << 10
@@ -82,6 +83,7 @@ def _keep_memory() -> None:
 
 def main() -> None:
     """Serve until told to stop."""
+    keep_private()
     _keep_memory()
     settings = get_settings()
     logs.configure(settings)

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from services.errors import ServiceError
 from settings import Settings
+from settings.private_folder import private_folder
 
 _log = logging.getLogger(__name__)
 # Longest wait for another writer.
@@ -240,7 +241,7 @@ def try_lock(session: Session, name: str) -> bool:
 def upgrade(settings: Settings) -> None:
     """Bring the settings' database to the newest revision, creating it where there is none."""
     if not settings.database_url:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(settings.data_dir)
     database = Database.from_settings(settings)
     try:
         upgrade_database(database)

@@ -10,6 +10,7 @@ from sqlalchemy.exc import OperationalError
 from services.errors import ServiceError
 from services.keys import DEFAULT_TENANT, SCOPES
 from settings import Settings, get_settings
+from settings.private_folder import keep_private
 from standalone import broker, operations
 from standalone.demo import demo
 from standalone.docs import docs
@@ -20,6 +21,7 @@ _Run = Callable[[argparse.Namespace], int]
 
 def main(argv: list[str] | None = None) -> int:
     """Run a verb and give its exit code."""
+    keep_private()
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["worker"]:
         # It has options of its own.

@@ -12,6 +12,7 @@ from services import db, keys, retention
 from services.errors import NotFoundError
 from services.storage import open_store
 from settings import Settings
+from settings.private_folder import private_folder
 from standalone.doctor import as_json, as_text, examine
 from standalone.serve import lock
 
@@ -34,7 +35,7 @@ def worker(words: Sequence[str]) -> int:
 def migrate(asked: argparse.Namespace) -> int:
     """Bring the database to this version's revision."""
     settings = _settings(asked)
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(settings.data_dir)
     with _opened(settings, is_new=True) as database:
         before = db.revision(database)
         db.upgrade_database(database)
@@ -49,7 +50,7 @@ def backup(asked: argparse.Namespace) -> int:
     settings = _settings(asked)
     with _opened(settings) as database:
         # Where the database is elsewhere there may be none on this machine yet.
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(settings.data_dir)
         made = backups.take(database, open_store(settings), asked.path, scratch=settings.data_dir)
     for damage in made.damaged:
         print(f"damaged: blob {damage.sha256} of tenant {damage.tenant_id}: {damage.reason}", file=sys.stderr)
@@ -62,7 +63,7 @@ def backup(asked: argparse.Namespace) -> int:
 def restore(asked: argparse.Namespace) -> int:
     """Put a backup into an empty database and store."""
     settings = _settings(asked)
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(settings.data_dir)
     with lock(settings.data_dir), _opened(settings, is_new=True) as database:
         store = open_store(settings)
         found = backups.restore(database, store, asked.path, incomplete=asked.incomplete, scratch=settings.data_dir)

@@ -15,6 +15,7 @@ from typing import IO, Self
 
 from services import db, keys
 from settings import Settings
+from settings.private_folder import private_folder
 from standalone import broker
 from standalone.supervisor import Service, Supervisor
 
@@ -42,7 +43,7 @@ class Embedded:
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> Self:
-        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self.data_dir)
         self._lock = lock(self.data_dir)
         try:
             self._start()
@@ -74,7 +75,7 @@ class Embedded:
 
     def _start_broker(self, env: dict[str, str]) -> str:
         sock = broker.socket_path(self.data_dir)
-        sock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(sock.parent)
         service = Service(
             "broker",
             broker.command(broker.find_binary(), sock),

@@ -46,7 +46,7 @@ class Service:
         self._started = time.monotonic()
         if self._adopted is not None:
             return
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 list(self.argv),

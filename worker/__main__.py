@@ -21,6 +21,7 @@ from services import logs
 from services.db import Database, RevisionError, check_revision
 from services.routing import INSPECT_QUEUE, run_queues
 from settings import Settings, get_settings
+from settings.private_folder import keep_private
 from worker import tasks
 from worker.app import app
 from worker.presence import Identity, tell
@@ -34,6 +35,7 @@ _AGAIN_S = 30.0
 
 def main(argv: list[str] | None = None) -> int:
     """Run a worker; returns when it is told to stop."""
+    keep_private()
     settings = get_settings()
     asked = _parser(settings).parse_args(argv)
     logs.configure(settings)

@@ -13,6 +13,7 @@ from services.reconcile import Reconciler
 from services.routing import target_classes
 from services.storage import open_store
 from settings import Settings, get_settings
+from settings.private_folder import private_folder
 from worker.app import app
 from worker.attempt import Attempts
 from worker.presence import Identity, Presence
@@ -67,9 +68,7 @@ def enter(worker: Identity) -> None:
 
 def workspaces(settings: Settings) -> Path:
     """Give the folder in which units are worked on."""
-    folder = settings.data_dir.resolve() / _WORKSPACES
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
+    return private_folder(private_folder(settings.data_dir.resolve()) / _WORKSPACES)
 
 
 def is_draining() -> bool:
