@@ -34,7 +34,7 @@ class Proof:
     @property
     def isolation(self) -> sandbox.Level:
         """How strongly its children are confined at least: those that use an accelerator have its devices."""
-        has_devices = any(target["device"] != "cpu" for target in self.targets)
+        has_devices = any(target.get("device", "cpu") != "cpu" for target in self.targets)
         return min(self.confinement.level, "partial" if has_devices else "strict", key=sandbox.LEVELS.index)
 
     def taking(self, asked: str) -> "Proof":

@@ -26,6 +26,9 @@ def test_every_request_that_changes_something_is_noted(service, client, admin):
     client.post(f"/v1/jobs/{job}:cancel")
     again = client.post(f"/v1/jobs/{job}:retry").json()["id"]
     client.post(f"/v1/jobs/{again}:cancel")
+    search = client.post("/v1/jobs", json={"model": model, "goal": {"minimise": "size"}}).json()["id"]
+    for verb in ("pause", "resume", "cancel"):
+        client.post(f"/v1/jobs/{search}:{verb}")
     client.delete(f"/v1/models/{model}")
     dataset = service.ready_dataset(client, b"audited data")
     client.patch(f"/v1/datasets/{dataset}", json={"tags": ["a"]})
@@ -33,7 +36,7 @@ def test_every_request_that_changes_something_is_noted(service, client, admin):
     key = admin.post("/v1/keys", json={"name": "short", "scopes": ["read"]}).json()["id"]
     admin.patch(f"/v1/keys/{key}", json={"expires_at": None})
     admin.delete(f"/v1/keys/{key}")
-    found = [(one["action"], one["subject"]) for one in reversed(changes(admin))][-14:]
+    found = [(one["action"], one["subject"]) for one in reversed(changes(admin))][-18:]
     assert found == [
         ("upload_model", model),
         ("change_model", model),
@@ -42,6 +45,10 @@ def test_every_request_that_changes_something_is_noted(service, client, admin):
         ("cancel_job", job),
         ("retry_job", again),
         ("cancel_job", again),
+        ("create_job", search),
+        ("pause_job", search),
+        ("resume_job", search),
+        ("cancel_job", search),
         ("delete_model", model),
         ("upload_dataset", dataset),
         ("change_dataset", dataset),
@@ -52,7 +59,8 @@ def test_every_request_that_changes_something_is_noted(service, client, admin):
     ]
     described = service.app.openapi()["paths"].items()
     writes = {way["operationId"] for _, ways in described for verb, way in ways.items() if verb not in {"get", "head"}}
-    assert {action for action, _ in found} == writes - {"validate_job"} | {"get_prunability"}
+    # What is picked is noted too, of searches with a front.
+    assert {action for action, _ in found} == writes - {"validate_job", "pick_point"} | {"get_prunability"}
     renamed = changes(admin, subject=model, action="change_model")
     assert [one["request_id"] for one in renamed] == ["req-of-mine"]
     mine = service.keys["alpha"].split("_")[1]

@@ -37,7 +37,7 @@ def test_addresses_and_methods_that_do_not_exist(client):
 @pytest.mark.parametrize(
     ("body", "at"),
     [
-        ({}, "/recipe"),
+        ({}, ""),
         ({"recipe": RECIPE}, "/model"),
         ({"model": "../../etc/passwd", "recipe": RECIPE}, "/model"),
         ({"model": MODEL, "recipe": {"passes": []}}, "/recipe/passes"),
@@ -54,7 +54,8 @@ def test_addresses_and_methods_that_do_not_exist(client):
             {"model": MODEL, "recipe": RECIPE, "gates": [{"metric": "top1", "rule": "max_ratio", "value": 1}]},
             "/gates/0",
         ),
-        ({"model": MODEL, "recipe": RECIPE, "kind": "search"}, "/kind"),
+        ({"model": MODEL, "recipe": RECIPE, "kind": "search"}, "/goal"),
+        ({"model": MODEL, "recipe": RECIPE, "kind": "magic"}, "/kind"),
         ([], ""),
     ],
 )

@@ -122,7 +122,7 @@ def test_events_tell_of_each_trial(client, search):
         assert sum(kind in line for line in lines) == times
 
 
-def test_a_point_is_picked_once_for_each_key(client, search):
+def test_a_point_is_picked_once_for_each_key(service, client, search):
     address = f"/v1/jobs/{search['id']}/front/2:pick"
     answers = [client.post(address, json={}, headers={"Idempotency-Key": search["id"]}) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [202, 202]
@@ -136,6 +136,9 @@ def test_a_point_is_picked_once_for_each_key(client, search):
     assert client.get(f"/v1/models/{made['student']}/content").content == b"candidate of 60 bytes"
     own = client.post(address, json={"gates": [], "labels": {"who": "me"}}).json()
     assert (own["spec"]["gates"], own["labels"]) == ([], {"who": "me"})
+    admin = {"Authorization": f"Bearer {service.new_key(scopes=('admin',)).text}"}
+    noted = client.get("/v1/audit", params={"action": "pick_point"}, headers=admin).json()["items"]
+    assert {made["id"], own["id"]} <= {one["subject"] for one in noted}
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,8 @@ def test_what_nobody_knows_is_refused_at_the_start(words, settings, capsys):
 
 def test_presence_tells_of_life_of_drain_and_of_the_end(database):
     draining = []
-    told = Proof(({"provider": "cpu"},), ({"provider": "cuda", "listed": True, "reason": "no driver"},), "none", 2)
+    lacking = {"provider": "cuda", "listed": True, "reason": "no driver"}
+    told = Proof(({"provider": "cpu", "device": "cpu"},), (lacking,), proof.UNKNOWN, 2)
     me = Identity("wrk_1", socket.gethostname(), 1, ("run.cpu",), 2, told)
     presence = Presence(database, me, lambda: bool(draining))
     presence.start()

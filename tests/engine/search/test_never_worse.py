@@ -6,7 +6,7 @@ import pytest
 import engine
 from engine.job import search_bench, trial
 from engine.report.values import Memory
-from engine.search import kernel_times
+from engine.search import kernel_times, ledger
 from engine.search.feasibility import cost
 from engine.search.values import Point, Told
 
@@ -47,17 +47,21 @@ def test_no_single_pass_has_less_of_what_is_minimised_than_the_result(zoo, name,
     report = _run(_asked(minimise), folder)
     told = [Told.model_validate_json(path.read_bytes()) for path in sorted(folder.glob("steps/search/trial-*.json"))]
     singles = [each for each in told if each.proposal.point in [Point(precision=name) for name in PRECISIONS]]
-    assert {each.proposal.point.precision for each in singles} == set(PRECISIONS)
+    tried = {each.proposal.point.precision for each in singles}
+    # By itself no pass is tried that costs more than the network as it is, which the target's kernels tell.
+    assert tried == set(PRECISIONS) if minimise == "size" else tried <= set(PRECISIONS)
     holds = {line.trial: line.holds for line in report.search.story}
     costs = {each.number: cost(each.values, minimise) for each in told if holds[each.number]}
     found = [costs[each.number] for each in singles if each.number in costs]
-    assert found, "no single pass holds the limit, so nothing was compared"
+    assert found or minimise == "latency", "no single pass holds the limit, so nothing was compared"
     if report.search.chosen is None:
         # The original is what holds and costs least.
         assert minimise == "latency"
-        assert min(found) >= 1
+        assert min(found, default=1) >= 1
     else:
-        assert costs[report.search.chosen] <= min(found)
+        # Times that are the same but for the noise are decided by quality.
+        noise = ledger._SAME if minimise == "latency" else 1
+        assert costs[report.search.chosen] <= noise * min(found, default=1)
         values = next(each.values for each in told if each.number == report.search.chosen)
         assert report.size.compressed == values.size_bytes
     if minimise == "size":
