@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
 
+from engine.gate import FIDELITY_METRICS, Gate
 from engine.goal import Goal
-from engine.report.values import Interval, Ratio
+from engine.report.values import Interval, Quality, Ratio
 from engine.search.feasibility import Feasibility, Original, cost, feasibility
 from engine.search.values import Point, Told, TrialValues
 
@@ -106,7 +107,7 @@ class Ledger:
         return (each for each in self.judged if each.told.proposal.stage in stages)
 
     def original_judged(self) -> Feasibility:
-        """Hold the network as it was given against the goal: nothing is lost, and every ratio is 1."""
+        """Hold the network as it was given against the goal: it is what it is like, nothing is lost, and every ratio is 1."""
         one = Ratio(value=1.0, interval=Interval(low=1.0, high=1.0))
         timed = next((each.values for each in self.judged if each.values.latency is not None), None)
         p50 = p99 = None
@@ -121,9 +122,17 @@ class Ledger:
             p99=None if p99 is None else one,
             p50_ms=p50,
             p99_ms=p99,
+            quality=self._original_quality(),
             seconds=0.0,
         )
-        return feasibility(values, self.goal, self.original, self.told)
+        # What no trial measures of it would leave it in doubt, and what is slower but surely near enough would be better.
+        asked = tuple(gate for gate in self.goal.subject_to if not _beside_original(gate))
+        return feasibility(values, self.goal.model_copy(update={"subject_to": asked}), self.original, self.told)
+
+    def _original_quality(self) -> tuple[Quality, ...]:
+        """Give the metrics of labels as the original has them, which every trial was measured beside."""
+        measured = next((each.values.quality for each in self.judged if each.values.quality), ())
+        return tuple(_of_original(each, each.original) for each in measured if each.original is not None)
 
     def original_cost(self) -> float | None:
         """Give what the goal minimises of the network as it was given; None where only a trial could measure it."""
@@ -149,3 +158,20 @@ def trained_s(by_number: Mapping[int, Told], trial: Told) -> float:
             break
         at = by_number[parent]
     return total
+
+
+def _beside_original(gate: Gate) -> bool:
+    """Say whether a limit is on how far a network is from the original."""
+    return gate.rule == "max_drop" or gate.metric in FIDELITY_METRICS
+
+
+def _of_original(measured: Quality, value: float) -> Quality:
+    """Give what was measured of a trial as it would be of the original: as uncertain, and without a difference."""
+    around = measured.compressed_interval
+    if around is not None:
+        moved = value - measured.compressed
+        around = around.model_copy(update={"low": around.low + moved, "high": around.high + moved})
+    still = Interval(low=0.0, high=0.0)
+    return measured.model_copy(
+        update={"compressed": value, "difference": 0.0, "interval": still, "compressed_interval": around}
+    )
