@@ -1,5 +1,6 @@
 """Networks of many contests made at the same time, each on cores of its own, so that none takes another's time."""
 
+import argparse
 import os
 import time
 from collections.abc import Sequence
@@ -7,12 +8,35 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
-from benchmarks.contest import Contest, Entry, Result
+from benchmarks.contest import Contest, Effort, Entry, Result
 from benchmarks.process import TIMEOUT_S
 
 CORES = 2
 """So many cores make a network: what the bars are set for."""
 _LEAST_S = 10.0
+
+
+def contest_options(parser: argparse.ArgumentParser, known: Sequence[str]) -> argparse.Namespace:
+    """Read what every benchmark of several contests is asked for, beside its own options."""
+    parser.add_argument("task", nargs="*", help=", ".join(known))
+    parser.add_argument("--only", choices=["ours", "peers"])
+    parser.add_argument("--match", default="", help="only entries whose name contains this")
+    parser.add_argument("--race", type=float, default=Effort.seconds, help="seconds of each race")
+    parser.add_argument("--lanes", type=int, default=1, help=f"networks made at the same time, each on {CORES} cores")
+    parser.add_argument("--within", type=float, metavar="S", help="seconds for everything; what is late is left out")
+    parser.add_argument(
+        "--make", action="store_true", help="make the networks, and leave the race to a run with --keep"
+    )
+    parser.add_argument("--keep", action="store_true", help="do not make again what the last run made in the same way")
+    parser.add_argument(
+        "--peers-here", action="store_true", help="run peers in this environment, as far as it has them"
+    )
+    parser.add_argument("--quick", action="store_true", help="few samples, seconds and runs: a trial, no result")
+    options = parser.parse_args()
+    unknown = set(options.task) - set(known)
+    if unknown:
+        parser.error(f"unknown task: {', '.join(sorted(unknown))}")
+    return options
 
 
 def lanes(count: int) -> list[list[int]]:

@@ -15,12 +15,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks import bars, cases, contest, documents, tables
+from benchmarks import bars, cases, documents, tables
 from benchmarks import lanes as many
 from benchmarks.contest import Contest, Effort, Entry, Result
 from benchmarks.distillation import entries
 from benchmarks.distillation.training import lines
-from benchmarks.lanes import CORES, lanes
+from benchmarks.lanes import CORES, contest_options, lanes
 from benchmarks.peers import environments
 
 GROUP = "distillation"
@@ -119,27 +119,9 @@ def _arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("task", nargs="*", help=", ".join(known))
-    parser.add_argument("--only", choices=["ours", "peers"])
-    parser.add_argument("--match", default="", help="only entries whose name contains this")
     parser.add_argument("--seconds", type=float, default=300.0, help="of training, for everybody")
-    parser.add_argument("--race", type=float, default=contest.Effort.seconds, help="seconds of each race")
-    parser.add_argument("--lanes", type=int, default=1, help=f"networks made at the same time, each on {CORES} cores")
-    parser.add_argument("--within", type=float, metavar="S", help="seconds for everything; what is late is left out")
-    parser.add_argument(
-        "--make", action="store_true", help="make the networks, and leave the race to a run with --keep"
-    )
-    parser.add_argument("--keep", action="store_true", help="do not make again what the last run made in the same way")
-    parser.add_argument(
-        "--peers-here", action="store_true", help="run peers in this environment, as far as it has them"
-    )
     parser.add_argument("--gpu", action="store_true", help="let ours and PyTorch train on a GPU")
-    parser.add_argument("--quick", action="store_true", help="few samples, seconds and runs: a trial, no result")
-    options = parser.parse_args()
-    unknown = set(options.task) - set(known)
-    if unknown:
-        parser.error(f"unknown task: {', '.join(sorted(unknown))}")
-    return options
+    return contest_options(parser, known)
 
 
 if __name__ == "__main__":

@@ -8,26 +8,20 @@ refits and evaluates the networks, which takes longer. Ends with code 1 where th
 """
 
 import argparse
-import shutil
 import statistics
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
 from benchmarks import cases
-from engine.goal import Goal, Precision, Space
+from benchmarks.search.bench import opened
+from engine.goal import Precision
 from engine.graph import io, macs
-from engine.job.frame import Frame
 from engine.job.search_bench import SearchBench
 from engine.job.variants import measured, parts_of
-from engine.measure import memory
 from engine.measure.latency import compare
 from engine.report.counted_time import counted
-from engine.runtime.host_lock import HostLock
 from engine.search.architecture import Architecture
 from engine.search.candidate import make
 from engine.search.damage import damage_of
@@ -35,8 +29,6 @@ from engine.search.library import VariantLibrary
 from engine.search.prediction import Prediction
 from engine.search.sketch import Sketches
 from engine.search.values import Point
-from engine.spec import Search
-from engine.target import Target
 
 CASES = ("residual_cnn", "se_cnn", "vit")
 BAR = 0.10
@@ -53,31 +45,11 @@ def main() -> int:
     options = parser.parse_args()
     errors: list[float] = []
     for case in cases.named(list(options.cases)):
-        with _bench(case, tuple(options.precisions)) as bench:
+        with opened(case, tuple(options.precisions)) as bench:
             errors += _held(bench, case.name, options.networks, damage=options.damage)
     median = statistics.median(errors)
     print(f"all: median error of latency {median:.1%} over {len(errors)} networks")
     return int(median > BAR)
-
-
-@contextmanager
-def _bench(case: cases.Case, precisions: Sequence[Precision]) -> Iterator[SearchBench]:
-    with tempfile.TemporaryDirectory(prefix="prediction-") as folder:
-        workspace = Path(folder)
-        for name in ("model", "data"):
-            (workspace / name).mkdir()
-        shutil.copyfile(case.path, workspace / "model" / "model.onnx")
-        cases.write_dataset(case.data(), workspace / "data" / "data.npz")
-        spec = Search(
-            kind="search",
-            goal=Goal(),
-            space=Space(precisions=tuple(dict.fromkeys(("float32", *precisions)))),
-            target=Target(threads=1),
-            outputs={},
-        )
-        frame = Frame(workspace, lambda _event: None, HostLock(None), memory.probe)
-        with SearchBench.open(spec, frame) as bench:
-            yield bench
 
 
 def _held(bench: SearchBench, case: str, count: int, *, damage: bool) -> list[float]:

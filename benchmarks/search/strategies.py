@@ -13,9 +13,7 @@ import argparse
 import hashlib
 import json
 import math
-import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,15 +23,13 @@ from typing import get_args
 from pydantic import TypeAdapter
 
 from benchmarks import cases
+from benchmarks.search.bench import opened
 from engine.errors import EngineError
-from engine.goal import Goal, Precision, Space, Strategy
+from engine.goal import Precision, Strategy
 from engine.graph import io
-from engine.job.frame import Frame
 from engine.job.search_bench import SearchBench
 from engine.job.variants import measured, parts_of
-from engine.measure import memory
 from engine.report.values import Interval, Quality
-from engine.runtime.host_lock import HostLock
 from engine.search import study
 from engine.search.candidate import make
 from engine.search.damage import damage_of
@@ -41,8 +37,6 @@ from engine.search.front import hypervolume
 from engine.search.library import LIBRARY_VERSION, VariantLibrary
 from engine.search.prediction import Prediction
 from engine.search.values import Point, Proposal, Told, TrialValues
-from engine.spec import Search
-from engine.target import Target
 
 CASES = ("residual_cnn", "se_cnn", "vit", "minilm")
 KEPT = Path("var/benchmarks/search/strategies")
@@ -69,7 +63,7 @@ def main() -> int:
     options = parser.parse_args()
     gains: dict[str, list[float]] = {name: [] for name in options.strategies}
     for case in cases.named(list(options.cases)):
-        with _bench(case, tuple(options.precisions)) as bench:
+        with opened(case, tuple(options.precisions)) as bench:
             for name, gain in _held(bench, case.name, options).items():
                 gains[name].append(gain)
     failed = False
@@ -78,26 +72,6 @@ def main() -> int:
         print(f"{name}: better than random on {better} of {len(gains[name])} networks, worse on {worse}")
         failed |= name in HELD_TO_BARS and (worse > 0 or better * 2 <= len(gains[name]))
     return int(failed)
-
-
-@contextmanager
-def _bench(case: cases.Case, precisions: Sequence[Precision]) -> Iterator[SearchBench]:
-    with tempfile.TemporaryDirectory(prefix="strategies-") as folder:
-        workspace = Path(folder)
-        for name in ("model", "data"):
-            (workspace / name).mkdir()
-        shutil.copyfile(case.path, workspace / "model" / "model.onnx")
-        cases.write_dataset(case.data(), workspace / "data" / "data.npz")
-        spec = Search(
-            kind="search",
-            goal=Goal(),
-            space=Space(precisions=tuple(dict.fromkeys(("float32", *precisions)))),
-            target=Target(threads=1),
-            outputs={},
-        )
-        frame = Frame(workspace, lambda _event: None, HostLock(None), memory.probe)
-        with SearchBench.open(spec, frame) as bench:
-            yield bench
 
 
 def _held(bench: SearchBench, case: str, options: argparse.Namespace) -> dict[str, float]:

@@ -5,6 +5,7 @@ goes on after a crash where it was.
 """
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ from engine.search.values import Proposal, Told, TrialValues
 from engine.spec import Search
 from engine.train.training_support import installed
 
+_log = logging.getLogger(__name__)
 # A trial during which the process died so often is told as failed.
 _MOST_DEATHS = 2
 
@@ -247,7 +249,8 @@ class _LocalSearch:
             piece = measured(bench, part)
         except EngineError as error:
             piece = self._unmeasured(part, error.message)
-        except Exception as error:  # noqa: BLE001  # as with workers, a fault costs one part and not the search
+        except Exception as error:  # noqa: BLE001  # told with its trace; as with workers, a fault costs one part and not the search
+            _log.exception("part %s", part)
             piece = self._unmeasured(part, f"{type(error).__name__}: {error}")
         self._records.keep_piece(part, piece)
 
@@ -295,7 +298,8 @@ class _LocalSearch:
             values = tried(bench, proposal)
         except EngineError as error:
             return None, error.problem()
-        except Exception as error:  # noqa: BLE001  # as with workers, a fault costs one trial and not the search
+        except Exception as error:  # noqa: BLE001  # told with its trace; as with workers, a fault costs one trial and not the search
+            _log.exception("trial %d", number)
             return None, {"code": "internal", "message": f"{type(error).__name__}: {error}"}
         network = self._records.network(number)
         network.parent.mkdir(exist_ok=True)

@@ -1,3 +1,4 @@
+import httpx
 import pytest
 
 from standalone.serve import Embedded
@@ -12,3 +13,11 @@ def embedded(tmp_path_factory):
         tmp_path_factory.mktemp("var"), host="127.0.0.1", port=free_ports(1)[0], workers=1, say=print
     ) as service:
         yield service
+
+
+@pytest.fixture(scope="module")
+def client(embedded):
+    """Give what asks that service over HTTP with its own key."""
+    key = embedded.key_file.read_text().strip()
+    with httpx.Client(base_url=embedded.url, headers={"Authorization": f"Bearer {key}"}, timeout=90) as made:
+        yield made

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 
-import httpx
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -40,13 +39,6 @@ def network():
         [numpy_helper.from_array(value.astype(np.float32), name) for name, value in tensors.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
-
-
-@pytest.fixture(scope="module")
-def client(embedded):
-    key = embedded.key_file.read_text().strip()
-    with httpx.Client(base_url=embedded.url, headers={"Authorization": f"Bearer {key}"}, timeout=90) as made:
-        yield made
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 
-import httpx
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -40,13 +39,6 @@ def images():
     stream = io.BytesIO()
     np.savez(stream, image=np.random.default_rng(1).normal(size=(32, 1, 12, 12)).astype(np.float32))
     return stream.getvalue()
-
-
-@pytest.fixture(scope="module")
-def client(embedded):
-    key = embedded.key_file.read_text().strip()
-    with httpx.Client(base_url=embedded.url, headers={"Authorization": f"Bearer {key}"}, timeout=90) as made:
-        yield made
 
 
 @pytest.fixture(scope="module", autouse=True)
