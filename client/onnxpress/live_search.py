@@ -81,7 +81,7 @@ class LiveTrials:
         self._best = cost
         # What else is minimised is not told of a trial while the search goes on.
         known = self._minimise in {"latency", "size"}
-        return f"; the {_BEST[self._minimise]} so far within the limits" if known else ""
+        return f"; the {_BEST[self._minimise]} so far whose figures are within the limits" if known else ""
 
 
 def told(data: Json) -> str:

@@ -252,9 +252,9 @@ def test_candidates_are_shown_as_they_end(press, cli, words, command):
     assert lines == [
         "trial 1: 4.00x as fast, 176 KiB, top1 -5.00 points; beyond a limit",
         "trial 2: failed: crashed",
-        "trial 3: 2.00x as fast, 176 KiB, top1 -0.40 points; the fastest so far within the limits",
+        "trial 3: 2.00x as fast, 176 KiB, top1 -0.40 points; the fastest so far whose figures are within the limits",
         "trial 4: 1.67x as fast, 176 KiB, top1 +0.00 points",
-        "trial 5: 2.50x as fast, 176 KiB, top1 +0.00 points; the fastest so far within the limits",
+        "trial 5: 2.50x as fast, 176 KiB, top1 +0.00 points; the fastest so far whose figures are within the limits",
     ]
 
 
