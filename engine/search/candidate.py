@@ -89,26 +89,6 @@ def _threads(model: ir.Model) -> AbstractContextManager[None]:
     return one_blas_thread() if weights < _LARGE else nullcontext()
 
 
-def cut(model: ir.Model, point: Point, architecture: Architecture, context: Context, *, refit: bool = True) -> ir.Model:
-    """Give a copy of a prepared network with the structure of a point, in float; without `refit` good for its speed only.
-
-    Raises:
-        SpecInvalidError: there is no such network.
-        ModelUnsupportedError: one of its steps cannot be done.
-    """
-    structure = point.model_copy(update={"precision": "float32", "in_float": ()})
-    steps = _steps(architecture, structure, level="refit", train_s=0.0, seed=0)
-    if not refit:
-        steps = [
-            step.model_copy(update={"reconstruct": False, "importance": "magnitude"})
-            if _is(step, "prune_channels")
-            else step
-            for step in steps
-            if not _is(step, "reconstruct")
-        ]
-    return _run(model, steps, context).model
-
-
 def make(
     model: ir.Model,
     point: Point,
@@ -200,7 +180,3 @@ def _run(model: ir.Model, steps: Sequence[Pass], context: Context) -> Candidate:
         elif name not in _PRECISIONS:
             work_left = macs.total(model)
     return Candidate(model, work_left, tuple(left_out))
-
-
-def _is(step: Pass, name: str) -> bool:
-    return bool(type(step).model_fields["type"].default == name)

@@ -7,7 +7,7 @@ from engine.errors import SpecInvalidError
 from engine.goal import Space
 from engine.graph import io, macs
 from engine.search import kernel_times, measuring
-from engine.search.candidate import cut
+from engine.search.candidate import make
 from engine.search.library import VariantLibrary
 from engine.search.prediction import Prediction
 from engine.search.values import Point
@@ -39,7 +39,7 @@ def test_bytes_and_multiplications_of_composed_networks_are_predicted_exactly(se
     for _ in range(4):
         point = job.architecture.random(rng).model_copy(update={"precision": "float32", "ranks": {}})
         point = job.architecture.normalise(point)
-        made = cut(job.model, point, job.architecture, job.context, refit=False)
+        made = make(job.model, point, job.architecture, job.context).model
         predicted = prediction.predict(point)
         assert predicted.macs == macs.total(io.copy(made))
         assert predicted.size_bytes == pytest.approx(len(io.to_bytes(made)), rel=0.005)
@@ -66,7 +66,7 @@ def test_weights_at_any_widths_take_the_bytes_that_the_network_really_made_has(s
     structure = VariantLibrary.of(measured(job, ["structure"])).structure
     for share in (0.5, 0.25):
         point = job.architecture.uniform(share)
-        made = cut(job.model, point, job.architecture, job.context, refit=False)
+        made = make(job.model, point, job.architecture, job.context).model
         expected = sum(
             tensor.item * tensor.elements(point.widths, structure.full)
             for term in structure.terms
@@ -95,7 +95,7 @@ def test_a_variant_says_what_its_network_takes(searched):
     group = next(iter(job.architecture.groups))
     kept = job.architecture.groups[group].widths[-1]
     variant = VariantMaker(job.model, job.architecture, job.context).width(group, kept)
-    made = cut(job.model, Point(widths={group: kept}), job.architecture, job.context)
+    made = make(job.model, Point(widths={group: kept}), job.architecture, job.context).model
     assert variant.size_bytes == len(io.to_bytes(made))
     assert variant.macs == macs.total(io.copy(made)) < macs.total(io.copy(job.model))
 
