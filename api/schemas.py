@@ -79,7 +79,16 @@ View = TypeVar("View", bound=BaseModel)
 Row = TypeVar("Row", models.Model, models.Dataset, models.Job, models.Audit)
 
 
-class CompressJob(Compress):
+class _Asked(BaseModel):
+    """What a job of any kind says beside what the engine is to do."""
+
+    model: ModelId
+    judge: DatasetId | None = Field(None, description=_JUDGE)
+    labels: Labels = Field(default_factory=dict)
+    priority: int = Field(0, ge=-100, le=100, description="The higher, the sooner among your own jobs.")
+
+
+class CompressJob(Compress, _Asked):
     """Apply a recipe to a stored network."""
 
     model_config = ConfigDict(
@@ -98,9 +107,7 @@ class CompressJob(Compress):
         }
     )
 
-    model: ModelId
     dataset: DatasetId | None = Field(None, description="Needed by passes that calibrate and by gates on quality.")
-    judge: DatasetId | None = Field(None, description=_JUDGE)
     student: ModelId | None = Field(
         None,
         description="A network of another architecture with the same inputs and outputs: the recipe works on it instead of the"
@@ -110,8 +117,6 @@ class CompressJob(Compress):
         None,
         description="A network with the same inputs and outputs that a step that distils learns from; by default the model.",
     )
-    labels: Labels = Field(default_factory=dict)
-    priority: int = Field(0, ge=-100, le=100, description="The higher, the sooner among your own jobs.")
     cache: Literal["use", "refuse"] = Field(
         "use",
         description="`use`: where the same work was done before, its result answers at once; `refuse`: do it again.",
@@ -136,7 +141,7 @@ class CompressJob(Compress):
         return Compress.model_construct(**{name: getattr(self, name) for name in Compress.model_fields})
 
 
-class ProfileJob(Profile):
+class ProfileJob(Profile, _Asked):
     """Measure a stored network as it is, on one or more targets; it makes no new one."""
 
     model_config = ConfigDict(
@@ -153,12 +158,8 @@ class ProfileJob(Profile):
         }
     )
 
-    model: ModelId
     baseline: ModelId | None = Field(None, description="A network that it is compared with, run by run in turn.")
     dataset: DatasetId | None = Field(None, description="Inputs to run on, and what quality is judged by.")
-    judge: DatasetId | None = Field(None, description=_JUDGE)
-    labels: Labels = Field(default_factory=dict)
-    priority: int = Field(0, ge=-100, le=100, description="The higher, the sooner among your own jobs.")
 
     def request(self) -> jobs.Request:
         """Give what the services are asked for."""
@@ -177,7 +178,7 @@ class ProfileJob(Profile):
         return Profile.model_construct(**{name: getattr(self, name) for name in Profile.model_fields})
 
 
-class SearchJob(Search):
+class SearchJob(Search, _Asked):
     """Say what a deployment needs, and have the network found that gives the most of it."""
 
     model_config = ConfigDict(
@@ -199,13 +200,9 @@ class SearchJob(Search):
         }
     )
 
-    model: ModelId
     dataset: DatasetId | None = Field(
         None, description="What candidates are refitted and chosen by; without it only the storage of numbers changes."
     )
-    judge: DatasetId | None = Field(None, description=_JUDGE)
-    labels: Labels = Field(default_factory=dict)
-    priority: int = Field(0, ge=-100, le=100, description="The higher, the sooner among your own jobs.")
     cache: Literal["use", "refuse"] = Field(
         "use",
         description="`use`: where the same search was done before, its result answers at once; `refuse`: do it again.",
