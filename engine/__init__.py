@@ -7,6 +7,8 @@ open a session on a user's network. Every name is loaded when it is first asked 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from engine.deferred_modules import defer
+
 if TYPE_CHECKING:
     from engine.compatibility import check_arrays, check_data, check_fit, gate_samples_of
     from engine.data.dataset import inspect_dataset
@@ -194,6 +196,9 @@ _HOME = {
     "trains": "engine.spec",
     "unmeasured": "engine.report.unmeasured",
 }
+
+# Before anything of ours imports onnx_ir.
+defer()
 
 
 def __getattr__(name: str) -> Any:

@@ -21,6 +21,8 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
+import sandbox
+
 from . import scheduling, servers
 from .reaper import PROC, Reaper
 from .servers import S3, Redis
@@ -28,6 +30,10 @@ from .servers import S3, Redis
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would everything that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Processes that these tests start by the hundred find compiled what they import, and children that are locked down write nothing.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Beside other processes with tests, more threads than cores only take turns.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -52,6 +58,8 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_sessionstart(session):
+    if "PYTEST_XDIST_WORKER" not in os.environ and not session.config.option.collectonly:
+        sandbox.compile_engine()
     if PROC.is_dir() and not session.config.option.collectonly:
         session.config.stash[_reaper] = Reaper()
         servers.watch = session.config.stash[_reaper].watch

@@ -17,6 +17,7 @@ from pathlib import Path
 from kombu.entity import Queue
 
 import engine
+import sandbox
 from services import logs
 from services.db import Database, RevisionError, check_revision
 from services.routing import INSPECT_QUEUE, run_queues
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         check_revision(settings)
     except RevisionError as error:
         sys.exit(f"onnxpress: {error}")
+    sandbox.compile_engine()
     identity = _prepare(settings, asked)
     tasks.enter(identity)
     app.conf.worker_concurrency = identity.concurrency
