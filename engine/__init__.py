@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from engine.prune.prunability import prunability
     from engine.recipe_adaptation import adapt_recipe
     from engine.recipes import list_recipes
+    from engine.report.figures.figure import Figure
+    from engine.report.figures.layers import Layer, layers
+    from engine.report.figures.of_report import figures
+    from engine.report.figures.search import Candidate, front_figure, story_figure
     from engine.report.files import REPORT_FORMATS, report_files
     from engine.report.merge import merge_reports
     from engine.report.unmeasured import unmeasured
@@ -65,14 +69,17 @@ __all__ = [
     "REPORT_FORMATS",
     "TRAINING_HINT",
     "AnyReport",
+    "Candidate",
     "Compress",
     "DatasetInspection",
     "EngineError",
     "Estimate",
+    "Figure",
     "Gate",
     "GateSamples",
     "HostLock",
     "Inspection",
+    "Layer",
     "LeftOut",
     "MeasureVariants",
     "OutputDeclaration",
@@ -98,12 +105,15 @@ __all__ = [
     "check_fit",
     "default_kind",
     "estimate_job",
+    "figures",
     "first_training_step",
+    "front_figure",
     "front_of",
     "gate_samples_of",
     "inspect_archive",
     "inspect_dataset",
     "inspect_model",
+    "layers",
     "list_passes",
     "list_recipes",
     "makes_network",
@@ -120,6 +130,7 @@ __all__ = [
     "search_turn",
     "start_probes_with",
     "steps_of",
+    "story_figure",
     "targets",
     "targets_of",
     "training",
@@ -183,6 +194,13 @@ _HOME = {
     "read_spec": "engine.spec",
     "recipe_name": "engine.spec",
     "report_files": "engine.report.files",
+    "Candidate": "engine.report.figures.search",
+    "Figure": "engine.report.figures.figure",
+    "Layer": "engine.report.figures.layers",
+    "figures": "engine.report.figures.of_report",
+    "front_figure": "engine.report.figures.search",
+    "layers": "engine.report.figures.layers",
+    "story_figure": "engine.report.figures.search",
     "REPORT_FORMATS": "engine.report.files",
     "run": "engine.job.run",
     "measure_variants": "engine.job.variants",

@@ -1,0 +1,1 @@
+"""What a report shows as pictures: figures in Plotly's JSON, each with its words and its numbers as a table."""

@@ -1,0 +1,219 @@
+"""The costs of the result as shares of the original's, and what was kept of its quality."""
+
+from collections.abc import Iterator
+
+from engine.report.byte_account import BYTE_KINDS
+from engine.report.counted_time import counted
+from engine.report.figures.figure import ACCENT, BAD, COMPRESSED, GOOD, QUIET, UNSURE, Figure, axis, bars_height
+from engine.report.values import Quality, Report
+from engine.report.wording import SHARES, difference, metric_value, milliseconds, times_smaller
+from engine.report.wording import size as size_text
+
+
+def before_after(report: Report) -> Figure:
+    """Show what is left of each cost: size, time, memory, parameters."""
+    found = list(_costs(report))
+    names = [name for name, *_ in found]
+    shares = [100 * share for _, share, *_ in found]
+    return Figure(
+        name="before-after",
+        title="Before and after",
+        caption="What is left of each cost of the original, which is 100 %. "
+        + "; ".join(f"{name}: {before} to {after}" for name, _, before, after, _ in found)
+        + ".",
+        data=(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "y": names,
+                "x": shares,
+                "marker": {"color": [GOOD if share < 99.5 else BAD if share > 100.5 else QUIET for share in shares]},
+                "text": [f"{before} → {after}" for _, _, before, after, _ in found],
+                "textposition": "auto",
+                "hovertemplate": "%{y}: %{x:.1f} % of the original<extra></extra>",
+            },
+        ),
+        layout={
+            "height": bars_height(len(found)),
+            "xaxis": axis("% of the original", rangemode="tozero", range=[0, max(108.0, *shares, 0) * 1.02]),
+            "yaxis": axis("", autorange="reversed"),
+            "shapes": [
+                {"type": "line", "x0": 100, "x1": 100, "yref": "paper", "y0": 0, "y1": 1, "line": {"dash": "dot"}}
+            ],
+            "showlegend": False,
+        },
+        head=("cost", "original", "result", "change"),
+        rows=tuple((name, before, after, change) for name, _, before, after, change in found),
+    )
+
+
+def _costs(report: Report) -> Iterator[tuple[str, float, str, str, str]]:
+    size = report.size
+    yield _bytes("size", size.original, size.compressed)
+    if size.original_download is not None and size.compressed_download is not None:
+        yield _bytes("download", size.original_download, size.compressed_download)
+    if report.latency is not None:
+        time = counted(report.latency)
+        before, after = report.latency.original, report.latency.compressed
+        told = (milliseconds(before.p50_ms), milliseconds(after.p50_ms))
+        yield "time of a run (p50)", time.ratio.value, *told, f"{1 / time.ratio.value:.2f}x as fast{time.said}"
+        ratio = report.latency.ratios["p95"].value
+        told = (milliseconds(before.p95_ms), milliseconds(after.p95_ms))
+        yield "time of a run (p95)", ratio, *told, f"{1 / ratio:.2f}x as fast"
+    if report.generation is not None:
+        for name, rate in (("prompt", report.generation.prefill), ("next token", report.generation.decode)):
+            told = (f"{rate.original_tokens_per_s:.1f} tokens/s", f"{rate.compressed_tokens_per_s:.1f} tokens/s")
+            yield f"time of a {name}", rate.ratio.value, *told, f"{1 / rate.ratio.value:.2f}x as fast"
+    if report.memory is not None:
+        yield _bytes("peak memory", report.memory.original.peak_rss_bytes, report.memory.compressed.peak_rss_bytes)
+    before_count, after_count = report.original.parameters, report.compressed.parameters
+    if before_count:
+        share = after_count / before_count
+        yield "parameters", share, f"{before_count:,}", f"{after_count:,}", f"{100 * share:.1f} % left"
+
+
+def _bytes(name: str, before: int, after: int) -> tuple[str, float, str, str, str]:
+    return name, after / max(before, 1), size_text(before), size_text(after), times_smaller(before, after)
+
+
+def quality_changes(report: Report) -> Figure | None:
+    """Show how much each metric of the labels changed, with its interval; None where there are no labels."""
+    changed = [each for each in report.quality if each.difference is not None]
+    if not changed:
+        return None
+    # One axis cannot hold points and other units: shares of samples are shown, the table has all.
+    shown = [each for each in changed if each.metric in SHARES] or changed[:1]
+    unit = 100 if shown[0].metric in SHARES else 1
+    values = [unit * (each.difference or 0.0) for each in shown]
+    return Figure(
+        name="quality",
+        title="Quality beside the original",
+        caption="Change of each metric on the samples that judge, with its interval. "
+        + "; ".join(f"{_named(each)} {difference(each)}" for each in changed)
+        + ".",
+        data=(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "y": [_named(each) for each in shown],
+                "x": values,
+                "marker": {"size": 11, "color": COMPRESSED},
+                "error_x": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [unit * each.interval.high - value for each, value in zip(shown, values, strict=True)],
+                    "arrayminus": [value - unit * each.interval.low for each, value in zip(shown, values, strict=True)],
+                    "color": COMPRESSED,
+                },
+                "hovertemplate": "%{y}: %{x:+.2f}<extra></extra>",
+            },
+        ),
+        layout={
+            "height": bars_height(len(shown)),
+            "xaxis": axis("points" if unit == 100 else shown[0].metric, zeroline=True),
+            "yaxis": axis("", autorange="reversed"),
+            "showlegend": False,
+        },
+        head=("metric", "original", "result", "change (interval)", "samples"),
+        rows=tuple(
+            (
+                _named(each),
+                metric_value(each.metric, each.original or 0.0),
+                metric_value(each.metric, each.compressed),
+                difference(each),
+                str(each.samples),
+            )
+            for each in changed
+        ),
+    )
+
+
+def fidelity(report: Report) -> Figure | None:
+    """Show how near every output is to the original's, by the metrics that are shares; None where none is."""
+    compared = [each for each in report.quality if each.difference is None]
+    shown = [each for each in compared if each.metric in SHARES or each.metric == "cosine"]
+    if not shown:
+        return None
+    values = [100 * each.compressed for each in shown]
+    lowest = min(100 * min(each.interval.low, each.compressed) for each in shown)
+    return Figure(
+        name="fidelity",
+        title="Outputs beside the original's",
+        caption="How near each output is to the original's; 100 % is the same. "
+        + "; ".join(f"{_named(each)} {metric_value(each.metric, each.compressed)}" for each in shown)
+        + ".",
+        data=(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "y": [_named(each) for each in shown],
+                "x": values,
+                "marker": {"size": 11, "color": ACCENT},
+                "error_x": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [max(0.0, 100 * (each.interval.high - each.compressed)) for each in shown],
+                    "arrayminus": [max(0.0, 100 * (each.compressed - each.interval.low)) for each in shown],
+                    "color": ACCENT,
+                },
+                "hovertemplate": "%{y}: %{x:.3f} %<extra></extra>",
+            },
+        ),
+        layout={
+            "height": bars_height(len(shown)),
+            "xaxis": axis("%", range=[min(99.0, lowest - 0.5), 100.1]),
+            "yaxis": axis("", autorange="reversed"),
+            "showlegend": False,
+        },
+        head=("metric", "value", "low", "high", "samples"),
+        rows=tuple(
+            (
+                _named(each),
+                metric_value(each.metric, each.compressed),
+                metric_value(each.metric, each.interval.low),
+                metric_value(each.metric, each.interval.high),
+                str(each.samples),
+            )
+            for each in compared
+        ),
+    )
+
+
+def _named(quality: Quality) -> str:
+    return quality.metric if quality.output is None else f"{quality.metric} of {quality.output}"
+
+
+def bytes_left(report: Report) -> Figure | None:
+    """Show what the bytes of the result are; None in reports that do not tell."""
+    account = report.bytes
+    if account is None or not account.total:
+        return None
+    rows = sorted(account.rows, key=lambda row: -row.bytes)
+    names = [BYTE_KINDS[row.kind] + (f": {row.reason}" if row.reason else "") for row in rows]
+    biggest = f"{names[0]}, {rows[0].bytes / account.total:.0%}"
+    return Figure(
+        name="bytes",
+        title="Where the bytes are",
+        caption=f"What the {size_text(account.total)} of the result hold. Most of it: {biggest}.",
+        data=(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "y": [name if len(name) < 48 else name[:46] + "…" for name in names],
+                "x": [row.bytes for row in rows],
+                "marker": {"color": [UNSURE if row.reason else COMPRESSED for row in rows]},
+                "hovertemplate": "%{y}: %{x:,} bytes<extra></extra>",
+            },
+        ),
+        layout={
+            "height": bars_height(len(rows)),
+            "xaxis": axis("bytes", tickformat="~s"),
+            "yaxis": axis("", autorange="reversed"),
+            "showlegend": False,
+        },
+        head=("what", "tensors", "bytes", "share"),
+        rows=tuple(
+            (name, str(row.tensors or ""), f"{row.bytes:,}", f"{row.bytes / account.total:.1%}")
+            for name, row in zip(names, rows, strict=True)
+        ),
+    )

@@ -1,0 +1,62 @@
+"""A figure: Plotly's traces and layout as JSON, and the same in words and as a table for who does not see it."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Colours are names that the page gives a value to, so that one figure does in light and in dark.
+ORIGINAL = "var(--chart-original)"
+COMPRESSED = "var(--chart-compressed)"
+GOOD = "var(--chart-good)"
+BAD = "var(--chart-bad)"
+UNSURE = "var(--chart-unsure)"
+QUIET = "var(--chart-quiet)"
+ACCENT = "var(--chart-accent)"
+
+_BAR = 34
+_FRAME = 90
+
+
+class Figure(BaseModel):
+    """One picture of a report."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str = Field(description="Of the figure on its page: an anchor.")
+    title: str
+    caption: str = Field(description="What there is to see, in a sentence or two: it stands for the picture.")
+    data: tuple[dict[str, Any], ...] = Field(description="Plotly's traces; colours are CSS's `var(--chart-...)`.")
+    layout: dict[str, Any] = Field(description="Plotly's layout, without fonts and background.")
+    head: tuple[str, ...] = Field(description="Head of the table of its numbers.")
+    rows: tuple[tuple[str, ...], ...]
+
+
+def bars_height(count: int) -> int:
+    """Give the height in pixels of a figure with so many horizontal bars."""
+    return _FRAME + _BAR * max(1, count)
+
+
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    """Give an axis that makes room for its labels."""
+    return {"title": {"text": title}, "automargin": True, **more}
+
+
+def shortened(name: str, most: int = 40) -> str:
+    """Give a node's name with its middle left out where it is long: both ends tell nodes apart."""
+    short = name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"
+    return _plain(short)
+
+
+def wrapped(text: str, width: int = 60) -> str:
+    """Break a text into lines for a figure's hover, which knows `<br>`; what would be markup in the text is none."""
+    lines: list[str] = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + len(word) >= width:
+            lines.append("")
+        lines[-1] += (" " if lines[-1] else "") + word
+    return "<br>".join(map(_plain, lines))
+
+
+def _plain(text: str) -> str:
+    # Plotly reads a few tags in texts, and entities.
+    return text.replace("&", "&amp;").replace("<", "&lt;")
