@@ -32,14 +32,18 @@ from api.routes import (
     recipes,
     searches,
     targets,
+    tenants,
+    webhooks,
 )
 from api.uploads import NewBlob
 from engine import ProfileReport, Report
 from services.db import Database
 from services.publisher import BrokerPublisher
 from services.reconcile import Reconciler
+from services.server_secret import open_server_secret
 from services.storage import open_store
 from services.versions import versions
+from services.webhooks import Courier
 from settings import Settings
 
 DISK_THREADS = 16
@@ -58,6 +62,8 @@ _ROUTERS = tuple(
         recipes,
         targets,
         keys,
+        tenants,
+        webhooks,
         audit,
         metrics,
         health,
@@ -79,6 +85,11 @@ _TAGS = [
     {"name": "recipes", "description": "Recipes that a job asks for by name."},
     {"name": "targets", "description": "What live workers can run on."},
     {"name": "keys", "description": "Who may do what; for keys with the scope `admin`."},
+    {
+        "name": "tenants",
+        "description": "Who has objects here and how much they may have; for keys with the scope `operator`.",
+    },
+    {"name": "webhooks", "description": "Who is told when something ends; for keys with the scope `admin`."},
     {"name": "audit", "description": "Who changed what; for keys with the scope `admin`."},
     {"name": "metrics", "description": "For operators; for keys with the scope `metrics`."},
     {"name": "health", "description": "For load balancers; no key."},
@@ -137,6 +148,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     store = open_store(settings)
     # What uploads left that died with their process; those of other processes are younger.
     await run_sync(store.clean_incoming)
+    secret = await run_sync(open_server_secret, settings)
     rate_limiter = RateLimiter(settings.rate_per_s, settings.rate_burst)
     app.state.resources = Resources(
         settings,
@@ -146,11 +158,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         CapacityLimiter(DISK_THREADS),
         CapacityLimiter(READ_THREADS),
         rate_limiter,
+        secret,
     )
     # Connecting loads the transport; the first client's unit should not wait for it. A broker that is away is no reason to stop.
     await run_sync(publisher.answers)
     reconciler = Reconciler(database, settings, publisher.waiting)
     reconciler.start()
+    courier = Courier(database, secret, settings)
+    courier.start()
     watching = asyncio.create_task(app.state.watcher.run())
     try:
         yield
@@ -158,6 +173,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
+        await run_sync(courier.stop)
         await run_sync(reconciler.stop)
         publisher.close()
         database.dispose()

@@ -18,10 +18,11 @@ from api.request_metrics import RequestMetrics
 from services import audit, keys
 from services.db import Database
 from services.keys import Caller
+from services.server_secret import ServerSecret
 from services.storage import Store
 from settings import Settings
 
-KeyScope = Literal["read", "write", "admin", "metrics"]
+KeyScope = Literal["read", "write", "admin", "metrics", "operator"]
 T = TypeVar("T")
 
 # Whoever may write sees what came of it.
@@ -30,6 +31,8 @@ _GRANTED_BY: dict[KeyScope, frozenset[str]] = {
     "write": frozenset({"write", "admin"}),
     "admin": frozenset({"admin"}),
     "metrics": frozenset({"metrics", "admin"}),
+    # Of all tenants: no administrator of one has it.
+    "operator": frozenset({"operator"}),
 }
 
 _bearer = HTTPBearer(bearerFormat="opk_<id>_<secret>", scheme_name="key", auto_error=False)
@@ -48,6 +51,7 @@ class Resources:
     # Reads of polls, streams and transfers: more threads than this only take the interpreter from each other.
     reads: CapacityLimiter
     rate_limiter: RateLimiter
+    secret: ServerSecret
 
 
 @dataclass
@@ -108,7 +112,7 @@ class RequestContext:
         request_state = self._request.state.request_state
         if request_state.key is None:
             # Once per request, however often it comes back to the database.
-            self.resources.rate_limiter.take(caller.key_id)
+            self.resources.rate_limiter.take(caller)
         request_state.key = caller.key_id
         if not caller.scopes & _GRANTED_BY[needs]:
             raise ApiError(403, f"The key lacks the scope `{needs}`.")
@@ -171,8 +175,20 @@ def _admin_write_scope(context: Context) -> Iterator[TenantScope]:
         yield scope
 
 
+def _operator_read_scope(context: Context) -> Iterator[TenantScope]:
+    with context.reading("operator") as scope:
+        yield scope
+
+
+def _operator_write_scope(context: Context) -> Iterator[TenantScope]:
+    with context.writing("operator") as scope:
+        yield scope
+
+
 # With the default scope the client would get its answer before the commit, even when the commit fails.
 ReadScope = Annotated[TenantScope, Depends(_read_scope, scope="function")]
 WriteScope = Annotated[TenantScope, Depends(_write_scope, scope="function")]
 AdminReadScope = Annotated[TenantScope, Depends(_admin_read_scope, scope="function")]
 AdminWriteScope = Annotated[TenantScope, Depends(_admin_write_scope, scope="function")]
+OperatorReadScope = Annotated[TenantScope, Depends(_operator_read_scope, scope="function")]
+OperatorWriteScope = Annotated[TenantScope, Depends(_operator_write_scope, scope="function")]

@@ -76,7 +76,7 @@ _JUDGE = (
 )
 
 View = TypeVar("View", bound=BaseModel)
-Row = TypeVar("Row", models.Model, models.Dataset, models.Job, models.Audit)
+Row = TypeVar("Row", models.Model, models.Dataset, models.Job, models.Audit, models.WebhookDelivery)
 
 
 class _Asked(BaseModel):
@@ -548,7 +548,11 @@ class NewKeyBody(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "ci", "scopes": ["write"]}]})
 
     name: NewName
-    scopes: list[Literal["read", "write", "admin", "metrics"]] = Field(min_length=1, max_length=4)
+    scopes: list[Literal["read", "write", "admin", "metrics", "operator"]] = Field(
+        min_length=1,
+        max_length=5,
+        description="`operator`, which reaches over all tenants, is given by keys that have it.",
+    )
     expires_at: Moment | None = Field(None, description="null: never.")
 
 

@@ -27,6 +27,7 @@ from models.states import (
     sources,
 )
 from models.tenants import ApiKey, Audit, Tenant
+from models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
     "FIRST_OUTPUT",
@@ -57,6 +58,8 @@ __all__ = [
     "Unit",
     "UnitStatus",
     "UtcDateTime",
+    "Webhook",
+    "WebhookDelivery",
     "Worker",
     "following",
     "is_final",

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index
+from sqlalchemy import BigInteger, Float, ForeignKey, Index, Integer
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base
@@ -17,6 +17,15 @@ class Tenant(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     created_at: Mapped[datetime]
+    # Its own limits; None: the service's, 0: none.
+    quota_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    quota_jobs: Mapped[int | None] = mapped_column(Integer)
+    quota_cpu_s: Mapped[float | None] = mapped_column(Float)
+    # Requests of all its keys together.
+    rate_per_s: Mapped[float | None] = mapped_column(Float)
+    rate_burst: Mapped[int | None] = mapped_column(Integer)
+    # Since when none of its keys opens anything.
+    suspended_at: Mapped[datetime | None]
 
 
 class ApiKey(Base):

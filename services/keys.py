@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import math
 import os
 import secrets
 from dataclasses import dataclass
@@ -17,14 +18,26 @@ from services.errors import NotFoundError, UnauthorizedError
 from settings import Settings
 
 DEFAULT_TENANT = "default"
-SCOPES = ("read", "write", "admin", "metrics")
+SCOPES = ("read", "write", "admin", "metrics", "operator")
 _PREFIX = "opk"
 _ROUTE = "POST /v1/keys"
 _SECRET_BYTES = 24
 # Built once: every request asks it.
-_FIND = select(
-    ApiKey.tenant_id, ApiKey.id, ApiKey.scopes, ApiKey.secret_sha256, ApiKey.expires_at, ApiKey.revoked_at
-).where(ApiKey.id == bindparam("id"))
+_FIND = (
+    select(
+        ApiKey.tenant_id,
+        ApiKey.id,
+        ApiKey.scopes,
+        ApiKey.secret_sha256,
+        ApiKey.expires_at,
+        ApiKey.revoked_at,
+        Tenant.suspended_at,
+        Tenant.rate_per_s,
+        Tenant.rate_burst,
+    )
+    .join(Tenant, Tenant.id == ApiKey.tenant_id)
+    .where(ApiKey.id == bindparam("id"))
+)
 
 
 @dataclass(frozen=True)
@@ -36,12 +49,21 @@ class NewKey:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """How often somebody may ask: `burst` at once, and `per_s` more each second."""
+
+    per_s: float
+    burst: int
+
+
+@dataclass(frozen=True)
 class Caller:
-    """Who a request comes from."""
+    """Who a request comes from; `rate` is what all keys of the tenant share, where it has one of its own."""
 
     tenant_id: str
     key_id: str
     scopes: frozenset[str]
+    rate: Rate | None = None
 
 
 def ensure_tenant(session: Session, tenant_id: str, name: str | None = None) -> Tenant:
@@ -88,7 +110,11 @@ def authenticate(session: Session, text: str) -> Caller:
         raise refusal
     if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= datetime.now(UTC)):
         raise refusal
-    return Caller(row.tenant_id, row.id, frozenset(row.scopes))
+    if row.suspended_at is not None:
+        raise refusal
+    # A rate without a burst lets a second's requests come at once.
+    rate = Rate(row.rate_per_s, row.rate_burst or math.ceil(row.rate_per_s)) if row.rate_per_s else None
+    return Caller(row.tenant_id, row.id, frozenset(row.scopes), rate)
 
 
 def list_keys(session: Session, tenant_id: str) -> list[ApiKey]:
@@ -141,12 +167,17 @@ def revoke(session: Session, tenant_id: str, key_id: str) -> ApiKey:
 
 
 def ensure_admin_key(settings: Settings, path: Path) -> None:
-    """Have a file, readable by its owner only, with a valid admin key of the default tenant; an existing valid one stays."""
+    """Have a file, readable by its owner only, with a valid key of the default tenant for everything.
+
+    An existing valid one stays, and is given the scopes that are newer than it: whoever has the file has the database too.
+    """
     database = db.Database.from_settings(settings)
     try:
         with database.transaction() as session:
             ensure_tenant(session, DEFAULT_TENANT)
-            if path.exists() and _is_valid(session, path.read_text().strip()):
+            found = _valid_key(session, path.read_text().strip()) if path.exists() else None
+            if found is not None:
+                found.scopes = list(SCOPES)
                 return
             new = create(session, DEFAULT_TENANT, "admin", SCOPES)
             _write_private(path, f"{new.text}\n")
@@ -154,12 +185,11 @@ def ensure_admin_key(settings: Settings, path: Path) -> None:
         database.dispose()
 
 
-def _is_valid(session: Session, text: str) -> bool:
+def _valid_key(session: Session, text: str) -> ApiKey | None:
     try:
-        authenticate(session, text)
+        return session.get(ApiKey, authenticate(session, text).key_id)
     except UnauthorizedError:
-        return False
-    return True
+        return None
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -1,12 +1,13 @@
-"""How much one tenant may have at a time."""
+"""How much one tenant may have at a time: what its own row says, else the settings."""
 
 import math
+from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from models import Blob, Job, JobStatus, Unit, is_final
+from models import Blob, Job, JobStatus, Tenant, Unit, is_final
 from services import db
 from services.errors import QuotaError
 from settings import Settings
@@ -14,16 +15,59 @@ from settings import Settings
 _ACTIVE = tuple(status for status in JobStatus if not is_final(status))
 
 
+@dataclass(frozen=True)
+class Quotas:
+    """The most that a tenant may have; 0: no quota."""
+
+    bytes: int
+    jobs: int
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a tenant has: stored bytes, unfinished jobs, seconds of processor time in the window."""
+
+    bytes: int
+    jobs: int
+    cpu_s: float
+
+
+def quotas_of(tenant: Tenant | None, settings: Settings) -> Quotas:
+    """Give what holds for a tenant."""
+    if tenant is None:
+        return Quotas(settings.quota_bytes, settings.quota_jobs, settings.quota_cpu_s)
+    return Quotas(
+        settings.quota_bytes if tenant.quota_bytes is None else tenant.quota_bytes,
+        settings.quota_jobs if tenant.quota_jobs is None else tenant.quota_jobs,
+        settings.quota_cpu_s if tenant.quota_cpu_s is None else tenant.quota_cpu_s,
+    )
+
+
+def usage(session: Session, tenant_id: str, settings: Settings) -> Usage:
+    """Give what a tenant has now."""
+    return Usage(
+        stored_bytes(session, tenant_id), _unfinished_jobs(session, tenant_id), _used_cpu(session, tenant_id, settings)
+    )
+
+
+def stored_bytes(session: Session, tenant_id: str) -> int:
+    """Give what counts against a tenant's quota of bytes."""
+    asked = select(func.coalesce(func.sum(Blob.size), 0)).where(Blob.tenant_id == tenant_id)
+    return int(session.scalar(asked) or 0)
+
+
 def check_bytes(session: Session, tenant_id: str, more: int, settings: Settings) -> None:
     """Raise QuotaError where the tenant's stored bytes and `more` are over the quota."""
-    if not settings.quota_bytes:
+    quota = _quotas(session, tenant_id, settings).bytes
+    if not quota:
         return
     # Two uploads at once would each see the room that only one of them has.
     db.lock(session, f"bytes {tenant_id}")
-    stored = session.scalar(select(func.coalesce(func.sum(Blob.size), 0)).where(Blob.tenant_id == tenant_id)) or 0
-    if int(stored) + more > settings.quota_bytes:
+    stored = stored_bytes(session, tenant_id)
+    if stored + more > quota:
         raise QuotaError(
-            f"{int(stored)} bytes are stored; with {more} more they are over the quota of {settings.quota_bytes}.",
+            f"{stored} bytes are stored; with {more} more they are over the quota of {quota}.",
             code="quota_bytes",
             retry_after_s=3600,
             hint="Delete models or datasets that are no longer needed.",
@@ -32,14 +76,14 @@ def check_bytes(session: Session, tenant_id: str, more: int, settings: Settings)
 
 def check_jobs(session: Session, tenant_id: str, settings: Settings) -> None:
     """Raise QuotaError where the tenant has as many unfinished jobs as it may."""
-    if not settings.quota_jobs:
+    quota = _quotas(session, tenant_id, settings).jobs
+    if not quota:
         return
     db.lock(session, f"jobs {tenant_id}")
-    asked = select(func.count()).select_from(Job).where(Job.tenant_id == tenant_id, Job.status.in_(_ACTIVE))
-    active = session.scalar(asked) or 0
-    if active >= settings.quota_jobs:
+    active = _unfinished_jobs(session, tenant_id)
+    if active >= quota:
         raise QuotaError(
-            f"{active} jobs are unfinished; {settings.quota_jobs} are the quota.",
+            f"{active} jobs are unfinished; {quota} are the quota.",
             code="quota_jobs",
             retry_after_s=30,
             hint="Wait until some have ended, or cancel some.",
@@ -51,25 +95,40 @@ def check_cpu(session: Session, tenant_id: str, settings: Settings) -> None:
 
     What ended before the window no longer counts; what has not ended counts with what it has used so far.
     """
-    if not settings.quota_cpu_s:
+    quota = _quotas(session, tenant_id, settings).cpu_s
+    if not quota:
+        return
+    used = _used_cpu(session, tenant_id, settings)
+    if used < quota:
         return
     window = timedelta(seconds=settings.quota_cpu_window_s)
     moment = db.now(session)
     ended = (Unit.tenant_id == tenant_id, Unit.finished_at > moment - window)
-    counted = or_(Unit.finished_at.is_(None), Unit.finished_at > moment - window)
-    asked = select(func.coalesce(func.sum(Unit.cpu_s), 0.0)).where(Unit.tenant_id == tenant_id, counted)
-    used = float(session.scalar(asked) or 0.0)
-    if used < settings.quota_cpu_s:
-        return
     # The first moment at which enough of it has left the window.
     gone = func.sum(Unit.cpu_s).over(order_by=(Unit.finished_at, Unit.id)).label("gone")
     leaving = select(Unit.finished_at, gone).where(*ended).subquery()
-    after = select(leaving.c.finished_at).where(leaving.c.gone > used - settings.quota_cpu_s)
+    after = select(leaving.c.finished_at).where(leaving.c.gone > used - quota)
     last = session.scalars(after.order_by(leaving.c.gone).limit(1)).first()
     wait = window if last is None else last + window - moment
     raise QuotaError(
-        f"{used:.0f} s of processor time were used in the last {window}; {settings.quota_cpu_s:.0f} s are the quota.",
+        f"{used:.0f} s of processor time were used in the last {window}; {quota:.0f} s are the quota.",
         code="quota_cpu",
         retry_after_s=max(1, math.ceil(wait.total_seconds())),
         hint="Wait until enough of it is long ago.",
     )
+
+
+def _quotas(session: Session, tenant_id: str, settings: Settings) -> Quotas:
+    return quotas_of(session.get(Tenant, tenant_id), settings)
+
+
+def _unfinished_jobs(session: Session, tenant_id: str) -> int:
+    asked = select(func.count()).select_from(Job).where(Job.tenant_id == tenant_id, Job.status.in_(_ACTIVE))
+    return session.scalar(asked) or 0
+
+
+def _used_cpu(session: Session, tenant_id: str, settings: Settings) -> float:
+    since = db.now(session) - timedelta(seconds=settings.quota_cpu_window_s)
+    counted = or_(Unit.finished_at.is_(None), Unit.finished_at > since)
+    asked = select(func.coalesce(func.sum(Unit.cpu_s), 0.0)).where(Unit.tenant_id == tenant_id, counted)
+    return float(session.scalar(asked) or 0.0)

@@ -28,6 +28,7 @@ from models import (
     Trial,
     Unit,
     UnitStatus,
+    WebhookDelivery,
     Worker,
     is_final,
 )
@@ -333,6 +334,12 @@ RULES: tuple[Rule, ...] = (
         lambda settings: settings.keep_idempotency_hours * _HOUR,
         Idempotency,
         Idempotency.created_at,
+    ),
+    _rows_rule(
+        "webhook_deliveries",
+        lambda settings: settings.keep_deliveries_days * _DAY,
+        WebhookDelivery,
+        WebhookDelivery.created_at,
     ),
     _rows_rule("audit", lambda settings: settings.audit_days * _DAY, Audit, Audit.created_at),
     Rule(

@@ -21,12 +21,13 @@ from models import (
 )
 from services import db
 from services.errors import ConflictError
+from services.webhooks import deliveries
 
 Subject = Job | Model | Dataset
 
 
 def advance(session: Session, subject: Subject, state: JobStatus | ModelState | DatasetState, **data: Any) -> None:
-    """Change the state of what clients see and record it; raises ConflictError where the table of states forbids it."""
+    """Change the state of what clients see, record it and announce it; raises ConflictError where the table forbids it."""
     before = subject.in_status if isinstance(subject, Job) else subject.in_state
     if state not in following(before):
         raise ConflictError(f"{subject.id} is {before} and cannot become {state}.")
@@ -41,6 +42,7 @@ def advance(session: Session, subject: Subject, state: JobStatus | ModelState | 
     else:
         subject.state = state
     record(session, subject, state, data)
+    deliveries.announce(session, subject, state)
 
 
 def advance_unit(session: Session, unit: Unit, status: UnitStatus) -> None:

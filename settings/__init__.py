@@ -1,10 +1,11 @@
 """The one place where the environment is read: frozen, validated, prefix ONNXPRESS_."""
 
 from functools import cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -79,6 +80,9 @@ class Settings(BaseSettings):
         ge=1,
         description="How long bytes live that no row names: of uploads that died, of removals that had to wait.",
     )
+    keep_deliveries_days: float = Field(
+        30, ge=1, description="How long it is known what was sent to webhooks, and can be sent again."
+    )
     audit_days: float = Field(365, ge=0, description="How long it is known who changed what; 0: for ever.")
     rate_per_s: float = Field(200.0, ge=0, description="Requests per second that one key may go on sending; 0: any.")
     rate_burst: int = Field(1000, ge=1, description="Requests that one key may send at once.")
@@ -99,8 +103,28 @@ class Settings(BaseSettings):
         " no jobs. `strict`: only their job's files, no network, no programs, no other process; `partial`: some of that, which"
         " is all that a GPU's job can have; `rlimits`: limits alone. Each job says what it had.",
     )
+    secret_file: Path | None = Field(
+        None,
+        description="The service's own secret, which webhooks and download links are signed with: at least 32 letters; by default"
+        " `secret.key` in data_dir, made at the first start. All API processes need the same one.",
+    )
+    webhook_networks: str = Field(
+        "",
+        description="Networks by comma, such as `10.0.0.0/8,fd00::/8`, that webhooks may be in although they are not public, with"
+        " `http://` too; by default only public addresses, with `https://`.",
+    )
+    webhook_ca_file: Path | None = Field(
+        None, description="Certificates that sign the webhooks' servers'; by default the system's."
+    )
     log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR.")
     log_format: Literal["json", "text"] = Field("json", description="One JSON object per line, or lines for people.")
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _are_networks(cls, text: str) -> str:
+        for name in filter(None, text.split(",")):
+            ip_network(name.strip())
+        return text
 
     @property
     def database(self) -> str:

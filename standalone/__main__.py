@@ -1,6 +1,7 @@
 """`onnxpress-server`: every process of the service, and what its operators do."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,7 @@ def _operations(verb: _Verb, settings: Settings) -> None:
     checking.add_argument("--json", action="store_true", help="for programs")
     _add_data(checking, settings)
 
+    _tenants(verb("tenants", "make, list and limit tenants", operations.list_tenants), settings)
     _keys(verb("keys", "make, list and revoke API keys", operations.list_keys), settings)
 
 
@@ -116,6 +118,65 @@ def _keys(parser: argparse.ArgumentParser, settings: Settings) -> None:
     making.add_argument("--days", type=float, help="how long it is valid (default: until it is revoked)")
     verb("list", "list the keys", operations.list_keys)
     verb("revoke", "end a key's validity", operations.revoke_key).add_argument("id")
+
+
+def _tenants(parser: argparse.ArgumentParser, settings: Settings) -> None:
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, text: str, run: _Run, *, changes: bool = False) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        if name != "list":
+            made.add_argument("id", type=_tenant_id if name == "create" else str, help="letters, digits, - and _")
+        if changes:
+            made.add_argument("--name", help="for people (default: the id)")
+            for limit, (kind, most, meaning) in _TENANT_LIMITS.items():
+                option = f"--{limit.replace('_', '-')}"
+                made.add_argument(
+                    option, type=_limit(kind, most), metavar="N", help=f"{meaning}; `default`: the service's"
+                )
+        _add_data(made, settings)
+        return made
+
+    verb(
+        "create", "make a tenant; `keys create --tenant ID` makes its first key", operations.create_tenant, changes=True
+    )
+    verb("list", "list the tenants with the limits of their own", operations.list_tenants)
+    verb("show", "show what a tenant may have, and what it has of it", operations.show_tenant)
+    setting = verb("set", "change what is named of a tenant", operations.set_tenant, changes=True)
+    setting.add_argument("--suspend", action="store_true", default=None, dest="suspended", help="its keys open nothing")
+    setting.add_argument("--resume", action="store_false", default=None, dest="suspended", help="they do again")
+
+
+# Each with the kind of number, the most that the database holds or that means anything, and its meaning.
+_TENANT_LIMITS: dict[str, tuple[type[int] | type[float], float, str]] = {
+    "quota_bytes": (int, 1 << 60, "most stored bytes, 0 for any"),
+    "quota_jobs": (int, 1e6, "most unfinished jobs, 0 for any"),
+    "quota_cpu_s": (float, 1e9, "most seconds of processor time in the window, 0 for any"),
+    "rate_per_s": (float, 1e6, "requests per second of all its keys together, 0 for any"),
+    "rate_burst": (int, 1e6, "requests of all its keys at once"),
+}
+
+
+def _limit(kind: type[int] | type[float], most: float) -> Callable[[str], float | str]:
+    def read(text: str) -> float | str:
+        if text == "default":
+            return text
+        try:
+            value = kind(text)
+        except ValueError:
+            value = -1
+        if not 0 <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text}: give a number from 0 to {most:.0f}, or `default`")
+        return value
+
+    return read
+
+
+def _tenant_id(text: str) -> str:
+    if not re.fullmatch("[a-z0-9][a-z0-9_-]{0,62}", text):
+        raise argparse.ArgumentTypeError("small letters, digits, - and _, at most 63 of them")
+    return text
 
 
 def _add_data(parser: argparse.ArgumentParser, settings: Settings) -> None:

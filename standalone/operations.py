@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from services import backup as backups
-from services import db, keys, retention
+from services import db, keys, quotas, retention, tenants
 from services.errors import NotFoundError
 from services.storage import open_store
 from settings import Settings
@@ -117,6 +117,53 @@ def revoke_key(asked: argparse.Namespace) -> int:
     with _opened(_settings(asked)) as database, database.transaction() as session:
         print(f"{keys.revoke(session, asked.tenant, asked.id).id} is revoked")
     return 0
+
+
+def create_tenant(asked: argparse.Namespace) -> int:
+    """Make a tenant; 1 where there is one of that id."""
+    with _opened(_settings(asked)) as database, database.transaction() as session:
+        print(tenants.create(session, asked.id, name=asked.name, limits=_limits(asked)).id)
+    return 0
+
+
+def set_tenant(asked: argparse.Namespace) -> int:
+    """Change what is named of a tenant."""
+    with _opened(_settings(asked)) as database, database.transaction() as session:
+        tenants.change(session, asked.id, name=asked.name, limits=_limits(asked), suspended=asked.suspended)
+    return show_tenant(asked)
+
+
+def list_tenants(asked: argparse.Namespace) -> int:
+    """Print every tenant with the limits of its own."""
+    with _opened(_settings(asked)) as database, database.reading() as session:
+        for tenant in tenants.list_tenants(session):
+            own = [f"{name}={getattr(tenant, name):g}" for name in tenants.LIMITS if getattr(tenant, name) is not None]
+            print("  ".join([f"{tenant.id:24}", *(["suspended"] if tenant.suspended_at else []), *own]).rstrip())
+    return 0
+
+
+def show_tenant(asked: argparse.Namespace) -> int:
+    """Print what a tenant may have, and what it has of it."""
+    settings = _settings(asked)
+    with _opened(settings) as database, database.reading() as session:
+        tenant = tenants.get(session, asked.id)
+        quota, used = quotas.quotas_of(tenant, settings), quotas.usage(session, tenant.id, settings)
+    print(
+        f"{tenant.id} ({tenant.name})"
+        + (f", suspended since {tenant.suspended_at:%F %T}" if tenant.suspended_at else "")
+    )
+    amounts = (("bytes", used.bytes, quota.bytes), ("jobs", used.jobs, quota.jobs), ("cpu_s", used.cpu_s, quota.cpu_s))
+    for name, has, most in amounts:
+        print(f"  {name:12} {has:15,.0f} of {format(most, ',.0f') if most else 'any'}")
+    rate = f"{tenant.rate_per_s:g} per second" if tenant.rate_per_s else "that of each key"
+    print(f"  {'requests':12} {rate:>15}")
+    return 0
+
+
+def _limits(asked: argparse.Namespace) -> tenants.OwnLimits:
+    """Give the limits that were named; `default` is None: the service's."""
+    told = {name: getattr(asked, name) for name in tenants.LIMITS}
+    return {name: None if value == "default" else value for name, value in told.items() if value is not None}
 
 
 def _settings(asked: argparse.Namespace) -> Settings:

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 
 from api.dependencies import AdminWriteScope
-from api.errors import problems
+from api.errors import ApiError, problems
 from api.json_body import JSON_BODY
 from api.schemas import IdempotencyKey, KeyChanges, KeyList, KeyView, NewKeyBody, NewKeyView
 from services import keys
@@ -16,6 +16,8 @@ def create_key(
     body: NewKeyBody, response: Response, scope: AdminWriteScope, idempotency_key: IdempotencyKey = None
 ) -> NewKeyView:
     """Make a key of your own tenant. Its text is in this answer and nowhere else."""
+    if "operator" in body.scopes and "operator" not in scope.caller.scopes:
+        raise ApiError(403, "Only a key with the scope `operator` makes another one.")
     new = keys.create_once(
         scope.session,
         scope.tenant_id,

@@ -25,6 +25,7 @@ from onnxpress.dataset_conversion import (
 from onnxpress.documents import (
     Change,
     Dataset,
+    Delivery,
     Event,
     FrozenNode,
     Job,
@@ -34,6 +35,7 @@ from onnxpress.documents import (
     Prunability,
     PrunableGroup,
     Step,
+    Webhook,
 )
 from onnxpress.errors import (
     AuthenticationError,
@@ -54,6 +56,7 @@ from onnxpress.errors import (
 from onnxpress.exit_codes import ExitCode
 from onnxpress.problem import Fault, Problem
 from onnxpress.search_documents import Front, FrontPoint, Trial
+from onnxpress.webhooks import Webhooks
 
 __version__ = version("onnxpress")
 __all__ = [
@@ -65,6 +68,7 @@ __all__ = [
     "Converted",
     "Dataset",
     "Datasets",
+    "Delivery",
     "DigestMismatchError",
     "Event",
     "ExitCode",
@@ -97,6 +101,8 @@ __all__ = [
     "UnreachableError",
     "UsageError",
     "WaitTimeoutError",
+    "Webhook",
+    "Webhooks",
     "__version__",
     "audio_to_npz",
     "csv_to_npz",

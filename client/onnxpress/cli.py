@@ -14,6 +14,7 @@ from onnxpress.commands.library import data, models, prunability, push
 from onnxpress.commands.profile import profile
 from onnxpress.commands.search import front, pause, pick, resume, trials
 from onnxpress.commands.service import passes, recipes, targets
+from onnxpress.commands.webhooks import webhooks
 from onnxpress.terminal import give, interrupt_on_sigterm
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False, rich_markup_mode=None)
@@ -44,6 +45,7 @@ for verb in (
     app.command()(verb)
 app.add_typer(dataset, name="dataset")
 app.add_typer(keys, name="keys")
+app.add_typer(webhooks, name="webhooks")
 
 
 def _version(asked: bool) -> None:

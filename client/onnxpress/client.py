@@ -17,17 +17,17 @@ from onnxpress.documents import Change, Dataset, Event, Job, Key, Model, Prunabi
 from onnxpress.errors import ConflictError, InvalidError, JobFailedError, NotFoundError, WaitTimeoutError
 from onnxpress.file_transfer import Digested, Progress, digest, download
 from onnxpress.network_files import digest_network
+from onnxpress.pages import PAGE, items, pages
 from onnxpress.problem import Problem
 from onnxpress.search_documents import Front, Minimised, Trial
 from onnxpress.server_sent_events import read_events
 from onnxpress.transport import ApiRequest, Transport, read_json
+from onnxpress.webhooks import Webhooks
 
 # The longest wait of one long poll that the service grants.
 POLL_S = 30.0
 # Below this many bytes, sending them costs no more than asking whether they are known.
 WORTH_ASKING = 1 << 16
-# The largest page that the service gives.
-PAGE = 200
 INSPECTION_S = 10.0
 AnyPath = str | PathLike[str]
 S = TypeVar("S", bound=Stored)
@@ -58,6 +58,7 @@ class Client:
         self.jobs = Jobs(self._transport)
         self.artifacts = Artifacts(self._transport)
         self.keys = Keys(self._transport)
+        self.webhooks = Webhooks(self._transport)
 
     def __enter__(self) -> Self:
         return self
@@ -71,7 +72,7 @@ class Client:
 
     def passes(self) -> list[dict[str, Any]]:
         """List what a recipe can be made of: type, summary, JSON schema and defaults of every pass."""
-        return _items(self._transport.json(ApiRequest("GET", "/passes")))
+        return items(self._transport.json(ApiRequest("GET", "/passes")))
 
     def recipes(
         self, *, model: str | None = None, dataset: str | None = None, provider: str | None = None
@@ -79,11 +80,11 @@ class Client:
         """List the recipes that a job may ask for by name; for a stored model also what each would take (`estimate`)."""
         query = {"model": model, "dataset": dataset, "provider": provider}
         asked = ApiRequest("GET", "/recipes", query={name: value for name, value in query.items() if value})
-        return _items(self._transport.json(asked))
+        return items(self._transport.json(asked))
 
     def targets(self) -> list[dict[str, Any]]:
         """List what workers can optimise for and measure on; one that is not `live` now makes a job wait."""
-        return _items(self.capacity())
+        return items(self.capacity())
 
     def capacity(self) -> dict[str, Any]:
         """Give the targets (`items`), what does not run and why (`unavailable`), and the `workers` with their load."""
@@ -99,7 +100,7 @@ class Client:
     ) -> Iterator[Change]:
         """Yield what was made and changed and by which key, newest first; for keys with the scope `admin`."""
         query = {"subject": subject, "key": key, "action": action}
-        found = _pages(self._transport, "/audit", {name: value for name, value in query.items() if value}, limit)
+        found = pages(self._transport, "/audit", {name: value for name, value in query.items() if value}, limit)
         return (Change.from_document(one) for one in found)
 
 
@@ -117,7 +118,7 @@ class _Collection(Generic[S]):
 
     def list(self, *, tags: Sequence[str] = (), limit: int | None = None) -> Iterator[S]:
         """Yield those that have all the tags, newest first; `limit` ends the list."""
-        found = _pages(self._transport, self._path, {"tag": [*tags]} if tags else {}, limit)
+        found = pages(self._transport, self._path, {"tag": [*tags]} if tags else {}, limit)
         return (self._kind.from_document(one) for one in found)
 
     def _get(self, item_id: str, deadline: Deadline) -> S:
@@ -248,7 +249,7 @@ class Models(_Collection[Model]):
 
     def by_alias(self, alias: str) -> Model:
         """Give the model that has an alias; raises NotFoundError."""
-        found = _items(self._transport.json(ApiRequest("GET", "/models", query={"alias": alias})))
+        found = items(self._transport.json(ApiRequest("GET", "/models", query={"alias": alias})))
         if not found:
             raise NotFoundError(Problem(f"no model has the alias {alias}", code="not_found", status=404))
         return Model.from_document(found[0])
@@ -396,7 +397,7 @@ class Jobs:
         while after is not None:
             query = {"after": after, "limit": PAGE}
             page = self._transport.json(ApiRequest("GET", f"/jobs/{job_id}/trials", query=query))
-            yield from map(Trial.from_document, _items(page))
+            yield from map(Trial.from_document, items(page))
             after = page.get("next_after")
 
     def pick(
@@ -467,7 +468,7 @@ class Jobs:
     def list(self, *, status: str | None = None, label: str | None = None, limit: int | None = None) -> Iterator[Job]:
         """Yield jobs, newest first; `label` is `key=value`; `limit` ends the list."""
         query = {"status": status, "label": label}
-        found = _pages(self._transport, "/jobs", {key: value for key, value in query.items() if value}, limit)
+        found = pages(self._transport, "/jobs", {key: value for key, value in query.items() if value}, limit)
         return (Job.from_document(one) for one in found)
 
     def updates(self, job_id: str, *, timeout: float | None = None) -> Iterator[Job]:
@@ -570,7 +571,7 @@ class Keys:
 
     def list(self) -> list[Key]:
         """Give all keys, newest first."""
-        return [Key.from_document(one) for one in _items(self._transport.json(ApiRequest("GET", "/keys")))]
+        return [Key.from_document(one) for one in items(self._transport.json(ApiRequest("GET", "/keys")))]
 
     def expire(self, key_id: str, at: datetime | None) -> Key:
         """Set when a key ends, None for never."""
@@ -594,24 +595,3 @@ class Artifacts:
         """Fetch bytes into `path`: into a temporary file beside it first, checked, synced to disk, then renamed."""
         deadline = Deadline.after(timeout)
         return download(self._transport, f"/artifacts/{sha256}", sha256, path, progress=progress, deadline=deadline)
-
-
-def _items(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return list(document["items"])
-
-
-def _pages(
-    transport: Transport, path: str, query: Mapping[str, str | Sequence[str]], limit: int | None = None
-) -> Iterator[dict[str, Any]]:
-    cursor, left = None, limit
-    while left is None or left > 0:
-        asked: dict[str, str | int | Sequence[str]] = {**query, "limit": min(left or PAGE, PAGE)}
-        if cursor:
-            asked["cursor"] = cursor
-        page = transport.json(ApiRequest("GET", path, query=asked))
-        items = _items(page)[:left]
-        yield from items
-        left = None if left is None else left - len(items)
-        cursor = page.get("next_cursor")
-        if not cursor:
-            return

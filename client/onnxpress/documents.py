@@ -266,3 +266,65 @@ class Job:
     def succeeded(self) -> bool:
         """Whether it ended with a result, whatever its gates say of that."""
         return self.status == "succeeded"
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """An address that events are sent to; `secret` is there once, after it was made or given a new one."""
+
+    id: str
+    url: str
+    events: tuple[str, ...]
+    enabled: bool
+    disabled_by: str | None
+    secret: str | None
+    document: Json = field(repr=False)
+
+    @classmethod
+    def from_document(cls, document: Json) -> Self:
+        """Read the service's JSON."""
+        return cls(
+            id=str(document["id"]),
+            url=str(document["url"]),
+            events=tuple(map(str, document.get("events") or ())),
+            enabled=bool(document.get("enabled", True)),
+            disabled_by=document.get("disabled_by"),
+            secret=document.get("secret"),
+            # Whoever prints the document does not mean the secret.
+            document={name: value for name, value in document.items() if name != "secret"},
+        )
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One event on its way to one webhook: `pending` until it has arrived or was given up."""
+
+    id: str
+    type: str
+    status: Literal["pending", "delivered", "failed"]
+    subject: str | None
+    attempts: tuple[Json, ...]
+    created_at: str
+    document: Json = field(repr=False)
+
+    @classmethod
+    def from_document(cls, document: Json) -> Self:
+        """Read the service's JSON."""
+        return cls(
+            id=str(document["id"]),
+            type=str(document["type"]),
+            status=document["status"],
+            subject=document.get("subject"),
+            attempts=tuple(document.get("attempts") or ()),
+            created_at=str(document["created_at"]),
+            document=document,
+        )
+
+    @property
+    def result(self) -> str:
+        """What came of the last attempt, such as `delivered` or `refused 500`; empty before the first."""
+        if not self.attempts:
+            return ""
+        last = self.attempts[-1]
+        status = "" if last.get("status") is None else f" {last['status']}"
+        return f"{last['result']}{status}"

@@ -13,6 +13,7 @@ from onnxpress.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "client/README.md", "docs/search.md")
+ALL_PAGES = (*PAGES, "docs/webhooks.md")
 
 
 def _blocks(page, language):
@@ -24,7 +25,7 @@ def _typed(page):
     return [line for line in lines if line.startswith("onnxpress ")]
 
 
-@pytest.mark.parametrize("line", sorted({line for page in PAGES for line in _typed(page)}))
+@pytest.mark.parametrize("line", sorted({line for page in ALL_PAGES for line in _typed(page)}))
 def test_every_command_is_one(line):
     _, *words = [{"NUMBER": "1"}.get(word, word) for word in shlex.split(line, comments=True)]
     command = typer.main.get_command(app)

@@ -77,6 +77,25 @@ def test_keys_are_made_listed_and_revoked(data, capsys):
     assert main(["keys", "revoke", *words, "key_none"]) == 1
 
 
+def test_tenants_are_made_limited_and_shown(data, capsys):
+    words = ["--data", str(data)]
+    assert main(["tenants", "create", "team", *words, "--quota-bytes", "5000", "--rate-per-s", "2.5"]) == 0
+    assert main(["tenants", "create", "team", *words]) == 1
+    assert "already" in capsys.readouterr().err
+    assert main(["tenants", "set", "team", *words, "--quota-bytes", "default", "--quota-jobs", "3", "--suspend"]) == 0
+    shown = capsys.readouterr().out
+    assert "suspended since" in shown
+    assert "0 of 3" in shown
+    assert main(["tenants", "list", *words]) == 0
+    assert capsys.readouterr().out.split() == ["team", "suspended", "quota_jobs=3", "rate_per_s=2.5"]
+    assert main(["tenants", "show", "nobody", *words]) == 1
+    assert "no such tenant" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["tenants", "create", "../up", *words])
+    with pytest.raises(SystemExit):
+        main(["tenants", "set", "team", *words, "--quota-jobs", "nan"])
+
+
 def test_a_backup_goes_there_and_back(data, tmp_path, capsys):
     assert main(["backup", "--data", str(data), str(tmp_path / "b.tar")]) == 0
     assert main(["restore", "--data", str(tmp_path / "other"), str(tmp_path / "b.tar")]) == 0

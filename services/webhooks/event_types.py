@@ -1,0 +1,12 @@
+"""What webhooks are told of."""
+
+PING = "webhook.ping"
+EVENT_TYPES = (
+    "job.succeeded",
+    "job.failed",
+    "job.cancelled",
+    "model.ready",
+    "model.rejected",
+    "dataset.ready",
+    "dataset.rejected",
+)
