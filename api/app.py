@@ -19,6 +19,7 @@ from api.middleware import RequestMiddleware
 from api.rate_limit import RateLimiter
 from api.request_metrics import RequestMetrics
 from api.routes import (
+    aliases,
     artifacts,
     audit,
     blobs,
@@ -53,6 +54,7 @@ _ROUTERS = tuple(
     part.router
     for part in (
         models,
+        aliases,
         datasets,
         jobs,
         searches,
@@ -76,6 +78,10 @@ Every error is a problem (RFC 9457). A job always answers 200: look at `status`,
 """
 _TAGS = [
     {"name": "models", "description": "Networks: uploaded ones and the results of jobs."},
+    {
+        "name": "aliases",
+        "description": "Names that one network has at a time, such as `production`, with history and rollback.",
+    },
     {"name": "datasets", "description": "Named arrays for calibration and evaluation."},
     {"name": "jobs", "description": "Work on a model, with limits and gates."},
     {"name": "searches", "description": "What a search has tried, and what there is to choose from."},

@@ -27,13 +27,21 @@ from engine import (
     default_kind,
     read_spec,
 )
-from services import catalog, jobs
+from services import aliases, catalog, jobs
 
 _ID = "[0-9a-hjkmnp-tv-z]{26}"
 # Letters of any script, no control characters: no database takes a NUL, and no terminal should.
 _TEXT = r"^[^\x00-\x1f\x7f]*$"
 
-ModelId = Annotated[str, Field(pattern=f"^mdl_{_ID}$", examples=["mdl_01jc3f9w3e8q4m2y7d5t6v8xbn"])]
+_ALIAS = "[a-z0-9][a-z0-9._-]{0,63}"
+ModelId = Annotated[
+    str,
+    Field(
+        pattern=f"^(mdl_{_ID}|@{_ALIAS})$",
+        description="A model's id, or `@` and an alias: the model that has it at that moment.",
+        examples=["mdl_01jc3f9w3e8q4m2y7d5t6v8xbn"],
+    ),
+]
 DatasetId = Annotated[str, Field(pattern=f"^dst_{_ID}$", examples=["dst_01jc3f9w3e8q4m2y7d5t6v8xbn"])]
 LabelKey = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 LabelValue = Annotated[str, Field(max_length=256, pattern=_TEXT)]
@@ -51,7 +59,8 @@ Name = Annotated[
 NewName = Annotated[str, Field(min_length=1, max_length=200, pattern=_TEXT)]
 Tag = Annotated[str, Field(min_length=1, max_length=64, pattern=_TEXT)]
 Tags = Annotated[list[Tag], Query(description="Only those with this tag; several must all be there.", max_length=8)]
-Alias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", examples=["production"])]
+Alias = Annotated[str, Field(pattern=f"^{_ALIAS}$", examples=["production"])]
+AliasName = Annotated[str, Path(pattern=f"^{_ALIAS}$")]
 WaitForCheck = Annotated[float, Query(ge=0, le=60, description="Seconds to wait until the upload has been inspected.")]
 Wait = Annotated[
     float, Query(ge=0, le=60, description="Seconds to wait for a change (with If-None-Match: since that version).")
@@ -271,7 +280,8 @@ class ModelChanges(_Changes):
 
     alias: Alias | None = Field(
         None,
-        description="A name that one network has at a time: it moves here from whichever had it. null takes it away.",
+        description="A name that one network has at a time: it moves here from whichever had it, beside the aliases that are"
+        " here already. null takes all of them away.",
     )
 
     def changes(self) -> catalog.Changes:
@@ -309,7 +319,8 @@ class ModelView(BaseModel):
     inspection: Inspection | None
     problem: Fault | None = Field(description="Why it was rejected.")
     tags: list[str]
-    alias: str | None
+    alias: str | None = Field(description="The alias that it got last.")
+    aliases: list[str] = Field(description="Every alias that it has; `@` and one of them names it in place of the id.")
     parent: str | None = Field(description="The model that this one was made from.")
     job: str | None = Field(description="The job that made it.")
     created_at: datetime
@@ -329,11 +340,81 @@ class ModelView(BaseModel):
             problem=Fault.model_validate(row.problem) if row.problem else None,
             tags=row.tags,
             alias=row.alias,
+            aliases=[one.name for one in row.aliases],
             parent=row.parent_id,
             job=row.job_id,
             created_at=row.created_at,
             updated_at=row.updated_at,
         )
+
+
+class _Move(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    expected: Annotated[str, Field(pattern=f"^mdl_{_ID}$")] | None = Field(
+        None,
+        description="The model that has the alias as far as you know, null: none. Where another one has it by now, nothing is"
+        " moved and the answer is 409. Left out, it is moved whoever has it.",
+    )
+    note: str | None = Field(None, max_length=500, pattern=_TEXT, description="Why, for the history.")
+
+    def expects(self) -> aliases.Expected | None:
+        """Give what was said of the model that has it, if anything was."""
+        return aliases.Expected(self.expected) if "expected" in self.model_fields_set else None
+
+
+class AliasTarget(_Move):
+    """Which network an alias is to name."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "mdl_01jc3f9w3e8q4m2y7d5t6v8xbn"}]})
+
+    model: ModelId
+
+
+class AliasRollback(_Move):
+    """That an alias is to name what it named before."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"note": "p99 rose"}]})
+
+
+class AliasView(BaseModel):
+    """A name that one network has at a time."""
+
+    name: str
+    model: str = Field(description="The model that has it now.")
+    moved_at: datetime
+
+    @classmethod
+    def of(cls, row: models.Alias) -> Self:
+        """Show a row."""
+        return cls(name=row.name, model=row.model_id, moved_at=row.moved_at)
+
+
+class AliasMoveView(BaseModel):
+    """One move of an alias."""
+
+    model: str | None = Field(description="null: it was taken away.")
+    rollback: bool
+    key: str | None = Field(description="Id of the key that it came with.")
+    note: str | None
+    at: datetime
+
+    @classmethod
+    def of(cls, row: models.AliasMove) -> Self:
+        """Show a row."""
+        return cls(model=row.model_id, rollback=row.is_rollback, key=row.key_id, note=row.note, at=row.created_at)
+
+
+class AliasHistoryView(AliasView):
+    """An alias with its last moves."""
+
+    history: list[AliasMoveView] = Field(description="The newest first; the last 20 are remembered, their models kept.")
+
+
+class AliasList(BaseModel):
+    """Every alias of the tenant, by name."""
+
+    items: list[AliasView]
 
 
 class AnalysisView(BaseModel):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from engine.job.variants import measure_variants
     from engine.measure.fresh_process import start_probes_with
     from engine.measure.memory import answer_probe
+    from engine.measure.rejudge import rejudged, work_of_gates
     from engine.outputs import OutputDeclaration, read_declarations
     from engine.passes import list_passes
     from engine.prune.prunability import prunability
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from engine.report.figures.of_report import figures
     from engine.report.figures.search import Candidate, front_figure, story_figure
     from engine.report.files import REPORT_FORMATS, report_files
+    from engine.report.heading import Heading, with_heading
     from engine.report.merge import merge_reports
     from engine.report.unmeasured import unmeasured
     from engine.report.values import AnyReport, ProfileReport, Report, read_report
@@ -77,6 +79,7 @@ __all__ = [
     "Figure",
     "Gate",
     "GateSamples",
+    "Heading",
     "HostLock",
     "Inspection",
     "Layer",
@@ -125,6 +128,7 @@ __all__ = [
     "read_spec",
     "read_turn",
     "recipe_name",
+    "rejudged",
     "report_files",
     "run",
     "search_turn",
@@ -137,9 +141,14 @@ __all__ = [
     "trains",
     "try_candidate",
     "unmeasured",
+    "with_heading",
+    "work_of_gates",
 ]
 
 _HOME = {
+    "rejudged": "engine.measure.rejudge",
+    "work_of_gates": "engine.measure.rejudge",
+    "with_heading": "engine.report.heading",
     "LIBRARY_VERSION": "engine.search.library",
     "front_of": "engine.search.front",
     "read_turn": "engine.search.turn",
@@ -158,6 +167,7 @@ _HOME = {
     "EngineError": "engine.errors",
     "Estimate": "engine.inspection",
     "GateSamples": "engine.gate_samples",
+    "Heading": "engine.report.heading",
     "HostLock": "engine.runtime.host_lock",
     "Inspection": "engine.inspection",
     "LeftOut": "engine.spec",

@@ -168,7 +168,7 @@ def _copy_network(model: Path, folder: Path) -> None:
 def _show(event: dict[str, Any]) -> None:
     kind = event["type"]
     if kind == "step_started":
-        _say(f"step {event['step']}: {event['pass']}")
+        _say(f"step {event['step'] + 1}: {event['pass']}")
     elif kind == "progress":
         _say(f"  {event['message']}")
     elif kind == "step_finished":

@@ -1,6 +1,6 @@
 """The tables and their states. They know no web, no queue and no engine."""
 
-from models.artifacts import Archive, Artifact, ArtifactFile, Blob, Dataset, Model, Prunability
+from models.artifacts import Alias, AliasMove, Archive, Artifact, ArtifactFile, Blob, Dataset, Model, Prunability
 from models.base import Base, UtcDateTime, new_id
 from models.jobs import (
     FIRST_OUTPUT,
@@ -32,6 +32,8 @@ from models.webhooks import Webhook, WebhookDelivery
 __all__ = [
     "FIRST_OUTPUT",
     "TRANSITIONS",
+    "Alias",
+    "AliasMove",
     "ApiKey",
     "Archive",
     "Artifact",

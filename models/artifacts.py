@@ -100,6 +100,7 @@ class Model(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"))
     name: Mapped[str]
+    # The last of its aliases, for processes of the version before; the table has them all.
     alias: Mapped[str | None]
     tags: Mapped[list[Any]]
     state: Mapped[str]
@@ -113,11 +114,41 @@ class Model(Base):
     updated_at: Mapped[datetime]
 
     artifact: Mapped[Artifact | None] = relationship(viewonly=True)
+    aliases: Mapped[list["Alias"]] = relationship(viewonly=True, order_by="Alias.moved_at.desc()")
 
     @property
     def in_state(self) -> ModelState:
         """The state as a value of the closed set."""
         return ModelState(self.state)
+
+
+class Alias(Base):
+    """A name that one network has at a time, such as `production`; a network may have several."""
+
+    __tablename__ = "alias"
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("model.id"), index=True)
+    moved_at: Mapped[datetime]
+
+
+class AliasMove(Base):
+    """One move of an alias. The network is kept as long as its move is remembered, for that is what one goes back to."""
+
+    __tablename__ = "alias_move"
+    __table_args__ = (Index(None, "tenant_id", "alias", "id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"))
+    alias: Mapped[str]
+    # None where the alias was taken away.
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
+    # A step back takes the move before from what later ones can go back to.
+    is_rollback: Mapped[bool]
+    key_id: Mapped[str | None]
+    note: Mapped[str | None]
+    created_at: Mapped[datetime]
 
 
 class Dataset(Base):

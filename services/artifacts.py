@@ -9,9 +9,10 @@ from typing import Any, Literal, Protocol
 
 from sqlalchemy import ColumnElement, Select, delete, func, or_, select
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
+from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload, selectinload
 
 from models import (
+    Alias,
     Archive,
     Artifact,
     ArtifactFile,
@@ -38,6 +39,8 @@ SAFETENSORS_FILE = "data.safetensors"
 # Bytes are removed only while nobody holds this: a backup reads them.
 REMOVING = "remove-blobs"
 ZIP = b"PK\x03\x04"
+# What stands before the name of an alias where a network is named.
+ALIASED = "@"
 
 Kind = Literal["model", "dataset", "report"]
 
@@ -140,6 +143,7 @@ def add_model(session: Session, tenant_id: str, writer: Source, *, name: str) ->
             session, tenant_id, "model", [NewFile(MODEL_ARCHIVE if is_archive else MODEL_FILE, writer)]
         )
     moment = db.now(session)
+    made = _made_here(session, tenant_id, artifact.digest)
     model = Model(
         id=new_id("mdl"),
         tenant_id=tenant_id,
@@ -147,6 +151,7 @@ def add_model(session: Session, tenant_id: str, writer: Source, *, name: str) ->
         tags=[],
         state=ModelState.CHECKING,
         artifact_digest=artifact.digest,
+        parent_id=None if made is None else made.id,
         created_at=moment,
         updated_at=moment,
     )
@@ -154,6 +159,13 @@ def add_model(session: Session, tenant_id: str, writer: Source, *, name: str) ->
     session.flush()
     record(session, model, "created")
     return model
+
+
+def _made_here(session: Session, tenant_id: str, digest: str) -> Model | None:
+    """Give the result of a job that has the same bytes: what is pushed comes from it, whichever way it went."""
+    same = (Model.tenant_id == tenant_id, Model.artifact_digest == digest, Model.job_id.is_not(None))
+    asked = select(Model).where(*same, Model.state == ModelState.READY).order_by(Model.id.desc()).limit(1)
+    return session.scalars(asked).first()
 
 
 def add_dataset(
@@ -192,8 +204,8 @@ def add_dataset(
 
 
 def get_model(session: Session, tenant_id: str, model_id: str) -> Model:
-    """Give the tenant's network; raises NotFoundError."""
-    return _model(session, _models(tenant_id).where(Model.id == model_id))
+    """Give the tenant's network by its id, or by an alias as `@production`; raises NotFoundError."""
+    return _model(session, _models(tenant_id).where(_is(tenant_id, model_id)), model_id)
 
 
 def get_dataset(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
@@ -202,8 +214,9 @@ def get_dataset(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
 
 
 def use_model(session: Session, tenant_id: str, model_id: str) -> Model:
-    """Give the network, which cannot change its state before the transaction ends; raises NotFoundError."""
-    return _model(session, _models(tenant_id).where(Model.id == model_id).with_for_update(read=True, of=Model))
+    """Give the network, by id or `@alias`, which cannot change its state before the transaction ends; raises NotFoundError."""
+    asked = _models(tenant_id).where(_is(tenant_id, model_id)).with_for_update(read=True, of=Model)
+    return _model(session, asked, model_id)
 
 
 def use_dataset(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
@@ -224,11 +237,12 @@ def list_models(
     before: str | None = None,
 ) -> list[Model]:
     """Give the tenant's networks, the newest first, those before an id and with all the tags."""
-    asked = _models(tenant_id).order_by(Model.id.desc()).limit(limit).options(joinedload(Model.artifact))
+    asked = _models(tenant_id).order_by(Model.id.desc()).limit(limit)
+    asked = asked.options(joinedload(Model.artifact), selectinload(Model.aliases))
     if state is not None:
         asked = asked.where(Model.state == state)
     if alias is not None:
-        asked = asked.where(Model.alias == alias)
+        asked = asked.where(_is(tenant_id, f"{ALIASED}{alias}"))
     asked = asked.where(*(_has_tag(session, Model.tags, tag) for tag in tags))
     return list(session.scalars(asked if before is None else asked.where(Model.id < before)))
 
@@ -252,8 +266,17 @@ def _models(tenant_id: str) -> Select[Model]:
     return select(Model).where(Model.tenant_id == tenant_id, Model.state != ModelState.DELETED)
 
 
-def _model(session: Session, asked: Select[Model]) -> Model:
+def _is(tenant_id: str, named: str) -> ColumnElement[bool]:
+    if not named.startswith(ALIASED):
+        return Model.id == named
+    alias = (Alias.tenant_id == tenant_id, Alias.name == named.removeprefix(ALIASED))
+    return Model.id.in_(select(Alias.model_id).where(*alias))
+
+
+def _model(session: Session, asked: Select[Model], named: str) -> Model:
     found = session.scalars(asked).one_or_none()
+    if found is None and named.startswith(ALIASED):
+        raise NotFoundError(f"No model has the alias {named.removeprefix(ALIASED)}.")
     if found is None:
         raise NotFoundError("There is no such model.")
     return found
@@ -319,6 +342,9 @@ def manifest_digest(lines: list[dict[str, Any]]) -> str:
 def unpacked(session: Session, store: Store, model: Model, files: Sequence[NewFile]) -> None:
     """Have the files that were in a network's archive take its place; the archive is remembered by its digest."""
     archive, model.artifact_digest = model.artifact_digest, store_files(session, model.tenant_id, "model", files).digest
+    if model.parent_id is None:
+        made = _made_here(session, model.tenant_id, model.artifact_digest)
+        model.parent_id = None if made is None or made is model else made.id
     session.flush()
     if archive is None:
         return

@@ -1,8 +1,11 @@
 """Jobs that are the same work: their result is measured once for each kind of machine, and given again."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from itertools import chain
 from typing import Any, Literal
 
 from sqlalchemy import select
@@ -10,11 +13,14 @@ from sqlalchemy.orm import Session
 
 import engine
 from models import Artifact, Dataset, Job, JobStatus, Model, ModelState
-from services import workers
+from services import artifacts, workers
 from services.idempotency import digest
 from services.job_inputs import JobInputs
+from services.storage import Store
 
 _OF_A_GPU = ("gpu", "gpu_memory_bytes", "driver", "cuda", "cudnn")
+# Of jobs that did the same work, the newest.
+_MOST_LOOKED_AT = 5
 # "use": an earlier result may answer; "refuse": the work is done again.
 Mode = Literal["use", "refuse"]
 
@@ -22,7 +28,7 @@ Mode = Literal["use", "refuse"]
 def key(inputs: JobInputs, spec: "engine.Spec") -> str | None:
     """Name the work; None while the network has no bytes, and for profiles: whoever measures wants to know how it is now.
 
-    Limits change no result, so they do not count.
+    Limits change no result, so they do not count; nor does what a compression's gates say of costs, for it can be judged anew.
     """
     if inputs.model.artifact_digest is None or not engine.makes_network(spec):
         return None
@@ -33,10 +39,20 @@ def key(inputs: JobInputs, spec: "engine.Spec") -> str | None:
             **{name: row.artifact_digest for name, row in others.items() if row is not None},
             "dataset": _data(inputs.dataset),
             "judge": _data(inputs.judge),
-            "spec": spec.model_dump(mode="json", exclude={"limits"}),
+            **_work(spec),
             "version": version(),
         }
     )
+
+
+def _work(spec: "engine.Spec") -> dict[str, Any]:
+    if not isinstance(spec, engine.Compress):
+        return {"spec": spec.model_dump(mode="json", exclude={"limits"})}
+    # By what gates mean for the work: whoever changes a limit alone asks for the same.
+    return {
+        "spec": spec.model_dump(mode="json", exclude={"limits", "gates"}),
+        "gates": engine.work_of_gates(spec.gates),
+    }
 
 
 def key_of_job(session: Session, job: Job, model: Model) -> str | None:
@@ -63,10 +79,20 @@ def machine(described: Mapping[str, Any], flags: str) -> str:
     return digest([described.get(name) for name in names] + [sorted(described[flags])] + gpu)
 
 
-def find(session: Session, tenant_id: str, name: str, spec: "engine.Spec") -> tuple[Job, Model] | None:
-    """Give a job whose result answers another one of this name, and its network.
+@dataclass(frozen=True)
+class Answer:
+    """A job whose result answers another one, with its network; `report` where the other one's gates had to be judged anew."""
 
-    It was measured on a machine such as a live worker has, it was decided, and all its bytes are still there.
+    job: Job
+    model: Model
+    report: "engine.Report | None" = None
+
+
+def find(session: Session, tenant_id: str, name: str, spec: "engine.Spec", store: Store | None = None) -> Answer | None:
+    """Give the job whose result answers another one of this name.
+
+    It was measured on a machine such as a live worker has, it is decided, and all its bytes are still there. With the
+    `store` one that had other gates answers too, where what was measured decides these.
     """
     providers = {target.provider for target in engine.targets_of(spec)}
     classes = {
@@ -83,15 +109,39 @@ def find(session: Session, tenant_id: str, name: str, spec: "engine.Spec") -> tu
             Job.tenant_id == tenant_id,
             Job.cache_key == name,
             Job.status == JobStatus.SUCCEEDED,
-            Job.verdict != "inconclusive",
             Job.measured_on.in_(classes),
             Model.state == ModelState.READY,
         )
         .order_by(Job.id.desc())
-        .limit(1)
+        .limit(_MOST_LOOKED_AT)
         .with_for_update(read=True, of=Model)
-    ).first()
-    return None if found is None else (found[0], found[1])
+    ).all()
+    answers = (Answer(job, model) for job, model in found if _same_gates(job, spec) and job.verdict != "inconclusive")
+    anew = (
+        _judged_anew(session, store, job, model, spec) for job, model in found if store and not _same_gates(job, spec)
+    )
+    return next((answer for answer in chain(answers, anew) if answer is not None), None)
+
+
+def _same_gates(job: Job, spec: "engine.Spec") -> bool:
+    return isinstance(spec, engine.Search) or engine.read_spec(job.spec) == spec.model_copy(
+        update={"limits": engine.read_spec(job.spec).limits}
+    )
+
+
+def _judged_anew(session: Session, store: Store | None, job: Job, model: Model, spec: "engine.Spec") -> Answer | None:
+    """Hold a job's gates against what another one measured; None where that does not decide them."""
+    if store is None or job.report_digest is None or not isinstance(spec, engine.Compress):
+        return None
+    files = {file.path: file for file in artifacts.get_artifact(session, job.tenant_id, job.report_digest).files}
+    try:
+        told = json.loads(b"".join(store.read(job.tenant_id, files["report.json"].sha256)))
+        report = engine.read_report(told)
+    except (KeyError, ValueError):
+        # Of a version that wrote otherwise.
+        return None
+    anew = engine.rejudged(report, spec.gates) if isinstance(report, engine.Report) else None
+    return None if anew is None or anew.verdict.outcome == "inconclusive" else Answer(job, model, anew)
 
 
 @cache

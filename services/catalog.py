@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from models import Dataset, DatasetState, Job, JobStatus, Model, ModelState, is_final
-from services import artifacts, db, variant_library
+from services import aliases, artifacts, variant_library
 from services.errors import ConflictError
 from services.storage import Store
 from services.transitions import advance, record
@@ -23,7 +23,7 @@ _ACTIVE = tuple(status for status in JobStatus if not is_final(status))
 
 @dataclass(frozen=True)
 class Changes:
-    """What is to change; None leaves a thing as it is, an empty alias takes it away."""
+    """What is to change; None leaves a thing as it is, an empty alias takes all aliases away."""
 
     name: str | None = None
     tags: Sequence[str] | None = None
@@ -34,18 +34,22 @@ class Changes:
 class Lineage:
     """Where a network comes from, the nearest first, and what was made from it, by generation."""
 
+    model: Model
     ancestors: list[Model]
     descendants: list[Model]
     complete: bool
 
 
-def update_model(session: Session, tenant_id: str, model_id: str, changes: Changes) -> Model:
+def update_model(
+    session: Session, tenant_id: str, model_id: str, changes: Changes, *, key_id: str | None = None
+) -> Model:
     """Rename or tag a network, or move an alias to it: an alias names one network, and the last to get it has it."""
     model = artifacts.get_model(session, tenant_id, model_id)
+    mover = aliases.Mover(key_id)
     if changes.alias:
-        _free_alias(session, model, changes.alias)
-    if changes.alias is not None:
-        model.alias = changes.alias or None
+        aliases.move(session, tenant_id, changes.alias, model.id, mover=mover)
+    elif changes.alias is not None:
+        aliases.take_all(session, model, mover=mover)
     return _described(session, model, changes)
 
 
@@ -65,7 +69,7 @@ def delete_model(session: Session, store: Store, tenant_id: str, model_id: str) 
         raise ConflictError(f"The model is {model.state}; it can be deleted after that.", code="model_in_use")
     named = (Job.model_id, Job.baseline_id, Job.student_id, Job.teacher_id)
     _refuse_if_needed(session, or_(*(column == model.id for column in named)), "model")
-    model.alias = None
+    aliases.take_all(session, model)
     digest, model.artifact_digest = model.artifact_digest, None
     advance(session, model, ModelState.DELETED)
     _release(session, store, tenant_id, digest)
@@ -101,7 +105,7 @@ def lineage(session: Session, tenant_id: str, model_id: str) -> Lineage:
         children = list(session.scalars(asked.limit(LINEAGE_LIMIT - len(descendants))))
         descendants += children
         generation = [child.id for child in children]
-    return Lineage(ancestors, descendants, parent is None and not generation)
+    return Lineage(model, ancestors, descendants, parent is None and not generation)
 
 
 def _described(session: Session, row: Kept, changes: Changes) -> Kept:
@@ -111,17 +115,6 @@ def _described(session: Session, row: Kept, changes: Changes) -> Kept:
         row.tags = list(dict.fromkeys(changes.tags))
     record(session, row, "changed")
     return row
-
-
-def _free_alias(session: Session, model: Model, alias: str) -> None:
-    db.lock(session, f"alias {model.tenant_id} {alias}")
-    holder = session.scalars(
-        select(Model).where(Model.tenant_id == model.tenant_id, Model.alias == alias)
-    ).one_or_none()
-    if holder is not None and holder is not model:
-        holder.alias = None
-        record(session, holder, "changed")
-        session.flush()
 
 
 def _refuse_if_needed(session: Session, names_it: ColumnElement[bool], what: str) -> None:

@@ -27,6 +27,7 @@ from services import artifacts, cache, compatibility, db, idempotency, quotas, r
 from services.cache import Mode
 from services.errors import ConflictError, FieldError, InvalidError, NotFoundError, RejectedError
 from services.job_inputs import JobInputs
+from services.storage import Store
 from services.transitions import advance, record
 from settings import Settings
 
@@ -72,7 +73,7 @@ class Plan:
     warnings: list[str]
     gate_samples: "list[engine.GateSamples]"
     cache_key: str | None
-    answer: tuple[Job, Model] | None
+    answer: cache.Answer | None
 
     def estimate(self) -> "engine.Estimate | None":
         """Say what the work will take; None where nobody knows, or an earlier result answers."""
@@ -102,6 +103,7 @@ def submit(
     key_id: str | None = None,
     idempotency_key: str | None = None,
     settings: Settings | None = None,
+    store: Store | None = None,
 ) -> Submission:
     """Accept a job: its row, its first unit and its output's row, in one transaction.
 
@@ -128,10 +130,10 @@ def submit(
             return Submission(get(session, tenant_id, earlier), replayed=True)
     if settings is not None:
         quotas.check_jobs(session, tenant_id, settings)
-    planned = plan(session, tenant_id, request, use=True)
+    planned = plan(session, tenant_id, request, use=True, store=store)
     if settings is not None and planned.answer is None:
         quotas.check_cpu(session, tenant_id, settings)
-    job = _insert(session, request, planned, key_id=key_id)
+    job = _insert(session, request, planned, key_id=key_id, store=store)
     if idempotency_key is not None:
         idempotency.answer(session, tenant_id, route, idempotency_key, job.id)
     return Submission(job, replayed=False)
@@ -145,6 +147,7 @@ def retry(
     key_id: str | None = None,
     idempotency_key: str | None = None,
     settings: Settings | None = None,
+    store: Store | None = None,
 ) -> Submission:
     """Ask again for what a failed or cancelled job was to do; raises ConflictError for any other job."""
     job = get(session, tenant_id, job_id)
@@ -165,13 +168,16 @@ def retry(
         student_id=job.student_id,
         teacher_id=job.teacher_id,
     )
-    return submit(session, tenant_id, request, key_id=key_id, idempotency_key=idempotency_key, settings=settings)
+    return submit(
+        session, tenant_id, request, key_id=key_id, idempotency_key=idempotency_key, settings=settings, store=store
+    )
 
 
-def plan(session: Session, tenant_id: str, request: Request, *, use: bool = False) -> Plan:
+def plan(session: Session, tenant_id: str, request: Request, *, use: bool = False, store: Store | None = None) -> Plan:
     """Say what would come of the request, or refuse it as `submit` does: a dry run.
 
-    With `use`, network and data stay as they are until the transaction ends.
+    With `use`, network and data stay as they are until the transaction ends. With the `store` an earlier result answers
+    other gates too, where it decides them.
     """
     inputs = _inputs(session, tenant_id, request, use=use)
     for target in engine.targets_of(request.spec):
@@ -185,7 +191,7 @@ def plan(session: Session, tenant_id: str, request: Request, *, use: bool = Fals
     name = cache.key(inputs, spec)
     answer = None
     if name is not None and request.cache == "use":
-        answer = cache.find(session, tenant_id, name, spec)
+        answer = cache.find(session, tenant_id, name, spec, store)
     return Plan(inputs, spec, warnings, compatibility.gate_samples(inputs, spec), name, answer)
 
 
@@ -262,6 +268,13 @@ def report(session: Session, tenant_id: str, job_id: str) -> dict[str, ArtifactF
     return {file.path: file for file in artifacts.get_artifact(session, tenant_id, job.report_digest).files}
 
 
+def heading(session: Session, tenant_id: str, job_id: str, *, link: str | None = None) -> "engine.Heading":
+    """Say what a job's report is of; raises NotFoundError."""
+    job = get(session, tenant_id, job_id)
+    model = session.get_one(Model, job.model_id)
+    return engine.Heading(model.name, job.id, job.finished_at, job.labels.get("commit"), link)
+
+
 def _inputs(session: Session, tenant_id: str, request: Request, *, use: bool) -> JobInputs:
     missing: list[FieldError] = []
 
@@ -303,7 +316,9 @@ def _must_be_ready(what: str, row: Model | Dataset) -> None:
         raise ConflictError(f"The {what} is {row.state}; it has to be ready first.", code=f"{what}_not_ready")
 
 
-def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | None) -> Job:
+def _insert(
+    session: Session, request: Request, planned: Plan, *, key_id: str | None, store: Store | None = None
+) -> Job:
     moment = db.now(session)
     inputs, spec = planned.inputs, planned.spec
     model = inputs.model
@@ -342,7 +357,7 @@ def _insert(session: Session, request: Request, planned: Plan, *, key_id: str | 
         JobLabel(tenant_id=job.tenant_id, name=name, value=value, job_id=job.id) for name, value in job.labels.items()
     )
     if planned.answer is not None and output is not None:
-        _answer(session, job, output, *planned.answer)
+        _answer(session, job, output, planned.answer, store)
     else:
         units.make_for_job(session, job, spec, waits=planned.waits)
     return job
@@ -369,8 +384,9 @@ def _add_output(session: Session, job: Job, model: Model) -> Model:
     return output
 
 
-def _answer(session: Session, job: Job, output: Model, earlier: Job, result: Model) -> None:
-    """Give a job an earlier one's result: the same bytes under an id of its own."""
+def _answer(session: Session, job: Job, output: Model, answer: cache.Answer, store: Store | None) -> None:
+    """Give a job an earlier one's result: the same bytes under an id of its own, judged by its own gates."""
+    earlier, result = answer.job, answer.model
     job.cache, job.cached_from = "hit", earlier.id
     job.report_digest, job.verdict, job.summary, job.steps = (
         earlier.report_digest,
@@ -378,6 +394,10 @@ def _answer(session: Session, job: Job, output: Model, earlier: Job, result: Mod
         earlier.summary,
         earlier.steps,
     )
+    if answer.report is not None and store is not None:
+        job.report_digest = _store_report(session, store, job.tenant_id, answer.report)
+        job.verdict = answer.report.verdict.outcome
+        job.summary = report_figures.of_compression(answer.report.model_dump(mode="json"))
     job.isolation, job.measured_on = earlier.isolation, earlier.measured_on
     job.warnings = [*dict.fromkeys([*job.warnings, *earlier.warnings])]
     job.started_at = job.created_at
@@ -385,3 +405,14 @@ def _answer(session: Session, job: Job, output: Model, earlier: Job, result: Mod
     record(session, job, "queued")
     advance(session, output, ModelState.READY)
     advance(session, job, JobStatus.SUCCEEDED, verdict=job.verdict, cached_from=earlier.id)
+
+
+def _store_report(session: Session, store: Store, tenant_id: str, report: "engine.Report") -> str:
+    """Store a report in every format; gives its digest."""
+    files: list[artifacts.NewFile] = []
+    for path, content in engine.report_files(report).items():
+        writer = store.writer(tenant_id, limit=len(content))
+        writer.write(content)
+        writer.finish()
+        files.append(artifacts.NewFile(path, writer))
+    return artifacts.store_files(session, tenant_id, "report", files).digest

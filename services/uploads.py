@@ -55,12 +55,11 @@ def upload_dataset(
 
     `declaration` is what their owner says of the data; `fits` is the id of a network whose inputs the arrays have to fit.
     """
-    if fits is not None:
-        check_fits(session, tenant_id, fits)
+    fitted = None if fits is None else check_fits(session, tenant_id, fits)
 
     def make() -> Dataset:
         _admit(session, tenant_id, writer, settings)
-        return register_dataset(session, tenant_id, writer, name=name, declaration=declaration, fits=fits)
+        return register_dataset(session, tenant_id, writer, name=name, declaration=declaration, fits=fitted)
 
     return _once(
         session,
@@ -112,13 +111,14 @@ def register_dataset(
     return dataset
 
 
-def check_fits(session: Session, tenant_id: str, model_id: str) -> None:
-    """Raise unless the network can tell what its inputs are."""
+def check_fits(session: Session, tenant_id: str, model_id: str) -> str:
+    """Give the id of the network; raise unless it can tell what its inputs are."""
     model = artifacts.get_model(session, tenant_id, model_id)
     if model.in_state is ModelState.REJECTED:
         raise RejectedError("The model was rejected.", code="model_rejected", problem=model.problem)
     if model.in_state is not ModelState.READY:
         raise ConflictError(f"The model is {model.state}; it has to be ready first.", code="model_not_ready")
+    return model.id
 
 
 def _admit(session: Session, tenant_id: str, writer: Source, settings: Settings | None) -> None:

@@ -25,7 +25,7 @@ URL_FILE = "url"
 
 
 class AlreadyServedError(RuntimeError):
-    """Another supervisor holds the data folder."""
+    """Another supervisor holds the data folder, or somebody else the port."""
 
 
 class Embedded:
@@ -46,6 +46,8 @@ class Embedded:
         private_folder(self.data_dir)
         self._lock = lock(self.data_dir)
         try:
+            _check_port(self.host, self.port)
+            self._say("onnxpress starts ...")
             self._start()
         except BaseException:
             self.stop()
@@ -122,7 +124,6 @@ def serve(data_dir: Path, *, host: str, port: int, workers: int) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
-    print("onnxpress starts ...", file=sys.stderr)
     with Embedded(data_dir, host=host, port=port, workers=workers, say=_tell) as service:
         print(f"URL       {service.url}   (API description: {service.url}/openapi.json)")
         print(f"API key   in {service.key_file}")
@@ -157,6 +158,20 @@ def _free_port(host: str) -> int:
     with socket.socket(socket.AF_INET) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def _check_port(host: str, port: int) -> None:
+    """Raise AlreadyServedError where the API could not listen: known before anything starts."""
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(address[0]) as probe:
+            # As uvicorn does: what the last one left in TIME_WAIT takes nothing.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address[4])
+    except OSError as error:
+        raise AlreadyServedError(
+            f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another one with --port, 0 takes a free one"
+        ) from None
 
 
 def _ready(url: str) -> bool:

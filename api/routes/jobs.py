@@ -1,5 +1,6 @@
 """Work on a model, with limits and gates."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
@@ -25,7 +26,7 @@ from api.schemas import (
     read_cursor,
 )
 from api.uploads import repr_digest
-from engine import REPORT_FORMATS, beyond_limits
+from engine import REPORT_FORMATS, beyond_limits, with_heading
 from models import Job
 from services import jobs
 from services.errors import ServiceError
@@ -82,6 +83,7 @@ def create_job(body: NewJob, scope: WriteScope, response: Response, idempotency_
         key_id=scope.caller.key_id,
         idempotency_key=idempotency_key,
         settings=scope.resources.settings,
+        store=scope.resources.store,
     )
     return _accepted(scope, response, submission)
 
@@ -100,7 +102,7 @@ def validate_job(body: NewJob, scope: ReadScope) -> PlanView:
         waits_for=None,
     )
     try:
-        plan = jobs.plan(scope.session, scope.tenant_id, request)
+        plan = jobs.plan(scope.session, scope.tenant_id, request, store=scope.resources.store)
     except ServiceError as error:
         return view.model_copy(update={"valid": False, "problem": problem_of(error)})
     expected = plan.estimate()
@@ -113,7 +115,7 @@ def validate_job(body: NewJob, scope: ReadScope) -> PlanView:
         "estimate": expected,
     }
     if plan.answer is not None:
-        found |= {"cache": "hit", "cached_from": plan.answer[0].id}
+        found |= {"cache": "hit", "cached_from": plan.answer.job.id}
     return view.model_copy(update=found)
 
 
@@ -188,6 +190,7 @@ def retry_job(job_id: str, scope: WriteScope, response: Response, idempotency_ke
         key_id=scope.caller.key_id,
         idempotency_key=idempotency_key,
         settings=scope.resources.settings,
+        store=scope.resources.store,
     )
     return _accepted(scope, response, submission)
 
@@ -248,10 +251,17 @@ def _report(scope: TenantScope, request: Request, job_id: str, form: str) -> Res
             f"The report was written by a version that did not know the format {form}; report.json has all of it.",
             code="report_format_missing",
         )
-    headers = {"ETag": f'"{file.sha256}"', "Vary": "Accept", "Repr-Digest": repr_digest(file.sha256)}
+    text, sha256 = None, file.sha256
+    if form == "md":
+        # Which job it is of the report does not know: the same measurements may answer several.
+        stored = b"".join(scope.resources.store.read(scope.tenant_id, file.sha256)).decode()
+        text = with_heading(stored, jobs.heading(scope.session, scope.tenant_id, job_id)).encode()
+        sha256 = hashlib.sha256(text).hexdigest()
+    headers = {"ETag": f'"{sha256}"', "Vary": "Accept", "Repr-Digest": repr_digest(sha256)}
     if etag_matches(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    text = b"".join(scope.resources.store.read(scope.tenant_id, file.sha256))
+    if text is None:
+        text = b"".join(scope.resources.store.read(scope.tenant_id, file.sha256))
     return Response(text, headers=headers, media_type=REPORT_FORMATS[form])
 
 

@@ -108,7 +108,8 @@ def get_model(model_id: str, request: Request, response: Response, scope: ReadSc
 @router.patch("/{model_id}", dependencies=JSON_BODY, responses=problems(403, 404, 408, 413, 415))
 def change_model(model_id: str, body: ModelChanges, scope: WriteScope) -> ModelView:
     """Rename or tag a network, or give it an alias."""
-    return ModelView.of(catalog.update_model(scope.session, scope.tenant_id, model_id, body.changes()))
+    changed = catalog.update_model(scope.session, scope.tenant_id, model_id, body.changes(), key_id=scope.caller.key_id)
+    return ModelView.of(changed)
 
 
 @router.delete("/{model_id}", status_code=204, responses=problems(403, 404, 409))
@@ -122,7 +123,7 @@ def get_lineage(model_id: str, scope: ReadScope) -> LineageView:
     """Trace a network: what it was made from, what was made from it, and by which jobs."""
     found = catalog.lineage(scope.session, scope.tenant_id, model_id)
     return LineageView(
-        model=model_id,
+        model=found.model.id,
         ancestors=[LineageNode.of(row) for row in found.ancestors],
         descendants=[LineageNode.of(row) for row in found.descendants],
         complete=found.complete,

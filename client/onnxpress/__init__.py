@@ -11,6 +11,7 @@ with onnxpress.Client() as client:
 
 from importlib.metadata import version
 
+from onnxpress.aliases import Alias, Aliases, AliasMove
 from onnxpress.client import Artifacts, Client, Datasets, Jobs, Keys, Models
 from onnxpress.dataset_conversion import (
     Converted,
@@ -60,6 +61,9 @@ from onnxpress.webhooks import Webhooks
 
 __version__ = version("onnxpress")
 __all__ = [
+    "Alias",
+    "AliasMove",
+    "Aliases",
     "Artifacts",
     "AuthenticationError",
     "Change",

@@ -5,12 +5,14 @@ from typing import Annotated
 import typer
 
 from onnxpress import __version__
+from onnxpress.commands.alias import alias
 from onnxpress.commands.audit import audit
 from onnxpress.commands.compress import compress
 from onnxpress.commands.dataset import dataset
 from onnxpress.commands.jobs import cancel, download, jobs, logs, report, retry, wait
 from onnxpress.commands.keys import keys
 from onnxpress.commands.library import data, models, prunability, push
+from onnxpress.commands.pipelines import comment, init_ci
 from onnxpress.commands.profile import profile
 from onnxpress.commands.search import front, pause, pick, resume, trials
 from onnxpress.commands.service import passes, recipes, targets
@@ -41,9 +43,12 @@ for verb in (
     recipes,
     targets,
     audit,
+    comment,
 ):
     app.command()(verb)
 app.add_typer(dataset, name="dataset")
+app.command("init-ci")(init_ci)
+app.add_typer(alias, name="alias")
 app.add_typer(keys, name="keys")
 app.add_typer(webhooks, name="webhooks")
 

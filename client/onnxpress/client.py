@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, Self, TypeVar
 
 import httpx
 
+from onnxpress.aliases import Aliases
 from onnxpress.configuration import find_access, find_patience
 from onnxpress.deadline import NEVER, Deadline
 from onnxpress.documents import Change, Dataset, Event, Job, Key, Model, Prunability, Stored
@@ -54,6 +55,7 @@ class Client:
         self._transport = Transport(access, patience=find_patience(patience), on_retry=on_retry)
         self.url = self._transport.url
         self.models = Models(self._transport)
+        self.aliases = Aliases(self._transport)
         self.datasets = Datasets(self._transport)
         self.jobs = Jobs(self._transport)
         self.artifacts = Artifacts(self._transport)
@@ -113,7 +115,7 @@ class _Collection(Generic[S]):
         self._kind = kind
 
     def get(self, item_id: str) -> S:
-        """Give one by its id."""
+        """Give one by its id; a model also as `@alias`."""
         return self._get(item_id, NEVER)
 
     def list(self, *, tags: Sequence[str] = (), limit: int | None = None) -> Iterator[S]:
@@ -240,7 +242,7 @@ class Models(_Collection[Model]):
     def change(
         self, model_id: str, *, name: str | None = None, tags: Sequence[str] | None = None, alias: str | None = None
     ) -> Model:
-        """Rename or tag a model, or have an alias name it; an empty alias is taken away."""
+        """Rename or tag a model, or have an alias name it; an empty one takes all its aliases away."""
         wanted = {"name": name, "tags": None if tags is None else [*tags]}
         changes: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
         if alias is not None:

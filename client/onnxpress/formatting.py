@@ -2,13 +2,23 @@
 
 
 def size(bytes_: float) -> str:
-    """Give bytes in binary units."""
+    """Give bytes in decimal units, as the service's reports do."""
     value = float(bytes_)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(value) < 1024:
-            return f"{_digits(value)} {unit}" if unit != "B" else f"{value:.0f} B"
-        value /= 1024
-    return f"{_digits(value)} TiB"
+    for unit in ("B", "kB", "MB"):
+        if abs(value) < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"
+
+
+def milliseconds(value: float) -> str:
+    """Give a latency, as the service's reports do."""
+    return f"{value:.3f} ms" if value < 10 else f"{value:.1f} ms"
+
+
+def speed(ratio: float, low: float, high: float) -> str:
+    """Give a ratio of times and its bounds as a speed, as the service's reports do."""
+    return f"{1 / ratio:.2f}x as fast ({1 / high:.2f} to {1 / low:.2f})"
 
 
 def duration(seconds: float) -> str:

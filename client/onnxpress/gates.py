@@ -44,6 +44,18 @@ def parse_gate(text: str) -> dict[str, Any]:
     return gate
 
 
+def read_gate(gate: Any, context: str) -> Any:
+    """Give a gate of a file: as `METRIC RULE VALUE`, or an object whose value may have a unit; anything else as it is."""
+    if isinstance(gate, str):
+        return parse_gate(gate)
+    if not isinstance(gate, Mapping) or not isinstance(gate.get("value"), str):
+        return gate
+    words = [str(gate.get("metric")), str(gate.get("rule")), str(gate["value"])]
+    found = {**gate, "value": _value(words, f"{context}: {' '.join(words)}")}
+    _refuse_idle(found, " ".join(words))
+    return found
+
+
 def _value(words: Sequence[str], context: str) -> float:
     if words[1] in {"min", "max"}:
         if words[0].startswith("latency_"):

@@ -6,7 +6,7 @@ from typing import Any
 
 from onnxpress.errors import UsageError
 from onnxpress.quantities import parse_seconds
-from onnxpress.recipe import read_json, search_job
+from onnxpress.recipe import read_document, search_job
 
 MINIMISED = ("latency", "size", "memory", "macs")
 EFFORTS = ("low", "medium", "high")
@@ -20,7 +20,7 @@ def read_goal(goal: str) -> dict[str, Any]:
     """Give the spec of a search from what is minimised, or from a file: `{"minimise": ...}`, or a whole job with a `goal`."""
     if goal in MINIMISED:
         return {"kind": "search", "goal": {"minimise": goal}}
-    document = read_json(goal, f"--goal {goal}: {_ABSENT}")
+    document = read_document(goal, f"--goal {goal}: {_ABSENT}")
     if "goal" in document:
         return search_job(document, goal)
     if "minimise" in document:

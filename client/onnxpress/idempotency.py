@@ -6,14 +6,14 @@ import os
 import secrets
 from collections.abc import Mapping
 
-# What names one execution of a pipeline's step, and what tells its second attempt from the first.
+# What names a pipeline's step, its attempts taken together: a later one finds the job of the one before.
 CI_RUNS = (
     ("ONNXPRESS_RUN_ID",),
-    ("GITHUB_RUN_ID", "GITHUB_RUN_ATTEMPT", "GITHUB_JOB"),
-    ("CI_JOB_ID",),
-    ("BUILDKITE_JOB_ID", "BUILDKITE_RETRY_COUNT"),
+    ("GITHUB_RUN_ID", "GITHUB_JOB"),
+    ("CI_PIPELINE_ID", "CI_JOB_NAME"),
+    ("BUILDKITE_BUILD_ID", "BUILDKITE_STEP_ID"),
     ("CIRCLE_WORKFLOW_JOB_ID",),
-    ("BUILD_BUILDID", "SYSTEM_JOBATTEMPT", "SYSTEM_JOBID"),
+    ("BUILD_BUILDID", "SYSTEM_JOBID"),
     ("BUILD_TAG",),
 )
 
@@ -25,10 +25,7 @@ def idempotency_key(*parts: object, run: str | None = None) -> str:
 
 
 def run_id(environment: Mapping[str, str] = os.environ) -> str:
-    """Name this run: by the CI system's ids, so that the same attempt is recognised, else at random.
-
-    The attempt is part of it: the second attempt of a cancelled CI run must not be answered with the cancelled job.
-    """
+    """Name this run: by the CI system's ids, so that a further attempt is recognised, else at random."""
     for names in CI_RUNS:
         if environment.get(names[0]):
             return "/".join(f"{name}={environment.get(name, '')}" for name in names)

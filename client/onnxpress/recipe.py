@@ -5,7 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from onnxpress.errors import UsageError
+from onnxpress.gates import read_gate
 
 # Names that stand for the recipes that most people start with.
 RECIPES: Mapping[str, Sequence[Mapping[str, Any]]] = {
@@ -27,7 +30,7 @@ def read_spec(recipe: str) -> dict[str, Any]:
         return {"kind": "compress", "recipe": recipe}
     if recipe in RECIPES and not Path(recipe).is_file():
         return {"kind": "compress", "recipe": {"passes": [dict(one) for one in RECIPES[recipe]]}}
-    document = read_json(recipe, f"no file {recipe}, and no recipe of that name: {', '.join(NAMES)}")
+    document = read_document(recipe, f"no file {recipe}, and no recipe of that name: {', '.join(NAMES)}")
     if "passes" in document:
         return {"kind": "compress", "recipe": document}
     if "goal" in document and "recipe" not in document:
@@ -48,18 +51,27 @@ def search_job(document: Mapping[str, Any], path: str) -> dict[str, Any]:
     return {**document, "kind": "search"}
 
 
-def read_json(path: str, absent: str) -> dict[str, Any]:
-    """Give the JSON object that a file holds; raises UsageError, with the words of `absent` where there is no file."""
+def read_document(path: str, absent: str) -> dict[str, Any]:
+    """Give the object that a JSON or YAML file holds, its limits read as people type them.
+
+    Raises UsageError, with the words of `absent` where there is no file.
+    """
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        document = yaml.safe_load(text) if Path(path).suffix in {".yaml", ".yml"} else json.loads(text)
     except FileNotFoundError:
         raise UsageError(absent) from None
     except OSError as error:
         raise UsageError(f"{path} is not readable: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not YAML: {error}") from error
     except ValueError as error:
-        raise UsageError(f"{path} is not JSON: {error}") from error
+        raise UsageError(f"{path} is not JSON: {error}; YAML is read from files that end in .yaml or .yml") from error
     if not isinstance(document, dict):
-        raise UsageError(f"{path} must hold a JSON object")
+        raise UsageError(f"{path} must hold an object, as a JSON object or YAML mapping")
+    for holder, name in ((document, "gates"), (document.get("goal"), "subject_to"), (document, "subject_to")):
+        if isinstance(holder, dict) and isinstance(holder.get(name), list):
+            holder[name] = [read_gate(gate, f"{path}: {name}") for gate in holder[name]]
     return document
 
 
@@ -85,7 +97,7 @@ def parse_target(text: str) -> dict[str, Any]:
 
 def read_profile(path: str) -> dict[str, Any]:
     """Give the spec of a profile from a file that holds a whole job."""
-    document = read_json(path, f"no file {path}")
+    document = read_document(path, f"no file {path}")
     if document.get("kind", "profile") != "profile" or "targets" not in document:
         raise UsageError(f'{path} holds no profile ({{"kind": "profile", "targets": [...], ...}})')
     return {"kind": "profile", **document}

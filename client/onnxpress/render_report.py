@@ -104,28 +104,28 @@ def _latency_rows(latency: Json) -> Iterable[tuple[str, str, str, str]]:
         ratio = latency["ratios"].get(statistic)
         if ratio is None:
             continue
-        before, after = (latency[side][f"{statistic}_ms"] / 1e3 for side in ("original", "compressed"))
-        interval = ratio["interval"]
+        before, after = (latency[side][f"{statistic}_ms"] for side in ("original", "compressed"))
         busy = "" if latency["stable"] else ", disturbed"
-        change = f"{_factor(ratio['value'], 'faster', 'slower')} (ratio {ratio['value']:.3f}, {_between(interval, '.3f')}){busy}"
-        yield f"latency {statistic}", formatting.duration(before), formatting.duration(after), change
+        yield (
+            f"latency {statistic}",
+            formatting.milliseconds(before),
+            formatting.milliseconds(after),
+            f"{_speed(ratio)}{busy}",
+        )
     if latency.get("counts") == "cpu":
-        ratio = latency["cpu_ratio"]
-        change = f"{_factor(ratio['value'], 'faster', 'slower')} (ratio {ratio['value']:.3f}, {_between(ratio['interval'], '.3f')})"
-        yield "CPU time p50", "", "", f"{change}; this counts, because the machine was busy"
+        yield "CPU time p50", "", "", f"{_speed(latency['cpu_ratio'])}; the machine was busy, so this counts"
 
 
 def _generation_rows(generation: Json) -> Iterable[tuple[str, str, str, str]]:
     """Give a decoder's time to the first token, and the tokens per second of reading a prompt and of writing."""
     prefill = generation["prefill"]
-    before, after = (prefill[f"{side}_ms"] / 1e3 for side in ("original", "compressed"))
-    faster = _factor(prefill["ratio"]["value"], "faster", "slower")
+    before, after = (prefill[f"{side}_ms"] for side in ("original", "compressed"))
     first = f"first token after {generation['texts'] * generation['prompt_tokens']}"
-    yield first, formatting.duration(before), formatting.duration(after), faster
+    yield first, formatting.milliseconds(before), formatting.milliseconds(after), _speed(prefill["ratio"])
     for load, name in (("prefill", "prompt read"), ("decode", "text written")):
         rate, ratio = generation[load], generation[load]["ratio"]
         by = " by CPU time" if rate.get("clock") == "cpu" else ""
-        change = f"{_factor(ratio['value'], 'faster', 'slower')}{by} (ratio {ratio['value']:.3f}, {_between(ratio['interval'], '.3f')})"
+        change = f"{_speed(ratio)}{by}"
         speeds = [f"{rate[f'{side}_tokens_per_s']:.4g} tokens/s" for side in ("original", "compressed")]
         yield name, speeds[0], speeds[1], change
 
@@ -279,7 +279,7 @@ def gates(results: Sequence[Json], targets: Mapping[int, str]) -> Table:
         table.add_column("target")
     table.add_column("gate")
     table.add_column("measured", justify="right")
-    table.add_column("bound", justify="right")
+    table.add_column("at worst", justify="right")
     table.add_column("outcome")
     table.add_column("why", ratio=1)
     for one in results:
@@ -299,6 +299,10 @@ def _verdict(verdict: Json) -> Text:
     outcome = verdict["outcome"]
     text = "verdict: none (the job has no gates)" if outcome == "none" else f"verdict: {outcome}"
     return safe_text(text, style=STYLES.get(outcome, ""))
+
+
+def _speed(ratio: Json) -> str:
+    return formatting.speed(ratio["value"], ratio["interval"]["low"], ratio["interval"]["high"])
 
 
 def _factor(ratio: float, better: str, worse: str) -> str:

@@ -56,6 +56,15 @@ def session(url: str | None, *, as_json: bool = False) -> Iterator[Client]:
         raise typer.Exit(ExitCode.INTERRUPTED) from error
 
 
+@contextmanager
+def failing() -> Iterator[None]:
+    """Turn what goes wrong in a command that asks no service into words and an exit code."""
+    try:
+        yield
+    except OnnxpressError as error:
+        raise _end(error, as_json=False) from error
+
+
 def _end(error: OnnxpressError, *, as_json: bool) -> typer.Exit:
     code = code_of(error)
     tell(f"onnxpress: {error}", "red")

@@ -14,7 +14,6 @@ from engine.errors import (
     ModelUnsupportedError,
 )
 from engine.estimate import Speed, beyond_limits, estimate_job, measured_speed
-from engine.gate import FIDELITY_METRICS, TASK_METRICS
 from engine.graph import io, verify
 from engine.graph.activations import live_bytes
 from engine.graph.declaration import contradictions
@@ -35,12 +34,12 @@ from engine.measure.decoding import decoding_feeds
 from engine.measure.gates import Costs, judge, labelled_output
 from engine.measure.parameter_growth import explain_growth
 from engine.measure.quality import Evaluator, Network
+from engine.measure.rejudge import chosen_on
 from engine.measure.runs import seconds_per_sample
 from engine.measure.size import compare_size
 from engine.report.in_float import in_float_reasons
 from engine.report.markdown import summarise
 from engine.report.values import (
-    GateResult,
     MemoryComparison,
     Quality,
     Report,
@@ -308,7 +307,7 @@ class BesideOriginal:
         """Judge the gates, and say so where the samples that judge are those that steps were chosen on."""
         results = [judge(gate, quality, costs) for gate in self._spec.gates]
         if self._parts.told is not None and self._parts.told.select_is_judge:
-            results = [_chosen_on(each) for each in results]
+            results = [chosen_on(each) for each in results]
         return Verdict.of(results)
 
     def _store(self) -> Path:
@@ -339,12 +338,6 @@ def _does_not_run(error: EngineError, likely: str | None = None) -> BaselineFail
     return BaselineFailedError(
         f"The original network does not run: {error.message}", node=error.node, hint=likely or error.hint
     )
-
-
-def _chosen_on(result: GateResult) -> GateResult:
-    if result.gate.metric not in (*TASK_METRICS, *FIDELITY_METRICS):
-        return result
-    return result.model_copy(update={"reason": f"{result.reason}; steps were chosen on the same samples"})
 
 
 def _too_large(needed: int, limit_mb: int) -> str:

@@ -6,6 +6,7 @@ from typing import assert_never
 from engine.report.byte_account import BYTE_KINDS
 from engine.report.counted_time import counted
 from engine.report.detail_parts import Detail
+from engine.report.folded import folded
 from engine.report.generation_markdown import generation_gain, generation_rows
 from engine.report.outputs_markdown import output_lines, quality_rows
 from engine.report.profile_markdown import profile_lines
@@ -36,6 +37,7 @@ from engine.report.wording import (
     speed,
     table,
     tf32_sentence,
+    times_less,
     times_smaller,
 )
 from engine.report.wording import size as size_text
@@ -90,7 +92,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield ""
     yield report.summary
     yield ""
-    yield from table(("", "original", "compressed", "change"), _measures(report))
+    yield from table(("", "original", "compressed", "change"), headline(report))
     yield from _learners(report)
     if report.verdict.gates:
         yield from ("", "## Gates", "")
@@ -105,8 +107,30 @@ def _lines(report: Report) -> Iterator[str]:
                 for result in report.verdict.gates
             ),
         )
+    for warning in report.warnings:
+        yield from ("", f"> {warning}")
+    yield from folded(_details(report))
+    yield from ("", *_conditions(report))
+
+
+def headline(report: Report) -> Iterator[tuple[str, ...]]:
+    """Yield the rows that a verdict is about: one each for size, time, quality and memory."""
+    seen = set()
+    main = report.quality[0].metric if report.quality else None
+    kinds = {"size": "size", "latency p50": "time", "CPU time p50": "clock", "peak memory": "memory"}
+    for row in _measures(report):
+        kind = kinds.get(row[0]) or ("quality" if main is not None and row[0].startswith(main) else None)
+        if kind is not None and kind not in seen:
+            seen.add(kind)
+            yield row
+
+
+def _details(report: Report) -> Iterator[str]:
+    """Yield what is looked up, a section for each subject."""
     if report.search is not None:
         yield from search_lines(report.search)
+    yield from ("", "## All that was measured", "")
+    yield from table(("", "original", "compressed", "change"), _measures(report))
     yield from output_lines(report.outputs)
     yield from _bytes(report)
     if report.steps:
@@ -115,14 +139,11 @@ def _lines(report: Report) -> Iterator[str]:
     for step in report.steps:
         yield from quantization_lines(step)
         if step.change is not None and isinstance(step.change.details, Detail):
-            yield from pruning_lines(step.change.details, step.index)
-            yield from training_lines(step.change.details, step.index)
+            yield from pruning_lines(step.change.details, step.number)
+            yield from training_lines(step.change.details, step.number)
     if report.tuning is not None:
         yield from tuning_lines(report.tuning.original, "## Session options of the original")
         yield from tuning_lines(report.tuning.compressed, "## Session options of the result")
-    for warning in report.warnings:
-        yield from ("", f"> {warning}")
-    yield from ("", *_conditions(report))
 
 
 def _measures(report: Report) -> Iterator[tuple[str, ...]]:
@@ -154,10 +175,10 @@ def _measures(report: Report) -> Iterator[tuple[str, ...]]:
     yield from quality_rows(report.quality, report.selected_quality)
     if report.memory is not None:
         left, right = report.memory.original, report.memory.compressed
-        ratio_text = f"{right.peak_rss_bytes / left.peak_rss_bytes:.2f}x"
-        yield "peak memory", size_text(left.peak_rss_bytes), size_text(right.peak_rss_bytes), ratio_text
+        less = times_less(left.peak_rss_bytes, right.peak_rss_bytes)
+        yield "peak memory", size_text(left.peak_rss_bytes), size_text(right.peak_rss_bytes), less
         if left.device_peak_bytes and right.device_peak_bytes is not None:
-            of_device = f"{right.device_peak_bytes / left.device_peak_bytes:.2f}x"
+            of_device = times_less(left.device_peak_bytes, right.device_peak_bytes)
             yield "peak GPU memory", size_text(left.device_peak_bytes), size_text(right.device_peak_bytes), of_device
         yield "load", f"{left.load_ms:.1f} ms", f"{right.load_ms:.1f} ms", ""
     yield "parameters", str(report.original.parameters), str(report.compressed.parameters), report.more_parameters or ""
@@ -185,11 +206,11 @@ def _bytes(report: Report) -> Iterator[str]:
 def _step(step: StepReport) -> tuple[str, ...]:
     if step.refusal is not None:
         told = f"{step.refusal.reason} {step.refusal.hint or ''}".strip()
-        return f"{step.index}: {step.type}", f"refused ({step.refusal.code})", told, f"{step.seconds:.1f}"
+        return f"{step.number}: {step.type}", f"refused ({step.refusal.code})", told, f"{step.seconds:.1f}"
     told = step.change.summary if step.change else ""
     if step.credit is not None:
         told += f" It lost more than is allowed, which training won back: {step.credit.reason}"
-    return f"{step.index}: {step.type}", "applied", told.strip(), f"{step.seconds:.1f}"
+    return f"{step.number}: {step.type}", "applied", told.strip(), f"{step.seconds:.1f}"
 
 
 def _learners(report: Report) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A report in the text format of Prometheus."""
+"""A report as OpenMetrics, which Prometheus reads as its own text format too."""
 
 from collections.abc import Iterator
 from typing import assert_never
@@ -18,7 +18,7 @@ def prometheus(report: AnyReport) -> str:
     for name, samples in _gauges(report):
         lines.append(f"# TYPE {_PREFIX}_{name} gauge")
         lines += [f"{_PREFIX}_{name}{{{labels}}} {value:.9g}" for labels, value in samples]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "# EOF"]) + "\n"
 
 
 Samples = list[tuple[str, float]]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from engine.report.counted_time import counted
+from engine.report.folded import folded
 from engine.report.outputs_markdown import output_lines, quality_rows
 from engine.report.tuning_markdown import tuning_lines
 from engine.report.values import (
@@ -60,9 +61,7 @@ def profile_lines(report: ProfileReport) -> Iterator[str]:
                 for result in report.verdict.gates
             ),
         )
-    for each in report.targets:
-        yield from ("", f"## {_name(each)}", "")
-        yield from _target(each)
+    yield from folded(line for each in report.targets for line in ("", f"## {_name(each)}", "", *_target(each)))
     for sentence in (*profiled_parts_sentence(report), *data_sentence(report)):
         yield from ("", sentence)
     for warning in report.warnings:

@@ -24,7 +24,7 @@ def quantization_lines(step: StepReport) -> Iterator[str]:
     told = step.change or step.refusal
     details = None if told is None else told.details
     if isinstance(details, MixedDetails):
-        yield from _front(step.index, details)
+        yield from _front(step.number, details)
         methods: tuple[MethodDetails, ...] = details.steps
     elif isinstance(details, StaticDetails | DynamicDetails | WeightsDetails | Float16Details):
         methods = (details,)
@@ -32,7 +32,7 @@ def quantization_lines(step: StepReport) -> Iterator[str]:
         return
     if step.change is not None:
         for method in methods:
-            yield from _method(step.index, method)
+            yield from _method(step.number, method)
 
 
 def _method(index: int, details: MethodDetails) -> Iterator[str]:

@@ -264,6 +264,11 @@ class StepReport(_Value):
     credit: Credit | None = Field(None, description="null: it lost no more than is allowed.")
     seconds: float
 
+    @property
+    def number(self) -> int:
+        """Which step it is as people count: the first one is 1."""
+        return self.index + 1
+
 
 class GateResult(_Value):
     """One gate with the measured value and the bound that was held against the limit."""

@@ -8,6 +8,7 @@ from engine.report.values import AnyReport, Environment, ProfileReport, Quality,
 SHARES = frozenset(
     {"top1", "top5", "f1", "iou", "top1_agreement", "neighbours", "r2", "mask_iou", "box_f1", "token_agreement"}
 )
+_SAME = 5e-3
 # What an outcome is called in a table.
 MARKS = {"pass": "pass", "fail": "FAIL", "inconclusive": "inconclusive", "none": "none"}
 
@@ -55,6 +56,14 @@ def times_smaller(before: int, after: int) -> str:
     if f"{max(before, after) / min(before, after):.2f}" == "1.00":
         return "of about the same size"
     return f"{before / after:.2f}x smaller" if after < before else f"{after / before:.2f}x larger"
+
+
+def times_less(before: float, after: float) -> str:
+    """Say how what is taken of a machine changed."""
+    ratio = after / before
+    if abs(ratio - 1) < _SAME:
+        return "same"
+    return f"{1 / ratio:.2f}x less" if ratio < 1 else f"{ratio:.2f}x more"
 
 
 def size(count: float) -> str:

@@ -369,3 +369,25 @@ def test_passes_and_targets(client):
     assert one["schema"]["properties"]["type"]["const"] == "quantize_static"
     assert client.get("/v1/passes/magic").status_code == 404
     assert client.get("/v1/targets").json() == {"items": [], "unavailable": [], "workers": []}
+
+
+def test_a_changed_limit_of_costs_is_judged_by_what_was_measured(service, client, live_worker):
+    body = {"model": service.ready_model(client, b"judged anew"), "recipe": SIMPLIFY}
+
+    def gated(rule, value, metric="size_bytes"):
+        return {**body, "gates": [{"metric": metric, "rule": rule, "value": value}]}
+
+    first = new_job(client, gated("max_ratio", 0.95))
+    finish(service, first["id"])
+    tighter = gated("max_ratio", 1e-6)
+    assert client.post("/v1/jobs:validate", json=tighter).json()["cached_from"] == first["id"]
+    again = new_job(client, tighter)
+    assert (again["status"], again["cache"], again["verdict"]) == ("succeeded", "hit", "fail")
+    assert again["summary"]["gates"][0]["value"] == 1e-6
+    report = client.get(again["links"]["report"]).json()
+    assert (report["verdict"]["outcome"], len(report["verdict"]["gates"])) == ("fail", 1)
+    assert "FAIL" in client.get(f"/v1/jobs/{again['id']}/report.md").text
+    assert client.get(again["links"]["output"]).content == b"small"
+    # What decides about steps, or asks for something else, is other work; so is what the figures do not decide.
+    for other in (gated("min", 0.9, "top1_agreement"), gated("max", 5.0, "latency_p99")):
+        assert new_job(client, other)["cache"] == "miss"

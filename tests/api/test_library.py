@@ -104,6 +104,29 @@ def test_names_tags_and_aliases(service, client):
     assert {one["state"] for one in client.get("/v1/models", params={"state": "ready"}).json()["items"]} == {"ready"}
 
 
+def test_aliases_over_http(service, client, stranger):
+    first, second = service.ready_model(client, b"one"), service.ready_model(client, b"two")
+    moved = client.put("/v1/aliases/prod", json={"model": first, "expected": None, "note": "first release"})
+    assert (moved.status_code, moved.json()["model"]) == (200, first)
+    assert client.put("/v1/aliases/prod", json={"model": second}).json()["history"][1]["note"] == "first release"
+    for path in ("", "/lineage", "/content"):
+        assert client.get(f"/v1/models/@prod{path}").content == client.get(f"/v1/models/{second}{path}").content
+    assert client.get("/v1/models/@prod").json()["aliases"] == ["prod"]
+    late = client.put("/v1/aliases/prod", json={"model": second, "expected": first})
+    assert (late.status_code, late.json()["code"]) == (409, "alias_moved")
+    plan = client.post("/v1/jobs:validate", json={"model": "@prod", "recipe": {"passes": [{"type": "simplify"}]}})
+    assert plan.json()["valid"], plan.json()
+    back = client.post("/v1/aliases/prod:rollback", json={"note": "p99 rose"}).json()
+    assert (back["model"], back["history"][0]["rollback"], back["history"][0]["note"]) == (first, True, "p99 rose")
+    assert client.get("/v1/aliases").json()["items"] == [{name: back[name] for name in ("name", "model", "moved_at")}]
+    assert stranger.get("/v1/models/@prod").status_code == stranger.get("/v1/aliases/prod").status_code == 404
+    assert client.put("/v1/aliases/UPPER", json={"model": first}).status_code == 422
+    assert client.put("/v1/aliases/prod", json={"model": "@none"}).status_code == 404
+    assert client.delete("/v1/aliases/prod").status_code == 204
+    gone = client.get("/v1/models/@prod")
+    assert (gone.status_code, gone.json()["detail"]) == (404, "No model has the alias prod.")
+
+
 def test_models_and_datasets_are_found_by_their_tags(service, client, stranger):
     models = [service.ready_model(client, f"tagged {number}".encode()) for number in range(3)]
     for model, tags in zip(models, (["tag", 'q"'], ["tag", "b"], ["tags"]), strict=True):

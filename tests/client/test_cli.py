@@ -214,15 +214,22 @@ def test_without_wait_there_is_an_id_and_nothing_else(press, cli, files):
     assert (done.code, done.json["job"]["status"]) == (0, "queued")
 
 
-def test_a_ci_attempt_has_one_key_and_the_next_another(press, cli, files, monkeypatch):
+def test_a_further_attempt_finds_its_job_and_replaces_one_that_came_to_nothing(press, cli, files, monkeypatch):
     scripted = press()
     monkeypatch.setenv("GITHUB_RUN_ID", "7")
-    for attempt in ("1", "1", "2"):
+    for attempt in ("1", "2"):
         monkeypatch.setenv("GITHUB_RUN_ATTEMPT", attempt)
         cli(scripted.url, KEY, *files, "--no-wait")
     for path in ("/models", "/datasets", "/jobs"):
-        first, again, other = (asked.headers["Idempotency-Key"] for asked in scripted.asked("POST", path))
-        assert first == again != other
+        first, again = (asked.headers["Idempotency-Key"] for asked in scripted.asked("POST", path))
+        assert first == again
+    jobs = {asked.headers["Idempotency-Key"] for asked in scripted.asked("POST", "/jobs")}
+    for status in ("cancelled", "failed"):
+        dead = {"status": 202, "json": JOB | {"id": "job_0", "status": status}}
+        scripted.on("POST", "/jobs", dead, dead, {"status": 202, "json": JOB})
+        assert cli(scripted.url, KEY, *files, "--no-wait").stdout == "job_1\n"
+        turns = [asked.headers["Idempotency-Key"] for asked in scripted.asked("POST", "/jobs")[-3:]]
+        assert (len(set(turns)), turns[0]) == (3, *jobs)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import engine
 from onnxpress.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "client/README.md", "docs/search.md")
+PAGES = ("README.md", "client/README.md", "docs/search.md", "docs/ci.md")
 ALL_PAGES = (*PAGES, "docs/webhooks.md")
 
 

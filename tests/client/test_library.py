@@ -209,3 +209,28 @@ def test_completion_is_offered():
     script = "from onnxpress.cli import app; app(prog_name='onnxpress')"
     told = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
     assert told.stdout.split() == ["keys"], told.stderr
+
+
+def test_aliases(scripted, cli):
+    moves = [
+        {"model": "mdl_2", "rollback": False, "key": "key_1", "note": "faster", "at": "2026-01-02T03:04:05Z"},
+        {"model": "mdl_1", "rollback": False, "key": None, "note": None, "at": "2026-01-01T03:04:05Z"},
+    ]
+    row = {"name": "prod", "model": "mdl_2", "moved_at": "2026-01-02T03:04:05Z"}
+    scripted.on("GET", "/aliases", {"json": {"items": [row]}})
+    scripted.on("GET", "/aliases/prod", {"json": row | {"history": moves}})
+    scripted.on("PUT", "/aliases/prod", {"json": row | {"history": moves}})
+    scripted.on("POST", "/aliases/prod:rollback", {"json": row | {"model": "mdl_1", "history": []}})
+    scripted.on("DELETE", "/aliases/prod", {"status": 204})
+    assert cli(scripted.url, KEY, "alias", "list").stdout == "prod\n"
+    shown = cli(scripted.url, KEY, "alias", "history", "@prod")
+    assert (shown.stdout, "faster" in shown.stderr) == ("mdl_2\n", True)
+    assert cli(scripted.url, KEY, "alias", "set", "prod", "@staging", "--note", "faster").stdout == "mdl_2\n"
+    assert json.loads(scripted.asked("PUT", "/aliases/prod")[0].body) == {"model": "@staging", "note": "faster"}
+    assert cli(scripted.url, KEY, "alias", "rollback", "prod").stdout == "mdl_1\n"
+    assert json.loads(scripted.asked("POST", "/aliases/prod:rollback")[0].body) == {"expected": "mdl_2"}
+    assert cli(scripted.url, KEY, "alias", "remove", "@prod").code == 0
+    scripted.on("GET", "/models/@prod", {"json": {"id": "mdl_2", "state": "ready", "sha256": SHA256}})
+    scripted.on("GET", "/models/@prod/content", {"body": LARGE})
+    assert cli(scripted.url, KEY, "download", "@prod", "--out", "prod.onnx").code == 0
+    assert Path("prod.onnx").read_bytes() == LARGE

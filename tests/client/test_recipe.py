@@ -5,7 +5,7 @@ import json
 import pytest
 
 from engine import Compress
-from onnxpress import idempotency, recipe
+from onnxpress import goal, idempotency, recipe
 from onnxpress.errors import UsageError
 
 PASSES = [{"type": "simplify"}]
@@ -24,6 +24,25 @@ def test_a_file_holds_a_recipe_or_a_whole_job(tmp_path):
     path.write_text(json.dumps(job))
     assert recipe.read_spec(str(path)) == {"kind": "compress", **job}
     Compress.model_validate(recipe.read_spec(str(path)))
+
+
+def test_files_may_be_yaml_and_their_limits_have_units(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "# for the gateway\nrecipe: {passes: [{type: simplify}]}\ntarget: {threads: 2}\ngates:\n  - top1 max_drop 1%\n"
+        "  - {metric: size_bytes, rule: max, value: 2MiB}\n  - {metric: latency_p99, rule: max, value: 5ms, level: warn}\n"
+    )
+    read = recipe.read_spec(str(path))
+    assert [gate["value"] for gate in read["gates"]] == [0.01, 2 << 20, 5.0]
+    Compress.model_validate(read)
+    goal_file = tmp_path / "goal.yml"
+    goal_file.write_text("minimise: size\nsubject_to: [top1 max_drop 0.01]\n")
+    limit = {"metric": "top1", "rule": "max_drop", "value": 0.01}
+    assert goal.read_goal(str(goal_file))["goal"] == {"minimise": "size", "subject_to": [limit]}
+    for text, words in (("a: [", "is not YAML"), ("gates: [{metric: top1, rule: max_drop, value: '1'}]", "100 points")):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=words):
+            recipe.read_spec(str(path))
 
 
 @pytest.mark.parametrize(
@@ -51,8 +70,10 @@ def test_labels():
 def test_an_attempt_of_a_ci_run_has_one_key_and_the_next_attempt_another():
     github = {"GITHUB_RUN_ID": "7", "GITHUB_RUN_ATTEMPT": "1", "GITHUB_JOB": "press"}
     assert idempotency.run_id(github) == idempotency.run_id(dict(github))
-    assert idempotency.run_id(github) != idempotency.run_id({**github, "GITHUB_RUN_ATTEMPT": "2"})
-    assert idempotency.run_id({"CI_JOB_ID": "9"}) == idempotency.run_id({"CI_JOB_ID": "9"})
+    assert idempotency.run_id(github) == idempotency.run_id({**github, "GITHUB_RUN_ATTEMPT": "2"})
+    assert idempotency.run_id(github) != idempotency.run_id({**github, "GITHUB_JOB": "other"})
+    gitlab = {"CI_PIPELINE_ID": "9", "CI_JOB_NAME": "press"}
+    assert idempotency.run_id(gitlab) == idempotency.run_id({**gitlab, "CI_JOB_ID": "10"})
     assert idempotency.run_id({}) != idempotency.run_id({})
 
 

@@ -71,7 +71,7 @@ def test_the_story_the_front_and_the_limits_of_a_report(report):
     )
 
 
-@pytest.mark.parametrize(("minimise", "more"), [("latency", ""), ("memory", "50.0 MiB"), ("macs", "1,234,567")])
+@pytest.mark.parametrize(("minimise", "more"), [("latency", ""), ("memory", "52.4 MB"), ("macs", "1,234,567")])
 def test_a_front_has_predicted_beside_measured_and_says_which_is_chosen(minimise, more):
     point = {"number": 4, "level": "full", "because": "solver", "point": POINT, "recipe": None, "predicted": PREDICTED}
     document = {"job": "job_1", "status": "running", "final": False, "minimise": minimise, "chosen": 4}
@@ -79,8 +79,8 @@ def test_a_front_has_predicted_beside_measured_and_says_which_is_chosen(minimise
     text = shown(render_search.front_table(front))
     assert f"front of job_1: the least {minimise} first, so far" in text
     row = line(text, "2.00x as fast")
-    assert row.startswith("│ 4 │ 2.00x as fast │ 176 KiB │ ")
-    assert "top1 -0.40 points │ 2.08x as fast, 177 KiB" in row
+    assert row.startswith("│ 4 │ 2.00x as fast │ 180.0 kB │ ")
+    assert "top1 -0.40 points │ 2.08x as fast, 181.0 kB" in row
     assert row.endswith("distilled │ chosen │")
     assert more in row
 

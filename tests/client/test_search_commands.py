@@ -240,7 +240,7 @@ def test_on_a_terminal_candidates_stand_above_the_bar(press):
             told += piece
     stdout, _ = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (0, "job_1\n")
-    assert "trial 5: 2.50x as fast, 176 KiB, top1 +0.00 points; the fastest so far" in told.decode()
+    assert "trial 5: 2.50x as fast, 180.0 kB, top1 +0.00 points; the fastest so far" in told.decode()
 
 
 @pytest.mark.parametrize("command", ["compress", "wait"])
@@ -250,11 +250,11 @@ def test_candidates_are_shown_as_they_end(press, cli, words, command):
     assert done.stdout == "job_1\n"
     lines = [line for line in done.stderr.splitlines() if line.startswith("trial ")]
     assert lines == [
-        "trial 1: 4.00x as fast, 176 KiB, top1 -5.00 points; beyond a limit",
+        "trial 1: 4.00x as fast, 180.0 kB, top1 -5.00 points; beyond a limit",
         "trial 2: failed: crashed",
-        "trial 3: 2.00x as fast, 176 KiB, top1 -0.40 points; the fastest so far whose figures are within the limits",
-        "trial 4: 1.67x as fast, 176 KiB, top1 +0.00 points",
-        "trial 5: 2.50x as fast, 176 KiB, top1 +0.00 points; the fastest so far whose figures are within the limits",
+        "trial 3: 2.00x as fast, 180.0 kB, top1 -0.40 points; the fastest so far whose figures are within the limits",
+        "trial 4: 1.67x as fast, 180.0 kB, top1 +0.00 points",
+        "trial 5: 2.50x as fast, 180.0 kB, top1 +0.00 points; the fastest so far whose figures are within the limits",
     ]
 
 

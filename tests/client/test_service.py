@@ -13,47 +13,13 @@ import httpx
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 import onnxpress
 from onnxpress.exit_codes import ExitCode
 from onnxpress.file_transfer import digest
 
 SIMPLIFY = {"passes": [{"type": "simplify"}]}
-
-
-@pytest.fixture(scope="session")
-def net(tmp_path_factory):
-    """Give a small network's file: what is measured here is the way, not the gain."""
-    random = np.random.default_rng(0)
-
-    def weight(name, *shape):
-        return numpy_helper.from_array(random.standard_normal(shape).astype(np.float32) / 4, name)
-
-    nodes = [
-        helper.make_node("Identity", ["image"], ["same"]),
-        helper.make_node("Conv", ["same", "w1"], ["conv"], pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["conv"], ["relu"]),
-        helper.make_node("GlobalAveragePool", ["relu"], ["pool"]),
-        helper.make_node("Flatten", ["pool"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "w2"], ["logits"]),
-    ]
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 12, 12])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 10])
-    graph = helper.make_graph(nodes, "net", [image], [logits], [weight("w1", 16, 3, 3, 3), weight("w2", 16, 10)])
-    path = tmp_path_factory.mktemp("net") / "net.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def npz(tmp_path_factory):
-    """Give a file of samples, half of them labelled."""
-    random = np.random.default_rng(1)
-    path = tmp_path_factory.mktemp("data") / "data.npz"
-    labels = np.where(np.arange(128) < 64, -1, random.integers(0, 10, 128))
-    np.savez(path, image=random.random((128, 3, 12, 12), dtype=np.float32), label=labels)
-    return path
 
 
 @pytest.fixture(scope="session")

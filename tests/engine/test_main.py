@@ -56,7 +56,7 @@ def test_compresses_and_says_so_with_its_exit_code(call, files):
         "report.md",
         "report.prom",
     ]
-    assert "step 0: simplify" in err
+    assert "step 1: simplify" in err
     spec = {
         "recipe": {"passes": [{"type": "simplify"}]},
         "gates": [{"metric": "size_bytes", "rule": "max_ratio", "value": 0.1}],

@@ -19,7 +19,7 @@ PAIRS = list(itertools.pairwise(_REVISIONS))
 _TELLING = {("unit", "queue"): "work", ("job", "spec"): {"target": {"provider": "openvino"}}}
 _CHANGED = {"0002": {("unit", "queue"): "run.openvino"}}
 # Tables that a revision fills from the rows of others.
-_FILLED = {"job_output"}
+_FILLED = {"job_output", "alias", "alias_move"}
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -75,6 +76,18 @@ def test_serve_tells_where_it_is_and_ctrl_c_stops_all_of_it(tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     assert not (tmp_path / "url").exists()
+    assert _processes_of(tmp_path) == []
+
+
+def test_a_taken_port_is_said_before_anything_starts(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        argv = [sys.executable, "-m", "standalone", "serve", "--data", str(tmp_path), "--port", str(port)]
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert f"cannot listen on 127.0.0.1, port {port}" in done.stderr
+    assert "starts" not in done.stderr
     assert _processes_of(tmp_path) == []
 
 

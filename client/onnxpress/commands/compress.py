@@ -5,25 +5,35 @@ from typing import Annotated, Any
 
 import typer
 
-from onnxpress import gates, genai_folder, goal, render_report
+from onnxpress import gates, goal
 from onnxpress import recipe as recipes
 from onnxpress.client import Client
-from onnxpress.commands.options import AsJson, Data, Judge, Keep, Metric, Timeout, Url, writable, write
+from onnxpress.commands.deliver import Delivery, deliver, fetch
+from onnxpress.commands.incumbent import Replacement, compare, find_incumbent
+from onnxpress.commands.incumbent import promote as promote_result
+from onnxpress.commands.options import AsJson, Data, Judge, Keep, Metric, Timeout, Url, writable
+from onnxpress.commands.recorded import (
+    OnInconclusive,
+    Reports,
+    ServiceOutage,
+    code_of_inconclusive,
+    recorded,
+)
 from onnxpress.commands.submit import AllowedLoss, JobRequest, dry_run_submission, submit
 from onnxpress.deadline import Deadline
 from onnxpress.documents import Job
 from onnxpress.errors import UsageError
-from onnxpress.exit_codes import code_of_verdict
-from onnxpress.live_progress import LiveProgress
 from onnxpress.loss_limit import KINDS, parse_outputs
+from onnxpress.pipeline import Pipeline
 from onnxpress.quantities import parse_loss
-from onnxpress.report_formats import report_text
-from onnxpress.terminal import give_json, people, session, tell
+from onnxpress.run_record import RunRecord
+from onnxpress.terminal import session, tell
 
 
 def compress(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="ONNX file, or the id of a stored model.", show_default=False)
+        str,
+        typer.Argument(metavar="MODEL", help="ONNX file, or the id or @ALIAS of a stored model.", show_default=False),
     ],
     *,
     data: Data = None,
@@ -32,7 +42,7 @@ def compress(
         typer.Option(
             "--goal",
             metavar="WHAT|FILE",
-            help=f"What the result is to have least of: {', '.join(goal.MINIMISED)}; or a JSON file with a goal or a whole job. The"
+            help=f"What the result is to have least of: {', '.join(goal.MINIMISED)}; or a JSON or YAML file with a goal or a whole job. The"
             " service finds the way there.",
             show_default="latency, without --recipe",
         ),
@@ -87,7 +97,7 @@ def compress(
         str | None,
         typer.Option(
             metavar="FILE|NAME",
-            help=f"Instead of a goal: JSON file with a recipe or a whole job, or one of: {', '.join(recipes.NAMES)}.",
+            help=f"Instead of a goal: JSON or YAML file with a recipe or a whole job, or one of: {', '.join(recipes.NAMES)}.",
         ),
     ] = None,
     judge: Judge = None,
@@ -95,13 +105,13 @@ def compress(
     student: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE|ID",
+            metavar="FILE|ID|@ALIAS",
             help="Network of another architecture with the same inputs and outputs that the recipe works on: `distill` teaches it.",
         ),
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(metavar="FILE|ID", help="Network that `distill` learns from; by default MODEL."),
+        typer.Option(metavar="FILE|ID|@ALIAS", help="Network that `distill` learns from; by default MODEL."),
     ] = None,
     gate: Annotated[
         list[str] | None, typer.Option("--gate", metavar="GATE", help=f"Repeatable, any limit: {gates.GATE_FORM}.")
@@ -124,12 +134,29 @@ def compress(
     ] = False,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Repeatable: mark the job.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the compressed network goes.")] = None,
-    report: Annotated[
-        Path | None,
+    report: Reports = None,
+    baseline: Annotated[
+        str | None,
         typer.Option(
-            metavar="FILE", help="Where the report goes: .json, .xml (JUnit), .prom (Prometheus), else Markdown."
+            metavar="FILE|ID|@ALIAS",
+            help="What is in production: the result is measured beside it too, and has to hold --baseline-gate.",
         ),
     ] = None,
+    baseline_gate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--baseline-gate",
+            metavar="GATE",
+            help="Repeatable: a limit beside --baseline, written as for --gate.",
+            show_default="at most 1.05 times what the goal minimises, and --max-drop",
+        ),
+    ] = None,
+    promote: Annotated[
+        str | None,
+        typer.Option(metavar="ALIAS", help="Have this alias name the result, if every gate holds; else it stays."),
+    ] = None,
+    on_inconclusive: OnInconclusive = "inconclusive",
+    service_outage: ServiceOutage = "fail",
     priority: Annotated[int | None, typer.Option(metavar="N", help="The higher, the sooner among your jobs.")] = None,
     cache: Annotated[bool, typer.Option(help="Let an earlier result of the same work answer.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Upload and check, but do not submit.")] = False,
@@ -148,14 +175,24 @@ def compress(
     checked. stdout holds the job's id, or one JSON document with --json. Exit codes: 0 ok, 2 usage or spec invalid, 3 a
     gate failed, 4 the job failed, 5 service error, 6 timeout, 7 inconclusive, 130 interrupted (the remote job is
     cancelled). The network is downloaded whatever the gates say: trust the exit code.
+
+    In a pipeline: --baseline @prod compares with what is in production, --promote prod replaces it on a pass, and each --report
+    is written whatever the end is. GitHub's outputs, step summary and annotations are filled by themselves; the same step run
+    again finds its job.
     """
-    with session(url, as_json=as_json) as client:
-        if not wait and (out or report):
+    reports, pipeline = report or [], Pipeline.of()
+    record = RunRecord("compress", model)
+    with session(url, as_json=as_json) as client, recorded(record, reports, pipeline, service_outage=service_outage):
+        record.url = client.url
+        record.labels = labels = {**pipeline.labels, **recipes.parse_labels(label or [])}
+        writable(out, "--out")
+        if not wait and (out or reports):
             raise UsageError(
                 "--no-wait ends before there is a result for --out or --report; use `onnxpress download` later"
             )
-        writable(out, "--out")
-        writable(report, "--report")
+        delivery = Delivery(
+            out, reports, Deadline.after(timeout), pipeline, as_json, code_of_inconclusive(on_inconclusive)
+        )
         search = {
             "effort": effort,
             "budget": budget,
@@ -174,21 +211,59 @@ def compress(
         spec = goal.with_limits(spec, limits)
         named = {"provider": provider, "threads": threads, "batch": batch}
         wanted = {**(recipes.parse_target(target) if target else {}), **_told(named)}
-        spec = _with_values(
-            spec, target=wanted, labels=recipes.parse_labels(label or []), outputs=parse_outputs(output or [])
-        )
+        spec = _with_values(spec, target=wanted, labels=labels, outputs=parse_outputs(output or []))
         spec |= {"tune": spec.get("tune") or {}} if tune else {}
         spec |= {} if priority is None else {"priority": priority}
         spec |= {} if cache else {"cache": "refuse"}
         loss = _allowed_loss(max_drop, spec, has_data=data is not None)
+        replacement = Replacement(baseline, [gates.parse_gate(one) for one in baseline_gate or []], _alias(promote))
+        replacement.check(has_gates=bool(loss or goal.limits_of(spec)), wait=wait or dry_run)
         request = JobRequest(spec, model, data, metric, judge=judge, student=student, teacher=teacher, loss=loss)
-        deadline = Deadline.after(timeout)
         if dry_run:
-            dry_run_submission(client, request, deadline, as_json=as_json)
+            dry_run_submission(client, request, delivery.deadline, as_json=as_json)
             return
-        job = submit(client, request, deadline, wait=wait, keep=keep, as_json=as_json)
-        if job is not None:
-            deliver(client, job, model, out, report, deadline, as_json=as_json)
+        _run(client, record, request, replacement, delivery, wait=wait, keep=keep)
+
+
+def _run(
+    client: Client,
+    record: RunRecord,
+    request: JobRequest,
+    replacement: Replacement,
+    delivery: Delivery,
+    *,
+    wait: bool,
+    keep: bool,
+) -> None:
+    """Have the job done, judge its result beside the original and beside what it is to replace, and replace that."""
+
+    def take(job: Job) -> None:
+        record.job = job
+
+    as_json, deadline = delivery.as_json, delivery.deadline
+    incumbent = find_incumbent(client, replacement, record, deadline)
+    job = submit(client, request, deadline, wait=wait, keep=keep, as_json=as_json, on_job=take)
+    if job is None:
+        return
+    take(job)
+    # Whoever failed beside the original need not be compared any further.
+    if incumbent is not None and job.verdict != "fail":
+        drop = request.loss.drop if request.loss else None
+        record.comparison = compare(
+            client, job, incumbent, replacement, deadline, drop=drop, keep=keep, as_json=as_json
+        )
+    fetch(client, record, delivery)
+    if replacement.promote is not None:
+        if record.verdict == "pass":
+            promote_result(client, record, replacement.promote, incumbent)
+        else:
+            record.notes.append(f"@{replacement.promote} stays as it is: the verdict is {record.verdict}.")
+            tell(record.notes[-1], "yellow")
+    deliver(record, delivery)
+
+
+def _alias(text: str | None) -> str | None:
+    return None if text is None else text.removeprefix("@")
 
 
 def _asked_for(wanted: str | None, recipe: str | None, search: dict[str, Any]) -> dict[str, Any]:
@@ -221,35 +296,3 @@ def _allowed_loss(max_drop: str | None, spec: dict[str, Any], *, has_data: bool)
 
 def _told(named: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in named.items() if value is not None}
-
-
-def deliver(  # noqa: PLR0917 - what, whereto, until when
-    client: Client,
-    job: Job,
-    model: str,
-    out: Path | None,
-    report_file: Path | None,
-    deadline: Deadline,
-    *,
-    as_json: bool,
-) -> None:
-    """Fetch the report and the network, show the result and end with the verdict's exit code."""
-    report = client.jobs.report(job.id)
-    if report_file:
-        write(report_file, report_text(client, job.id, report_file))
-    if out:
-        with LiveProgress(people()) as live, live.transfer(f"download {out.name}") as progress:
-            client.jobs.download(job.id, out, progress=progress, timeout=deadline.remaining())
-    title = f"{Path(model).name} -> {out.name if out else job.output_model}"
-    render_report.show(report, people(), title=title)
-    if (report.get("search") or {}).get("front"):
-        tell(f"another point of the front: onnxpress pick {job.id} NUMBER --out FILE", "dim")
-    if out:
-        tell(f"{out}: sha256 {report['compressed']['sha256']}")
-        beside = genai_folder.complete(Path(model), out) if Path(model).is_file() else []
-        if beside:
-            tell(f"{out.parent}: {', '.join(beside)} for onnxruntime-genai, as they lie beside {Path(model).name}")
-    code = code_of_verdict(job.verdict)
-    if as_json:
-        give_json({"job": job.document, "report": report, "out": str(out) if out else None, "exit_code": int(code)})
-    raise typer.Exit(code)

@@ -4,22 +4,24 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from onnxpress.client import Client
 from onnxpress.commands.options import AsJson, JobId, Keep, Timeout, Url, writable, write
 from onnxpress.deadline import Deadline
 from onnxpress.documents import Job
-from onnxpress.errors import UsageError
+from onnxpress.errors import NotFoundError, UsageError
 from onnxpress.exit_codes import code_of_verdict
 from onnxpress.interrupts import cancelled_on_interrupt
 from onnxpress.live_progress import LiveProgress
 from onnxpress.live_search import wait_for
 from onnxpress.render_report import STYLES, show
-from onnxpress.report_formats import report_text
+from onnxpress.report_formats import FORMS_HELP, form_of, report_text
 from onnxpress.terminal import give, give_json, people, session, tell
 from onnxpress.terminal_text import safe_text
 
@@ -42,20 +44,37 @@ def jobs(
         if as_json:
             give_json({"items": [dict(job.document) for job in found]})
         elif sys.stdout.isatty():
-            people().print(_table(found))
+            people().print(_table(found, _names(client, found)))
         else:
             for job in found:
                 give(job.id)
 
 
-def _table(found: list[Job]) -> Table:
+def _names(client: Client, found: list[Job]) -> dict[str, str]:
+    """Give what the jobs' networks are called; one that was deleted has its id alone."""
+    names: dict[str, str] = {}
+    for model in dict.fromkeys(str(job.document.get("model") or "") for job in found):
+        with suppress(NotFoundError):
+            names[model] = (client.models.get(model).name if model else "") or ""
+    return names
+
+
+def _table(found: list[Job], names: Mapping[str, str]) -> Table:
     table = Table()
-    for name in ("job", "status", "verdict", "created", "labels"):
+    for name in ("job", "model", "status", "verdict", "created", "labels"):
         table.add_column(name, no_wrap=name == "job")
     for job in found:
         labels = ", ".join(f"{key}={value}" for key, value in job.labels.items())
         verdict = safe_text(job.verdict, style=STYLES.get(job.verdict, ""))
-        table.add_row(job.id, job.status, verdict, (job.created_at or "")[:19].replace("T", " "), safe_text(labels))
+        model = str(job.document.get("model") or "")
+        table.add_row(
+            job.id,
+            safe_text(names.get(model, model)),
+            job.status,
+            verdict,
+            (job.created_at or "")[:19].replace("T", " "),
+            safe_text(labels),
+        )
     return table
 
 
@@ -122,9 +141,7 @@ def report(
     markdown: Annotated[bool, typer.Option("--markdown", help="Give Markdown on stdout.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Write a file instead: .json, .xml (JUnit), .prom (Prometheus), else Markdown."
-        ),
+        typer.Option(metavar="FILE", help=f"Write a file instead: {FORMS_HELP}."),
     ] = None,
     as_json: AsJson = False,
     url: Url = None,
@@ -133,7 +150,7 @@ def report(
     with session(url, as_json=as_json) as client:
         writable(out, "--out")
         if out:
-            write(out, report_text(client, job_id, out))
+            write(out, report_text(client, job_id, form_of(out)))
             tell(f"wrote {out}")
         elif as_json:
             give_json(client.jobs.report(job_id))
@@ -145,7 +162,10 @@ def report(
 
 def download(
     what: Annotated[
-        str, typer.Argument(metavar="JOB|SHA256", help="A finished job, a model, or an artifact's digest.")
+        str,
+        typer.Argument(
+            metavar="JOB|MODEL|SHA256", help="A finished job, a model or its @ALIAS, data, or an artifact's digest."
+        ),
     ],
     out: Annotated[
         Path, typer.Option(metavar="FILE", help="Where the file goes; it appears complete and checked or not at all.")
@@ -159,14 +179,14 @@ def download(
         with LiveProgress(people()) as live, live.transfer(f"download {out.name}") as progress:
             if SHA256.fullmatch(what):
                 client.artifacts.download(what, out, progress=progress)
-            elif what.startswith("mdl_"):
+            elif what.startswith(("mdl_", "@")):
                 client.models.download(what, out, progress=progress)
             elif what.startswith("dst_"):
                 client.datasets.download(what, out, progress=progress)
             elif what.startswith("job_"):
                 client.jobs.download(what, out, progress=progress)
             else:
-                raise UsageError(f"{what!r} is neither the id of a job, model or dataset nor a sha256")
+                raise UsageError(f"{what!r} is neither the id of a job, model or dataset, nor an @ALIAS, nor a sha256")
         if as_json:
             give_json({"out": str(out), "exit_code": 0})
         else:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from onnxpress import formatting
 from onnxpress.commands.dataset import image_layout, image_size, number, numbers
-from onnxpress.commands.options import AsJson, Timeout, Url, is_id, writable
+from onnxpress.commands.options import AsJson, Timeout, Url, is_stored_model, writable
 from onnxpress.dataset_conversion import Pixels, csv_to_npz, images_to_npz
 from onnxpress.deadline import Deadline
 from onnxpress.documents import Model
@@ -80,10 +80,12 @@ def models(
 
 
 def _table(found: Sequence[Model]) -> Table:
-    table = Table("model", "name", "state", "size", "alias", "tags")
+    table = Table()
+    for column in ("model", "name", "state", "size", "aliases", "tags"):
+        table.add_column(column, no_wrap=column == "model")
     for model in found:
         size = "" if model.size is None else formatting.size(model.size)
-        alias = model.document.get("alias") or ""
+        alias = " ".join(model.document.get("aliases") or ())
         table.add_row(
             model.id, safe_text(model.name), model.state, size, safe_text(alias), safe_text(" ".join(model.tags))
         )
@@ -92,7 +94,8 @@ def _table(found: Sequence[Model]) -> Table:
 
 def prunability(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="ONNX file, or the id of a stored model.", show_default=False)
+        str,
+        typer.Argument(metavar="MODEL", help="ONNX file, or the id or @ALIAS of a stored model.", show_default=False),
     ],
     *,
     timeout: Timeout = None,
@@ -103,7 +106,7 @@ def prunability(
     deadline = Deadline.after(timeout)
     with session(url, as_json=as_json) as client:
         model_id = model
-        if not is_id(model, "mdl_"):
+        if not is_stored_model(model):
             file = digest_network(model)
             with LiveProgress(people()) as live, live.transfer(f"upload {file.path.name}") as progress:
                 model_id = client.models.upload(file, timeout=deadline.remaining(), progress=progress).id

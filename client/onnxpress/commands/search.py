@@ -5,15 +5,18 @@ from typing import Annotated
 
 import typer
 
-from onnxpress.commands.compress import deliver
+from onnxpress.commands.deliver import Delivery, deliver, fetch
 from onnxpress.commands.options import AsJson, JobId, Keep, Timeout, Url, writable
+from onnxpress.commands.recorded import Reports, recorded
 from onnxpress.deadline import Deadline
 from onnxpress.gates import GATE_FORM, parse_gate
 from onnxpress.idempotency import idempotency_key
 from onnxpress.interrupts import cancelled_on_interrupt
 from onnxpress.live_progress import LiveProgress
 from onnxpress.live_search import wait_for
+from onnxpress.pipeline import Pipeline
 from onnxpress.render_search import front_table, trials_table
+from onnxpress.run_record import RunRecord
 from onnxpress.terminal import give, give_json, people, session, tell
 
 
@@ -56,12 +59,7 @@ def pick(
         typer.Option("--gate", metavar="GATE", help=f"Repeatable, instead of the goal's limits: {GATE_FORM}."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the network goes.")] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Where the report goes: .json, .xml (JUnit), .prom (Prometheus), else Markdown."
-        ),
-    ] = None,
+    report: Reports = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until it is measured; --out and --report do too.")] = False,
     timeout: Timeout = None,
     keep: Keep = False,
@@ -73,18 +71,21 @@ def pick(
     It is measured beside the original on the samples that judge, which no candidate has seen. stdout holds the job's id, or one
     JSON document with --json. Exit codes as of `compress`.
     """
-    with session(url, as_json=as_json) as client:
+    reports, pipeline = report or [], Pipeline.of()
+    record = RunRecord("pick", f"point {number} of {job_id}", labels=pipeline.labels)
+    with session(url, as_json=as_json) as client, recorded(record, reports, pipeline):
+        record.url = client.url
         writable(out, "--out")
-        writable(report, "--report")
         gates = None if gate is None else list(map(parse_gate, gate))
         deadline = Deadline.after(timeout)
         key = idempotency_key("pick", job_id, number, gates)
-        stays = bool(wait or out or report)
+        stays = bool(wait or out or reports)
         with LiveProgress(people()) as live:
             sent: list[str] = []
             with cancelled_on_interrupt(client, lambda: sent[0] if sent else None, keep=keep):
                 job = client.jobs.pick(job_id, number, gates=gates, idempotency_key=key)
                 sent.append(job.id)
+                record.job = job
                 if not as_json:
                     give(job.id)
                 live.say(f"submitted {job.id}: point {number} of {job_id}")
@@ -94,7 +95,10 @@ def pick(
             if as_json:
                 give_json({"job": job.document, "exit_code": 0})
             return
-        deliver(client, job, f"point {number} of {job_id}", out, report, deadline, as_json=as_json)
+        record.job = job
+        delivery = Delivery(out, reports, deadline, pipeline, as_json)
+        fetch(client, record, delivery)
+        deliver(record, delivery)
 
 
 def pause(job_id: JobId, *, as_json: AsJson = False, url: Url = None) -> None:

@@ -1,7 +1,9 @@
 """Commands about the service: passes, recipes, targets."""
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from onnxpress.commands.options import AsJson, Url
+from onnxpress.errors import UsageError
 from onnxpress.terminal import give, give_json, people, session
 from onnxpress.terminal_text import safe_text
 
@@ -17,10 +20,55 @@ _WHOLE = frozenset({"provider", "id", "state", "busy", "name"})
 _DRIVEN_BY = (("driver", "driver"), ("CUDA", "cuda"), ("cuDNN", "cudnn"))
 
 
-def passes(*, as_json: AsJson = False, url: Url = None) -> None:
-    """List what a recipe can be made of: a table on a terminal, bare names in a pipe."""
+def passes(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Show this one with its parameters.", show_default=False)
+    ] = None,
+    *,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """List what a recipe can be made of: a table on a terminal, bare names in a pipe; or show one with its parameters."""
     with session(url, as_json=as_json) as client:
+        if name is not None:
+            _show_pass(client.passes(), name, as_json=as_json)
+            return
         _show(client.passes(), "type", ("type", "summary", "lossless", "needs_data", "defaults"), as_json=as_json)
+
+
+def _show_pass(known: list[dict[str, Any]], name: str, *, as_json: bool) -> None:
+    found = next((one for one in known if one["type"] == name), None)
+    if found is None:
+        near = get_close_matches(name, [one["type"] for one in known], 3)
+        meant = f"did you mean {' or '.join(near)}?" if near else "`onnxpress passes` lists them"
+        raise UsageError(f"there is no pass {name}; {meant}")
+    if as_json:
+        give_json(found)
+        return
+    people().print(safe_text(f"{name}: {found['summary']}"))
+    needs = ["needs data" if found["needs_data"] else "needs no data", "without loss" if found["lossless"] else "lossy"]
+    people().print(safe_text(", ".join(needs), style="dim"))
+    table = Table("parameter", "default", "may be", "what")
+    for parameter, schema in found["schema"].get("properties", {}).items():
+        if parameter != "type":
+            default = json.dumps(found["defaults"].get(parameter))
+            table.add_row(parameter, default, safe_text(may_be(schema)), safe_text(schema.get("description") or ""))
+    people().print(table)
+    give(json.dumps({"type": name, **found["defaults"]}))
+
+
+def may_be(schema: Mapping[str, Any]) -> str:
+    """Say in a few words what a JSON schema allows."""
+    if schema.get("anyOf"):
+        return " or ".join(may_be(one) for one in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(map(str, schema["enum"]))
+    if "const" in schema:
+        return str(schema["const"])
+    bounds = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    said = [f"{word} {schema[bound]:g}" for bound, word in bounds.items() if bound in schema]
+    kind = {"null": "nothing", "array": "a list", "object": "an object", "string": "text"}
+    return " ".join([kind.get(str(schema.get("type")), str(schema.get("type", ""))), *said]).strip()
 
 
 def recipes(

@@ -1,11 +1,11 @@
 """From files on this machine to a job that was asked for: what `compress` and `profile` have in common."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from onnxpress.client import Client
-from onnxpress.commands.options import is_id
+from onnxpress.commands.options import is_id, is_stored_model
 from onnxpress.deadline import Deadline
 from onnxpress.documents import Job
 from onnxpress.errors import UsageError, error_for
@@ -21,23 +21,39 @@ from onnxpress.network_files import digest_network
 from onnxpress.problem import Problem
 from onnxpress.terminal import give, give_json, people, tell
 
+# Of one step of a pipeline.
+_MOST_ATTEMPTS = 100
+
 
 class Submission:
-    """A spec with its idempotency key: sending it again gives the same job."""
+    """A spec with its idempotency key: sending it again gives the same job, unless that came to nothing."""
 
     def __init__(self, client: Client, spec: Mapping[str, Any], key: str) -> None:
         self._client = client
         self.spec = spec
         self._key = key
         self._sent = False
+        self._job: Job | None = None
 
     def send(self) -> Job:
-        """Submit, or learn which job was submitted."""
+        """Submit, or learn which job was submitted, by an attempt before too.
+
+        A job that was cancelled or failed answers nobody: the next key of the row makes another one.
+        """
         self._sent = True
-        return self._client.jobs.submit(self.spec, idempotency_key=self._key)
+        for turn in range(_MOST_ATTEMPTS):
+            key = self._key if not turn else idempotency_key(self._key, run=str(turn))
+            self._job = self._client.jobs.submit(self.spec, idempotency_key=key)
+            if self._job.succeeded or not self._job.finished:
+                return self._job
+        raise UsageError(
+            f"{_MOST_ATTEMPTS} jobs of this run were cancelled or failed; set ONNXPRESS_RUN_ID to begin anew"
+        )
 
     def job_id(self) -> str | None:
         """Give the id of the job if there may be one; an answer that an interrupt lost is asked for again."""
+        if self._job is not None:
+            return self._job.id
         return self.send().id if self._sent else None
 
 
@@ -68,14 +84,27 @@ class JobRequest:
 
 
 def submit(
-    client: Client, request: JobRequest, deadline: Deadline, *, wait: bool, keep: bool, as_json: bool
+    client: Client,
+    request: JobRequest,
+    deadline: Deadline,
+    *,
+    wait: bool,
+    keep: bool,
+    as_json: bool,
+    on_job: Callable[[Job], None] | None = None,
+    silent: bool = False,
 ) -> Job | None:
-    """Upload, submit and wait; gives the finished job, or None where nobody waits for it."""
+    """Upload, submit and wait; gives the finished job, or None where nobody waits for it.
+
+    `on_job` hears of the job as soon as there is one. A `silent` one's id does not go to stdout.
+    """
     with LiveProgress(people()) as live:
         submission = _prepare(client, request, live, deadline)
         with cancelled_on_interrupt(client, submission.job_id, keep=keep):
             job = submission.send()
-            if not as_json:
+            if on_job is not None:
+                on_job(job)
+            if not (as_json or silent):
                 give(job.id)
             live.say(f"submitted {job.id}")
             if job.cache == "hit":
@@ -117,10 +146,10 @@ def _prepare(client: Client, request: JobRequest, live: LiveProgress, deadline: 
     run = run_id()
     sender = _Sender(client, live, run, deadline)
     # All files are hashed before the first is sent: one that is missing costs no upload.
-    model = request.model if is_id(request.model, "mdl_") else digest_network(request.model)
+    model = request.model if is_stored_model(request.model) else digest_network(request.model)
     named_networks = {"baseline": request.baseline, "student": request.student, "teacher": request.teacher}
     others = {
-        role: named if is_id(named, "mdl_") else digest_network(named)
+        role: named if is_stored_model(named) else digest_network(named)
         for role, named in named_networks.items()
         if named is not None
     }

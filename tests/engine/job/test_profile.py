@@ -294,5 +294,5 @@ def test_only_options_that_reach_the_provider_are_tuned(openvino):
 def test_python_m_engine_profiles(openvino):
     _, done, _ = openvino
     assert "fail: size_bytes" in done.stdout
-    assert "step 0: openvino" in done.stderr
+    assert "step 1: openvino" in done.stderr
     assert "measuring throughput" in done.stderr

@@ -75,7 +75,8 @@ def test_prometheus_has_verdict_and_sizes():
     assert 'onnxpress_report_verdict{outcome="pass"} 0\n' in text
     assert 'onnxpress_report_size_bytes{network="compressed"} 100\n' in text
     for line in text.splitlines():
-        assert line.startswith("# TYPE onnxpress_report_") or float(line.rpartition(" ")[2]) >= 0
+        assert line.startswith("# TYPE onnxpress_report_") or line == "# EOF" or float(line.rpartition(" ")[2]) >= 0
+    assert text.endswith("\n# EOF\n")
 
 
 def test_a_report_from_a_gpu_names_it_and_says_nothing_of_the_processors_time():
@@ -99,9 +100,20 @@ def test_a_report_from_a_gpu_names_it_and_says_nothing_of_the_processors_time():
     text = markdown(report)
     assert "NVIDIA H100 (driver 580.1, CUDA 13.0, cuDNN 9.15.1) beside x" in text
     assert "in TF32, as ONNX Runtime does by itself; what lossless steps change was compared without TF32" in text
-    assert "| peak GPU memory | 4.0 MB | 3.0 MB | 0.75x |" in text
+    assert "| peak GPU memory | 4.0 MB | 3.0 MB | 1.33x less |" in text
     assert "CPU time" not in text
     assert 'onnxpress_report_peak_device_memory_bytes{network="compressed"} 3000000' in prometheus(report)
+
+
+def test_what_fits_a_pull_request_stands_on_top():
+    text = markdown(gated(("fail", "error")))
+    top, *folded = text.split("<details>")
+    assert top.startswith("# Compression report: FAIL")
+    assert "| size | " in top
+    assert "## Gates" in top
+    assert text.count("<details>") == text.count("</details>") == len(folded) > 0
+    assert "operators" not in top
+    assert "<summary>All that was measured</summary>" in folded[0]
 
 
 def test_every_format_is_written():

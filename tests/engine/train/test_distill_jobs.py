@@ -61,7 +61,7 @@ def test_a_pruned_network_is_trained_and_the_report_tells_how(job):
     assert top1[1] > top1[0]
     assert trained.change.details.training.metric == "top1"
     assert trained.change.details.training.stopped == "steps"
-    assert "### Training of step 1" in done.text
+    assert "### Training of step 2" in done.text
     assert "top1 on select" in done.text
     told = [event["message"] for event in done.events if event["type"] == "progress" and event["step"] == 1]
     assert any(message.startswith("step 60 of 60, ") and "on select" in message for message in told)

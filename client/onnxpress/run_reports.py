@@ -1,0 +1,129 @@
+"""The files that a run leaves behind, in the form that each one's name asks for: also where there is nothing measured."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from onnxpress.errors import UsageError
+from onnxpress.pipeline import Annotation, Pipeline
+from onnxpress.report_formats import Form, form_of
+from onnxpress.run_record import RunRecord, gate_name
+
+
+def write_reports(record: RunRecord, paths: Sequence[Path]) -> None:
+    """Write every file; raises UsageError for one that cannot be, when the others are there."""
+    wrong: list[str] = []
+    for path in paths:
+        try:
+            path.write_text(report_of(record, form_of(path)), encoding="utf-8")
+        except OSError as error:
+            wrong.append(f"{path} cannot be written: {error.strerror}")
+    if wrong:
+        raise UsageError("; ".join(wrong))
+
+
+def report_of(record: RunRecord, form: Form) -> str:
+    """Give a run's report in one form."""
+    match form:
+        case "json":
+            document = dict(record.report or {"version": 1, "kind": record.kind})
+            return json.dumps({**document, "run": record.document()}, indent=2, ensure_ascii=False)
+        case "junit.xml":
+            return _junit(record)
+        case "prom":
+            return _prom(record)
+    return markdown(record)
+
+
+def markdown(record: RunRecord) -> str:
+    """Give what a pull request or a summary shows: how it ended on top, then what was measured."""
+    measured = record.texts.get("md")
+    if measured and record.comparison is None and record.ended == record.verdict and not record.promoted:
+        return measured
+    lines = [f"# onnxpress: {record.title}", "", _facts(record), ""]
+    lines += [f"**{record.reason}**", ""] if record.reason else []
+    lines += [f"- {note}" for note in record.notes]
+    parts = [text for text in (measured, record.texts_beside.get("md")) if text]
+    return "\n".join(lines).rstrip() + "\n" + "".join("\n" + _demoted(text) for text in parts)
+
+
+def annotations(record: RunRecord) -> Iterator[Annotation]:
+    """Yield what a CI system is to show beside the run."""
+    if record.reason is not None:
+        yield Annotation("warning" if record.skipped else "error", f"onnxpress: {record.title}", record.reason)
+    for named, result in record.gates():
+        if result["outcome"] != "pass":
+            softened = result["gate"].get("level") == "warn" or (record.exit_code == 0)
+            beside = f" beside {named}" if named else ""
+            title = f"{gate_name(result)}{beside}: {result['outcome']}"
+            yield Annotation("warning" if softened else "error", title, str(result["reason"]))
+
+
+def tell_pipeline(record: RunRecord, pipeline: Pipeline) -> Iterator[str]:
+    """Write outputs and summary where the CI system reads them; yields lines for its log."""
+    return pipeline.tell(record.outputs(), markdown(record), list(annotations(record)))
+
+
+def _facts(record: RunRecord) -> str:
+    """Give in one line what the run was about."""
+    job = record.job
+    told = [
+        f"`{record.subject}`",
+        f"job `{job.id}`" if job else "",
+        f"commit `{record.labels['commit'][:12]}`" if record.labels.get("commit") else "",
+        record.began.strftime("%Y-%m-%d %H:%M UTC"),
+    ]
+    return ", ".join(word for word in told if word)
+
+
+def _demoted(text: str) -> str:
+    """Give Markdown with its headings one level lower."""
+    return re.sub(r"^#(?=#* )", "##", text, flags=re.MULTILINE)
+
+
+def _junit(record: RunRecord) -> str:
+    found = [ET.fromstring(text) for text in _texts(record, "junit.xml")]  # noqa: S314 - our own service's
+    for suite, comparison in zip(found[1:], [record.comparison], strict=False):
+        if comparison is not None:
+            suite.set("name", f"onnxpress beside {comparison.named}")
+    if record.reason is not None or not found:
+        found.append(_run_suite(record))
+    if len(found) == 1:
+        root = found[0]
+    else:
+        root = ET.Element("testsuites", name="onnxpress")
+        root.extend(found)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True)
+
+
+def _run_suite(record: RunRecord) -> ET.Element:
+    """Give a suite of one case: that the run came to its end."""
+    kind = "skipped" if record.skipped else "failure" if record.ended == "refused" else "error"
+    suite = ET.Element("testsuite", name=f"onnxpress {record.kind}", tests="1")
+    for attribute, counted in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        suite.set(attribute, str(int(kind == counted)))
+    case = ET.SubElement(suite, "testcase", classname=f"onnxpress.{record.kind}", name="the run ended with a result")
+    if record.reason is not None:
+        ET.SubElement(case, kind, message=_printable(f"{record.title}: {record.reason}"), type=record.ended)
+    return suite
+
+
+def _prom(record: RunRecord) -> str:
+    lines = [line for text in _texts(record, "prom")[:1] for line in text.splitlines() if line != "# EOF"]
+    lines += [
+        "# TYPE onnxpress_run_exit_code gauge",
+        "# HELP onnxpress_run_exit_code How the run ended, as the command's exit code.",
+        f'onnxpress_run_exit_code{{ended="{record.ended}"}} {record.exit_code}',
+    ]
+    return "\n".join(lines) + "\n# EOF\n"
+
+
+def _texts(record: RunRecord, form: Form) -> list[str]:
+    return [texts[form] for texts in (record.texts, record.texts_beside) if form in texts]
+
+
+def _printable(text: str) -> str:
+    """Leave out what XML cannot hold."""
+    return "".join(char for char in text if char.isprintable() or char in "\n\t")
