@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from engine.report.files import REPORT_FORMATS, report_files
     from engine.report.heading import Heading, with_heading
     from engine.report.merge import merge_reports
+    from engine.report.page import report_page
     from engine.report.unmeasured import unmeasured
     from engine.report.values import AnyReport, ProfileReport, Report, read_report
     from engine.runtime.discovery import targets
@@ -130,6 +131,7 @@ __all__ = [
     "recipe_name",
     "rejudged",
     "report_files",
+    "report_page",
     "run",
     "search_turn",
     "start_probes_with",
@@ -146,6 +148,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "report_page": "engine.report.page",
     "rejudged": "engine.measure.rejudge",
     "work_of_gates": "engine.measure.rejudge",
     "with_heading": "engine.report.heading",

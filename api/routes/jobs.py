@@ -1,7 +1,11 @@
 """Work on a model, with limits and gates."""
 
 import hashlib
+import json
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -26,7 +30,7 @@ from api.schemas import (
     read_cursor,
 )
 from api.uploads import repr_digest
-from engine import REPORT_FORMATS, beyond_limits, with_heading
+from engine import REPORT_FORMATS, Heading, beyond_limits, read_report, report_page, with_heading
 from models import Job
 from services import jobs
 from services.errors import ServiceError
@@ -52,6 +56,9 @@ _REPORT_JUNIT = NOT_MODIFIED | {
 }
 _REPORT_PROMETHEUS = NOT_MODIFIED | {
     200: {"description": "The main figures.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
+_REPORT_HTML: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The report.", "content": {"text/html": {"schema": {"type": "string"}}}}
 }
 _REPORT = NOT_MODIFIED | {200: {"description": "The report.", "content": _JSON | _MARKDOWN}}
 
@@ -236,6 +243,34 @@ def get_report_prometheus(job_id: str, request: Request, scope: ReadScope) -> Re
     return _report(scope, request, job_id, "prom")
 
 
+@router.get("/{job_id}/report.html", response_class=Response, responses=problems(403, 404, 409) | _REPORT_HTML)
+def get_report_page(job_id: str, request: Request, scope: ReadScope) -> Response:
+    """Give the whole report with its figures as one HTML file that opens anywhere and asks nothing of anybody."""
+    file = jobs.report(scope.session, scope.tenant_id, job_id)["report.json"]
+    told = json.loads(b"".join(scope.resources.store.read(scope.tenant_id, file.sha256)))
+    page = report_page(read_report(told), _heading(scope, request, job_id), _plotly()).encode()
+    # A file of its own: its scripts are in it, and nothing else may run or be fetched.
+    headers = {
+        "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:",
+        "Content-Disposition": f'attachment; filename="{job_id}.html"',
+        "Repr-Digest": repr_digest(hashlib.sha256(page).hexdigest()),
+    }
+    return Response(page, headers=headers, media_type="text/html")
+
+
+def _heading(scope: TenantScope, request: Request, job_id: str) -> Heading:
+    return jobs.heading(scope.session, scope.tenant_id, job_id, link=f"{request.base_url}jobs/{job_id}")
+
+
+@cache
+def _plotly() -> str:
+    """Give the script that draws figures; found, not imported, for its package takes a second to import."""
+    found = find_spec("plotly")
+    assert found is not None
+    assert found.origin is not None
+    return (Path(found.origin).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+
+
 def _accepted(scope: TenantScope, response: Response, submission: jobs.Submission) -> JobView:
     scope.subject = submission.job.id
     response.headers["Location"] = f"/v1/jobs/{submission.job.id}"
@@ -255,7 +290,7 @@ def _report(scope: TenantScope, request: Request, job_id: str, form: str) -> Res
     if form == "md":
         # Which job it is of the report does not know: the same measurements may answer several.
         stored = b"".join(scope.resources.store.read(scope.tenant_id, file.sha256)).decode()
-        text = with_heading(stored, jobs.heading(scope.session, scope.tenant_id, job_id)).encode()
+        text = with_heading(stored, _heading(scope, request, job_id)).encode()
         sha256 = hashlib.sha256(text).hexdigest()
     headers = {"ETag": f'"{sha256}"', "Vary": "Accept", "Repr-Digest": repr_digest(sha256)}
     if etag_matches(request, headers["ETag"]):

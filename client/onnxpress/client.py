@@ -527,8 +527,8 @@ class Jobs:
             ApiRequest("GET", f"/jobs/{job_id}/report.md", headers={"Accept": "text/markdown"})
         ).text
 
-    def report_as(self, job_id: str, form: Literal["junit.xml", "prom"]) -> str:
-        """Give the gates as JUnit XML, or the main figures in the text format of Prometheus."""
+    def report_as(self, job_id: str, form: Literal["junit.xml", "prom", "html"]) -> str:
+        """Give the gates as JUnit XML, the main figures as OpenMetrics, or the whole as one HTML file that opens anywhere."""
         return self._transport.fetch(ApiRequest("GET", f"/jobs/{job_id}/report.{form}")).text
 
     def download(

@@ -7,9 +7,9 @@ from typing import Literal
 
 from onnxpress.client import Client
 
-Form = Literal["json", "md", "junit.xml", "prom"]
-_FORMS: dict[str, Form] = {".json": "json", ".xml": "junit.xml", ".prom": "prom"}
-FORMS_HELP = ".json, .xml (JUnit), .prom (OpenMetrics), else Markdown"
+Form = Literal["json", "md", "junit.xml", "prom", "html"]
+_FORMS: dict[str, Form] = {".json": "json", ".xml": "junit.xml", ".prom": "prom", ".html": "html"}
+FORMS_HELP = ".json, .xml (JUnit), .prom (OpenMetrics), .html (one file that opens anywhere), else Markdown"
 
 
 def form_of(path: Path) -> Form:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Sequence
+from html import escape
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -10,6 +11,8 @@ from onnxpress.errors import UsageError
 from onnxpress.pipeline import Annotation, Pipeline
 from onnxpress.report_formats import Form, form_of
 from onnxpress.run_record import RunRecord, gate_name
+
+_STYLE = ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:64rem;padding:0 1rem}"
 
 
 def write_reports(record: RunRecord, paths: Sequence[Path]) -> None:
@@ -34,6 +37,8 @@ def report_of(record: RunRecord, form: Form) -> str:
             return _junit(record)
         case "prom":
             return _prom(record)
+        case "html":
+            return _page(record)
     return markdown(record)
 
 
@@ -122,6 +127,34 @@ def _prom(record: RunRecord) -> str:
 
 def _texts(record: RunRecord, form: Form) -> list[str]:
     return [texts[form] for texts in (record.texts, record.texts_beside) if form in texts]
+
+
+def _page(record: RunRecord) -> str:
+    """Give the service's page with what the run adds on top; where there is none, a page that says how it ended."""
+    measured = record.texts.get("html")
+    if measured is not None and record.comparison is None and record.ended == record.verdict and not record.promoted:
+        return measured
+    told = [_facts(record).replace("`", ""), record.reason, *record.notes]
+    title = f"onnxpress: {record.title}"
+    parts = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(one)}</p>" for one in told if one), *_beside(record)]
+    if measured is not None:
+        return measured.replace("<main>", f"<main>{''.join(parts)}", 1)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>{''.join(parts)}</main></body></html>\n"
+    )
+
+
+def _beside(record: RunRecord) -> Iterator[str]:
+    """Yield what the comparison with production says: its figures have a report of their own."""
+    if record.comparison is None:
+        return
+    gates = record.comparison.report["verdict"]["gates"]
+    cells = [(gate_name(one), one["outcome"], one["reason"]) for one in gates]
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in cells)
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("gate", "outcome", "reason"))
+    yield f"<h2>Beside {escape(record.comparison.named)}</h2><p>{escape(str(record.comparison.report['summary']))}</p>"
+    yield f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
 def _printable(text: str) -> str:

@@ -29,6 +29,11 @@ def test_every_request_that_changes_something_is_noted(service, client, admin):
     search = client.post("/v1/jobs", json={"model": model, "goal": {"minimise": "size"}}).json()["id"]
     for verb in ("pause", "resume", "cancel"):
         client.post(f"/v1/jobs/{search}:{verb}")
+    client.put("/v1/aliases/audited", json={"model": model})
+    other = service.ready_model(client, b"audited too")
+    client.put("/v1/aliases/audited", json={"model": other})
+    client.post("/v1/aliases/audited:rollback", json={})
+    client.delete("/v1/aliases/audited")
     client.delete(f"/v1/models/{model}")
     dataset = service.ready_dataset(client, b"audited data")
     client.patch(f"/v1/datasets/{dataset}", json={"tags": ["a"]})
@@ -36,7 +41,7 @@ def test_every_request_that_changes_something_is_noted(service, client, admin):
     key = admin.post("/v1/keys", json={"name": "short", "scopes": ["read"]}).json()["id"]
     admin.patch(f"/v1/keys/{key}", json={"expires_at": None})
     admin.delete(f"/v1/keys/{key}")
-    found = [(one["action"], one["subject"]) for one in reversed(changes(admin))][-18:]
+    found = [(one["action"], one["subject"]) for one in reversed(changes(admin))][-23:]
     assert found == [
         ("upload_model", model),
         ("change_model", model),
@@ -49,6 +54,11 @@ def test_every_request_that_changes_something_is_noted(service, client, admin):
         ("pause_job", search),
         ("resume_job", search),
         ("cancel_job", search),
+        ("move_alias", "audited"),
+        ("upload_model", other),
+        ("move_alias", "audited"),
+        ("roll_alias_back", "audited"),
+        ("delete_alias", "audited"),
         ("delete_model", model),
         ("upload_dataset", dataset),
         ("change_dataset", dataset),

@@ -176,8 +176,15 @@ def test_the_result_the_report_and_the_bytes(service, client, body):
     assert report.headers["Content-Type"] == "application/json"
     assert engine.Report.model_validate(report.json()).unchanged
     text = client.get(done["links"]["report"], headers={"Accept": "text/markdown"})
-    assert (text.headers["Content-Type"], text.text) == ("text/markdown; charset=utf-8", "# Report\n")
+    assert text.headers["Content-Type"] == "text/markdown; charset=utf-8"
+    assert text.text.startswith("# Report\n")
     assert client.get(f"/v1/jobs/{job['id']}/report.md").content == text.content
+    assert f"job `{job['id']}`" in text.text
+    page = client.get(f"/v1/jobs/{job['id']}/report.html")
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert job["id"] in page.text
+    assert len(page.content) <= 6_000_000
     assert client.get(f"/v1/jobs/{job['id']}/report.json").content == report.content
     junit = client.get(f"/v1/jobs/{job['id']}/report.junit.xml")
     assert junit.headers["Content-Type"] == "application/xml"

@@ -1,6 +1,7 @@
 """Whatever a run's end is, its reports are there with the reason, and the pipeline's files say the same."""
 
 import json
+from html import escape
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -22,7 +23,7 @@ JOB = {
     "steps": [],
     "warnings": [],
 }
-FILES = ("report.json", "report.md", "report.xml", "report.prom")
+FILES = ("report.json", "report.md", "report.xml", "report.prom", "report.html")
 REPORTS = [word for name in FILES for word in ("--report", name)]
 WORDS = ["compress", "mdl_1", "--data", "dst_1", "--recipe", "int8", "--gate", "top1 max_drop 1%"]
 JUNIT = '<?xml version="1.0"?><testsuite name="onnxpress compress" tests="1"><testcase name="top1"/></testsuite>'
@@ -45,6 +46,7 @@ def press(scripted, report):
             scripted.on("GET", f"/jobs/{job}/report.md", {"body": f"# Report: {said}\n\n## Gates\n".encode()})
             scripted.on("GET", f"/jobs/{job}/report.junit.xml", {"body": JUNIT.encode()})
             scripted.on("GET", f"/jobs/{job}/report.prom", {"body": b"# TYPE a gauge\na 1\n"})
+            scripted.on("GET", f"/jobs/{job}/report.html", {"body": b"<html><main><h1>Report</h1></main></html>"})
         if beside is not None:
             data = {"id": "dst_1", "state": "ready", "inspection": {"metric": "top1", "labelled": 100}}
             scripted.on("GET", "/models/@prod", {"json": {"id": "mdl_9", "state": "ready"}})
@@ -63,8 +65,10 @@ def press(scripted, report):
 
 
 def reports():
-    """Give the four files as they are read."""
+    """Give the files as they are read; the page says how it ended too."""
     told = json.loads(Path("report.json").read_text())
+    page = Path("report.html").read_text()
+    assert "<h1>Report</h1>" in page or escape(told["run"]["reason"]) in page
     return told["run"], Path("report.md").read_text(), ET.parse("report.xml").getroot(), Path("report.prom").read_text()
 
 

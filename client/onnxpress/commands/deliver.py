@@ -39,8 +39,8 @@ def fetch(client: Client, record: RunRecord, delivery: Delivery) -> None:
     record.report = client.jobs.report(job.id)
     record.texts = report_texts(client, job.id, forms)
     if record.comparison is not None:
-        # The forms that hold what was measured of one network alone.
-        record.texts_beside = report_texts(client, record.comparison.job.id, forms - {"prom"})
+        # The others hold what was measured of one network alone.
+        record.texts_beside = report_texts(client, record.comparison.job.id, forms & {"md", "junit.xml"})
     if delivery.out:
         with LiveProgress(people()) as live, live.transfer(f"download {delivery.out.name}") as progress:
             client.jobs.download(job.id, delivery.out, progress=progress, timeout=delivery.deadline.remaining())
