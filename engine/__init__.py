@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from engine.gate_samples import GateSamples
     from engine.graph.archive import inspect_archive
     from engine.graph.validate import inspect_model
-    from engine.inspection import DatasetInspection, Estimate, Inspection, Prunability
+    from engine.inspection import DatasetInspection, Estimate, Inspection, Preprocessing, Prunability, TensorInfo
     from engine.job.run import run
     from engine.job.search import search_turn
     from engine.job.trial import try_candidate
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from engine.prune.prunability import prunability
     from engine.recipe_adaptation import adapt_recipe
     from engine.recipes import list_recipes
+    from engine.report.card import Ancestor, model_card
     from engine.report.figures.figure import Figure
     from engine.report.figures.layers import Layer, layers
     from engine.report.figures.of_report import figures
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from engine.report.merge import merge_reports
     from engine.report.page import report_page
     from engine.report.unmeasured import unmeasured
-    from engine.report.values import AnyReport, ProfileReport, Report, read_report
+    from engine.report.values import AnyReport, Interval, Loading, ProfileReport, Report, read_report
     from engine.runtime.discovery import targets
     from engine.runtime.host_lock import HostLock
     from engine.search.front import front_of
@@ -71,6 +72,7 @@ __all__ = [
     "PROVIDER_NAMES",
     "REPORT_FORMATS",
     "TRAINING_HINT",
+    "Ancestor",
     "AnyReport",
     "Candidate",
     "Compress",
@@ -83,12 +85,15 @@ __all__ = [
     "Heading",
     "HostLock",
     "Inspection",
+    "Interval",
     "Layer",
     "LeftOut",
+    "Loading",
     "MeasureVariants",
     "OutputDeclaration",
     "Point",
     "Predicted",
+    "Preprocessing",
     "Profile",
     "ProfileReport",
     "Proposal",
@@ -98,6 +103,7 @@ __all__ = [
     "Search",
     "Spec",
     "TaskMetric",
+    "TensorInfo",
     "Told",
     "TrialValues",
     "TryProposals",
@@ -123,6 +129,7 @@ __all__ = [
     "makes_network",
     "measure_variants",
     "merge_reports",
+    "model_card",
     "prunability",
     "read_declarations",
     "read_report",
@@ -172,7 +179,13 @@ _HOME = {
     "GateSamples": "engine.gate_samples",
     "Heading": "engine.report.heading",
     "HostLock": "engine.runtime.host_lock",
+    "Ancestor": "engine.report.card",
     "Inspection": "engine.inspection",
+    "Interval": "engine.report.values",
+    "Loading": "engine.report.values",
+    "Preprocessing": "engine.inspection",
+    "TensorInfo": "engine.inspection",
+    "model_card": "engine.report.card",
     "LeftOut": "engine.spec",
     "OutputDeclaration": "engine.outputs",
     "Profile": "engine.spec",

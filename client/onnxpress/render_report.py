@@ -59,6 +59,8 @@ def result(report: Json, *, title: str | None = None) -> RenderableType:
     parts.append(safe_text(report["summary"]))
     if report.get("preprocessing"):
         parts.append(safe_text(f"data: {report['preprocessing']['summary']}", style="dim"))
+    if report.get("loading"):
+        parts.append(safe_text(f"to load it: {loading(report['loading'])}", style="dim"))
     if report.get("estimate"):
         took = formatting.duration(report["seconds"])
         parts.append(safe_text(f"expected: {report['estimate']['summary']} It took {took}.", style="dim"))
@@ -68,6 +70,18 @@ def result(report: Json, *, title: str | None = None) -> RenderableType:
     parts += [safe_text(f"warning: {warning}", style="yellow") for warning in report.get("warnings") or ()]
     parts.append(_verdict(verdict))
     return Group(*parts)
+
+
+def loading(needs: Json) -> str:
+    """Say in a line what the result is loaded with; the model's card has lines to paste."""
+    options, least = needs["options"], needs["onnxruntime"]
+    threads = f"{options['threads']} thread{'s' * (options['threads'] > 1)}"
+    more = [options["execution_mode"]] if options["execution_mode"] != "sequential" else []
+    more += [] if options["spinning"] else ["no spinning"]
+    more += [f"graph optimisation {options['graph_optimization']}"] if options["graph_optimization"] != "all" else []
+    told = ", ".join([needs["provider"], threads, *more])
+    newest = f"onnxruntime {least} or newer" if least else f"onnxruntime {needs['measured_with']}"
+    return f"{newest}, {told}{' (tuned)' if needs['tuned'] else ''}; `onnxpress card` gives the lines"
 
 
 def numbers(report: Json, *, title: str | None = None) -> Table:

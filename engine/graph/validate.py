@@ -99,7 +99,7 @@ def inspect_model(path: Path, *, alone: bool = False, mend: bool = False) -> Ins
     if strays:
         raise ModelInvalidError(f"The archive holds `{strays[0]}`, which the network does not name as external data.")
     _check_required_inputs(model, nodes)
-    inputs, outputs = _boundary(model.graph)
+    inputs, outputs = boundary(model.graph)
     wrongly_declared = _check_with_onnx(path, nodes)
     ops = Counter(node.op_type for node in nodes.nodes)
     return Inspection(
@@ -371,7 +371,8 @@ def _check_required_inputs(model: ModelProto, nodes: _Counted) -> None:
                 )
 
 
-def _boundary(graph: GraphProto) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+def boundary(graph: GraphProto) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+    """Give the inputs and the outputs that a network declares; raises ModelUnsupportedError for what is not fed or read."""
     stored = {tensor.name for tensor in graph.initializer}
     inputs = tuple(_tensor_info(value, "input") for value in graph.input if value.name not in stored)
     if not inputs:

@@ -18,6 +18,7 @@ from engine.graph import io, verify
 from engine.graph.activations import live_bytes
 from engine.graph.declaration import contradictions
 from engine.graph.pieces import Pieces, memory_to_load
+from engine.graph.provenance import properties, write_properties
 from engine.graph.self_difference import SelfDifferences
 from engine.graph.validate import inspect_model
 from engine.inspection import Estimate
@@ -26,6 +27,7 @@ from engine.job.data import JobData, Labelled
 from engine.job.feeding import settle_feeding
 from engine.job.frame import Frame
 from engine.job.learners import Learners
+from engine.job.loading import loading
 from engine.job.timing import Speeds, Timing
 from engine.job.workbench import Workbench, open_network, run_bytes
 from engine.job.workspace import copy_network
@@ -261,6 +263,18 @@ class BesideOriginal:
         latency, speed = speeds.latency, speeds.generation
         frame.measuring("memory")
         used = self._memory(result, unchanged=unchanged)
+        where, source = environment(self._target), io.facts(frame.model)
+        if not unchanged:
+            # After what is timed and before what is counted: every byte of it is in the report's figures.
+            told_in_file = properties(
+                source.sha256,
+                steps,
+                quality=quality,
+                target=self._target,
+                environment=where,
+                preprocessing=self._preprocessing,
+            )
+            write_properties(result, told_in_file)
         sparse = any(step.status == "applied" and step.change and step.change.download for step in steps)
         size = compare_size(frame.model, result, download=sparse)
         counts = (parameters(frame.model), parameters(result))
@@ -276,7 +290,7 @@ class BesideOriginal:
             summary=summarise(steps, size, latency, quality, unchanged=unchanged, generation=speed),
             unchanged=unchanged,
             target=self._target,
-            original=io.facts(frame.model),
+            original=source,
             student=self._learners.student,
             teacher=self._learners.teacher,
             compressed=io.facts(result),
@@ -293,10 +307,11 @@ class BesideOriginal:
             verdict=self._verdict(quality, costs),
             parts=told,
             preprocessing=self._preprocessing,
+            loading=loading(result, self._target, tuning.compressed if tuning is not None else None),
             self_difference=self._own[frame.model].told(self._feeds[:_SELF_FEEDS], verify.FLOAT_TOLERANCE),
             calibration_samples=told.calibrate if told is not None else 0,
             held_out_samples=told.judge if told is not None else 0,
-            environment=environment(self._target),
+            environment=where,
             seconds=frame.seconds,
             estimate=self._estimate,
             more_parameters=explain_growth(frame.model, result),

@@ -8,6 +8,7 @@ from engine.report.counted_time import counted
 from engine.report.detail_parts import Detail
 from engine.report.folded import folded
 from engine.report.generation_markdown import generation_gain, generation_rows
+from engine.report.loading_markdown import loading_lines
 from engine.report.outputs_markdown import output_lines, quality_rows
 from engine.report.profile_markdown import profile_lines
 from engine.report.pruning_markdown import pruning_lines
@@ -118,7 +119,7 @@ def headline(report: Report) -> Iterator[tuple[str, ...]]:
     seen = set()
     main = report.quality[0].metric if report.quality else None
     kinds = {"size": "size", "latency p50": "time", "CPU time p50": "clock", "peak memory": "memory"}
-    for row in _measures(report):
+    for row in measures(report):
         kind = kinds.get(row[0]) or ("quality" if main is not None and row[0].startswith(main) else None)
         if kind is not None and kind not in seen:
             seen.add(kind)
@@ -130,7 +131,7 @@ def _details(report: Report) -> Iterator[str]:
     if report.search is not None:
         yield from search_lines(report.search)
     yield from ("", "## All that was measured", "")
-    yield from table(("", "original", "compressed", "change"), _measures(report))
+    yield from table(("", "original", "compressed", "change"), measures(report))
     yield from output_lines(report.outputs)
     yield from _bytes(report)
     if report.steps:
@@ -144,9 +145,11 @@ def _details(report: Report) -> Iterator[str]:
     if report.tuning is not None:
         yield from tuning_lines(report.tuning.original, "## Session options of the original")
         yield from tuning_lines(report.tuning.compressed, "## Session options of the result")
+    yield from loading_lines(report.loading, report.preprocessing)
 
 
-def _measures(report: Report) -> Iterator[tuple[str, ...]]:
+def measures(report: Report) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of the table of what was measured: name, original, compressed, change."""
     size = report.size
     yield (
         "size",

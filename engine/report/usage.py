@@ -32,6 +32,11 @@ def usage(target: Target, options: SessionOptions) -> str:
     return "\n".join(_lines(target, options)) + "\n"
 
 
+def provider_name(target: Target) -> str:
+    """Give what onnxruntime calls a target's provider."""
+    return _NAMES[target.provider]
+
+
 def _lines(target: Target, options: SessionOptions) -> Iterator[str]:
     yield "import onnxruntime as ort"
     yield ""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from engine.gate import Gate, ProfileGate
-from engine.inspection import Estimate, Preprocessing
+from engine.inspection import Estimate, Preprocessing, TensorInfo
 from engine.outputs import OutputKind
 from engine.report.byte_account import ByteAccount
 from engine.report.details import AnyDetails
@@ -401,6 +401,26 @@ class TuningComparison(_Value):
     compressed: Tuning
 
 
+class Loading(_Value):
+    """How to load the result so that it runs as it was measured."""
+
+    provider: str = Field(description="Execution provider, as onnxruntime names it.")
+    options: SessionOptions = Field(description="Of the session: those found by `tune`, else the target's own.")
+    tuned: bool = Field(description="True: `tune` found options that are faster than the target's own.")
+    opset: dict[str, int] = Field(
+        description="Operator set version by domain; the standard domain is the empty string."
+    )
+    ir_version: int
+    onnxruntime: str | None = Field(
+        description="The first release of ONNX Runtime that takes these versions, none older than 1.17; null: one that we do not know."
+    )
+    measured_with: str = Field(description="The release of ONNX Runtime that it was measured with.")
+    beyond_onnx: tuple[str, ...] = Field((), description="Operators that are ONNX Runtime's own.")
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    usage: str = Field(description="Python that makes the session.")
+
+
 class SelfDifference(_Value):
     """How far the original differs from itself: what no step can be blamed for."""
 
@@ -450,6 +470,9 @@ class Report(_Value):
     )
     preprocessing: Preprocessing | None = Field(
         None, description="What was done to raw data before, as the dataset says it; a deployment has to do the same."
+    )
+    loading: Loading | None = Field(
+        None, description="How to load the result as it was measured. Null in reports of older workers."
     )
     self_difference: SelfDifference | None = Field(
         None, description="From which lossless steps take their tolerance. Null in reports of older workers."

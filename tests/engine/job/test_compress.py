@@ -1,5 +1,6 @@
 """Whole jobs: what comes out, going on after a crash, rolling back harm, and keeping the original where nothing helps."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -53,7 +54,34 @@ def job(workspace, residual_cnn, images):
     return make
 
 
-def test_a_job_gives_a_verified_smaller_network_and_its_report(job, compress):
+def _says_what_it_is(folder, report):
+    """The file alone tells where it comes from, how it was made and what was measured of it."""
+    source = hashlib.sha256((folder / "model" / "model.onnx").read_bytes()).hexdigest()
+    said = {entry.key: entry.value for entry in onnx.load(folder / "out" / "model.onnx").metadata_props}
+    assert said["onnxpress.source"] == f"sha256:{source}" == f"sha256:{report.original.sha256}"
+    assert [step["type"] for step in json.loads(said["onnxpress.recipe"])] == ["simplify", "quantize_static"]
+    assert json.loads(said["onnxpress.versions"])["onnxruntime"] == report.environment.onnxruntime
+    figure = json.loads(said["onnxpress.quality"])[0]
+    assert (figure["metric"], figure["samples"]) == ("top1", 40)
+    assert figure["result"] == pytest.approx(report.quality[0].compressed, abs=1e-6)
+
+
+def _is_loaded_as_told(folder, loading, monkeypatch):
+    """The lines of the report make a session that runs, and the report says what goes in and comes out."""
+    assert (loading.provider, loading.tuned) == ("CPUExecutionProvider", False)
+    assert loading.onnxruntime is not None
+    made = {}
+    with monkeypatch.context() as patch:
+        patch.chdir(folder)
+        exec(loading.usage, made)
+    session = made["session"]
+    assert session.get_session_options().intra_op_num_threads == loading.options.threads
+    assert [each.name for each in session.get_inputs()] == [each.name for each in loading.inputs] == ["image"]
+    assert [each.name for each in session.get_outputs()] == [each.name for each in loading.outputs]
+    assert "onnxpress.source" in session.get_modelmeta().custom_metadata_map
+
+
+def test_a_job_gives_a_verified_smaller_network_and_its_report(job, compress, monkeypatch):
     folder, events = job(), []
     report = compress(folder, events=events)
     assert [step.status for step in report.steps] == ["applied", "applied"]
@@ -73,6 +101,7 @@ def test_a_job_gives_a_verified_smaller_network_and_its_report(job, compress):
     assert "# Compression report: pass" in text
     assert f"| all |  | {report.bytes.total} |  |" in text
     assert "| size |" in text
+    assert f"## How to load it\n\nIt takes ONNX Runtime {report.loading.onnxruntime} or newer" in text
     assert sorted(file.name for file in (folder / "out").iterdir()) == [
         "model.onnx",
         "report.json",
@@ -81,6 +110,8 @@ def test_a_job_gives_a_verified_smaller_network_and_its_report(job, compress):
         "report.prom",
     ]
     onnx.checker.check_model(str(folder / "out" / "model.onnx"), full_check=True)
+    _says_what_it_is(folder, report)
+    _is_loaded_as_told(folder / "out", report.loading, monkeypatch)
     assert report.compressed.size_bytes == (folder / "out" / "model.onnx").stat().st_size
     kinds = [event["type"] for event in events]
     assert kinds[0] == "started"
