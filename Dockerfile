@@ -1,4 +1,4 @@
-# One image for every process of the service; EP chooses the onnxruntime wheel, and with it the base. EXTRAS=s3,train adds PyTorch:
+# One image for every process of the service; EP chooses the onnxruntime wheel, and with it the base. EXTRAS=s3,sign,train adds PyTorch:
 # with EP=cpu give --build-arg PIP_EXTRA_INDEX_URL too, the address of PyTorch's index of wheels without CUDA's libraries.
 ARG EP=cpu
 
@@ -18,7 +18,7 @@ ENV PYTHONUNBUFFERED=1 \
 
 FROM base AS build
 ARG EP
-ARG EXTRAS=s3
+ARG EXTRAS=s3,sign
 ARG PIP_EXTRA_INDEX_URL
 WORKDIR /src
 RUN python -m venv /opt/onnxpress

@@ -4,8 +4,8 @@ import hashlib
 import re
 import unicodedata
 import zipfile
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import IO, Annotated, cast
 from urllib.parse import quote
 
@@ -45,6 +45,8 @@ class Downloadable:
     digest: str
     files: Sequence[ArtifactFile]
     name: str
+    # Of files that are not stored, by their digest.
+    written: Mapping[str, bytes] = field(default_factory=dict)
 
     @classmethod
     def of(cls, artifact: Artifact, name: str) -> "Downloadable":
@@ -174,10 +176,15 @@ def _zip(resources: Resources, content: Downloadable) -> Iterator[bytes]:
             info = zipfile.ZipInfo(file.path, _ZIP_TIME)
             info.external_attr = 0o644 << 16
             with archive.open(info, "w", force_zip64=file.size >= _ZIP64_FROM) as member:
-                for chunk in resources.store.read(content.tenant_id, file.sha256):
+                for chunk in _read(resources, content, file.sha256):
                     member.write(chunk)
                     yield pending.take()
     yield pending.take()
+
+
+def _read(resources: Resources, content: Downloadable, sha256: str) -> Iterator[bytes]:
+    written = content.written.get(sha256)
+    return resources.store.read(content.tenant_id, sha256) if written is None else iter((written,))
 
 
 def _attachment(name: str) -> str:

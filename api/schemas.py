@@ -323,11 +323,15 @@ class ModelView(BaseModel):
     aliases: list[str] = Field(description="Every alias that it has; `@` and one of them names it in place of the id.")
     parent: str | None = Field(description="The model that this one was made from.")
     job: str | None = Field(description="The job that made it.")
+    expires_at: datetime | None = Field(
+        None,
+        description="When it is removed with its job, unless something names it until then: an alias, a tag, a job. null: it is kept.",
+    )
     created_at: datetime
     updated_at: datetime
 
     @classmethod
-    def of(cls, row: models.Model) -> Self:
+    def of(cls, row: models.Model, expires_at: datetime | None = None) -> Self:
         """Show a row."""
         return cls(
             id=row.id,
@@ -343,6 +347,7 @@ class ModelView(BaseModel):
             aliases=[one.name for one in row.aliases],
             parent=row.parent_id,
             job=row.job_id,
+            expires_at=expires_at,
             created_at=row.created_at,
             updated_at=row.updated_at,
         )

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -45,6 +45,7 @@ _EVENTS_AT_ONCE = 5000
 # So long a process that has other things to do goes on with one rule; the rest waits for its next round.
 _TURN_S = 5.0
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+_FOR_EVER = datetime(9999, 1, 1, tzinfo=UTC)
 _FINAL_JOBS = tuple(status for status in JobStatus if is_final(status))
 _OPEN_UNITS = tuple(status for status in UnitStatus if not is_final(status))
 
@@ -106,6 +107,16 @@ def apply(place: Place, settings: Settings) -> dict[str, int]:
 def count(place: Place, settings: Settings) -> dict[str, int]:
     """Give what would be removed now, by kind: what becomes free only by that is not counted."""
     return {rule.name: rule.count(place, _before(place, rule, settings)) for rule in _in_force(settings)}
+
+
+def expiring(session: Session, job_ids: Collection[str], settings: Settings) -> dict[str, datetime]:
+    """Say when finished jobs and what they made are removed, those left out that live for ever or that something names."""
+    if not settings.keep_jobs_days or not job_ids:
+        return {}
+    # Whatever their age: what is too young today goes some day.
+    unnamed = _jobs(_FOR_EVER).order_by(None).where(Job.id.in_(job_ids))
+    ended = session.execute(select(Job.id, Job.finished_at).where(Job.id.in_(unnamed))).all()
+    return {job_id: at + timedelta(days=settings.keep_jobs_days) for job_id, at in ended if at is not None}
 
 
 def _in_force(settings: Settings) -> list[Rule]:

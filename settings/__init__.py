@@ -41,6 +41,11 @@ class Settings(BaseSettings):
     store_ca_file: Path | None = Field(
         None, description="Certificates that sign the S3 service's; by default the system's."
     )
+    signing_key_file: Path | None = Field(
+        None,
+        description="P-256 private key, PEM without a password, that exported networks are signed with; by default one in data_dir"
+        " that is made when it is first used. Several API hosts need the same one.",
+    )
     host: str = Field("127.0.0.1", description="Address that the API binds.")
     port: int = Field(8765, ge=0, le=65535, description="Port that the API binds; 0 takes a free one.")
     max_model_bytes: int = Field(4 << 30, ge=1 << 10, description="Largest model upload.")
@@ -130,6 +135,11 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The database's URL, the embedded default filled in."""
         return self.database_url or f"sqlite:///{(self.data_dir / 'onnxpress.db').resolve()}"
+
+    @property
+    def signing_key(self) -> Path:
+        """The signing key's file, the embedded default filled in."""
+        return self.signing_key_file or self.data_dir / "signing.key"
 
     @property
     def broker(self) -> str:

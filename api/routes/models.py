@@ -33,7 +33,7 @@ from api.uploads import BYTES, receive_upload, upload_body
 from api.wait_for_inspection import wait_for_inspection
 from engine import Prunability
 from models import ModelState
-from services import analyses, artifacts, catalog, uploads
+from services import analyses, artifacts, catalog, retention, uploads
 from services.analyses import Analysis
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -95,14 +95,15 @@ def list_models(  # noqa: PLR0917 - FastAPI calls it by name
     rows = artifacts.list_models(
         scope.session, scope.tenant_id, state=state, alias=alias, tags=tag, limit=limit + 1, before=read_cursor(cursor)
     )
-    return page(ModelView.of, rows, limit)
+    ends = retention.expiring(scope.session, [row.job_id for row in rows if row.job_id], scope.resources.settings)
+    return page(lambda row: ModelView.of(row, ends.get(row.job_id or "")), rows, limit)
 
 
 @router.get("/{model_id}", responses=problems(403, 404) | NOT_MODIFIED)
 def get_model(model_id: str, request: Request, response: Response, scope: ReadScope) -> ModelView:
     """Give one network."""
     view = _view(scope, model_id)
-    return not_modified(request, response, etag_of(view.id, view.state, view.updated_at)) or view
+    return not_modified(request, response, etag_of(view.id, view.state, view.updated_at, view.expires_at)) or view
 
 
 @router.patch("/{model_id}", dependencies=JSON_BODY, responses=problems(403, 404, 408, 413, 415))
@@ -188,4 +189,6 @@ async def get_model_content(
 
 
 def _view(scope: TenantScope, model_id: str) -> ModelView:
-    return ModelView.of(artifacts.get_model(scope.session, scope.tenant_id, model_id))
+    row = artifacts.get_model(scope.session, scope.tenant_id, model_id)
+    ends = retention.expiring(scope.session, [row.job_id] if row.job_id else [], scope.resources.settings)
+    return ModelView.of(row, ends.get(row.job_id or ""))

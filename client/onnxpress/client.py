@@ -16,6 +16,7 @@ from onnxpress.configuration import find_access, find_patience
 from onnxpress.deadline import NEVER, Deadline
 from onnxpress.documents import Change, Dataset, Event, Job, Key, Model, Prunability, Stored
 from onnxpress.errors import ConflictError, InvalidError, JobFailedError, NotFoundError, WaitTimeoutError
+from onnxpress.exports import Exports
 from onnxpress.file_transfer import Digested, Progress, digest, download
 from onnxpress.network_files import digest_network
 from onnxpress.pages import PAGE, items, pages
@@ -59,6 +60,7 @@ class Client:
         self.datasets = Datasets(self._transport)
         self.jobs = Jobs(self._transport)
         self.artifacts = Artifacts(self._transport)
+        self.exports = Exports(self._transport)
         self.keys = Keys(self._transport)
         self.webhooks = Webhooks(self._transport)
 

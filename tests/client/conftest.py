@@ -329,3 +329,36 @@ def npz(tmp_path_factory):
     labels = np.where(np.arange(128) < 64, -1, random.integers(0, 10, 128))
     np.savez(path, image=random.random((128, 3, 12, 12), dtype=np.float32), label=labels)
     return path
+
+
+@pytest.fixture(scope="session")
+def network(service, net):
+    """Give the stored network's id."""
+    return service.models.upload(net).id
+
+
+@pytest.fixture(scope="session")
+def data(service, npz):
+    """Give the stored data's id."""
+    return service.datasets.upload(npz, metric="top1").id
+
+
+@pytest.fixture(scope="session")
+def compressed(service, network, data):
+    """Give a job that ran the usual recipe, every step of it kept, with gates that hold."""
+    gates = [
+        {"metric": "top1", "rule": "min", "value": 0.0},
+        {"metric": "size_bytes", "rule": "max_ratio", "value": 2.0},
+    ]
+    spec = {"kind": "compress", "model": network, "dataset": data, "gates": gates, "labels": {"made-by": "tests"}}
+    spec["recipe"] = {"passes": [{"type": "simplify"}, {"type": "quantize_static"}], "exact": True}
+    job = service.jobs.submit(spec, idempotency_key="compressed")
+    assert service.jobs.submit(spec, idempotency_key="compressed").id == job.id
+    seen = list(service.jobs.updates(job.id, timeout=300))
+    assert seen[-1].succeeded, seen[-1].problem
+    assert [one.status for one in seen][-2:] == ["running", "succeeded"], "changes arrive as they happen"
+    # Of which step depends on the machine: a short one may come and go between two answers.
+    assert any(one.progress for one in seen), "so does progress"
+    told = [event.data["step"] for event in service.jobs.events(job.id) if event.type == "step_started"]
+    assert told == [0, 1]
+    return seen[-1]

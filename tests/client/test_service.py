@@ -22,39 +22,6 @@ from onnxpress.file_transfer import digest
 SIMPLIFY = {"passes": [{"type": "simplify"}]}
 
 
-@pytest.fixture(scope="session")
-def network(service, net):
-    """Give the stored network's id."""
-    return service.models.upload(net).id
-
-
-@pytest.fixture(scope="session")
-def data(service, npz):
-    """Give the stored data's id."""
-    return service.datasets.upload(npz, metric="top1").id
-
-
-@pytest.fixture(scope="session")
-def compressed(service, network, data):
-    """Give a job that ran the usual recipe, with gates that hold."""
-    gates = [
-        {"metric": "top1", "rule": "min", "value": 0.0},
-        {"metric": "size_bytes", "rule": "max_ratio", "value": 2.0},
-    ]
-    spec = {"kind": "compress", "model": network, "dataset": data, "gates": gates, "labels": {"made-by": "tests"}}
-    spec["recipe"] = {"passes": [{"type": "simplify"}, {"type": "quantize_static"}]}
-    job = service.jobs.submit(spec, idempotency_key="compressed")
-    assert service.jobs.submit(spec, idempotency_key="compressed").id == job.id
-    seen = list(service.jobs.updates(job.id, timeout=300))
-    assert seen[-1].succeeded, seen[-1].problem
-    assert [one.status for one in seen][-2:] == ["running", "succeeded"], "changes arrive as they happen"
-    # Of which step depends on the machine: a short one may come and go between two answers.
-    assert any(one.progress for one in seen), "so does progress"
-    told = [event.data["step"] for event in service.jobs.events(job.id) if event.type == "step_started"]
-    assert told == [0, 1]
-    return seen[-1]
-
-
 def test_an_upload_is_inspected_and_has_its_digest(service, net, network):
     model = service.models.get(network)
     assert (model.state, model.sha256) == ("ready", hashlib.sha256(net.read_bytes()).hexdigest())

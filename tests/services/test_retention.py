@@ -105,6 +105,18 @@ def test_what_something_names_stays(service, place, name):
     assert service.job(kept.id).output_model_id == output
     assert service.read(lambda session: jobs.report(session, TENANT, kept.id))
     assert service.read(lambda session: artifacts.get_model(session, TENANT, output)).artifact_digest
+    assert _expiring(service, kept, keep_jobs_days=30) == {}
+
+
+def _expiring(service, job, **fields):
+    return service.read(lambda session: retention.expiring(session, [job.id], settings(service, **fields)))
+
+
+def test_when_something_goes_is_known_before(service):
+    job = done(service)
+    assert _expiring(service, job, keep_jobs_days=30) == {job.id: job.finished_at + timedelta(days=30)}
+    assert _expiring(service, job, keep_jobs_days=0) == {}
+    assert _expiring(service, service.submit().job, keep_jobs_days=30) == {}
 
 
 def test_a_chain_goes_from_its_end(service, place):
