@@ -6,9 +6,11 @@ import typer
 
 from onnxpress import __version__
 from onnxpress.commands.alias import alias
+from onnxpress.commands.agent import mcp
 from onnxpress.commands.audit import audit
 from onnxpress.commands.compress import compress
 from onnxpress.commands.dataset import dataset
+from onnxpress.commands.export import card, export
 from onnxpress.commands.jobs import cancel, download, jobs, logs, report, retry, wait
 from onnxpress.commands.keys import keys
 from onnxpress.commands.library import data, models, prunability, push
@@ -39,11 +41,14 @@ for verb in (
     report,
     logs,
     download,
+    card,
+    export,
     passes,
     recipes,
     targets,
     audit,
     comment,
+    mcp,
 ):
     app.command()(verb)
 app.add_typer(dataset, name="dataset")
