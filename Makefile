@@ -34,6 +34,10 @@ $(VENV)/.dev-$(EP): pyproject.toml client/pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[$(EP),$(DEV)]' -e client
 	@touch $@ $(VENV)/.run-$(EP)
 
+$(VENV)/.docs-$(EP): pyproject.toml client/pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[$(EP),docs]' -e client
+	@touch $@
+
 .PHONY: demo serve worker test chaos fuzz check bench docs clean
 demo: $(VENV)/.run-$(RUN)  ## Compress a real network and show the measured result (no server needed)
 	@$(BIN)/python -m standalone demo
@@ -63,8 +67,9 @@ check: $(VENV)/.dev-$(EP)  ## Format, lint, types, import contracts, docs fresh
 bench: $(VENV)/.run-$(RUN)  ## Measure what the README claims (see benchmarks/README.md)
 	@$(BIN)/python -m benchmarks.demo
 
-docs: $(VENV)/.run-$(RUN)  ## Write the generated reference anew
+docs: $(VENV)/.docs-$(EP)  ## Write the generated reference anew, and the documentation as a site into ./site
 	@$(BIN)/python -m standalone docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 clean:  ## Remove the virtual environments and ./var
-	rm -rf $(VENV) .venv .venv-* var
+	rm -rf $(VENV) .venv .venv-* var site

@@ -1,4 +1,4 @@
-"""Writes the reference that is generated from the code: docs/passes.md, docs/recipes.md, docs/settings.md and docs/openapi.json."""
+"""Writes the reference that is generated from the code: passes, recipes, settings, error codes and openapi.json, in docs."""
 
 import json
 import sys
@@ -8,6 +8,8 @@ from typing import Any
 import engine
 from api.app import create_app
 from settings import Settings
+from standalone.error_codes import error_page
+from standalone.pass_pages import meaning, pass_pages
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs"
 
@@ -15,18 +17,27 @@ FOLDER = Path(__file__).resolve().parent.parent / "docs"
 def docs(*, check: bool) -> int:
     """Write the reference anew, or with `check` only tell what is stale. Gives the exit code."""
     stale = []
-    for name, text in {
-        "passes.md": _passes(),
+    pages = {
+        **pass_pages(),
+        "errors.md": error_page(),
         "recipes.md": _recipes(),
         "settings.md": _settings(),
         "openapi.json": _openapi(),
-    }.items():
+    }
+    for name, text in pages.items():
         path = FOLDER / name
+        path.parent.mkdir(exist_ok=True)
         if path.exists() and path.read_text() == text:
             continue
         stale.append(name)
         if not check:
             path.write_text(text)
+    # Of passes that there are no more.
+    gone = [path for path in (FOLDER / "passes").glob("*.md") if f"passes/{path.name}" not in pages]
+    stale += [f"passes/{path.name}" for path in gone]
+    if not check:
+        for path in gone:
+            path.unlink()
     if check and stale:
         print(f"stale: {', '.join(f'docs/{name}' for name in stale)}; run `make docs`", file=sys.stderr)
         return 1
@@ -49,15 +60,8 @@ def _settings() -> str:
     ]
     for name, field in Settings.model_json_schema()["properties"].items():
         default = json.dumps(field.get("default"))
-        lines.append(f"| `ONNXPRESS_{name.upper()}` | `{default}` | {_meaning(field)} |")
+        lines.append(f"| `ONNXPRESS_{name.upper()}` | `{default}` | {meaning(field)} |")
     return "\n".join(lines) + "\n"
-
-
-def _passes() -> str:
-    lines = ["# Passes", "", "Generated from the code by `make docs`. A recipe lists them in order.", ""]
-    for item in engine.list_passes():
-        lines += _one_pass(item)
-    return "\n".join(lines).rstrip() + "\n"
 
 
 def _recipes() -> str:
@@ -83,26 +87,3 @@ def _beside_defaults(step: dict[str, Any]) -> dict[str, Any]:
     """Give a pass as somebody would write it: with what is not its default."""
     defaults = next(item["defaults"] for item in engine.list_passes() if item["type"] == step["type"])
     return {name: value for name, value in step.items() if name == "type" or value != defaults[name]}
-
-
-def _one_pass(item: dict[str, Any]) -> list[str]:
-    lines = [f"## `{item['type']}`", "", item["documentation"].strip(), ""]
-    fields = {name: field for name, field in item["schema"].get("properties", {}).items() if name != "type"}
-    if not fields:
-        return [*lines, "No parameters.", ""]
-    lines += ["| parameter | default | what it does |", "|---|---|---|"]
-    for name, field in fields.items():
-        default = json.dumps(field["default"]) if "default" in field else "required"
-        lines.append(f"| `{name}` | `{default}` | {_meaning(field)} |")
-    return [*lines, ""]
-
-
-def _meaning(field: dict[str, Any]) -> str:
-    words = [field.get("description", "").replace("|", "\\|")]
-    if "enum" in field:
-        words.append("One of " + ", ".join(f"`{choice}`" for choice in field["enum"]) + ".")
-    bounds = {"minimum": "≥", "maximum": "≤", "exclusiveMinimum": ">", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {field[key]}" for key, sign in bounds.items() if key in field]
-    if limits:
-        words.append("Bounds: " + ", ".join(limits) + ".")
-    return " ".join(word for word in words if word)
