@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from onnxpress import __version__
-from onnxpress.commands.alias import alias
 from onnxpress.commands.agent import mcp
+from onnxpress.commands.alias import alias
 from onnxpress.commands.audit import audit
 from onnxpress.commands.compress import compress
 from onnxpress.commands.dataset import dataset
