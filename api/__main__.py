@@ -3,13 +3,16 @@
 import ctypes
 import ipaddress
 import platform
+import resource
 import socket
 import sys
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.connections import RESERVE, Connections
 from api.uvicorn_protocol import Protocol
 from services import db, logs
 from settings import Settings, get_settings
@@ -17,8 +20,10 @@ from settings.private_folder import keep_private
 
 # A request line and its headers. httptools, uvicorn's other parser, would take 20 MB.
 MAX_HEADER_BYTES = 32 << 10
-MAX_CONNECTIONS = 1000
+KEEP_ALIVE_S = 75
 STOP_S = 10
+# Descriptors beside those of connections: the database's, logs, libraries.
+FILES = 512
 
 # mallopt's names for what is given back to the system, and for what is asked of it piece by piece (malloc.h).
 _M_TRIM_THRESHOLD = -1
@@ -34,12 +39,12 @@ class Server(uvicorn.Server):
                 app,
                 host=settings.host,
                 port=settings.port if port is None else port,
-                http=Protocol,
+                # uvicorn only calls it.
+                http=partial(Protocol, connections=self._connections(app, settings)),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="on",
                 h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-                limit_concurrency=MAX_CONNECTIONS,
-                timeout_keep_alive=75,
+                timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=STOP_S,
                 # Who the client is may be told by a proxy only where an operator says so.
                 proxy_headers=False,
@@ -49,6 +54,10 @@ class Server(uvicorn.Server):
             )
         )
         self._app = app
+
+    @staticmethod
+    def _connections(app: FastAPI, settings: Settings) -> Connections:
+        return Connections(settings.max_connections, settings.max_connections_per_address, app.state.proxies)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop serving."""
@@ -66,6 +75,16 @@ def refuse_unless_private(host: str, *, authenticated: bool) -> None:
     except ValueError:
         pass
     sys.exit(f"onnxpress: refusing to serve on {host} without authentication; bind 127.0.0.1")
+
+
+def _allow_files(connections: int) -> None:
+    """Have as many descriptors as the connections may take, each with a file, where the system lets us."""
+    needed = 2 * (connections + RESERVE) + FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else min(needed, hard), hard)
+        )
 
 
 def _keep_memory() -> None:
@@ -87,6 +106,7 @@ def main() -> None:
     _keep_memory()
     settings = get_settings()
     logs.configure(settings)
+    _allow_files(settings.max_connections)
     # Keys are always asked for; the check stands for the day when they may be switched off.
     refuse_unless_private(settings.host, authenticated=True)
     try:

@@ -13,6 +13,8 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
 from api import errors
+from api.admission import Admission
+from api.client_address import Proxies
 from api.dependencies import Resources
 from api.long_polling import Watcher
 from api.middleware import RequestMiddleware
@@ -24,6 +26,7 @@ from api.routes import (
     audit,
     blobs,
     datasets,
+    docs,
     exports,
     health,
     jobs,
@@ -50,6 +53,7 @@ from settings import Settings
 
 DISK_THREADS = 16
 READ_THREADS = 8
+HEALTH_THREADS = 2
 
 _ROUTERS = tuple(
     part.router
@@ -71,6 +75,7 @@ _ROUTERS = tuple(
         audit,
         metrics,
         health,
+        docs,
     )
 )
 _DESCRIPTION = """\
@@ -100,7 +105,7 @@ _TAGS = [
     },
     {"name": "webhooks", "description": "Who is told when something ends; for keys with the scope `admin`."},
     {"name": "audit", "description": "Who changed what; for keys with the scope `admin`."},
-    {"name": "metrics", "description": "For operators; for keys with the scope `metrics`."},
+    {"name": "metrics", "description": "For keys with the scope `metrics`; of all tenants for operators' keys."},
     {"name": "health", "description": "For load balancers; no key."},
 ]
 
@@ -110,6 +115,8 @@ class Api(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         """Give the OpenAPI 3.1 document."""
+        if self.openapi_schema is not None:
+            return self.openapi_schema
         document = super().openapi()
         _, schemas = models_json_schema(
             [
@@ -133,7 +140,8 @@ def create_app(settings: Settings) -> FastAPI:
         description=_DESCRIPTION,
         openapi_tags=_TAGS,
         lifespan=_lifespan,
-        # The usual pages load their scripts from elsewhere.
+        # The usual pages load their scripts from elsewhere; the router `docs` has ours, and the document.
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -141,6 +149,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.request_metrics = RequestMetrics()
+    app.state.proxies = Proxies(settings.proxies)
+    app.state.admission = Admission(settings.max_connections, settings.max_connections_per_address)
+    app.state.description = docs.Description(app)
     app.state.watcher = Watcher(lambda rows: _versions(app, rows))
     errors.install(app)
     app.add_middleware(RequestMiddleware)
@@ -168,6 +179,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         CapacityLimiter(READ_THREADS),
         rate_limiter,
         secret,
+        CapacityLimiter(HEALTH_THREADS),
     )
     # Connecting loads the transport; the first client's unit should not wait for it. A broker that is away is no reason to stop.
     await run_sync(publisher.answers)

@@ -9,7 +9,12 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
+from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from api.errors import ApiError
 from api.long_polling import Change, Watcher
@@ -17,6 +22,7 @@ from api.rate_limit import RateLimiter
 from api.request_metrics import RequestMetrics
 from services import audit, keys
 from services.db import Database
+from services.errors import UnauthorizedError
 from services.keys import Caller
 from services.server_secret import ServerSecret
 from services.storage import Store
@@ -52,6 +58,8 @@ class Resources:
     reads: CapacityLimiter
     rate_limiter: RateLimiter
     secret: ServerSecret
+    # Of health checks: threads that no request waits for.
+    health: CapacityLimiter
 
 
 @dataclass
@@ -141,6 +149,26 @@ class RequestContext:
                 return use(scope)
 
         return await run_sync(work)
+
+
+async def refuse_strangers(scope: Scope) -> None:
+    """Raise 401 where a request comes without a valid key, 503 where nobody can tell: before anything of its body is read."""
+    kind, text = get_authorization_scheme_param(Headers(scope=scope).get("authorization"))
+    if kind.lower() != "bearer" or not text:
+        raise ApiError(401)
+    resources: Resources = scope["app"].state.resources
+
+    def authenticate() -> None:
+        with resources.database.reading() as session:
+            keys.authenticate(session, text)
+
+    try:
+        await run_sync(authenticate, limiter=resources.reads)
+    except UnauthorizedError as error:
+        raise ApiError(401, error.message) from None
+    except (OperationalError, PoolTimeoutError) as error:
+        # Whoever reads a body takes other exceptions for faults of the body.
+        raise ApiError(503) from error
 
 
 async def request_context(

@@ -30,7 +30,7 @@ _DEFAULTS = {
     404: ("not_found", "There is nothing at this address."),
     405: ("method_not_allowed", "This address does not take this method; see the header Allow."),
     406: ("not_acceptable", "This is not offered in a format that the header Accept takes."),
-    408: ("request_timeout", "The body arrived too slowly."),
+    408: ("request_timeout", "The request arrived too slowly."),
     409: ("conflict", "The request conflicts with the current state."),
     413: ("too_large", "The body is over the limit."),
     415: ("unsupported_media_type", "The body's Content-Type is not taken here."),
@@ -113,6 +113,11 @@ class ApiError(HTTPException):
         self.code = code or _DEFAULTS[status][0]
         self.errors = list(errors)
         self.more = more
+
+
+def status_problem(status: int, request_id: str = "") -> Problem:
+    """Give the problem that a status stands for where there is no more to say."""
+    return Problem.of(status, *_DEFAULTS[status], request_id)
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
@@ -265,7 +270,7 @@ def problem_of(error: services.ServiceError, request_id: str = "") -> Problem:
 
 async def _on_database(request: Request, error: Exception) -> Response:
     log.warning("request %s: the database does not answer", _request_id(request), exc_info=error)
-    return problem_response(Problem.of(503, "unavailable", _DEFAULTS[503][1], _request_id(request)))
+    return problem_response(status_problem(503, _request_id(request)))
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

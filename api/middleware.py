@@ -1,4 +1,8 @@
-"""What every request passes through: a request id, limits of its body, security headers, the access log, the last-resort 500."""
+"""What every request passes through.
+
+A request id, a place among those that are answered, the key before the body, limits of the body, security headers, the access
+log, and the last-resort 500.
+"""
 
 import asyncio
 import json
@@ -13,7 +17,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import Problem, problem_response
+from api.admission import HEALTH
+from api.dependencies import refuse_strangers
+from api.errors import ApiError, Problem, problem_response, status_problem
+from api.security_headers import security_headers
 
 log = logging.getLogger("onnxpress.api")
 access_log = logging.getLogger("onnxpress.access")
@@ -25,15 +32,10 @@ MIN_BYTES_PER_S = 1024
 SILENCE_S = 30.0
 
 _JOB_ID = re.compile(r"job_[0-9a-z]{26}")
-_HEALTH = frozenset({"/livez", "/readyz"})
 _REQUEST_ID = re.compile(r"[0-9A-Za-z_.\-]{1,64}")
-_SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+# A body under these is read only when its key is known.
+_GUARDED = "/v1/"
 
 
 @dataclass
@@ -41,11 +43,14 @@ class RequestState:
     """What is known of one request; routes reach it as `request.state.request_state`."""
 
     request_id: str
+    client: str = ""
     body_limit: int = JSON_BODY_LIMIT
     received: int = 0
     sent: int = 0
     status: int = 0
     key: str | None = None
+    # False until all of the body was handed out.
+    body_complete: bool = True
     started: float = field(default_factory=time.monotonic)
 
     def admit(self, size: int) -> None:
@@ -65,7 +70,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_state = RequestState(_request_id(scope))
+        request_state = RequestState(_request_id(scope), _client(scope), body_complete=not _has_body(scope))
         scope.setdefault("state", {})["request_state"] = request_state
         try:
             await self._serve(
@@ -81,7 +86,12 @@ class RequestMiddleware:
             await problem_response(problem)(scope, receive, send)
             return
         try:
-            await self.app(scope, receive, send)
+            with scope["app"].state.admission.admitted(scope["path"], request_state.client):
+                await self.app(scope, receive, send)
+        except ApiError as error:
+            # Routes' own are answered inside: this one was not admitted.
+            problem = Problem.of(error.status_code, error.code, error.detail, request_state.request_id)
+            await problem_response(problem)(scope, receive, send)
         except ClientDisconnect:
             request_state.status = 499
         except Exception:
@@ -89,9 +99,7 @@ class RequestMiddleware:
             log.exception("request %s failed: %s %s", request_state.request_id, scope["method"], scope["path"])
             if request_state.status:
                 raise
-            problem = Problem.of(500, "internal_error", "The service failed; the request id finds it in the log.")
-            problem.request_id = request_state.request_id
-            await problem_response(problem)(scope, receive, send)
+            await problem_response(status_problem(500, request_state.request_id))(scope, receive, send)
 
 
 def _request_id(scope: Scope) -> str:
@@ -99,15 +107,29 @@ def _request_id(scope: Scope) -> str:
     return given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
 
 
+def _client(scope: Scope) -> str:
+    peer = (scope.get("client") or ("",))[0]
+    return str(scope["app"].state.proxies.client(peer, Headers(scope=scope).getlist("x-forwarded-for")))
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
 def _limited(request_state: RequestState, scope: Scope, receive: Receive) -> Receive:
     declared = Headers(scope=scope).get("content-length", "")
-    complete = False
+    asks_for_key = not request_state.body_complete and scope["path"].startswith(_GUARDED)
+    ended = False
 
     async def limited() -> Message:
-        nonlocal complete
-        if complete:
+        nonlocal asks_for_key, ended
+        if ended:
             # What is waited for now is only the client's leaving, which may take as long as it likes.
             return await receive()
+        if asks_for_key:
+            await refuse_strangers(scope)
+            asks_for_key = False
         if declared.isdecimal():
             request_state.admit(int(declared))
         try:
@@ -118,7 +140,7 @@ def _limited(request_state: RequestState, scope: Scope, receive: Receive) -> Rec
         if message["type"] == "http.request":
             request_state.received += len(message.get("body", b""))
             request_state.admit(request_state.received)
-            complete = not message.get("more_body", False)
+            ended = request_state.body_complete = not message.get("more_body", False)
             if request_state.received < MIN_BYTES_PER_S * (time.monotonic() - request_state.started - SILENCE_S):
                 raise _too_slow()
         return message
@@ -136,10 +158,11 @@ def _with_headers(request_state: RequestState, send: Send) -> Send:
             request_state.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = request_state.request_id
-            for name, value in _SECURITY_HEADERS.items():
+            for name, value in security_headers(headers.get("content-type", "")).items():
                 headers.setdefault(name, value)
-            # What a key may read is not for shared caches.
-            headers.setdefault("Cache-Control", "private, no-cache")
+            if not request_state.body_complete:
+                # Nobody reads the rest.
+                headers["Connection"] = "close"
         elif message["type"] == "http.response.body":
             request_state.sent += len(message.get("body", b""))
         await send(message)
@@ -150,10 +173,12 @@ def _with_headers(request_state: RequestState, send: Send) -> Send:
 def _log_access(request_state: RequestState, scope: Scope) -> None:
     route = scope.get("route")
     # A load balancer asks every second.
-    level = logging.DEBUG if scope["path"] in _HEALTH and request_state.status == 200 else logging.INFO
+    level = logging.DEBUG if scope["path"] in HEALTH and request_state.status == 200 else logging.INFO
     seconds = time.monotonic() - request_state.started
     path = getattr(route, "path", None)
-    scope["app"].state.request_metrics.count(scope["method"], path, request_state.status, seconds)
+    # Anybody may make up a method; each would be a series of its own.
+    method = scope["method"] if scope["method"] in _METHODS else "other"
+    scope["app"].state.request_metrics.count(method, path, request_state.status, seconds)
     if not access_log.isEnabledFor(level):
         return
     fields = {
@@ -166,8 +191,10 @@ def _log_access(request_state: RequestState, scope: Scope) -> None:
         "received": request_state.received,
         "sent": request_state.sent,
         "key": request_state.key,
-        "client": (scope.get("client") or ("",))[0],
+        "client": request_state.client,
     }
     if found := _JOB_ID.search(scope["path"]):
         fields["job"] = found[0]
-    access_log.log(level, "%s", json.dumps(fields), extra={"fields": fields})
+    # Who has a key is held to its rate; strangers are not, and may not fill the log.
+    told = {"fields": fields, "always": request_state.key is not None}
+    access_log.log(level, "%s", json.dumps(fields), extra=told)

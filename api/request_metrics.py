@@ -9,7 +9,7 @@ class RequestMetrics:
     """Counts of this process's answers, by route and status."""
 
     def __init__(self) -> None:
-        # Only the event loop counts.
+        # Only the event loop counts; threads that tell of it take copies.
         self._answers: Counter[tuple[str, str, int]] = Counter()
         self._seconds: Counter[str] = Counter()
 
@@ -24,8 +24,8 @@ class RequestMetrics:
         answers = Family("onnxpress_http_answers_total", "counter", "Answers by method, route and status.")
         answers.samples = [
             ({"method": method, "route": route, "status": str(status)}, count)
-            for (method, route, status), count in sorted(self._answers.items())
+            for (method, route, status), count in sorted(self._answers.copy().items())
         ]
         seconds = Family("onnxpress_http_seconds_total", "counter", "Time spent on answers, waits included, by route.")
-        seconds.samples = [({"route": route}, round(total, 6)) for route, total in sorted(self._seconds.items())]
+        seconds.samples = [({"route": route}, round(total, 6)) for route, total in sorted(self._seconds.copy().items())]
         return [answers, seconds]

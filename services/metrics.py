@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, func, select, true
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from models import Blob, Chore, Job, JobStatus, Unit, UnitStatus
 from services import db, workers
@@ -26,54 +26,58 @@ class Family:
     samples: list[tuple[dict[str, str], float]] = field(default_factory=list)
 
 
-def collect(session: Session) -> list[Family]:
-    """Measure everything, for all tenants together."""
-    return [
-        *_units(session),
-        *_jobs(session),
-        *_times(session),
-        _workers(session),
-        _stored(session),
-        *_retention(session),
-    ]
+def collect(session: Session, tenant_id: str | None = None) -> list[Family]:
+    """Measure everything, for all tenants together; or what one tenant's own work and bytes tell."""
+    own = [*_units(session, tenant_id), *_jobs(session, tenant_id), *_times(session, tenant_id)]
+    if tenant_id is not None:
+        return [*own, _stored(session, tenant_id)]
+    return [*own, _workers(session), _stored(session, None), *_retention(session)]
 
 
-def _units(session: Session) -> Iterator[Family]:
+def _of(column: InstrumentedAttribute[str], tenant_id: str | None) -> ColumnElement[bool]:
+    return true() if tenant_id is None else column == tenant_id
+
+
+def _units(session: Session, tenant_id: str | None) -> Iterator[Family]:
+    mine = _of(Unit.tenant_id, tenant_id)
     counted = Family("onnxpress_units", "gauge", "Units of work that are not final, by queue and status.")
     asked = (
-        select(Unit.queue, Unit.status, func.count()).where(Unit.status.in_(_OPEN)).group_by(Unit.queue, Unit.status)
+        select(Unit.queue, Unit.status, func.count())
+        .where(Unit.status.in_(_OPEN), mine)
+        .group_by(Unit.queue, Unit.status)
     )
     counted.samples = [({"queue": name, "status": status}, count) for name, status, count in session.execute(asked)]
     yield counted
     oldest = Family("onnxpress_queue_age_seconds", "gauge", "How long the oldest queued unit has waited.")
     moment = db.now(session)
     # One row by the index on (status, queue, queued_at) each.
-    for name in session.scalars(select(Unit.queue).where(Unit.status == UnitStatus.QUEUED).distinct()):
-        queued = select(Unit.queued_at).where(Unit.status == UnitStatus.QUEUED, Unit.queue == name)
+    for name in session.scalars(select(Unit.queue).where(Unit.status == UnitStatus.QUEUED, mine).distinct()):
+        queued = select(Unit.queued_at).where(Unit.status == UnitStatus.QUEUED, Unit.queue == name, mine)
         since = session.scalars(queued.order_by(Unit.queued_at).limit(1)).first()
         if since is not None:
             oldest.samples.append(({"queue": name}, max(0.0, (moment - since).total_seconds())))
     yield oldest
 
 
-def _jobs(session: Session) -> Iterator[Family]:
+def _jobs(session: Session, tenant_id: str | None) -> Iterator[Family]:
+    mine = _of(Job.tenant_id, tenant_id)
     jobs = Family("onnxpress_jobs", "gauge", "Jobs by status.")
     jobs.samples = [
         ({"status": status}, count)
-        for status, count in session.execute(select(Job.status, func.count()).group_by(Job.status))
+        for status, count in session.execute(select(Job.status, func.count()).where(mine).group_by(Job.status))
     ]
     yield jobs
     failures = Family("onnxpress_job_failures_total", "counter", "Failed jobs by the reason's code and class.")
     code, blame = Job.problem["code"].as_string(), Job.problem["class"].as_string()
-    asked = select(code, blame, func.count()).where(Job.status == JobStatus.FAILED).group_by(code, blame)
+    asked = select(code, blame, func.count()).where(Job.status == JobStatus.FAILED, mine).group_by(code, blame)
     failures.samples = [({"code": one, "class": other}, count) for one, other, count in session.execute(asked)]
     yield failures
 
 
-def _times(session: Session) -> Iterator[Family]:
+def _times(session: Session, tenant_id: str | None) -> Iterator[Family]:
     asked = (
         select(Job.created_at, Job.started_at, Job.finished_at)
-        .where(Job.status == JobStatus.SUCCEEDED, Job.cached_from.is_(None))
+        .where(Job.status == JobStatus.SUCCEEDED, Job.cached_from.is_(None), _of(Job.tenant_id, tenant_id))
         .order_by(Job.id.desc())
         .limit(RECENT_JOBS)
     )
@@ -103,8 +107,8 @@ def _workers(session: Session) -> Family:
     return family
 
 
-def _stored(session: Session) -> Family:
-    size = session.scalar(select(func.coalesce(func.sum(Blob.size), 0))) or 0
+def _stored(session: Session, tenant_id: str | None) -> Family:
+    size = session.scalar(select(func.coalesce(func.sum(Blob.size), 0)).where(_of(Blob.tenant_id, tenant_id))) or 0
     return Family("onnxpress_stored_bytes", "gauge", "Bytes of all blobs.", [({}, int(size))])
 
 

@@ -1,7 +1,7 @@
 """The one place where the environment is read: frozen, validated, prefix ONNXPRESS_."""
 
+import ipaddress
 from functools import cache
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
@@ -48,6 +48,21 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address that the API binds.")
     port: int = Field(8765, ge=0, le=65535, description="Port that the API binds; 0 takes a free one.")
+    max_connections: int = Field(
+        1000,
+        ge=10,
+        description="Connections that one API process holds, and requests that it answers at the same time.",
+    )
+    max_connections_per_address: int = Field(
+        500,
+        ge=0,
+        description="How many of them may come from one address; 0: any. Behind a proxy, see trusted_proxies.",
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="Addresses or networks, by comma, of proxies in front of the API whose X-Forwarded-For is believed, such as"
+        " `10.0.0.0/8`: limits by address then hold for whom they ask for.",
+    )
     max_model_bytes: int = Field(4 << 30, ge=1 << 10, description="Largest model upload.")
     max_dataset_bytes: int = Field(4 << 30, ge=1 << 10, description="Largest dataset upload.")
     lease_s: float = Field(30.0, gt=0, description="How long a claimed unit stays claimed without a sign of life.")
@@ -124,12 +139,20 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR.")
     log_format: Literal["json", "text"] = Field("json", description="One JSON object per line, or lines for people.")
 
-    @field_validator("webhook_networks")
+    @field_validator("trusted_proxies", "webhook_networks")
     @classmethod
     def _are_networks(cls, text: str) -> str:
-        for name in filter(None, text.split(",")):
-            ip_network(name.strip())
+        for one in _parts(text):
+            try:
+                ipaddress.ip_network(one)
+            except ValueError as error:
+                raise ValueError(f"`{one}` is no address and no network: {error}") from None
         return text
+
+    @property
+    def proxies(self) -> list[str]:
+        """The trusted proxies' addresses and networks."""
+        return _parts(self.trusted_proxies)
 
     @property
     def database(self) -> str:
@@ -145,6 +168,10 @@ class Settings(BaseSettings):
     def broker(self) -> str:
         """The broker's URL, the embedded default filled in."""
         return self.broker_url or f"redis+socket://{(self.data_dir / 'broker' / 'valkey.sock').resolve()}"
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 @cache

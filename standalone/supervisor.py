@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 _BACKOFF_FIRST_S = 0.5
 _BACKOFF_LAST_S = 10.0
+# A log that grows beyond this is put aside; so many of those are kept.
+LOG_BYTES = 32 << 20
+LOGS_ASIDE = 3
 # A process that lived this long starts again without the backoff of its earlier deaths.
 _HEALTHY_S = 30.0
 
@@ -86,6 +90,21 @@ class Service:
         self.start()
         return True
 
+    def keep_log_short(self) -> None:
+        """Put a long log aside as `.1`, the one before as `.2`.
+
+        The process goes on writing into the same file, which is emptied: what it writes between copy and cut is lost, a moment
+        every 32 MiB.
+        """
+        if not self.log.is_file() or self.log.stat().st_size < LOG_BYTES:
+            return
+        aside = [self.log.with_name(f"{self.log.name}.{number}") for number in range(1, LOGS_ASIDE + 1)]
+        for newer, older in zip(reversed(aside[:-1]), reversed(aside[1:]), strict=True):
+            if newer.is_file():
+                newer.replace(older)
+        shutil.copyfile(self.log, aside[0])
+        os.truncate(self.log, 0)
+
     def stop(self) -> None:
         """Ask the process to end, wait for its grace time, then kill its whole group."""
         pid = self.pid
@@ -136,8 +155,9 @@ class Supervisor:
         self._services.append(service)
 
     def tend(self) -> None:
-        """Start again what died; call it a few times a second."""
+        """Start again what died, and keep the logs short; call it a few times a second."""
         for service in self._services:
+            service.keep_log_short()
             if service.revive():
                 self._say(f"{service.name} had stopped; started again (see {service.log})")
 

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
@@ -25,9 +26,13 @@ async def livez() -> Health:
 
 
 @router.get("/readyz", responses={503: problems(503)[503]})
-def readyz(request: Request) -> Health:
+async def readyz(request: Request) -> Health:
     """Answer 200 when the database does; a broker that is away only makes jobs wait."""
     resources: Resources = request.app.state.resources
-    with resources.database.reading() as session:
-        db.ping(session)
+
+    def ping() -> None:
+        with resources.database.reading() as session:
+            db.ping(session)
+
+    await run_sync(ping, limiter=resources.health)
     return Health()

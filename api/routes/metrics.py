@@ -20,14 +20,17 @@ _TEXT: dict[int | str, dict[str, Any]] = {
 
 @router.get("/metrics", response_class=Response, responses=problems(403) | _TEXT)
 async def get_metrics(context: Context) -> Response:
-    """Tell what waits and for how long, how long work takes, what fails, and how much this process is asked."""
+    """Tell what waits and for how long, how long work takes, what fails, and how much this process is asked.
+
+    A key with the scope `operator` sees all tenants together, the workers and this process; any other sees its own tenant.
+    """
 
     def collect(scope: TenantScope) -> list[Family]:
-        return metrics.collect(scope.session)
+        if "operator" in scope.caller.scopes:
+            return [*metrics.collect(scope.session), *context.request_metrics.families()]
+        return metrics.collect(scope.session, scope.tenant_id)
 
-    families = await context.read(collect, needs="metrics")
-    request_metrics = context.request_metrics.families()
-    return Response(text([*families, *request_metrics]), media_type=MEDIA_TYPE)
+    return Response(text(await context.read(collect, needs="metrics")), media_type=MEDIA_TYPE)
 
 
 def text(families: Iterable[Family]) -> str:

@@ -1,6 +1,6 @@
 """Measure the HTTP edge: 1 GB in and out, 200 long polls and 50 streams, 10,000 jobs.
 
-    python -m benchmarks.http [--quick]
+    python -m benchmarks.http [--quick] [--strangers]
 
 Every figure is a ratio to something measured in the same run, so that it means the same on every machine. Results go to
 var/benchmarks/http.
@@ -9,25 +9,41 @@ var/benchmarks/http.
 import argparse
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks import documents
-from benchmarks.http import crowd, jobs, server, transfer
+from benchmarks.http import crowd, jobs, server, strangers, transfer
+
+LIVEZ_MS = 100
 
 
 def main() -> int:
     """Entry point; gives the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.http", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of everything: a trial, no result")
+    parser.add_argument("--strangers", action="store_true", help="only idle connections and posts without a key")
     asked = parser.parse_args()
     part = 10 if asked.quick else 1
+    if asked.strangers:
+        return _among_strangers(part, quick=asked.quick)
     with tempfile.TemporaryDirectory(prefix="onnxpress-http-") as folder, server.serving(Path(folder)) as api:
         content = measure(api, Path(folder), part)
     markdown = _markdown(content)
     documents.store("http", "http", content, markdown, quick=asked.quick)
     print(markdown)
     return 0
+
+
+def _among_strangers(part: int, *, quick: bool) -> int:
+    with tempfile.TemporaryDirectory(prefix="onnxpress-http-") as folder, server.serving(Path(folder)) as api:
+        felt = strangers.measure(api, Path(folder) / "api.log", 2000 // part, 4)
+    content = {name: asdict(one) for name, one in felt.items()}
+    markdown = "\n".join(["### Strangers at the door", "", *strangers.rows(content)]) + "\n"
+    documents.store("http", "strangers", content, markdown, quick=quick)
+    print(markdown)
+    return int(any(one.livez_p99_ms > LIVEZ_MS for one in felt.values()))
 
 
 def measure(api: server.Api, folder: Path, part: int) -> dict[str, Any]:

@@ -11,15 +11,15 @@ from services import keys
 from settings import Settings
 
 RAW = {"Content-Type": "application/octet-stream"}
-OPEN = {"/livez", "/readyz", "/openapi.json"}
+DESCRIPTION = {"/openapi.json", "/docs", "/docs/reference.css"}
+OPEN = {"/livez", "/readyz", *DESCRIPTION}
 
 
 def routes(app):
     """Every path and method that the application answers, however its routers are nested."""
-    # Starlette gives its own route for the description a HEAD.
-    found = set(walk(app.routes)) - {("HEAD", "/openapi.json")}
+    found = set(walk(app.routes))
     described = {(method.upper(), path) for path, ways in app.openapi()["paths"].items() for method in ways}
-    assert found == described | {("GET", "/openapi.json")}
+    assert found == described | {("GET", path) for path in DESCRIPTION}
     return sorted(found)
 
 
@@ -250,7 +250,7 @@ def test_quotas_are_told_with_a_time_to_come_back(new_service, tmp_path):
 
 
 def test_metrics_are_for_prometheus(service, client, ids):
-    headers = {"Authorization": f"Bearer {service.new_key(scopes=('metrics',)).text}"}
+    headers = {"Authorization": f"Bearer {service.new_key(scopes=('metrics', 'operator')).text}"}
     answer = httpx.get(service.url + "/metrics", headers=headers)
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     lines = answer.text.splitlines()
@@ -266,3 +266,27 @@ def test_metrics_are_for_prometheus(service, client, ids):
     assert any(line.startswith('onnxpress_units{queue="run.cpu",status="queued"}') for line in samples)
     assert any(line.startswith('onnxpress_queue_age_seconds{queue="run.cpu"}') for line in samples)
     assert any('route="/v1/models",status="201"' in line for line in samples)
+
+
+def metrics_of(service, tenant, *scopes):
+    headers = {"Authorization": f"Bearer {service.new_key(tenant, scopes).text}"}
+    text = httpx.get(service.url + "/metrics", headers=headers).raise_for_status().text
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[0] != "#"}
+
+
+def test_only_an_operator_sees_the_metrics_of_all_tenants(service, ids):
+    queued = 'onnxpress_units{queue="run.cpu",status="queued"}'
+    stored = "onnxpress_stored_bytes"
+    own, foreign = metrics_of(service, "alpha", "metrics"), metrics_of(service, "beta", "admin")
+    everything = metrics_of(service, "beta", "metrics", "operator")
+    assert everything[queued] == own[queued] > 0
+    assert queued not in foreign
+    assert everything[stored] == own[stored] > foreign[stored] == 0
+    assert not any("http" in name or "workers" in name or "retention" in name for name in {**own, **foreign})
+    assert any("http" in name for name in everything)
+
+
+def test_an_operator_alone_reads_nothing_of_a_tenant(service):
+    operator = {"Authorization": f"Bearer {service.new_key(scopes=('operator',)).text}"}
+    for path in ("/metrics", "/v1/models"):
+        assert httpx.get(service.url + path, headers=operator).status_code == 403

@@ -33,7 +33,7 @@ def watched(service):
 
 
 def test_every_metric_is_documented_with_its_labels(watched):
-    key = watched.new_key(scopes=("metrics",)).text
+    key = watched.new_key(scopes=("metrics", "operator")).text
     with watched.client() as client:
         text = client.get("/metrics", headers={"Authorization": f"Bearer {key}"}).text
     assert set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE)) == set(TABLE)

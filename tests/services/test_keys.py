@@ -46,6 +46,16 @@ def test_unknown_scopes_are_refused(service):
         service.write(lambda session: keys.create(session, TENANT, "a", ("root",)))
 
 
+def test_an_admin_key_of_an_earlier_version_is_given_the_scopes_that_are_new(service, tmp_path):
+    path = tmp_path / "admin.key"
+    service.write(lambda session: keys.ensure_tenant(session, keys.DEFAULT_TENANT))
+    made = service.write(lambda session: keys.create(session, keys.DEFAULT_TENANT, "admin", ("admin", "read")))
+    path.write_text(made.text)
+    keys.ensure_admin_key(service.settings, path)
+    assert path.read_text() == made.text
+    assert service.read(lambda session: keys.authenticate(session, made.text)).scopes == set(keys.SCOPES)
+
+
 def test_the_admin_key_is_private_and_stays(service, tmp_path):
     path = tmp_path / "admin.key"
     keys.ensure_admin_key(service.settings, path)

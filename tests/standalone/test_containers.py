@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from api.__main__ import KEEP_ALIVE_S, MAX_HEADER_BYTES
+from api.client_address import Proxies
+from api.uploads import FORM_WORDS
+from api.uvicorn_protocol import HEAD_S
 from services import metrics
 from settings import Settings
 from standalone.__main__ import _parser
@@ -85,6 +89,18 @@ def test_the_example_names_every_variable_and_no_other():
     assert {name.removeprefix("ONNXPRESS_").lower() for name in EXAMPLE if name.startswith("ONNXPRESS_")} <= set(
         Settings.model_fields
     )
+
+
+def test_the_proxy_keeps_to_the_limits_of_the_api():
+    text = (ROOT / "deploy" / "Caddyfile").read_text()
+    assert f"read_header {HEAD_S:g}s" in text
+    assert f"idle {KEEP_ALIVE_S}s" in text
+    assert f"max_header_size {MAX_HEADER_BYTES >> 10}KB" in text
+    most = max(int(EXAMPLE[f"ONNXPRESS_MAX_{noun}_BYTES"]) for noun in ("MODEL", "DATASET"))
+    assert int(EXAMPLE["MAX_BODY_BYTES"]) >= most + FORM_WORDS
+    # Who asks the API is told by Caddy, whose address there is one of these.
+    assert "172.18.0.5" in Proxies(Settings(**fields_of(OURS["api"]["environment"])).proxies)
+    assert all(one["logging"]["options"]["max-size"] for one in SERVICES.values())
 
 
 def test_the_image_has_every_room_and_is_no_root():

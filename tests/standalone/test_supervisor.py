@@ -4,6 +4,7 @@ import sys
 import time
 from pathlib import Path
 
+from standalone import supervisor as supervising
 from standalone.supervisor import Service, Supervisor
 
 
@@ -76,3 +77,26 @@ def test_one_that_ignores_the_signal_is_killed_with_its_group(tmp_path):
     service.stop()
     assert not service.alive()
     _until(lambda: _gone(grandchild))
+
+
+def test_a_log_that_grows_is_put_aside_and_written_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervising, "LOG_BYTES", 2000)
+    supervisor = Supervisor(print)
+    service = Service(
+        "talker",
+        ["sh", "-c", "while :; do echo a line of the log; sleep 0.001; done"],
+        dict(os.environ),
+        tmp_path / "log",
+    )
+    supervisor.start(service)
+    aside = [tmp_path / f"log.{number}" for number in range(1, supervising.LOGS_ASIDE + 2)]
+    try:
+        _until(lambda: supervisor.tend() or aside[-2].exists())
+        written = service.log.stat().st_size
+        _until(lambda: service.log.stat().st_size > written)
+    finally:
+        supervisor.stop()
+    assert not aside[-1].exists()
+    # Neither a hole where the file was cut nor a line that is torn.
+    for path in (service.log, *aside[:-1]):
+        assert set(path.read_text().splitlines()) == {"a line of the log"}, path

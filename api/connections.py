@@ -1,0 +1,88 @@
+"""Open connections: how many there are, of whom, and which of them have to make room."""
+
+from collections import Counter
+from typing import Protocol
+
+from api.client_address import Proxies
+
+# Beyond the most that is served: room for a health check and for a clean refusal while every connection is busy.
+RESERVE = 64
+RESERVE_OF_ONE = 16
+
+
+class Connection(Protocol):
+    """What may have to make room."""
+
+    def make_room(self) -> None:
+        """Close at once."""
+
+
+class Connections:
+    """The open connections of one process. Only the event loop uses it.
+
+    One without a request under way costs its holder nothing, so that no number of them may keep others out: where there are too
+    many, of one address or in all, the one that has waited longest is closed for the new one. Who means to ask does so within
+    moments of connecting, and is never the one that has waited longest. A trusted proxy holds connections for many clients, and is
+    held to the limit of all.
+    """
+
+    def __init__(self, most: int, most_of_one: int, proxies: Proxies) -> None:
+        self._most = most
+        self._most_of_one = most_of_one
+        self._proxies = proxies
+        self._address: dict[Connection, str] = {}
+        self._of: Counter[str] = Counter()
+        # In order of how long they wait.
+        self._waiting: dict[Connection, None] = {}
+        self._waiting_of: dict[str, dict[Connection, None]] = {}
+
+    def __len__(self) -> int:
+        """Give how many are open."""
+        return len(self._address)
+
+    def opened(self, connection: Connection, address: str) -> bool:
+        """Take a new one in; False: there is no room for it even for a refusal."""
+        limited = bool(self._most_of_one) and address not in self._proxies
+        if limited and self._of[address] >= self._most_of_one:
+            self._close_longest_waiting(self._waiting_of.get(address, {}))
+        if len(self._address) >= self._most:
+            self._close_longest_waiting(self._waiting)
+        if len(self._address) >= self._most + RESERVE:
+            return False
+        if limited and self._of[address] >= self._most_of_one + RESERVE_OF_ONE:
+            return False
+        self._address[connection] = address
+        self._of[address] += 1
+        self.waits(connection)
+        return True
+
+    def waits(self, connection: Connection) -> None:
+        """Note that a connection has no request under way from now on."""
+        address = self._address.get(connection)
+        if address is not None:
+            self._waiting.setdefault(connection)
+            self._waiting_of.setdefault(address, {}).setdefault(connection)
+
+    def is_busy(self, connection: Connection) -> None:
+        """Note that a connection has a request under way."""
+        self._waiting.pop(connection, None)
+        address = self._address.get(connection)
+        if address in self._waiting_of:
+            self._waiting_of[address].pop(connection, None)
+
+    def closed(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self.is_busy(connection)
+        address = self._address.pop(connection, None)
+        if address is None:
+            return
+        self._of[address] -= 1
+        if not self._of[address]:
+            del self._of[address]
+            self._waiting_of.pop(address, None)
+
+    def _close_longest_waiting(self, waiting: dict[Connection, None]) -> None:
+        longest = next(iter(waiting), None)
+        if longest is not None:
+            self.closed(longest)
+            longest.make_room()
