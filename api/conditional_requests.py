@@ -10,7 +10,9 @@ from fastapi import Request, Response
 from api.errors import ApiError
 
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "With If-None-Match: the client has it."}}
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
+# Behind the end of everything that is stored.
+_FAR = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,17 @@ def requested_range(request: Request, etag: str, size: int) -> ByteRange | None:
     if not first and not last:
         return None
     if not first:
-        part = ByteRange(max(0, size - int(last)), size - 1, size) if int(last) else None
-    elif last and int(last) < int(first):
+        part = ByteRange(max(0, size - _place(last)), size - 1, size) if _place(last) else None
+    elif last and _place(last) < _place(first):
         return None
     else:
-        part = ByteRange(int(first), min(int(last) if last else size - 1, size - 1), size)
+        part = ByteRange(_place(first), min(_place(last) if last else size - 1, size - 1), size)
     if part is None or part.first >= size:
         raise ApiError(416, headers={"Content-Range": f"bytes */{size}"})
     return part
+
+
+def _place(digits: str) -> int:
+    """Read a place among bytes: of any length, though Python reads no number of thousands of digits."""
+    significant = digits.lstrip("0")
+    return min(int(significant or "0"), _FAR) if len(significant) <= len(str(_FAR)) else _FAR

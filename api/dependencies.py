@@ -13,7 +13,7 @@ from fastapi.security.utils import get_authorization_scheme_param
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
-from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from api.errors import ApiError
@@ -151,16 +151,21 @@ class RequestContext:
         return await run_sync(work)
 
 
+def _bearer_key(connection: HTTPConnection) -> str | None:
+    kind, text = get_authorization_scheme_param(connection.headers.get("authorization"))
+    return text if kind.lower() == "bearer" and text else None
+
+
 async def refuse_strangers(scope: Scope) -> None:
     """Raise 401 where a request comes without a valid key, 503 where nobody can tell: before anything of its body is read."""
-    kind, text = get_authorization_scheme_param(Headers(scope=scope).get("authorization"))
-    if kind.lower() != "bearer" or not text:
+    key = _bearer_key(HTTPConnection(scope))
+    if key is None:
         raise ApiError(401)
     resources: Resources = scope["app"].state.resources
 
     def authenticate() -> None:
         with resources.database.reading() as session:
-            keys.authenticate(session, text)
+            keys.authenticate(session, key)
 
     try:
         await run_sync(authenticate, limiter=resources.reads)

@@ -184,7 +184,9 @@ def _curl(method: str, path: str, parameters: list[Node], body: Node, document: 
             '-H "Content-Type: application/json"',
             f"-d {_quoted(json.dumps(_example(content['application/json'], document)))}",
         ]
-    return " ".join([*words, f'"$URL{path}{query}"'])
+    # Braces would be curl's own.
+    address = re.sub(r"{(\w+)}", lambda name: name[1].upper(), path)
+    return " ".join([*words, f'"$URL{address}{query}"'])
 
 
 def _example(content: Node, document: Node) -> Any:

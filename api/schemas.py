@@ -5,12 +5,21 @@ import binascii
 import json
 import re
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from fastapi import Header, Path, Query
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    RootModel,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 import models
@@ -253,7 +262,7 @@ AnySpec = Annotated[Compress | Profile | Search, Field(discriminator="kind")]
 class Fault(BaseModel):
     """Why a job failed or an upload was rejected; the codes are a closed set."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", json_schema_serialization_defaults_required=True)
 
     code: str
     blame: Literal["user", "service", "transient"] = Field("service", alias="class")
@@ -624,8 +633,17 @@ def _text_only(value: object) -> object:
     return value
 
 
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise PydanticCustomError(
+            "moment", "In UTC this moment is outside of the calendar: the years 1 to 9999."
+        ) from None
+
+
 # Numbers would be read as seconds since 1970, which the description does not say.
-Moment = Annotated[AwareDatetime, BeforeValidator(_text_only)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_text_only), AfterValidator(_in_utc)]
 
 
 class NewKeyBody(BaseModel):

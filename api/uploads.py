@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -43,7 +43,8 @@ BYTES: dict[int | str, dict[str, Any]] = {
     },
     304: {"description": "With If-None-Match: the client has them."},
 }
-_SHA256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]*):")
+# A dictionary of byte sequences (RFC 9651), as RFC 9530 has it: the algorithm, its digest, perhaps parameters.
+_DIGEST = re.compile(r"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):(?:;[^,]*)?")
 
 
 class NewBlob(BaseModel):
@@ -110,24 +111,42 @@ def _media_type(request: Request) -> str:
 def expected_sha256(request: Request) -> str | None:
     """Give the digest that the client announced (RFC 9530), as hex.
 
-    Without a content coding, Content-Digest and Repr-Digest are the same.
+    Without a content coding, Content-Digest and Repr-Digest are the same. Digests by other algorithms are left alone; raises 400
+    for what is no digest, and for two that differ: whoever sends one means to have it checked.
     """
-    for name in ("repr-digest", "content-digest"):
-        found = _SHA256.search(request.headers.get(name, ""))
-        if found:
-            return _hex(name, found[1])
-    return None
+    found = {
+        digest
+        for name in ("repr-digest", "content-digest")
+        for header in request.headers.getlist(name)
+        for digest in _sha256_in(name, header)
+    }
+    if len(found) > 1:
+        raise ApiError(400, "The headers Repr-Digest and Content-Digest name different digests of the same bytes.")
+    return next(iter(found), None)
 
 
-def _hex(header: str, text: str) -> str:
+def _sha256_in(name: str, header: str) -> Iterator[str]:
+    for entry in header.split(","):
+        said = _DIGEST.fullmatch(entry.strip())
+        if said is None:
+            raise _no_digest(name, "It takes digests like `sha-256=:BASE64:`, by comma.")
+        if said[1] == "sha-256":
+            yield _hex(name, said[2])
+
+
+def _hex(name: str, text: str) -> str:
     try:
         digest = base64.b64decode(text, validate=True)
     except binascii.Error:
         digest = b""
     if len(digest) != 32:
-        wrong = FieldError(parameter=header.title(), detail="sha-256 takes 32 bytes in base64 between colons.")
-        raise ApiError(400, f"The header {header.title()} cannot be read.", errors=[wrong])
+        raise _no_digest(name, "sha-256 takes 32 bytes in base64 between colons.")
     return digest.hex()
+
+
+def _no_digest(name: str, detail: str) -> ApiError:
+    wrong = FieldError(parameter=name.title(), detail=detail)
+    return ApiError(400, f"The header {name.title()} cannot be read.", errors=[wrong])
 
 
 def repr_digest(sha256: str) -> str:

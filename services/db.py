@@ -14,7 +14,20 @@ from typing import IO, Any, Literal, Protocol
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event, func, inspect, make_url, select, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Dialect,
+    Engine,
+    ExceptionContext,
+    create_engine,
+    event,
+    func,
+    inspect,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -35,6 +48,8 @@ _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs", "afs"}
 )
 
+# The class of SQLSTATE whose sentences quote what could not be stored.
+_DATA_EXCEPTION = "22"
 _MIGRATING = "migrate"
 # Alembic's table of one row.
 _REVISIONS = "alembic_version"
@@ -76,13 +91,13 @@ class Database:
         if self.is_sqlite:
             _refuse_network_file_system(parsed)
             # One writer at a time in this process: waiting in our pool is fair, SQLite's own busy polling is not.
-            self._writing = create_engine(parsed, pool_size=1, max_overflow=0, pool_timeout=BUSY_S + 5)
+            self._writing = _engine(parsed, pool_size=1, max_overflow=0, pool_timeout=BUSY_S + 5)
             # One for each thread of the pool that reads: opening one costs more than what most reads do.
-            self._reading = create_engine(parsed, pool_size=40, max_overflow=10)
+            self._reading = _engine(parsed, pool_size=40, max_overflow=10)
             _prepare_sqlite(self._writing, begin="BEGIN IMMEDIATE")
             _prepare_sqlite(self._reading, begin="BEGIN", read_only=True)
         else:
-            self._writing = create_engine(
+            self._writing = _engine(
                 parsed.set(drivername="postgresql+psycopg"),
                 pool_size=5,
                 max_overflow=35,
@@ -193,6 +208,27 @@ class Database:
         """Close the pools; without `close` only forget them (after a fork they belong to the parent)."""
         for engine in {self._writing, self._reading}:
             engine.dispose(close=close)
+
+
+def _engine(url: URL, **options: Any) -> Engine:
+    """Make an engine whose errors say what went wrong with which statement, and not with whose data."""
+    made = create_engine(url, hide_parameters=True, **options)
+    event.listen(made, "handle_error", _hide_values)
+    return made
+
+
+def _hide_values(context: ExceptionContext) -> None:
+    """Leave what Postgres says of values out of an error: its detail names keys and rows, and bad data stand in the sentence itself."""
+    original, told = context.original_exception, context.sqlalchemy_exception
+    diagnosis = getattr(original, "diag", None)
+    if diagnosis is None or diagnosis.message_primary is None:
+        return
+    said = str(original)
+    state = diagnosis.sqlstate or ""
+    sentence = "the data are not valid" if state.startswith(_DATA_EXCEPTION) else diagnosis.message_primary
+    original.args = (f"{sentence} (SQLSTATE {state})",)
+    if told is not None:
+        told.args = tuple(word.replace(said, str(original)) if isinstance(word, str) else word for word in told.args)
 
 
 def enqueue(session: Session, queue: str, unit_id: str) -> None:

@@ -17,6 +17,8 @@ from standalone.demo import demo
 from standalone.docs import docs
 from standalone.serve import AlreadyServedError, serve
 
+# A century: beyond some of those the calendar ends.
+_MOST_DAYS = 36_500
 _Run = Callable[[argparse.Namespace], int]
 
 
@@ -115,7 +117,7 @@ def _keys(parser: argparse.ArgumentParser, settings: Settings) -> None:
     making = verb("create", "make a key and print it, this once", operations.create_key)
     making.add_argument("--name", default="operator", help="what it is for (default: %(default)s)")
     making.add_argument("--scope", action="append", choices=SCOPES, required=True, help="may be given more than once")
-    making.add_argument("--days", type=float, help="how long it is valid (default: until it is revoked)")
+    making.add_argument("--days", type=_days, help="how long it is valid (default: until it is revoked)")
     verb("list", "list the keys", operations.list_keys)
     verb("revoke", "end a key's validity", operations.revoke_key).add_argument("id")
 
@@ -177,6 +179,18 @@ def _tenant_id(text: str) -> str:
     if not re.fullmatch("[a-z0-9][a-z0-9_-]{0,62}", text):
         raise argparse.ArgumentTypeError("small letters, digits, - and _, at most 63 of them")
     return text
+
+
+def _days(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= _MOST_DAYS:
+        raise argparse.ArgumentTypeError(
+            f"{text}: give days, more than 0 and at most {_MOST_DAYS}, or leave it out for ever"
+        )
+    return value
 
 
 def _add_data(parser: argparse.ArgumentParser, settings: Settings) -> None:

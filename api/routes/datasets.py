@@ -1,5 +1,6 @@
 """Named arrays for calibration and evaluation."""
 
+import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -9,7 +10,7 @@ from api.conditional_requests import NOT_MODIFIED, etag_of, not_modified
 from api.dependencies import Context, ReadScope, TenantScope, WriteScope
 from api.downloads import Downloadable, WantReprDigest, download
 from api.errors import ApiError, FieldError, problems
-from api.json_body import JSON_BODY
+from api.json_body import JSON_BODY, not_storable
 from api.schemas import (
     Cursor,
     DatasetChanges,
@@ -156,6 +157,10 @@ def _declaration(metric: TaskMetric | None, outputs: str | None) -> dict[str, An
             where = ".".join(str(part) for part in error.errors()[0]["loc"])
             detail = f"{where + ': ' if where else ''}{error.errors()[0]['msg']}"
             raise ApiError(422, errors=[FieldError(parameter="outputs", detail=detail)]) from None
+        wrong = next(not_storable(json.loads(outputs)), None)
+        if wrong is not None:
+            detail = f"{wrong.pointer}: {wrong.detail}"
+            raise ApiError(422, errors=[FieldError(parameter="outputs", detail=detail)])
         declared["outputs"] = {name: one.model_dump(exclude_defaults=True) for name, one in read.items()}
     return declared
 

@@ -49,6 +49,7 @@ _LOGS: dict[int | str, dict[str, Any]] = {
 }
 # A worker tells of at most 2,000 events of an attempt.
 _MOST_LINES = 20_000
+_LAST_ID = (1 << 63) - 1
 _REPORT_JSON = NOT_MODIFIED | {200: {"description": "The report.", "content": _JSON}}
 _REPORT_MARKDOWN = NOT_MODIFIED | {200: {"description": "The report.", "content": _MARKDOWN}}
 _REPORT_JUNIT = NOT_MODIFIED | {
@@ -74,7 +75,12 @@ class _Seen:
 
     @classmethod
     def of(cls, row: Job) -> Self:
-        return cls(str(row.version), job_etag(row), models.is_final(row.in_status), JobView.of(row).model_dump_json())
+        return cls(
+            str(row.version),
+            job_etag(row),
+            models.is_final(row.in_status),
+            JobView.of(row).model_dump_json(by_alias=True),
+        )
 
 
 @router.post("", status_code=202, dependencies=JSON_BODY, responses=problems(403, 408, 409, 413, 415))
@@ -177,7 +183,8 @@ async def watch_job(
 
     Each carries an id to go on from. Whoever comes back after the last one is told so by 204.
     """
-    return await event_stream(context, job_id, after=int(last_event_id or 0))
+    # None has an id beyond what the database counts to.
+    return await event_stream(context, job_id, after=min(int(last_event_id or 0), _LAST_ID))
 
 
 @router.get("/{job_id}/logs", response_class=Response, responses=problems(403, 404) | _LOGS)

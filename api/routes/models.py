@@ -146,7 +146,7 @@ async def get_prunability(
         raise ApiError(422, found.problem["message"], code=found.problem["code"], **more)
     if found.result is None:
         view = AnalysisView(model=model_id, status="queued" if found.status == "queued" else "running")
-        return JSONResponse(view.model_dump(), 202, {"Retry-After": "1"})  # type: ignore[return-value]  # FastAPI sends it as it is
+        return JSONResponse(view.model_dump(mode="json", by_alias=True), 202, {"Retry-After": "1"})  # type: ignore[return-value]  # FastAPI sends it as it is
     shown: Any = not_modified(request, response, etag_of(found.digest, found.version))
     return shown or Prunability.model_validate(found.result)
 

@@ -31,6 +31,7 @@ from engine.graph.names import tell_apart
 from engine.graph.network_cost import network_cost
 from engine.graph.quantized import is_quantized
 from engine.graph.sizes import OPEN_SIZE
+from engine.graph.text import check_text
 from engine.inspection import Inspection, TensorInfo
 
 FILE_BYTES = (1 << 31) - 1
@@ -130,6 +131,7 @@ def _parse(path: Path) -> ModelProto:
         raise _foreign(path) or ModelInvalidError(
             "The file is not an ONNX network: it has no graph, or does not say its versions."
         )
+    check_text(model)
     if not model.graph.node:
         raise ModelInvalidError("The network has no operators.")
     if not model.graph.output:

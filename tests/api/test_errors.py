@@ -26,7 +26,7 @@ def problem(answer, status, code):
 def test_addresses_and_methods_that_do_not_exist(client):
     problem(client.get("/v1/nothing"), 404, "not_found")
     problem(client.get("/v1/models/"), 404, "not_found")
-    problem(client.get("/docs"), 404, "not_found")
+    problem(client.get("/redoc"), 404, "not_found")
     answer = client.delete("/v1/jobs")
     problem(answer, 405, "method_not_allowed")
     assert "POST" in answer.headers["Allow"]

@@ -2,11 +2,12 @@
 
 import os
 import threading
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import select, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import insert, select, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from models import Tenant
 from services import db, keys
@@ -163,3 +164,27 @@ def test_a_database_of_another_version_is_told(service):
     finally:
         head = db.revision(service.database).head
         service.write(lambda session: session.execute(text(f"UPDATE alembic_version SET version_num = '{head}'")))
+
+
+def test_what_is_stored_stands_in_no_error(service):
+    """Neither as a parameter, nor in what the database says of it, nor in the error behind the error."""
+    secret = "value-of-a-user"
+
+    def twice(session):
+        for _ in range(2):
+            session.execute(insert(Tenant).values(id=secret, name=secret, created_at=db.now(session)))
+
+    def beside(session):
+        session.execute(insert(Tenant).values(id="t", name=None, created_at=db.now(session)).values(id=secret))
+
+    def invalid(session):
+        # SQLite takes it: only then is there nothing to tell.
+        session.execute(text("SELECT CAST(:given AS INTEGER) / 1"), {"given": secret})
+        session.execute(insert(Tenant).values(id=secret, name=2**70, created_at=db.now(session)))
+
+    for fail in (twice, beside, invalid):
+        with pytest.raises((DBAPIError, OverflowError)) as caught:
+            service.write(fail)
+        told = "".join(traceback.format_exception(caught.value))
+        assert secret not in told
+        assert "execute" in told

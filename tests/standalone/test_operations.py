@@ -96,6 +96,13 @@ def test_tenants_are_made_limited_and_shown(data, capsys):
         main(["tenants", "set", "team", *words, "--quota-jobs", "nan"])
 
 
+@pytest.mark.parametrize("days", ["0", "-1", "nan", "inf", "1e9", "soon"])
+def test_a_key_cannot_outlive_the_calendar(data, capsys, days):
+    with pytest.raises(SystemExit):
+        main(["keys", "create", "--data", str(data), "--scope", "read", "--days", days])
+    assert "at most 36500" in capsys.readouterr().err
+
+
 def test_a_backup_goes_there_and_back(data, tmp_path, capsys):
     assert main(["backup", "--data", str(data), str(tmp_path / "b.tar")]) == 0
     assert main(["restore", "--data", str(tmp_path / "other"), str(tmp_path / "b.tar")]) == 0

@@ -18,6 +18,10 @@ Array = npt.NDArray[Any]
 CHUNK_BYTES = 4 << 20
 MOST_BYTES = 64 << 30
 MOST_ARRAYS = 256
+# An array that holds nothing may still claim any number of samples.
+MOST_SAMPLES = 50_000_000
+# numpy has no more.
+_MOST_AXES = 64
 _KINDS = "biuf"
 
 
@@ -86,6 +90,17 @@ def check_type(name: str, dtype: np.dtype[Any]) -> None:
             f"Array `{name}` has type {dtype}; only numbers and booleans are taken.",
             hint=ragged if dtype.hasobject else None,
         )
+
+
+def check_shape(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Raise DatasetInvalidError for sizes that no array here can have, with or without bytes behind them."""
+    if len(shape) > _MOST_AXES:
+        raise DatasetInvalidError(f"Array `{name}` has {len(shape)} axes; {_MOST_AXES} are the limit.")
+    if shape and shape[0] > MOST_SAMPLES:
+        raise DatasetInvalidError(f"Array `{name}` has {shape[0]} samples; {MOST_SAMPLES} are the limit.")
+    # An empty array takes no bytes whatever its other sizes are, and yet they have to be counted with.
+    if nbytes(tuple(size for size in shape if size), dtype) > MOST_BYTES:
+        raise DatasetInvalidError(f"Array `{name}` of shape {list(shape)} is larger than {MOST_BYTES} bytes.")
 
 
 def nbytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:

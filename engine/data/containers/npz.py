@@ -16,6 +16,7 @@ from engine.data.containers.array import (
     MOST_BYTES,
     Array,
     Header,
+    check_shape,
     check_type,
     nbytes,
 )
@@ -114,11 +115,12 @@ def _read_header(stream: IO[bytes], name: str) -> _Npy:
         version = np.lib.format.read_magic(stream)
         parse = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran_order, dtype = parse(stream)
-    except (ValueError, KeyError, SyntaxError, TypeError) as error:
+    except (ValueError, KeyError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         raise DatasetInvalidError(f"`{name}` is not a numpy array.") from error
     check_type(name, dtype)
     if any(size < 0 for size in shape):
         raise DatasetInvalidError(f"Array `{name}` has a negative size.")
+    check_shape(name, shape, dtype)
     return _Npy(tuple(int(size) for size in shape), fortran_order, dtype, stream.tell())
 
 

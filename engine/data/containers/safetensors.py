@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine.data.containers import declaration
-from engine.data.containers.array import MOST_ARRAYS, Array, Header, flat_chunks, nbytes
+from engine.data.containers.array import MOST_ARRAYS, Array, Header, check_shape, flat_chunks, nbytes
 from engine.data.containers.value_range import ValueRange
 from engine.errors import DatasetInvalidError
 from engine.inspection import Preprocessing
@@ -52,7 +52,10 @@ class Safetensors:
 
     def preprocessing(self) -> Preprocessing | None:
         """Give what the file's metadata say of its data, under `dataset.json`."""
-        return declaration.parse(str(self._declared).encode()) if self._declared is not None else None
+        if self._declared is None:
+            return None
+        # What JSON can say and UTF-8 cannot is refused there like any other nonsense.
+        return declaration.parse(str(self._declared).encode(errors="surrogatepass"))
 
     def names(self) -> list[str]:
         """List the arrays."""
@@ -110,13 +113,14 @@ def _place(name: str, entry: Any) -> tuple[tuple[int, ...], np.dtype[Any], int, 
     if not isinstance(entry, Mapping) or not 0 < len(name) <= _NAME_LETTERS or not name.isprintable():
         raise wrong
     shape, places, kind = (entry.get(key, ()) for key in ("shape", "data_offsets", "dtype"))
-    if not isinstance(shape, list) or not isinstance(places, list) or len(places) != 2 or len(shape) > 32:
+    if not isinstance(shape, list) or not isinstance(places, list) or len(places) != 2 or not isinstance(kind, str):
         raise wrong
     if not all(type(number) is int and number >= 0 for number in (*shape, *places)):
         raise wrong
     if kind not in _TYPES:
         raise DatasetInvalidError(f"Array `{name}` has a type that is not taken: {', '.join(_TYPES)} are.")
     dtype = np.dtype(_TYPES[kind])
+    check_shape(name, tuple(shape), dtype)
     begin, end = places
     if end - begin != nbytes(tuple(shape), dtype):
         raise DatasetInvalidError(f"Array `{name}` does not have the bytes that its shape needs.")

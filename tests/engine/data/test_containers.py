@@ -3,9 +3,12 @@
 import io
 import json
 import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from engine import inspect_dataset
 from engine.compatibility import check_arrays
@@ -60,6 +63,12 @@ def test_safetensors_are_as_good_as_npz(tmp_path):
         (safetensors(ARRAYS, x={"shape": "6"}), "describe"),
         (safetensors(ARRAYS, x={"dtype": "BF16"}), "not taken"),
         (safetensors(ARRAYS, x={"shape": [1 << 62, 1 << 62, 0], "data_offsets": [0, 0]}), "overlap|samples"),
+        (safetensors(ARRAYS, x={"shape": [1 << 62, 0], "data_offsets": [0, 0]}), "overlap|samples"),
+        (safetensors(ARRAYS, x={"shape": [1, 1 << 62, 0], "data_offsets": [0, 0]}), "overlap|larger"),
+        (safetensors(ARRAYS, x={"shape": [1] * 63 + [6, 4]}), "65 axes"),
+        (safetensors(ARRAYS, x={"dtype": ["F32"]}), "describe"),
+        (safetensors(ARRAYS, x={"dtype": {}}), "describe"),
+        (safetensors(ARRAYS, __metadata__={"dataset.json": "\ud800"}), "does not say"),
         (safetensors({"x": np.array([[np.nan]], np.float32)}), "NaN"),
         (safetensors({}), "no arrays"),
         (b"\x05\0\0\0\0\0\0\0{nope" + b" " * 20, "cannot be read"),
@@ -70,6 +79,78 @@ def test_safetensors_are_as_good_as_npz(tmp_path):
 def test_safetensors_that_are_refused(tmp_path, content, message):
     with pytest.raises(DatasetInvalidError, match=message):
         inspect_dataset(stored(tmp_path, content))
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["F32", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=70) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60 if settings.get_current_profile_name() != "fuzz" else 3000)
+@given(
+    st.sampled_from(["dtype", "shape", "data_offsets", None]),
+    st.sampled_from(["x", "label", "__metadata__"]),
+    JSON_VALUES,
+)
+def test_no_header_of_safetensors_is_the_services_fault(tmp_path_factory, field, name, value):
+    content = safetensors(ARRAYS, **{name: {field or "dataset.json": value}})
+    path = stored(tmp_path_factory.mktemp("one"), content)
+    # Anything else that is raised would be the service's.
+    with suppress(DatasetInvalidError):
+        inspect_dataset(path).model_dump_json()
+
+
+def npy(shape, dtype="<f4", data=b""):
+    """A member of an archive with a header of any kind."""
+    text = repr({"descr": dtype, "fortran_order": False, "shape": shape}).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+
+
+SIZES = st.sampled_from([0, 1, 2, 6, 2**31, 2**62, 2**63, 2**70, -1])
+
+
+@settings(max_examples=60 if settings.get_current_profile_name() != "fuzz" else 3000)
+@given(
+    st.lists(SIZES, max_size=4).map(tuple) | st.integers(60, 70).map(lambda axes: (2, *(1,) * axes)),
+    st.sampled_from(
+        [
+            "<f4",
+            "<i8",
+            "|b1",
+            "|V0",
+            "|S0",
+            "<U0",
+            "|O",
+            "<f16",
+            "<c8",
+            "V4",
+            [("a", "<f4")],
+            ("<f4", (2,)),
+            "",
+            5,
+            None,
+        ]
+    ),
+    st.sampled_from([b"", bytes(8), bytes(16), bytes(48)]),
+)
+@example((1 << 62, 0), "<f4", b"")
+@example((2, *(1,) * 64), "<f4", bytes(8))
+def test_no_header_of_an_array_is_the_services_fault(tmp_path_factory, shape, dtype, data):
+    folder = tmp_path_factory.mktemp("one")
+    path = of_samples(folder, [("x.npy", npy(shape, dtype, data))])
+    try:
+        inspect_dataset(path).model_dump_json()
+        opened = Dataset.open(path, folder)
+    except DatasetInvalidError:
+        return
+    assert opened.arrays["x"].shape == shape
 
 
 def sample(**arrays):

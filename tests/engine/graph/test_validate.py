@@ -294,3 +294,28 @@ def test_outputs_of_exported_classifiers(tmp_path, label, probabilities, what, h
         inspect_model(_write(tmp_path, _classifier(label, probabilities)))
     assert what in told.value.message
     assert hint in told.value.hint
+
+
+TEXTS = {
+    "name of an input": b"xxxx", "name inside": b"yyyy", "name of an output": b"zzzz", "name of a node": b"nnnn",
+    "name of the graph": b"gggg", "name of a size": b"ssss", "producer": b"pppp", "words": b"dddd", "operator": b"Relu",
+    "attribute": b"alpha", "metadata": b"kkkk",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("word", TEXTS.values(), ids=TEXTS)
+def test_text_that_is_none_is_the_owners_fault(tmp_path, word):
+    nodes = [
+        helper.make_node("Relu", ["xxxx"], ["yyyy"], name="nnnn", doc_string="dddd"),
+        helper.make_node("LeakyRelu", ["yyyy"], ["zzzz"], alpha=0.1),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["ssss", 4]) for name in ("xxxx", "zzzz")]
+    graph = helper.make_graph(nodes, "gggg", ends[:1], ends[1:])
+    model = helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)], producer_name="pppp")
+    helper.set_model_props(model, {"kkkk": "v"})
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    inspect_model(path)
+    path.write_bytes(model.SerializeToString().replace(word, b"\xff\xfe" + word[2:]))
+    with pytest.raises(ModelInvalidError, match="not UTF-8"):
+        inspect_model(path)
