@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 import models
+from api.schemas import Moment
 from services.server_secret import ServerSecret
 
 EventType = Literal[
@@ -155,7 +156,7 @@ class ReplayBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"since": "2040-01-01T00:00:00Z"}]})
 
-    since: Annotated[datetime, Field(description="Of events from this time on: what was given up.")]
+    since: Annotated[Moment, Field(description="Of events from this time on: what was given up.")]
 
 
 class ReplayView(BaseModel):

@@ -23,7 +23,7 @@ from services.webhooks import Policy, deliveries, subscriptions
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
 
-@router.post("", status_code=201, dependencies=JSON_BODY, responses=problems(403, 408, 409, 413, 415))
+@router.post("", status_code=201, dependencies=JSON_BODY, responses=problems(403, 404, 408, 409, 413, 415))
 def create_webhook(
     body: NewWebhookBody, response: Response, scope: AdminWriteScope, idempotency_key: IdempotencyKey = None
 ) -> NewWebhookView:
