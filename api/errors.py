@@ -8,11 +8,11 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException as RoutingError
@@ -56,12 +56,27 @@ _STATUS: dict[type[services.ServiceError], int] = {
 }
 
 
+# Names that a request or a network brings stand in them: an answer is not to grow with those.
+_LETTERS, _POINTER_LETTERS, _MOST_ERRORS = 4000, 1000, 100
+
+
+def _cut(most: int) -> BeforeValidator:
+    return BeforeValidator(
+        lambda text: f"{text[: most - 3]}..." if isinstance(text, str) and len(text) > most else text
+    )
+
+
+_Sentence = Annotated[str, _cut(_LETTERS)]
+
+
 class FieldError(BaseModel):
     """One thing that is wrong with the request."""
 
-    pointer: str | None = Field(None, description="JSON pointer (RFC 6901) into the body.")
+    pointer: Annotated[str | None, _cut(_POINTER_LETTERS)] = Field(
+        None, description="JSON pointer (RFC 6901) into the body; a very long one is cut."
+    )
     parameter: str | None = Field(None, description="Or the name of the query parameter, header or path part.")
-    detail: str
+    detail: _Sentence
 
 
 class Problem(BaseModel):
@@ -74,12 +89,12 @@ class Problem(BaseModel):
     title: str
     status: int
     code: str = Field(description="Stable, for programs.")
-    detail: str = Field(description="For people.")
+    detail: _Sentence = Field(description="For people.")
     retryable: bool = Field(description="True: the same request may succeed later.")
     request_id: str = ""
-    errors: list[FieldError] = Field(default_factory=list)
-    hint: str | None = None
-    node: str | None = Field(None, description="The network's node that the problem is about.")
+    errors: list[FieldError] = Field(default_factory=list, description="The first hundred, where there are more.")
+    hint: _Sentence | None = None
+    node: _Sentence | None = Field(None, description="The network's node that the problem is about.")
     step: int | None = Field(None, description="The recipe's step that the problem is about.")
     targets: list[str] | None = Field(None, description="The providers that a job may be for.")
 
@@ -92,7 +107,7 @@ class Problem(BaseModel):
             code=code,
             detail=detail,
             request_id=request_id,
-            **{"retryable": status in _RETRYABLE, **more},
+            **{"retryable": status in _RETRYABLE, **more, "errors": list(more.get("errors", ()))[:_MOST_ERRORS]},
         )
 
 

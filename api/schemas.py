@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from fastapi import Header, Path, Query
+from fastapi import Header, Path, Query, Response
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -316,8 +316,8 @@ class Page(BaseModel, Generic[View]):
     next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null: this is the last one.")
 
 
-class ModelView(BaseModel):
-    """A network; several files, where it has external data, are one zip at `content`."""
+class ModelSummary(BaseModel):
+    """A network as lists show it; what it is, its inspection, stands with itself."""
 
     id: str
     name: str
@@ -325,7 +325,6 @@ class ModelView(BaseModel):
     sha256: str | None = Field(description="Of the bytes at `content`; null until there are some.")
     artifact: str | None = Field(description="The artifact's digest.")
     size_bytes: int | None
-    inspection: Inspection | None
     problem: Fault | None = Field(description="Why it was rejected.")
     tags: list[str]
     alias: str | None = Field(description="The alias that it got last.")
@@ -340,7 +339,7 @@ class ModelView(BaseModel):
     updated_at: datetime
 
     @classmethod
-    def of(cls, row: models.Model, expires_at: datetime | None = None) -> Self:
+    def of(cls, row: models.Model, expires_at: datetime | None = None, **more: Any) -> Self:
         """Show a row."""
         return cls(
             id=row.id,
@@ -349,7 +348,6 @@ class ModelView(BaseModel):
             sha256=content_sha256(row.artifact),
             artifact=row.artifact_digest,
             size_bytes=row.artifact.size if row.artifact else None,
-            inspection=Inspection.model_validate(row.inspection) if row.inspection else None,
             problem=Fault.model_validate(row.problem) if row.problem else None,
             tags=row.tags,
             alias=row.alias,
@@ -359,7 +357,20 @@ class ModelView(BaseModel):
             expires_at=expires_at,
             created_at=row.created_at,
             updated_at=row.updated_at,
+            **more,
         )
+
+
+class ModelView(ModelSummary):
+    """A network; several files, where it has external data, are one zip at `content`."""
+
+    inspection: Inspection | None
+
+    @classmethod
+    def of(cls, row: models.Model, expires_at: datetime | None = None, **more: Any) -> Self:
+        """Show a row."""
+        inspection = Inspection.model_validate(row.inspection) if row.inspection else None
+        return super().of(row, expires_at, inspection=inspection, **more)
 
 
 class _Move(BaseModel):
@@ -470,8 +481,8 @@ class LineageView(BaseModel):
     complete: bool = Field(description="False: there are more than are shown.")
 
 
-class DatasetView(BaseModel):
-    """Arrays for calibration and evaluation."""
+class DatasetSummary(BaseModel):
+    """Arrays for calibration and evaluation as lists show them; what they are, their inspection, stands with themselves."""
 
     id: str
     name: str
@@ -479,18 +490,15 @@ class DatasetView(BaseModel):
     sha256: str | None
     artifact: str | None = Field(description="The artifact's digest.")
     size_bytes: int | None
-    metric: str | None = Field(description="What the labels are judged by.")
     outputs: dict[str, OutputDeclaration] = Field(description="What was declared of the network's outputs.")
-    inspection: DatasetInspection | None
     problem: Fault | None = Field(description="Why it was rejected.")
     tags: list[str]
     created_at: datetime
     updated_at: datetime
 
     @classmethod
-    def of(cls, row: models.Dataset) -> Self:
+    def of(cls, row: models.Dataset, **more: Any) -> Self:
         """Show a row."""
-        inspection = DatasetInspection.model_validate(row.inspection) if row.inspection else None
         return cls(
             id=row.id,
             name=row.name,
@@ -498,14 +506,26 @@ class DatasetView(BaseModel):
             sha256=content_sha256(row.artifact),
             artifact=row.artifact_digest,
             size_bytes=row.artifact.size if row.artifact else None,
-            metric=row.declared.get("metric"),
-            outputs=row.declared.get("outputs", {}),
-            inspection=inspection,
+            outputs=row.declaration.get("outputs", {}),
             problem=Fault.model_validate(row.problem) if row.problem else None,
             tags=row.tags,
             created_at=row.created_at,
             updated_at=row.updated_at,
+            **more,
         )
+
+
+class DatasetView(DatasetSummary):
+    """Arrays for calibration and evaluation."""
+
+    metric: str | None = Field(description="What the labels are judged by.")
+    inspection: DatasetInspection | None
+
+    @classmethod
+    def of(cls, row: models.Dataset, **more: Any) -> Self:
+        """Show a row."""
+        inspection = DatasetInspection.model_validate(row.inspection) if row.inspection else None
+        return super().of(row, metric=row.declared.get("metric"), inspection=inspection, **more)
 
 
 class JobOutput(BaseModel):
@@ -515,8 +535,8 @@ class JobOutput(BaseModel):
     model: str = Field(description="Its id, known from the start.")
 
 
-class JobView(BaseModel):
-    """A piece of work: `status` says how far it is, `verdict` what the gates say of its result."""
+class JobSummary(BaseModel):
+    """A piece of work as lists show it: its spec, its steps and its warnings stand with itself."""
 
     id: str
     kind: str
@@ -532,20 +552,15 @@ class JobView(BaseModel):
         description="Known from the start; `ready` once the job has succeeded. null: a profile makes none."
     )
     outputs: list[JobOutput] = Field(description="Every model that it makes, `output_model` first.")
-    spec: AnySpec
     labels: dict[str, str]
     priority: int
     cache: Literal["miss", "hit", "refused"] = Field(description="`hit`: an earlier job's result answered at once.")
     cached_from: str | None = Field(description="The job that did the work.")
     retry_of: str | None = Field(description="The job that this one tries again.")
-    steps: list[dict[str, Any]] = Field(
-        description="Of the recipe, or a profile's targets: each with its status and, when ended, what came of it."
-    )
     progress: dict[str, Any] | None = Field(description="What goes on right now: step, fraction of it, message.")
     summary: dict[str, Any] | None = Field(description="The report's main figures.")
     report: str | None = Field(description="Digest of the artifact that holds report.json and report.md.")
     problem: Fault | None = Field(description="Why it failed.")
-    warnings: list[str]
     isolation: str | None = Field(description="How strongly the process that touched the network was confined.")
     paused_at: datetime | None = Field(
         description="Since when a search is paused: what of it runs ends, nothing more is queued. null: it goes on."
@@ -557,7 +572,7 @@ class JobView(BaseModel):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, row: models.Job) -> Self:
+    def of(cls, row: models.Job, **more: Any) -> Self:
         """Show a row."""
         base = f"/v1/jobs/{row.id}"
         links = {
@@ -585,19 +600,15 @@ class JobView(BaseModel):
             teacher=row.teacher_id,
             output_model=row.output_model_id,
             outputs=[JobOutput(name=name, model=model_id) for name, model_id in row.named_outputs.items()],
-            # Most of what showing a job takes, and the same however often it is shown.
-            spec=_spec(json.dumps(row.spec)),
             labels=row.labels,
             priority=row.priority,
             cache=row.cache,
             cached_from=row.cached_from,
             retry_of=row.retry_of,
-            steps=row.steps,
             progress=row.progress,
             summary=row.summary,
             report=row.report_digest,
             problem=Fault.model_validate(row.problem) if row.problem else None,
-            warnings=row.warnings,
             isolation=row.isolation,
             paused_at=None if models.is_final(row.in_status) else row.paused_at,
             created_at=row.created_at,
@@ -605,7 +616,25 @@ class JobView(BaseModel):
             started_at=row.started_at,
             finished_at=row.finished_at,
             links=links,
+            **more,
         )
+
+
+class JobView(JobSummary):
+    """A piece of work: `status` says how far it is, `verdict` what the gates say of its result."""
+
+    spec: AnySpec
+    steps: list[dict[str, Any]] = Field(
+        description="Of the recipe, or a profile's targets: each with its status and, when ended, what came of it."
+    )
+    warnings: list[str]
+
+    @classmethod
+    def of(cls, row: models.Job, **more: Any) -> Self:
+        """Show a row."""
+        # Most of what showing a job takes, and the same however often it is shown.
+        spec = _spec(json.dumps(row.spec))
+        return super().of(row, spec=spec, steps=row.steps, warnings=row.warnings, **more)
 
 
 class PlanView(BaseModel):
@@ -743,6 +772,11 @@ def page(view: Callable[[Row], View], rows: Sequence[Row], limit: int) -> Page[V
     shown = rows[:limit]
     following = base64.urlsafe_b64encode(shown[-1].id.encode()).decode().rstrip("=") if len(rows) > limit else None
     return Page(items=[view(row) for row in shown], next_cursor=following)
+
+
+def written(found: Page[View]) -> Response:
+    """Give a page written out where it was made: in the thread of its route, not on the event loop."""
+    return Response(found.model_dump_json(), media_type="application/json")
 
 
 def read_cursor(cursor: str | None) -> str | None:

@@ -19,6 +19,8 @@ from api.dependencies import RequestContext
 from api.errors import ApiError, FieldError
 from api.multipart import FileForm
 from services.artifacts import Source, known_blob
+from services.errors import TooLargeError
+from services.quotas import Room
 from services.storage import Writer
 
 # Few large writes instead of many small ones: each costs a hop to a thread.
@@ -156,9 +158,12 @@ def repr_digest(sha256: str) -> str:
 
 @asynccontextmanager
 async def receive_upload(
-    request: Request, context: RequestContext, tenant_id: str, *, limit: int
+    request: Request, context: RequestContext, tenant_id: str, *, limit: int, room: Room | None = None
 ) -> AsyncIterator[ReceivedUpload]:
-    """Take the body to disk and give the finished, not yet placed upload; whatever goes wrong, no file stays behind."""
+    """Take the body to disk and give the finished, not yet placed upload; whatever goes wrong, no file stays behind.
+
+    `room` is what the tenant's quota leaves: who announces more is told so before it is sent, who does not when it is over.
+    """
     resources = context.resources
     kind = _media_type(request)
     if kind == JSON:
@@ -173,10 +178,14 @@ async def receive_upload(
     # A form's own words come on top of the file, and its digest is not the file's.
     expected = None if form else expected_sha256(request)
     request.state.request_state.body_limit = limit + (FORM_WORDS if form else 0)
-    declared = request.headers.get("content-length") if form is None else None
+    length = request.headers.get("content-length") if form is None else None
+    declared = int(length) if length else None
+    if room is not None and declared is not None and declared <= limit:
+        room.check(declared)
 
     def start() -> Writer:
-        return resources.store.writer(tenant_id, limit=limit, size=int(declared) if declared else None, sha256=expected)
+        most = limit if room is None or declared is not None else min(limit, room.left)
+        return resources.store.writer(tenant_id, limit=most, size=declared, sha256=expected)
 
     writer = await run_sync(start, limiter=resources.disk)
     try:
@@ -187,6 +196,10 @@ async def receive_upload(
             raise ApiError(400, "The body is empty.", code="empty_body")
         await run_sync(writer.finish, limiter=resources.disk)
         yield ReceivedUpload(writer, filename)
+    except TooLargeError:
+        if room is not None and writer.size <= limit:
+            room.check(writer.size)
+        raise
     finally:
         # Also when the request is cancelled in the middle.
         with CancelScope(shield=True):

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from engine.gate_samples import GateSamples
     from engine.graph.archive import inspect_archive
     from engine.graph.validate import inspect_model
-    from engine.inspection import DatasetInspection, Estimate, Inspection, Preprocessing, Prunability, TensorInfo
+    from engine.inspection import (
+        INSPECTION_BYTES,
+        DatasetInspection,
+        Estimate,
+        Inspection,
+        Preprocessing,
+        Prunability,
+        TensorInfo,
+    )
     from engine.job.run import run
     from engine.job.search import search_turn
     from engine.job.trial import try_candidate
@@ -68,6 +76,7 @@ if TYPE_CHECKING:
     from engine.train.training_support import TRAINING_HINT
 
 __all__ = [
+    "INSPECTION_BYTES",
     "LIBRARY_VERSION",
     "PROVIDER_NAMES",
     "REPORT_FORMATS",
@@ -180,6 +189,7 @@ _HOME = {
     "Heading": "engine.report.heading",
     "HostLock": "engine.runtime.host_lock",
     "Ancestor": "engine.report.card",
+    "INSPECTION_BYTES": "engine.inspection",
     "Inspection": "engine.inspection",
     "Interval": "engine.report.values",
     "Loading": "engine.report.values",

@@ -7,6 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from engine.gate import TaskMetric
 
+# As JSON: it is stored with each upload, even of bytes that are there already.
+INSPECTION_BYTES = 256 << 10
+# Of inputs, outputs, axes, operators and arrays: names stand in lists, errors and reports.
+NAME_LETTERS = 1024
+
 
 class _Value(BaseModel):
     # What a newer version says besides is left out: during an upgrade both read what the other has stored.

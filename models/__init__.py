@@ -15,6 +15,7 @@ from models.jobs import (
     Unit,
     Worker,
 )
+from models.row_sizes import ROW_BYTES
 from models.states import (
     TRANSITIONS,
     DatasetState,
@@ -31,6 +32,7 @@ from models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
     "FIRST_OUTPUT",
+    "ROW_BYTES",
     "TRANSITIONS",
     "Alias",
     "AliasMove",

@@ -7,6 +7,7 @@ from sqlalchemy import BigInteger, ForeignKey, ForeignKeyConstraint, Index
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.base import Base
+from models.row_sizes import Weighed
 from models.states import DatasetState, ModelState
 
 
@@ -86,7 +87,7 @@ class Prunability(Base):
     problem: Mapped[dict[str, Any] | None]
 
 
-class Model(Base):
+class Model(Weighed, Base):
     """A stored network. A job's result is one too: its row exists from submit on, `pending` until the job succeeds."""
 
     __tablename__ = "model"
@@ -95,6 +96,8 @@ class Model(Base):
         Index(None, "tenant_id", "id"),
         Index(None, "tenant_id", "artifact_digest"),
         Index(None, "tenant_id", "alias", unique=True),
+        # Sums are read from the index alone, not from the rows.
+        Index(None, "tenant_id", "row_bytes"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -151,7 +154,7 @@ class AliasMove(Base):
     created_at: Mapped[datetime]
 
 
-class Dataset(Base):
+class Dataset(Weighed, Base):
     """Stored arrays for calibration and evaluation."""
 
     __tablename__ = "dataset"
@@ -159,6 +162,7 @@ class Dataset(Base):
         ForeignKeyConstraint(["tenant_id", "artifact_digest"], ["artifact.tenant_id", "artifact.digest"]),
         Index(None, "tenant_id", "id"),
         Index(None, "tenant_id", "artifact_digest"),
+        Index(None, "tenant_id", "row_bytes"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

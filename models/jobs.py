@@ -7,13 +7,14 @@ from sqlalchemy import BigInteger, Float, ForeignKey, ForeignKeyConstraint, Inde
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.base import Base
+from models.row_sizes import Weighed
 from models.states import JobStatus, TrialState, UnitStatus
 
 # What a job's first network is called among its outputs.
 FIRST_OUTPUT = "model"
 
 
-class Job(Base):
+class Job(Weighed, Base):
     """What a client asked for and what came of it."""
 
     __tablename__ = "job"
@@ -23,6 +24,7 @@ class Job(Base):
         Index(None, "status"),
         Index(None, "tenant_id", "cache_key"),
         Index(None, "output_model_id", unique=True),
+        Index(None, "tenant_id", "row_bytes"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -189,7 +191,7 @@ class Unit(Base):
         return UnitStatus(self.status)
 
 
-class Trial(Base):
+class Trial(Weighed, Base):
     """One candidate of a search: a point of the space, and what came of it. A failed trial is a result."""
 
     __tablename__ = "trial"
@@ -199,6 +201,7 @@ class Trial(Base):
         Index(None, "tenant_id", "artifact_digest"),
         Index(None, "tenant_id", "report_digest"),
         Index(None, "unit_id", unique=True),
+        Index(None, "tenant_id", "row_bytes"),
     )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), primary_key=True)

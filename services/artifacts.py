@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from sqlalchemy import ColumnElement, Select, delete, func, or_, select
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload, selectinload
+from sqlalchemy.orm import InstrumentedAttribute, Session, defer, joinedload, selectinload
 
 from models import (
     Alias,
@@ -238,7 +238,7 @@ def list_models(
 ) -> list[Model]:
     """Give the tenant's networks, the newest first, those before an id and with all the tags."""
     asked = _models(tenant_id).order_by(Model.id.desc()).limit(limit)
-    asked = asked.options(joinedload(Model.artifact), selectinload(Model.aliases))
+    asked = asked.options(joinedload(Model.artifact), selectinload(Model.aliases), defer(Model.inspection))
     if state is not None:
         asked = asked.where(Model.state == state)
     if alias is not None:
@@ -251,7 +251,12 @@ def list_datasets(
     session: Session, tenant_id: str, *, tags: Sequence[str] = (), limit: int = 50, before: str | None = None
 ) -> list[Dataset]:
     """Give the tenant's datasets, the newest first, those before an id and with all the tags."""
-    asked = _datasets(tenant_id).order_by(Dataset.id.desc()).limit(limit).options(joinedload(Dataset.artifact))
+    asked = (
+        _datasets(tenant_id)
+        .order_by(Dataset.id.desc())
+        .limit(limit)
+        .options(joinedload(Dataset.artifact), defer(Dataset.inspection))
+    )
     asked = asked.where(*(_has_tag(session, Dataset.tags, tag) for tag in tags))
     return list(session.scalars(asked if before is None else asked.where(Dataset.id < before)))
 

@@ -1,5 +1,6 @@
 """How an attempt at a unit ends: with a result, a step back, a failure, a crash, or given back. Whoever lost the token ends nothing."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,10 +21,12 @@ from settings import Settings
 _BACKOFF_MAX_S = 60.0
 
 
-def finish(session: Session, store: Store, unit_id: str, token: str, result: Result) -> bool:
+def finish(
+    session: Session, store: Store, unit_id: str, token: str, result: Result, *, settings: Settings | None = None
+) -> bool:
     """Commit all that a unit's result means, or have it wait for the children that it asks for.
 
-    False, and nothing is changed, where the unit is lost. A unit of a job that is being cancelled ends cancelled.
+    With `settings` the tenant's quota holds for its files: what is over it fails. False, and nothing is changed, where the unit is lost. A unit of a job that is being cancelled ends cancelled.
     """
     if isinstance(result.answer.value, StepBack):
         _hold_job(session, unit_id)
@@ -31,7 +34,7 @@ def finish(session: Session, store: Store, unit_id: str, token: str, result: Res
     if end is None:
         return False
     if not isinstance(result.answer.value, StepBack):
-        units.finish(end, result)
+        units.finish(replace(end, settings=settings), result)
     elif end.whole_job.in_status is JobStatus.CANCELLING:
         units.cancel(session, end.unit, end.whole_job)
     else:

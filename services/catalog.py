@@ -70,6 +70,8 @@ def delete_model(session: Session, store: Store, tenant_id: str, model_id: str) 
     named = (Job.model_id, Job.baseline_id, Job.student_id, Job.teacher_id)
     _refuse_if_needed(session, or_(*(column == model.id for column in named)), "model")
     aliases.take_all(session, model)
+    # What lineages show of it.
+    model.inspection = model.inspection and {"size_bytes": model.inspection.get("size_bytes")}
     digest, model.artifact_digest = model.artifact_digest, None
     advance(session, model, ModelState.DELETED)
     _release(session, store, tenant_id, digest)
@@ -84,6 +86,7 @@ def delete_dataset(session: Session, store: Store, tenant_id: str, dataset_id: s
     if dataset.in_state is DatasetState.CHECKING:
         raise ConflictError("The dataset is checking; it can be deleted after that.", code="dataset_in_use")
     _refuse_if_needed(session, or_(Job.dataset_id == dataset.id, Job.judge_id == dataset.id), "dataset")
+    dataset.inspection = None
     digest, dataset.artifact_digest = dataset.artifact_digest, None
     advance(session, dataset, DatasetState.DELETED)
     _release(session, store, tenant_id, digest)

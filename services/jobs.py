@@ -1,11 +1,11 @@
 """Jobs as clients see them: submit, look, list, cancel, report."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from sqlalchemy import and_, bindparam, select
-from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, joinedload, selectinload
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, defer, joinedload, selectinload
 
 import engine
 from models import (
@@ -23,7 +23,19 @@ from models import (
     is_final,
     new_id,
 )
-from services import artifacts, cache, compatibility, db, idempotency, quotas, report_figures, searches, units, workers
+from services import (
+    artifacts,
+    cache,
+    ceilings,
+    compatibility,
+    db,
+    idempotency,
+    quotas,
+    report_figures,
+    searches,
+    units,
+    workers,
+)
 from services.cache import Mode
 from services.errors import ConflictError, FieldError, InvalidError, NotFoundError, RejectedError
 from services.job_inputs import JobInputs
@@ -130,9 +142,10 @@ def submit(
             return Submission(get(session, tenant_id, earlier), replayed=True)
     if settings is not None:
         quotas.check_jobs(session, tenant_id, settings)
-    planned = plan(session, tenant_id, request, use=True, store=store)
+    planned = plan(session, tenant_id, request, use=True, store=store, settings=settings)
     if settings is not None and planned.answer is None:
         quotas.check_cpu(session, tenant_id, settings)
+        quotas.check_bytes(session, tenant_id, 1, settings)
     job = _insert(session, request, planned, key_id=key_id, store=store)
     if idempotency_key is not None:
         idempotency.answer(session, tenant_id, route, idempotency_key, job.id)
@@ -173,12 +186,22 @@ def retry(
     )
 
 
-def plan(session: Session, tenant_id: str, request: Request, *, use: bool = False, store: Store | None = None) -> Plan:
+def plan(
+    session: Session,
+    tenant_id: str,
+    request: Request,
+    *,
+    use: bool = False,
+    store: Store | None = None,
+    settings: Settings | None = None,
+) -> Plan:
     """Say what would come of the request, or refuse it as `submit` does: a dry run.
 
     With `use`, network and data stay as they are until the transaction ends. With the `store` an earlier result answers
     other gates too, where it decides them.
     """
+    if settings is not None:
+        request = replace(request, spec=ceilings.held(request.spec, settings))
     inputs = _inputs(session, tenant_id, request, use=use)
     for target in engine.targets_of(request.spec):
         workers.check_target(session, target.provider)
@@ -213,7 +236,9 @@ def list_jobs(
     before: str | None = None,
 ) -> list[Job]:
     """Give the tenant's jobs, the newest first, those before an id."""
-    asked = select(Job).options(selectinload(Job.outputs)).where(Job.tenant_id == tenant_id).limit(limit)
+    # A list shows none of these: of many jobs they are megabytes.
+    left_out = (defer(Job.spec), defer(Job.steps), defer(Job.warnings))
+    asked = select(Job).options(selectinload(Job.outputs), *left_out).where(Job.tenant_id == tenant_id).limit(limit)
     # The newest first, by whichever index finds the fewest rows.
     order: InstrumentedAttribute[str] = Job.id
     for name, value in (labels or {}).items():

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ WORD_LETTERS, TEXT_LETTERS = 500, 16_000
 BURST, PER_S = 200, 20.0
 _KINDS = 1000
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+# A key ends up in an address, and with it in the log, when somebody pastes it there; its id stays, to revoke it by.
+_SECRETS = re.compile(r"\b(opk_[0-9a-z]+_)[0-9A-Za-z]{8,}")
 
 _about: ContextVar[dict[str, str]] = ContextVar("about", default={})  # noqa: B039 - nobody writes into it
 
@@ -65,7 +68,8 @@ class Bounded(logging.Filter):
 
 
 def _cut(text: str, most: int) -> str:
-    """Keep the start and the end of what is too long: a trace says at its end what it is about."""
+    """Leave secrets out, and keep the start and the end of what is too long: a trace says at its end what it is about."""
+    text = _SECRETS.sub(r"\1***", text)
     if len(text) <= most:
         return text
     half = most // 2

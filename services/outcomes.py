@@ -1,5 +1,6 @@
 """What the end of a unit means for what it was for: an upload, an analysis, a job's result, a part of one, a trial."""
 
+import json
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -8,12 +9,17 @@ from sqlalchemy.orm import Session
 
 import engine
 from models import Dataset, Job, Model, ModelState, Prunability, Unit
-from services import artifacts, cache, report_figures, trials
+from services import artifacts, cache, quotas, report_figures, trials
 from services.claims import Result
+from services.errors import AnswerInvalidError, QuotaError
 from services.problems import Problem, problem
 from services.storage import Store
 from services.transitions import advance, record
+from settings import Settings
 
+# A job's row shows them; the report has them whole.
+_FIGURES_BYTES = 512 << 10
+_MOST_WARNINGS, _WARNING_LETTERS = 200, 4000
 PRUNABILITY_RUNTIME_S = 300.0
 PRUNABILITY_MEMORY_MB = 4096
 _PRUNABILITY_LIMITS = {
@@ -35,12 +41,28 @@ class End:
     store: Store
     unit: Unit
     job: Job | None
+    # By whose quotas its files are taken; None: there are no quotas.
+    settings: Settings | None = None
 
     @property
     def whole_job(self) -> Job:
         """The job, of a unit that has one."""
         assert self.job is not None
         return self.job
+
+
+def over_quota(end: End, result: Result) -> Problem | None:
+    """Give the problem of files that are more than their tenant may store; an archive makes room for what was in it."""
+    if end.settings is None:
+        return None
+    files = [file.writer.finish() for file in (*result.model_files, *result.report_files)]
+    subject = end.session.get(Model, end.unit.model_id) if result.answer.leaves == "unpacked" else None
+    archive = subject.artifact.size if subject is not None and subject.artifact is not None else 0
+    try:
+        quotas.check_files(end.session, end.unit.tenant_id, files, end.settings, instead_of=archive)
+    except QuotaError as error:
+        return problem(error.exact_code, error.message, blame="user", retryable=True, hint=error.hint)
+    return None
 
 
 def accept_upload(end: End, result: Result) -> Problem | None:
@@ -94,9 +116,11 @@ def keep_report(end: End, result: Result) -> None:
             job.summary, job.steps = report_figures.of_profile(told), report_figures.targets(told)
         case _:
             assert_never(report)
+    _check_figures(job)
     job.report_digest = artifacts.store_files(end.session, job.tenant_id, "report", result.report_files).digest
     job.verdict = report.verdict.outcome
-    job.warnings = [*dict.fromkeys([*job.warnings, *told["warnings"]])]
+    warnings = [*job.warnings, *(warning[:_WARNING_LETTERS] for warning in told["warnings"])]
+    job.warnings = [*dict.fromkeys(warnings)][:_MOST_WARNINGS]
 
 
 def keep_part(end: End, result: Result) -> None:
@@ -107,6 +131,7 @@ def keep_part(end: End, result: Result) -> None:
     end.unit.result = {"report": told}
     measured = {step["index"]: step for step in report_figures.targets(told)}
     job.steps = [measured.get(step["index"], step) for step in job.steps]
+    _check_figures(job)
     record(end.session, job, "targets_measured", {"targets": end.unit.payload["targets"]}, end.unit)
 
 
@@ -126,6 +151,13 @@ def keep_trial(end: End, result: Result) -> None:
 def fail_trial(end: End, reason: Problem) -> None:
     """Keep why a candidate could not be tried."""
     trials.fail(end.session, end.whole_job, end.unit, reason)
+
+
+def _check_figures(job: Job) -> None:
+    for told in (job.summary, job.steps):
+        size = len(json.dumps(told))
+        if size > _FIGURES_BYTES:
+            raise AnswerInvalidError(f"figures of {size} bytes; {_FIGURES_BYTES} are the limit")
 
 
 def _keep_output(end: End, result: Result) -> None:

@@ -1,18 +1,24 @@
 """How much one tenant may have at a time: what its own row says, else the settings."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from models import Blob, Job, JobStatus, Tenant, Unit, is_final
+from models import Blob, Dataset, Job, JobStatus, Model, Tenant, Trial, Unit, is_final
 from services import db
 from services.errors import QuotaError
+from services.storage import Stored
 from settings import Settings
 
 _ACTIVE = tuple(status for status in JobStatus if not is_final(status))
+_COUNTED = (
+    (Blob.size, Blob.tenant_id),
+    *((table.row_bytes, table.tenant_id) for table in (Model, Dataset, Job, Trial)),
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,29 @@ class Usage:
     bytes: int
     jobs: int
     cpu_s: float
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a tenant has stored, and the most that it may, in bytes."""
+
+    stored: int
+    quota: int
+
+    @property
+    def left(self) -> int:
+        """What it may store yet."""
+        return max(0, self.quota - self.stored)
+
+    def check(self, more: int) -> None:
+        """Raise QuotaError where so many more are too many."""
+        if more > self.left:
+            raise QuotaError(
+                f"{self.stored} bytes are stored; with {more} more they are over the quota of {self.quota}.",
+                code="quota_bytes",
+                retry_after_s=3600,
+                hint="Delete models or datasets that are no longer needed.",
+            )
 
 
 def quotas_of(tenant: Tenant | None, settings: Settings) -> Quotas:
@@ -52,9 +81,12 @@ def usage(session: Session, tenant_id: str, settings: Settings) -> Usage:
 
 
 def stored_bytes(session: Session, tenant_id: str) -> int:
-    """Give what counts against a tenant's quota of bytes."""
-    asked = select(func.coalesce(func.sum(Blob.size), 0)).where(Blob.tenant_id == tenant_id)
-    return int(session.scalar(asked) or 0)
+    """Give what counts against a tenant's quota: the bytes of files, and of the rows that tell of networks, data, jobs and trials."""
+    session.flush()
+    found = 0
+    for column, owner in _COUNTED:
+        found += int(session.scalar(select(func.coalesce(func.sum(column), 0)).where(owner == tenant_id)) or 0)
+    return found
 
 
 def check_bytes(session: Session, tenant_id: str, more: int, settings: Settings) -> None:
@@ -64,14 +96,32 @@ def check_bytes(session: Session, tenant_id: str, more: int, settings: Settings)
         return
     # Two uploads at once would each see the room that only one of them has.
     db.lock(session, f"bytes {tenant_id}")
-    stored = stored_bytes(session, tenant_id)
-    if stored + more > quota:
-        raise QuotaError(
-            f"{stored} bytes are stored; with {more} more they are over the quota of {quota}.",
-            code="quota_bytes",
-            retry_after_s=3600,
-            hint="Delete models or datasets that are no longer needed.",
-        )
+    Room(stored_bytes(session, tenant_id), quota).check(more)
+
+
+def room(session: Session, tenant_id: str, settings: Settings) -> Room | None:
+    """Give what the tenant may store yet, None for as much as it likes; raises QuotaError where that is nothing."""
+    quota = _quotas(session, tenant_id, settings).bytes
+    if not quota:
+        return None
+    found = Room(stored_bytes(session, tenant_id), quota)
+    found.check(1)
+    return found
+
+
+def check_files(
+    session: Session, tenant_id: str, files: Sequence[Stored], settings: Settings, *, instead_of: int = 0
+) -> None:
+    """Raise QuotaError where files that a unit has left are over the quota; those with bytes that are stored are free.
+
+    `instead_of`: bytes that go when these come, of an archive that was unpacked.
+    """
+    if not files or not _quotas(session, tenant_id, settings).bytes:
+        return
+    sizes = {file.sha256: file.size for file in files}
+    known = select(Blob.sha256).where(Blob.tenant_id == tenant_id, Blob.sha256.in_(list(sizes)))
+    new = sizes.keys() - set(session.scalars(known))
+    check_bytes(session, tenant_id, sum(sizes[sha256] for sha256 in new) - instead_of, settings)
 
 
 def check_jobs(session: Session, tenant_id: str, settings: Settings) -> None:

@@ -12,13 +12,35 @@ from sqlalchemy.orm import Session
 import engine
 from models import Job, Model, Trial, Unit
 from services import outcomes, searches, trials
-from services.claims import Answer, Asked, Claim, Input, Leaves, Limits, Order, Result, StepBack, is_archive
+from services.claims import (
+    Answer,
+    Asked,
+    Candidate,
+    Claim,
+    Input,
+    Leaves,
+    Limits,
+    Order,
+    Piece,
+    Result,
+    StepBack,
+    is_archive,
+)
 from services.errors import AnswerInvalidError
 from services.outcomes import End
 from services.problems import Problem
 from services.routing import run_queue
 
 _INDICES = TypeAdapter(tuple[int, ...])
+# What of answers goes into rows, which lists and checks of quotas read: a process that was taken over fills none of them.
+_MOST_BYTES: dict[type, int] = {
+    engine.Inspection: engine.INSPECTION_BYTES,
+    engine.DatasetInspection: engine.INSPECTION_BYTES,
+    engine.Prunability: 1 << 20,
+    Piece: 4 << 20,
+    Candidate: 512 << 10,
+    StepBack: 4 << 20,
+}
 
 
 @dataclass(frozen=True)
@@ -66,9 +88,20 @@ def children(session: Session, parent: Unit) -> list[Unit]:
 def read_answer(claim: Claim, value: Mapping[str, Any]) -> Answer:
     """Read what a unit's process said; raises AnswerInvalidError or ValidationError."""
     kind = KINDS[claim.kind]
-    if kind.may_step_back and "spawn" in value:
-        return Answer(StepBack.model_validate(value))
-    return kind.read(claim, value)
+    is_step_back = kind.may_step_back and "spawn" in value
+    answer = Answer(StepBack.model_validate(value)) if is_step_back else kind.read(claim, value)
+    _check_size(answer.value)
+    _check_size(answer.inspection)
+    return answer
+
+
+def _check_size(told: object) -> None:
+    most = next((most for of, most in _MOST_BYTES.items() if isinstance(told, of)), None)
+    if most is None:
+        return
+    size = len(TypeAdapter(type(told)).dump_json(told))
+    if size > most:
+        raise AnswerInvalidError(f"{size} bytes of {type(told).__name__}; {most} are the limit")
 
 
 def _inspect_model(_session: Session, _unit: Unit, _job: Job | None, inputs: tuple[Input, ...]) -> Order:

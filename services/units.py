@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, aliased
 
 import engine
 from models import Dataset, Job, JobStatus, Model, ModelState, Trial, Unit, UnitStatus, is_final, new_id, sources
-from services import artifacts, cache, compatibility, db, searches, trials
+from services import artifacts, cache, compatibility, db, outcomes, searches, trials
 from services.claims import MOST_CHILDREN, Asked, Child, Claim, Input, Limits, Result, StepBack
 from services.errors import AnswerInvalidError, ConflictError, RejectedError
 from services.outcomes import End
@@ -289,7 +289,7 @@ def finish(end: End, result: Result) -> None:
     if job is not None and job.in_status is JobStatus.CANCELLING:
         cancel(session, unit, job)
         return
-    problem = KINDS[unit.kind].keep(end, result)
+    problem = outcomes.over_quota(end, result) or KINDS[unit.kind].keep(end, result)
     if problem is not None:
         fail(end, problem)
         return

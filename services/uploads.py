@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from models import Dataset, Model, ModelState
+from models import ROW_BYTES, Dataset, Model, ModelState
 from services import artifacts, idempotency, quotas, units
 from services.artifacts import KnownArchive, KnownBlob, Source
 from services.errors import ConflictError, RejectedError
@@ -122,8 +122,10 @@ def check_fits(session: Session, tenant_id: str, model_id: str) -> str:
 
 
 def _admit(session: Session, tenant_id: str, writer: Source, settings: Settings | None) -> None:
-    if settings is not None and not isinstance(writer, KnownBlob | KnownArchive):
-        quotas.check_bytes(session, tenant_id, writer.finish().size, settings)
+    if settings is not None:
+        is_new = not isinstance(writer, KnownBlob | KnownArchive)
+        # A row of its own it takes in any case.
+        quotas.check_bytes(session, tenant_id, writer.finish().size if is_new else ROW_BYTES, settings)
 
 
 def _once(

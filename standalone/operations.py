@@ -1,6 +1,7 @@
 """What operators do, each as a verb of `onnxpress-server`: it says what it did, and gives an exit code."""
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from services.errors import NotFoundError
 from services.storage import open_store
 from settings import Settings
 from settings.private_folder import private_folder
+from standalone.bill_of_materials import bill_of_materials
 from standalone.doctor import as_json, as_text, examine
 from standalone.serve import lock
 
@@ -91,6 +93,16 @@ def doctor(asked: argparse.Namespace) -> int:
     else:
         print("\n".join(as_text(findings)))
     return int(any(one.state == "problem" for one in findings))
+
+
+def sbom(asked: argparse.Namespace) -> int:
+    """Write down what this installation is made of."""
+    text = json.dumps(bill_of_materials(), indent=1)
+    if asked.out is None:
+        print(text)
+    else:
+        asked.out.write_text(f"{text}\n")
+    return 0
 
 
 def create_key(asked: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """One attempt at a unit: claim it, have a child work on it, watch, and commit what came of it if it is still ours."""
 
+import json
 import logging
 import os
 import re
@@ -33,6 +34,7 @@ _DRAIN_S = 15.0
 # How long a result waits for a database that is away before the attempt counts as lost.
 _COMMIT_S = 60.0
 _MAX_EVENTS = 2000
+_MAX_EVENT_BYTES = 1 << 20
 _TEXT_LIMIT = 2000
 _SMALL = 64 << 20
 _CODE = re.compile("[a-z][a-z_]{0,63}")
@@ -115,6 +117,7 @@ class _Attempt:
         self._told_level = False
         self._told_waiting_s = 0.0
         self._events_left = _MAX_EVENTS
+        self._event_bytes_left = _MAX_EVENT_BYTES
         self._renewed = time.monotonic()
 
     def run(self) -> None:
@@ -251,12 +254,17 @@ class _Attempt:
         ]
         kept = kept[: self._events_left]
         self._events_left -= len(kept)
+        kept = [event for event in kept if self._has_room(event)]
         if not kept:
             return
         with self._place.database.transaction() as session:
             held = queue.progress(session, self._claim.unit_id, self._claim.token, kept)
         if not held:
             raise LeaseLostError
+
+    def _has_room(self, event: dict[str, Any]) -> bool:
+        self._event_bytes_left -= len(json.dumps(event))
+        return self._event_bytes_left >= 0
 
     def _settle(self, workspace: Workspace, outcome: sandbox.Outcome) -> bool:
         """Commit what the child's end means; gives whether the unit is final."""
@@ -301,7 +309,11 @@ class _Attempt:
         limit = max(1, claim.largest_file) * self._settings.max_model_bytes
         with workspace.outputs(store, claim.tenant_id, answer.leaves, limit, self._beat) as files:
             result = Result(answer, files.model_files, files.report_files)
-            return self._end(lambda session: attempts.finish(session, store, claim.unit_id, claim.token, result))
+            return self._end(
+                lambda session: attempts.finish(
+                    session, store, claim.unit_id, claim.token, result, settings=self._settings
+                )
+            )
 
     def _end(self, step: Callable[[Session], bool]) -> bool:
         """Commit an end; raises LeaseLostError."""

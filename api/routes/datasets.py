@@ -14,6 +14,7 @@ from api.json_body import JSON_BODY, not_storable
 from api.schemas import (
     Cursor,
     DatasetChanges,
+    DatasetSummary,
     DatasetView,
     IdempotencyKey,
     ModelId,
@@ -24,11 +25,13 @@ from api.schemas import (
     WaitForCheck,
     page,
     read_cursor,
+    written,
 )
 from api.uploads import BYTES, receive_upload, upload_body
 from api.wait_for_inspection import wait_for_inspection
 from engine import OutputDeclaration, TaskMetric
-from services import artifacts, catalog, uploads
+from services import artifacts, catalog, quotas, uploads
+from services.quotas import Room
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -77,14 +80,15 @@ async def upload_dataset(  # noqa: PLR0917 - FastAPI calls it by name
     """
     resources = context.resources
 
-    def may(scope: TenantScope) -> str:
+    def may(scope: TenantScope) -> tuple[str, Room | None]:
         if model is not None:
             uploads.check_fits(scope.session, scope.tenant_id, model)
-        return scope.tenant_id
+        return scope.tenant_id, quotas.room(scope.session, scope.tenant_id, resources.settings)
 
-    # Before the body is read: nobody should send gigabytes to learn that the model's id was wrong.
-    tenant_id = await context.read(may, needs="write")
-    async with receive_upload(request, context, tenant_id, limit=resources.settings.max_dataset_bytes) as upload:
+    # Before the body is read: nobody should send gigabytes to learn that the model's id was wrong, or the quota used up.
+    tenant_id, room = await context.read(may, needs="write")
+    most = resources.settings.max_dataset_bytes
+    async with receive_upload(request, context, tenant_id, limit=most, room=room) as upload:
 
         def register(scope: TenantScope) -> str:
             scope.subject = uploads.upload_dataset(
@@ -105,12 +109,17 @@ async def upload_dataset(  # noqa: PLR0917 - FastAPI calls it by name
 
 
 @router.get("", responses=problems(403))
-def list_datasets(scope: ReadScope, tag: Tags = [], limit: PageSize = 50, cursor: Cursor = None) -> Page[DatasetView]:  # noqa: B006 - FastAPI copies it
+def list_datasets(
+    scope: ReadScope,
+    tag: Tags = [],  # noqa: B006 - FastAPI copies it
+    limit: PageSize = 50,
+    cursor: Cursor = None,
+) -> Page[DatasetSummary]:
     """List datasets, the newest first."""
     rows = artifacts.list_datasets(
         scope.session, scope.tenant_id, tags=tag, limit=limit + 1, before=read_cursor(cursor)
     )
-    return page(DatasetView.of, rows, limit)
+    return written(page(DatasetSummary.of, rows, limit))  # type: ignore[return-value]  # FastAPI sends it as it is
 
 
 @router.get("/{dataset_id}", responses=problems(403, 404) | NOT_MODIFIED)

@@ -19,6 +19,7 @@ from api.json_body import JSON_BODY
 from api.schemas import (
     Cursor,
     IdempotencyKey,
+    JobSummary,
     JobView,
     NewJob,
     Page,
@@ -28,6 +29,7 @@ from api.schemas import (
     job_etag,
     page,
     read_cursor,
+    written,
 )
 from api.uploads import repr_digest
 from engine import REPORT_FORMATS, Heading, beyond_limits, read_report, report_page, with_heading
@@ -115,7 +117,8 @@ def validate_job(body: NewJob, scope: ReadScope) -> PlanView:
         waits_for=None,
     )
     try:
-        plan = jobs.plan(scope.session, scope.tenant_id, request, store=scope.resources.store)
+        resources = scope.resources
+        plan = jobs.plan(scope.session, scope.tenant_id, request, store=resources.store, settings=resources.settings)
     except ServiceError as error:
         return view.model_copy(update={"valid": False, "problem": problem_of(error)})
     expected = plan.estimate()
@@ -139,7 +142,7 @@ def list_jobs(
     label: Label = [],  # noqa: B006 - FastAPI copies it
     limit: PageSize = 50,
     cursor: Cursor = None,
-) -> Page[JobView]:
+) -> Page[JobSummary]:
     """List jobs, the newest first."""
     rows = jobs.list_jobs(
         scope.session,
@@ -149,7 +152,7 @@ def list_jobs(
         limit=limit + 1,
         before=read_cursor(cursor),
     )
-    return page(JobView.of, rows, limit)
+    return written(page(JobSummary.of, rows, limit))  # type: ignore[return-value]  # FastAPI sends it as it is
 
 
 @router.get("/{job_id}", responses=problems(403, 404) | _NOT_CHANGED)

@@ -19,6 +19,7 @@ from api.schemas import (
     LineageNode,
     LineageView,
     ModelChanges,
+    ModelSummary,
     ModelView,
     Name,
     Page,
@@ -28,13 +29,15 @@ from api.schemas import (
     WaitForCheck,
     page,
     read_cursor,
+    written,
 )
 from api.uploads import BYTES, receive_upload, upload_body
 from api.wait_for_inspection import wait_for_inspection
 from engine import Prunability
 from models import ModelState
-from services import analyses, artifacts, catalog, retention, uploads
+from services import analyses, artifacts, catalog, quotas, retention, uploads
 from services.analyses import Analysis
+from services.quotas import Room
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -63,8 +66,13 @@ async def upload_model(  # noqa: PLR0917 - FastAPI calls it by name
     header Repr-Digest or Content-Digest (sha-256), bytes that were damaged on the way are refused.
     """
     resources = context.resources
-    caller = await context.read(lambda scope: scope.caller, needs="write")
-    async with receive_upload(request, context, caller.tenant_id, limit=resources.settings.max_model_bytes) as upload:
+
+    def may(scope: TenantScope) -> tuple[str, Room | None]:
+        return scope.tenant_id, quotas.room(scope.session, scope.tenant_id, resources.settings)
+
+    tenant_id, room = await context.read(may, needs="write")
+    most = resources.settings.max_model_bytes
+    async with receive_upload(request, context, tenant_id, limit=most, room=room) as upload:
 
         def register(scope: TenantScope) -> str:
             scope.subject = uploads.upload_model(
@@ -90,13 +98,14 @@ def list_models(  # noqa: PLR0917 - FastAPI calls it by name
     tag: Tags = [],  # noqa: B006 - FastAPI copies it
     limit: PageSize = 50,
     cursor: Cursor = None,
-) -> Page[ModelView]:
+) -> Page[ModelSummary]:
     """List networks, the newest first."""
     rows = artifacts.list_models(
         scope.session, scope.tenant_id, state=state, alias=alias, tags=tag, limit=limit + 1, before=read_cursor(cursor)
     )
     ends = retention.expiring(scope.session, [row.job_id for row in rows if row.job_id], scope.resources.settings)
-    return page(lambda row: ModelView.of(row, ends.get(row.job_id or "")), rows, limit)
+    shown = page(lambda row: ModelSummary.of(row, ends.get(row.job_id or "")), rows, limit)
+    return written(shown)  # type: ignore[return-value]  # FastAPI sends it as it is
 
 
 @router.get("/{model_id}", responses=problems(403, 404) | NOT_MODIFIED)

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -12,10 +13,17 @@ from typing import Any, Generic, Literal, Self, TypeVar
 import httpx
 
 from onnxpress.aliases import Aliases
-from onnxpress.configuration import find_access, find_patience
+from onnxpress.configuration import find_access, find_patience, shown
 from onnxpress.deadline import NEVER, Deadline
 from onnxpress.documents import Change, Dataset, Event, Job, Key, Model, Prunability, Stored
-from onnxpress.errors import ConflictError, InvalidError, JobFailedError, NotFoundError, WaitTimeoutError
+from onnxpress.errors import (
+    ConflictError,
+    InvalidError,
+    JobFailedError,
+    NotFoundError,
+    PlaintextWarning,
+    WaitTimeoutError,
+)
 from onnxpress.exports import Exports
 from onnxpress.file_transfer import Digested, Progress, digest, download
 from onnxpress.network_files import digest_network
@@ -41,7 +49,8 @@ class Client:
     The address is `url`, else ONNXPRESS_URL, else that of an embedded service in `./var`, else http://127.0.0.1:8765.
     The key is `key`, else ONNXPRESS_API_KEY, else the file that ONNXPRESS_KEY_FILE names, else, for a service on this
     host, `./var/admin.key`. Requests that are safe to repeat are repeated for `patience` seconds (else
-    ONNXPRESS_PATIENCE, else 30) while the service is away or busy; `on_retry(reason, pause)` hears of it. All errors are `OnnxpressError`s.
+    ONNXPRESS_PATIENCE, else 120, and 30 before the first answer) while the service is away or busy; `on_retry(reason, pause)`
+    hears of it. All errors are `OnnxpressError`s. A key that goes to another host without encryption is a `PlaintextWarning`.
     """
 
     def __init__(
@@ -53,6 +62,9 @@ class Client:
         on_retry: Callable[[str, float], None] | None = None,
     ) -> None:
         access = find_access(url, key)
+        if access.plaintext and access.key:
+            text = f"{shown(access.url)} is not encrypted: others on the way can read the key and the files; use https"
+            warnings.warn(text, PlaintextWarning, stacklevel=2)
         self._transport = Transport(access, patience=find_patience(patience), on_retry=on_retry)
         self.url = self._transport.url
         self.models = Models(self._transport)
@@ -121,7 +133,7 @@ class _Collection(Generic[S]):
         return self._get(item_id, NEVER)
 
     def list(self, *, tags: Sequence[str] = (), limit: int | None = None) -> Iterator[S]:
-        """Yield those that have all the tags, newest first; `limit` ends the list."""
+        """Yield those that have all the tags, newest first, without their inspections; `limit` ends the list."""
         found = pages(self._transport, self._path, {"tag": [*tags]} if tags else {}, limit)
         return (self._kind.from_document(one) for one in found)
 
@@ -256,7 +268,7 @@ class Models(_Collection[Model]):
         found = items(self._transport.json(ApiRequest("GET", "/models", query={"alias": alias})))
         if not found:
             raise NotFoundError(Problem(f"no model has the alias {alias}", code="not_found", status=404))
-        return Model.from_document(found[0])
+        return self.get(str(found[0]["id"]))
 
     def prunability(self, model_id: str, *, timeout: float | None = None) -> Prunability:
         """Say what of a model could be pruned, and which nodes keep what and why; the service takes seconds to find out.
@@ -470,7 +482,7 @@ class Jobs:
         return Job.from_document(self._transport.json(ApiRequest("GET", f"/jobs/{job_id}")))
 
     def list(self, *, status: str | None = None, label: str | None = None, limit: int | None = None) -> Iterator[Job]:
-        """Yield jobs, newest first; `label` is `key=value`; `limit` ends the list."""
+        """Yield jobs, newest first, without their specs, steps and warnings; `label` is `key=value`; `limit` ends the list."""
         query = {"status": status, "label": label}
         found = pages(self._transport, "/jobs", {key: value for key, value in query.items() if value}, limit)
         return (Job.from_document(one) for one in found)

@@ -6,6 +6,7 @@ that brings its own `var/url` must not lead a key of the environment elsewhere, 
 
 import ipaddress
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,12 @@ from onnxpress.errors import UsageError
 
 DEFAULT_URL = "http://127.0.0.1:8765"
 EMBEDDED = Path("var")
-PATIENCE_S = 30.0
+# Longer than a service takes to drain and to start again.
+PATIENCE_S = 120.0
+# Who has had no answer yet may have the wrong address.
+FIRST_PATIENCE_S = 30.0
+# What stands before the host: a name and a password, which no message shows.
+_USERINFO = re.compile("(?<=//)[^/?#]*@")
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,24 @@ class Access:
         """Whether the service is on this host."""
         return _is_loopback(self.url)
 
+    @property
+    def plaintext(self) -> bool:
+        """Whether others on the way can read what is sent."""
+        return self.url.scheme == "http" and not self.local
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to try again while the service is away, in seconds: before its first answer, and after it."""
+
+    first: float
+    later: float
+
+
+def shown(url: httpx.URL | str) -> str:
+    """Give an address as it may be printed: without a name and a password."""
+    return _USERINFO.sub("", str(url))
+
 
 def find_access(url: str | None = None, key: str | None = None) -> Access:
     """Find the address and the key; raises UsageError when the address is none or a named key file is not readable."""
@@ -38,24 +62,25 @@ def find_access(url: str | None = None, key: str | None = None) -> Access:
     return Access(address, found.strip() if found else None)
 
 
-def find_patience(seconds: float | None = None) -> float:
-    """Find how long to try again while the service is away."""
-    if seconds is not None:
-        return seconds
-    text = os.environ.get("ONNXPRESS_PATIENCE") or str(PATIENCE_S)
+def find_patience(seconds: float | None = None) -> Patience:
+    """Find how long to try again while the service is away; who says it means it from the start."""
+    text = os.environ.get("ONNXPRESS_PATIENCE")
+    if seconds is None and not text:
+        return Patience(FIRST_PATIENCE_S, PATIENCE_S)
     try:
-        return float(text)
+        said = float(text or "") if seconds is None else seconds
     except ValueError:
         raise UsageError(f"ONNXPRESS_PATIENCE: {text!r} is not a number of seconds") from None
+    return Patience(said, said)
 
 
 def _parse(url: str) -> httpx.URL:
     try:
         parsed = httpx.URL(url.rstrip("/"))
     except httpx.InvalidURL as error:
-        raise UsageError(f"the service's URL {url!r} is none: {error}") from error
+        raise UsageError(f"the service's URL {shown(url)!r} is none: {shown(str(error))}") from error
     if parsed.scheme not in {"http", "https"} or not parsed.host:
-        raise UsageError(f"the service's URL {url!r} must start with http:// or https:// and name a host")
+        raise UsageError(f"the service's URL {shown(url)!r} must start with http:// or https:// and name a host")
     return parsed
 
 

@@ -4,6 +4,9 @@ The tree says whose turn it is: `RequestRefusedError` (the request has to change
 to it is at fault; later may be fine), `JobFailedError` and `WaitTimeoutError` (the request was fine, the job was not).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from onnxpress.documents import Job
 from onnxpress.problem import Problem
 
@@ -12,10 +15,16 @@ class OnnxpressError(Exception):
     """The common base of everything that this package raises on purpose."""
 
     code = "onnxpress"
+    # The job that was waited for, and is there without its asker.
+    job_id: str | None = None
 
     def __init__(self, problem: Problem | str) -> None:
         self.problem = problem if isinstance(problem, Problem) else Problem(problem, code=self.code)
         super().__init__(str(self.problem))
+
+
+class PlaintextWarning(UserWarning):
+    """The key goes over the network in the clear."""
 
 
 class UsageError(OnnxpressError):
@@ -92,6 +101,16 @@ class WaitTimeoutError(OnnxpressError):
     def __init__(self, message: str, job: Job | None = None) -> None:
         super().__init__(message)
         self.job = job
+
+
+@contextmanager
+def about_job(job_id: str) -> Iterator[None]:
+    """Have errors name the job that is there all the same: those of the way to the service, and of too little patience."""
+    try:
+        yield
+    except (ServiceError, WaitTimeoutError) as error:
+        error.job_id = job_id
+        raise
 
 
 _BY_STATUS: dict[int, type[OnnxpressError]] = {

@@ -1,14 +1,14 @@
 """A remote job that is taken back when its asker is interrupted."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import typer
 
 from onnxpress.client import Client
 from onnxpress.errors import ConflictError, OnnxpressError
 from onnxpress.exit_codes import ExitCode
-from onnxpress.terminal import tell
+from onnxpress.terminal import tell, wait_again
 
 
 @contextmanager
@@ -17,9 +17,19 @@ def cancelled_on_interrupt(client: Client, job_id: Callable[[], str | None], *, 
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        if not keep:
+        if keep:
+            _leave(job_id)
+        else:
             _cancel(client, job_id)
         raise typer.Exit(ExitCode.INTERRUPTED) from interrupt
+
+
+def _leave(job_id: Callable[[], str | None]) -> None:
+    # An answer that the interrupt lost is asked for again.
+    with suppress(OnnxpressError):
+        known = job_id()
+        if known is not None:
+            tell(f"interrupted; the job goes on; wait for it again: {wait_again(known)}")
 
 
 def _cancel(client: Client, job_id: Callable[[], str | None]) -> None:

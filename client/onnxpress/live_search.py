@@ -7,7 +7,7 @@ from onnxpress import formatting
 from onnxpress.client import Client
 from onnxpress.deadline import Deadline
 from onnxpress.documents import Event, Job
-from onnxpress.errors import JobFailedError, WaitTimeoutError
+from onnxpress.errors import JobFailedError, WaitTimeoutError, about_job
 from onnxpress.goal import limits_of
 from onnxpress.live_progress import LiveProgress
 from onnxpress.metric_text import change_text, speed_text
@@ -18,7 +18,12 @@ _BEST = {"latency": "fastest", "size": "smallest", "memory": "smallest", "macs":
 
 
 def wait_for(client: Client, job_id: str, deadline: Deadline, live: LiveProgress) -> Job:
-    """Give the job once it has succeeded, showing what happens to it; errors are those of `Jobs.wait`."""
+    """Give the job once it has succeeded, showing what happens to it; errors are those of `Jobs.wait`, and name the job."""
+    with about_job(job_id):
+        return _ended(client, job_id, deadline, live)
+
+
+def _ended(client: Client, job_id: str, deadline: Deadline, live: LiveProgress) -> Job:
     job, followed = None, False
     for job in client.jobs.updates(job_id, timeout=deadline.remaining()):
         live.update(job)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -13,7 +14,13 @@ import typer
 from rich.console import Console
 
 from onnxpress.client import Client
-from onnxpress.errors import AuthenticationError, JobFailedError, OnnxpressError, WaitTimeoutError
+from onnxpress.errors import (
+    AuthenticationError,
+    JobFailedError,
+    OnnxpressError,
+    PlaintextWarning,
+    WaitTimeoutError,
+)
 from onnxpress.exit_codes import ExitCode, code_of
 from onnxpress.formatting import duration
 from onnxpress.terminal_text import safe_text
@@ -48,12 +55,21 @@ def give_json(document: Mapping[str, Any]) -> None:
 def session(url: str | None, *, as_json: bool = False) -> Iterator[Client]:
     """Give the client of one command, and turn what goes wrong into words and an exit code."""
     try:
-        with Client(url, on_retry=_tell_retry) as client:
+        with _client(url) as client:
             yield client
     except OnnxpressError as error:
         raise _end(error, as_json=as_json) from error
     except KeyboardInterrupt as error:
         raise typer.Exit(ExitCode.INTERRUPTED) from error
+
+
+def _client(url: str | None) -> Client:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PlaintextWarning)
+        client = Client(url, on_retry=_tell_retry)
+    for warning in caught:
+        tell(f"warning: {warning.message}", "yellow")
+    return client
 
 
 @contextmanager
@@ -75,12 +91,18 @@ def _end(error: OnnxpressError, *, as_json: bool) -> typer.Exit:
     if error.problem.request_id:
         tell(f"request id: {error.problem.request_id}", "dim")
     job = error.job if isinstance(error, JobFailedError | WaitTimeoutError) else None
-    if job is not None and not job.finished:
-        tell(f"The job goes on; wait for it again: onnxpress wait {job.id}")
+    goes_on = job.id if job is not None and not job.finished else error.job_id
+    if goes_on is not None:
+        tell(f"The job is not lost; wait for it again: {wait_again(goes_on)}")
     if as_json:
-        found = {"job": job.document} if job else {}
+        found = {"job": job.document} if job else {"job_id": error.job_id} if error.job_id else {}
         give_json({"error": error.problem.to_document(), **found, "exit_code": int(code)})
     return typer.Exit(code)
+
+
+def wait_again(job_id: str) -> str:
+    """Give the command that goes on waiting for a job."""
+    return f"onnxpress wait {job_id}"
 
 
 def _tell_retry(reason: str, pause: float) -> None:

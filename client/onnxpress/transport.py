@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from onnxpress.configuration import Access
+from onnxpress.configuration import Access, Patience, shown
 from onnxpress.deadline import NEVER, Deadline
 from onnxpress.errors import OnnxpressError, UnexpectedAnswerError, UnreachableError, error_for
 from onnxpress.problem import Problem
@@ -22,6 +22,8 @@ CONNECT_S = 10.0
 SILENCE_S = 60.0
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
+# A service that says to come back at once, again and again, is not to be flooded.
+_FLOOR_S = 1.0
 SAFE = frozenset({"GET", "HEAD"})
 WORTH_RETRYING = frozenset({408, 429, 502, 503, 504})
 # A connection that never came about carried nothing, so that any request may be sent again.
@@ -49,19 +51,25 @@ class ApiRequest:
 
 
 class Transport:
-    """Sends requests with the key, and again while that is safe and `patience` seconds are not over."""
+    """Sends requests with the key, and again while that is safe and patience is not over."""
 
     def __init__(
-        self, access: Access, *, patience: float, on_retry: Callable[[str, float], None] | None = None
+        self, access: Access, *, patience: Patience, on_retry: Callable[[str, float], None] | None = None
     ) -> None:
-        self.patience = patience
+        self._patience = patience
+        self._answered = False
         self.on_retry = on_retry
         headers = {"User-Agent": f"onnxpress/{version('onnxpress')}", "Accept": "application/json"}
         if access.key:
             headers["Authorization"] = f"Bearer {access.key}"
         # A proxy from the environment has no business between this host and itself.
         self._http = httpx.Client(base_url=access.url, headers=headers, trust_env=not access.local)
-        self.url = str(access.url)
+        self.url = shown(access.url)
+
+    @property
+    def patience(self) -> float:
+        """How many seconds to try again."""
+        return self._patience.later if self._answered else self._patience.first
 
     def close(self) -> None:
         """Close the connections."""
@@ -97,6 +105,7 @@ class Transport:
                 ):
                     raise unreachable(self.url, error) from error
                 continue
+            self._answered = True
             if answer.is_success or answer.status_code == httpx.codes.NOT_MODIFIED:
                 return answer
             problem = _problem(answer)
@@ -138,7 +147,8 @@ class Backoff:
     def pause(self, reason: str, asked: float | None = None) -> bool:
         """Sleep before the next attempt, as long as the service asked for; False when there is no time for another."""
         # The jitter keeps clients that failed together from coming back together.
-        pause = asked if asked is not None else self._pause * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
+        own = self._pause * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
+        pause = own if asked is None else max(asked, min(own, _FLOOR_S))
         self._pause = min(self._pause * 2, LONGEST_PAUSE_S)
         if time.monotonic() + pause > self._end:
             return False
@@ -155,7 +165,7 @@ def unreachable(url: str, error: httpx.TransportError) -> OnnxpressError:
 
 
 def _reason(error: httpx.TransportError) -> str:
-    return str(error) or type(error).__name__
+    return shown(str(error)) or type(error).__name__
 
 
 def read_json(answer: httpx.Response) -> dict[str, Any]:
@@ -170,7 +180,7 @@ def read_json(answer: httpx.Response) -> dict[str, Any]:
 
 
 def _not_ours(answer: httpx.Response) -> str:
-    return f"{answer.request.method} {answer.request.url} gave no JSON object; is this an onnxpress service?"
+    return f"{answer.request.method} {shown(answer.request.url)} gave no JSON object; is this an onnxpress service?"
 
 
 def _problem(answer: httpx.Response) -> Problem:

@@ -1,7 +1,7 @@
 """Named arrays for calibration and evaluation: what an untrusted file holds, and how samples are split and fed."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -22,7 +22,7 @@ from engine.data.parts import CALIBRATE, JUDGE, PART, SELECT, Drawn, Sizes, draw
 from engine.data.sample_lengths import length_arrays
 from engine.errors import DatasetInvalidError
 from engine.gate import MEASURED_WITH, TaskMetric
-from engine.inspection import ArrayInfo, DatasetInspection, DeclaredParts, TensorInfo
+from engine.inspection import INSPECTION_BYTES, NAME_LETTERS, ArrayInfo, DatasetInspection, DeclaredParts, TensorInfo
 
 LABEL = "label"
 # What a part of that size is copied to, so that nothing leads from it to the other samples.
@@ -41,6 +41,7 @@ def inspect_dataset(path: Path, *, metric: str | None = None) -> DatasetInspecti
         )
     metric = None if metric is None else MEASURED_WITH.get(metric, metric)
     with open_container(path) as container, tempfile.TemporaryDirectory(prefix="labels-") as scratch:
+        _check_names(container.names())
         headers, preprocessing = container.check(), container.preprocessing()
         samples = _count(headers)
         kept = _label(container, headers, Path(scratch), metric)
@@ -62,7 +63,7 @@ def inspect_dataset(path: Path, *, metric: str | None = None) -> DatasetInspecti
     if label is None and kept is not None:
         label = ArrayInfo(name=LABEL, dtype=kept.dtype.name, shape=kept.shape)
     count = 0 if labelled is None else int(labelled.sum())
-    return DatasetInspection(
+    told = DatasetInspection(
         arrays=tuple(found.values()),
         label=label,
         samples=samples,
@@ -72,6 +73,14 @@ def inspect_dataset(path: Path, *, metric: str | None = None) -> DatasetInspecti
         metric=metric,
         preprocessing=preprocessing,
     )
+    size = len(told.model_dump_json())
+    if size > INSPECTION_BYTES:
+        raise DatasetInvalidError(
+            f"What this service keeps of a dataset, such as its arrays' names and what was done to them, takes {size} bytes here;"
+            f" {INSPECTION_BYTES} are the limit.",
+            hint="Give it fewer arrays or shorter names, or say less of its preprocessing.",
+        )
+    return told
 
 
 class Dataset:
@@ -283,6 +292,14 @@ def _dtype(name: str) -> Any:
 
         return ml_dtypes.bfloat16
     return np.dtype(name)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    long = next((name for name in names if len(name) > NAME_LETTERS), None)
+    if long is not None:
+        raise DatasetInvalidError(
+            f"An array has a name of {len(long)} letters, `{long[:40]}...`; {NAME_LETTERS} are the limit."
+        )
 
 
 def _count(headers: Mapping[str, Header]) -> int:

@@ -32,7 +32,7 @@ from engine.graph.network_cost import network_cost
 from engine.graph.quantized import is_quantized
 from engine.graph.sizes import OPEN_SIZE
 from engine.graph.text import check_text
-from engine.inspection import Inspection, TensorInfo
+from engine.inspection import INSPECTION_BYTES, NAME_LETTERS, Inspection, TensorInfo
 
 FILE_BYTES = (1 << 31) - 1
 NODES = 100_000
@@ -100,10 +100,11 @@ def inspect_model(path: Path, *, alone: bool = False, mend: bool = False) -> Ins
     if strays:
         raise ModelInvalidError(f"The archive holds `{strays[0]}`, which the network does not name as external data.")
     _check_required_inputs(model, nodes)
+    _check_names(model.graph, nodes)
     inputs, outputs = boundary(model.graph)
     wrongly_declared = _check_with_onnx(path, nodes)
     ops = Counter(node.op_type for node in nodes.nodes)
-    return Inspection(
+    found = Inspection(
         inputs=inputs,
         outputs=outputs,
         opset={"" if entry.domain in _STANDARD else entry.domain: entry.version for entry in model.opset_import},
@@ -119,6 +120,14 @@ def inspect_model(path: Path, *, alone: bool = False, mend: bool = False) -> Ins
         cost=network_cost(path),
         warnings=(*_warnings(model, nodes), *wrongly_declared, *_shared_names(model, nodes, path if mend else None)),
     )
+    size = len(found.model_dump_json())
+    if size > INSPECTION_BYTES:
+        raise ModelUnsupportedError(
+            f"What this service keeps of a network, such as its inputs, outputs and kinds of operators, takes {size} bytes here;"
+            f" {INSPECTION_BYTES} are the limit.",
+            hint="Give it fewer inputs and outputs, or shorter names.",
+        )
+    return found
 
 
 def _parse(path: Path) -> ModelProto:
@@ -371,6 +380,25 @@ def _check_required_inputs(model: ModelProto, nodes: _Counted) -> None:
                     f"A node of type {node.op_type} leaves out its required input `{parameter.name}`.",
                     node=node.name or None,
                 )
+
+
+def _check_names(graph: GraphProto, nodes: _Counted) -> None:
+    """Refuse names that nobody can read: each would stand in every list, error and report of the network."""
+    for role, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            _check_name(f"An {role}", value.name)
+            for axis in value.type.tensor_type.shape.dim:
+                _check_name(f"An axis of the {role} `{value.name}`", axis.dim_param)
+    for node in nodes.nodes:
+        _check_name("An operator", node.name)
+        _check_name("A kind of operator", node.op_type)
+
+
+def _check_name(whose: str, name: str) -> None:
+    if len(name) > NAME_LETTERS:
+        raise ModelUnsupportedError(
+            f"{whose} has a name of {len(name)} letters, `{name[:40]}...`; {NAME_LETTERS} are the limit."
+        )
 
 
 def boundary(graph: GraphProto) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:

@@ -95,6 +95,14 @@ def test_a_json_body_has_a_limit(client):
     problem(answer, 413, "too_large")
 
 
+def test_an_answer_does_not_grow_with_what_it_is_about(client):
+    words = {f"{number} {'w' * 3000}": 1 for number in range(200)}
+    answer = client.post("/v1/jobs", json={"recipe": {"passes": [{"type": "simplify"}]}, **words})
+    assert answer.status_code == 422
+    assert len(answer.json()["errors"]) == 100
+    assert len(answer.content) < 200_000
+
+
 @pytest.mark.parametrize(
     ("path", "name"),
     [

@@ -142,6 +142,7 @@ def test_jobs_are_listed_by_status_and_label_page_by_page(client, body):
     assert pages == 3
     both = client.get("/v1/jobs", params={"label": ["run=list", "n=3"]}).json()["items"]
     assert [one["id"] for one in both] == [made[3]]
+    assert set(client.get(f"/v1/jobs/{made[3]}").json()) - set(both[0]) == {"spec", "steps", "warnings"}
     assert client.get("/v1/jobs", params={"label": "run=list", "status": "succeeded"}).json()["items"] == []
     assert len(client.get("/v1/jobs", params={"label": "run=list", "status": "queued"}).json()["items"]) == 5
 

@@ -1,5 +1,7 @@
 """No key, no handler; another tenant's key, no object."""
 
+import http.client
+import json
 import re
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -237,16 +239,37 @@ def test_a_key_that_sends_too_fast_is_slowed_down(new_service, tmp_path):
 
 
 def test_quotas_are_told_with_a_time_to_come_back(new_service, tmp_path):
-    with new_service(Settings(data_dir=tmp_path, quota_bytes=10, quota_jobs=1)) as service, service.client() as client:
+    with (
+        new_service(Settings(data_dir=tmp_path, quota_bytes=2_000, quota_jobs=1)) as service,
+        service.client() as client,
+    ):
         model = service.ready_model(client, b"12345678")
-        full = client.post("/v1/models", content=b"123", headers=RAW)
+        full = client.post("/v1/models", content=b"1" * 1_900, headers=RAW)
         assert (full.status_code, full.json()["code"], full.headers["Retry-After"]) == (429, "quota_bytes", "3600")
+        streamed = client.post("/v1/models", content=iter([b"1" * 1_900]), headers=RAW)
+        assert (streamed.status_code, streamed.json()["code"]) == (429, "quota_bytes")
         assert len(service.stored_files()) == 1
         body = {"model": model, "recipe": {"passes": [{"type": "simplify"}]}}
         assert client.post("/v1/jobs", json=body).status_code == 202
         busy = client.post("/v1/jobs", json=body)
         assert (busy.status_code, busy.json()["code"]) == (429, "quota_jobs")
         assert busy.json()["hint"]
+
+
+def test_a_quota_is_told_of_before_the_body_is_sent(new_service, tmp_path):
+    with new_service(Settings(data_dir=tmp_path, quota_bytes=1 << 20)) as service:
+        connection = http.client.HTTPConnection(service.url.removeprefix("http://"), timeout=30)
+        connection.putrequest("POST", "/v1/models")
+        for name, value in {
+            "Authorization": f"Bearer {service.keys['alpha']}",
+            "Content-Length": "1048577",
+            **RAW,
+        }.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["code"]) == (429, "quota_bytes")
+        connection.close()
 
 
 def test_metrics_are_for_prometheus(service, client, ids):

@@ -97,6 +97,8 @@ def test_names_tags_and_aliases(service, client):
     client.patch(f"/v1/models/{second}", json={"alias": "production"})
     found = client.get("/v1/models", params={"alias": "production"}).json()["items"]
     assert [one["id"] for one in found] == [second]
+    # What it is stands with itself: of two hundred it is megabytes.
+    assert set(client.get(f"/v1/models/{second}").json()) - set(found[0]) == {"inspection"}
     assert client.patch(f"/v1/models/{second}", json={"alias": None}).json()["alias"] is None
     assert client.get("/v1/models", params={"alias": "production"}).json()["items"] == []
     for wrong in ({"alias": "UPPER"}, {"state": "ready"}, {"name": ""}, {"tags": ["x" * 65]}):

@@ -407,8 +407,20 @@ def test_a_job_that_cannot_be_cancelled_is_named(press, cli, files):
 def test_wait_cancels_unless_told_to_keep(press, cli, words, cancels):
     scripted = press()
     scripted.on("GET", "/jobs/job_1", ctrl_c)
-    assert cli(scripted.url, KEY, "wait", "job_1", *words).code == ExitCode.INTERRUPTED
+    done = cli(scripted.url, KEY, "wait", "job_1", *words)
+    assert done.code == ExitCode.INTERRUPTED
     assert len(scripted.asked("POST", "/jobs/job_1:cancel")) == cancels
+    assert ("onnxpress wait job_1" in done.stderr) == (not cancels)
+
+
+@pytest.mark.parametrize("path", ["/jobs/job_1", "/jobs/job_1/report.json", "/models/mdl_2/content"])
+def test_whoever_gives_up_is_told_how_to_wait_again(press, cli, files, tmp_path, path):
+    scripted = press()
+    scripted.on("GET", path, {"status": 503, "json": {"title": "Service Unavailable", "status": 503}})
+    done = cli(scripted.url, KEY, *files, "--out", tmp_path / "small.onnx", "--json", patience=0)
+    assert done.code == ExitCode.SERVICE
+    assert "onnxpress wait job_1" in done.stderr
+    assert done.json["job_id"] == "job_1"
 
 
 def test_on_a_terminal_bars_move_and_ids_still_go_into_the_pipe(press, files):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from onnxpress.configuration import find_access, find_patience
+from onnxpress.configuration import Patience, find_access, find_patience
 from onnxpress.errors import UsageError
 
 
@@ -71,9 +71,34 @@ def test_a_url_that_is_none_is_refused(here, url):
 
 
 def test_patience_is_a_number_of_seconds(here, monkeypatch):
-    assert (find_patience(), find_patience(1.5)) == (30.0, 1.5)
+    assert find_patience(1.5) == Patience(1.5, 1.5)
+    # Who has an answer already waits for longer than a service takes to drain and to start again.
+    assert find_patience() == Patience(30.0, 120.0)
     monkeypatch.setenv("ONNXPRESS_PATIENCE", "2")
-    assert find_patience() == 2.0
+    assert find_patience() == Patience(2.0, 2.0)
     monkeypatch.setenv("ONNXPRESS_PATIENCE", "much")
     with pytest.raises(UsageError, match="much"):
         find_patience()
+
+
+@pytest.mark.parametrize(
+    "url", ["htp://me:hunter2@press.example", "//me:hunter2@press.example", "http://me:hunter2@h:x"]
+)
+def test_a_password_in_an_address_is_not_repeated(here, url):
+    with pytest.raises(UsageError) as caught:
+        find_access(url)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "plaintext"),
+    [
+        ("http://press.example", True),
+        ("http://10.0.0.8:8765", True),
+        ("https://press.example", False),
+        ("http://127.0.0.1:8765", False),
+        ("http://localhost", False),
+    ],
+)
+def test_what_others_can_read_on_the_way_is_known(here, url, plaintext):
+    assert find_access(url).plaintext == plaintext

@@ -2,10 +2,13 @@
 
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 
 import onnxpress
+from onnxpress import transport
+from onnxpress.configuration import Patience, find_access
 from onnxpress.transport import ApiRequest
 
 
@@ -32,6 +35,51 @@ def test_retry_after_is_honoured(scripted, client):
     started = time.monotonic()
     client.passes()
     assert time.monotonic() - started >= 1.0
+
+
+def test_come_back_at_once_is_not_taken_by_its_word(scripted, monkeypatch):
+    slept = []
+    # Its own clock: the server's threads sleep too.
+    monkeypatch.setattr(transport, "time", SimpleNamespace(sleep=slept.append, monotonic=time.monotonic))
+    hasty = said({"title": "Too Many Requests", "status": 429}, 429, Retry_After="0")
+    scripted.on("GET", "/passes", *[hasty] * 6, PASSES)
+    with onnxpress.Client(scripted.url, patience=60) as client:
+        client.passes()
+    assert len(slept) == 6
+    assert slept[0] >= 0.1
+    assert min(slept[3:]) >= 0.9
+
+
+def test_patience_is_longer_once_the_service_has_answered(scripted):
+    found = transport.Transport(find_access(scripted.url), patience=Patience(30, 120))
+    assert found.patience == 30
+    scripted.on("GET", "/passes", PASSES)
+    found.json(ApiRequest("GET", "/passes"))
+    assert found.patience == 120
+    found.close()
+
+
+def test_no_error_repeats_a_password_of_the_address(scripted):
+    url = scripted.url.replace("http://", "http://me:hunter2@")
+    scripted.on("GET", "/passes", {"body": b"[]"})
+    with onnxpress.Client(url) as client:
+        assert "hunter2" not in client.url
+        with pytest.raises(onnxpress.UnexpectedAnswerError) as caught:
+            client.passes()
+    assert "hunter2" not in str(caught.value)
+    with (
+        onnxpress.Client("http://me:hunter2@127.0.0.1:9", patience=0) as client,
+        pytest.raises(onnxpress.UnreachableError) as away,
+    ):
+        client.passes()
+    assert "hunter2" not in str(away.value)
+
+
+def test_a_key_in_the_clear_is_warned_of():
+    with pytest.warns(onnxpress.PlaintextWarning, match="press.example is not encrypted"):
+        onnxpress.Client("http://me:hunter2@press.example", "opk_x").close()
+    # Nothing to read: no key goes there.
+    onnxpress.Client("http://press.example").close()
 
 
 def test_a_pause_longer_than_patience_is_not_slept(scripted, client):

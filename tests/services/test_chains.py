@@ -198,7 +198,8 @@ def test_no_more_jobs_than_the_quota(service):
 
 def test_no_more_bytes_than_the_quota(service):
     service.upload(content=b"12345")
-    settings = Settings(data_dir=service.settings.data_dir, quota_bytes=8)
+    stored = service.read(lambda session: quotas.stored_bytes(session, TENANT))
+    settings = Settings(data_dir=service.settings.data_dir, quota_bytes=stored + 3)
     service.read(lambda session: quotas.check_bytes(session, TENANT, 3, settings))
     service.read(lambda session: quotas.check_bytes(session, "other", 8, settings))
     with pytest.raises(QuotaError) as refused:

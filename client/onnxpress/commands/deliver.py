@@ -11,6 +11,7 @@ from onnxpress import genai_folder, render_report
 from onnxpress.client import Client
 from onnxpress.commands.recorded import forms_wanted
 from onnxpress.deadline import Deadline
+from onnxpress.errors import about_job
 from onnxpress.exit_codes import ExitCode
 from onnxpress.live_progress import LiveProgress
 from onnxpress.pipeline import Pipeline
@@ -35,15 +36,16 @@ def fetch(client: Client, record: RunRecord, delivery: Delivery) -> None:
     """Fetch what is to be known of the record's job, and the network."""
     job = record.job
     assert job is not None
-    forms = forms_wanted(delivery.reports, delivery.pipeline)
-    record.report = client.jobs.report(job.id)
-    record.texts = report_texts(client, job.id, forms)
-    if record.comparison is not None:
-        # The others hold what was measured of one network alone.
-        record.texts_beside = report_texts(client, record.comparison.job.id, forms & {"md", "junit.xml"})
-    if delivery.out:
-        with LiveProgress(people()) as live, live.transfer(f"download {delivery.out.name}") as progress:
-            client.jobs.download(job.id, delivery.out, progress=progress, timeout=delivery.deadline.remaining())
+    with about_job(job.id):
+        forms = forms_wanted(delivery.reports, delivery.pipeline)
+        record.report = client.jobs.report(job.id)
+        record.texts = report_texts(client, job.id, forms)
+        if record.comparison is not None:
+            # The others hold what was measured of one network alone.
+            record.texts_beside = report_texts(client, record.comparison.job.id, forms & {"md", "junit.xml"})
+        if delivery.out:
+            with LiveProgress(people()) as live, live.transfer(f"download {delivery.out.name}") as progress:
+                client.jobs.download(job.id, delivery.out, progress=progress, timeout=delivery.deadline.remaining())
 
 
 def deliver(record: RunRecord, delivery: Delivery) -> NoReturn:

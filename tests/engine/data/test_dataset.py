@@ -37,6 +37,15 @@ def _zip(tmp_path, members, *, method=zipfile.ZIP_STORED):
     return path
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [(["n" * 2000], "has a name of 2000 letters"), ([f"{number:04}" * 200 for number in range(400)], "are the limit")],
+)
+def test_what_is_kept_of_a_dataset_is_bounded(write, names, said):
+    with pytest.raises(DatasetInvalidError, match=said):
+        inspect_dataset(write(**{name: np.zeros((2, 1), np.float32) for name in names}))
+
+
 def test_describes_arrays_and_labels(write):
     label = np.array([-1] * 6 + [0, 1, 2, 1], np.int64)
     found = inspect_dataset(write(packed=True, image=np.zeros((10, 1, 4, 4), np.uint8), label=label))

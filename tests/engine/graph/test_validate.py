@@ -119,6 +119,12 @@ INVALID = {
     "function calls itself": _recursive,
 }
 UNSUPPORTED = {
+    "name of megabytes": lambda: _model([helper.make_node("Relu", ["n" * 5000], ["y"])], inputs=(("n" * 5000, [2]),)),
+    "axis of megabytes": lambda: _model([_relu()], out=("a" * 5000, "b")),
+    "operator of megabytes": lambda: _model([helper.make_node("Relu", ["x"], ["y"], "n" * 5000)]),
+    "more to tell of than is kept": lambda: _model(
+        [_relu()], inputs=(("x", [2, 2]), *((f"{number:04}" * 200, [1]) for number in range(400)))
+    ),
     "foreign domain": lambda: _model(
         [helper.make_node("Op", ["x"], ["y"], "n", domain="evil")], imports=(("", 18), ("evil", 1))
     ),
@@ -166,6 +172,7 @@ def test_networks_that_are_not_taken_are_refused_with_a_sentence(tmp_path, kind)
     with pytest.raises(ModelUnsupportedError) as caught:
         inspect_model(_write(tmp_path, UNSUPPORTED[kind]()))
     assert caught.value.problem()["class"] == "user"
+    assert len(caught.value.message) < 400
 
 
 @pytest.mark.parametrize(

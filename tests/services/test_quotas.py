@@ -1,0 +1,135 @@
+"""A tenant's quota holds for what comes out of its units too: unpacked archives, networks and reports of jobs."""
+
+import json
+
+import pytest
+from sqlalchemy import inspect
+
+from models import ROW_BYTES, ArtifactFile, Blob, Model, ModelState
+from services import artifacts, attempts, catalog, jobs, quotas, unit_kinds
+from services.claims import Answer, Result
+from services.errors import AnswerInvalidError, QuotaError
+from settings import Settings
+
+from .conftest import INSPECTION, TENANT
+
+ARCHIVE = b"PK\x03\x04" + b"small"
+
+
+def under(service, quota):
+    return Settings(data_dir=service.settings.data_dir, quota_bytes=quota)
+
+
+def finished(service, content):
+    writer = service.store.writer(TENANT, limit=1 << 20)
+    writer.write(content)
+    writer.finish()
+    return writer
+
+
+def leave(service, claim, files, settings, *, leaves="network"):
+    """Commit what a unit's process has left, as a worker does."""
+    writers = {name: finished(service, content) for name, content in files.items()}
+    named = {name: artifacts.NewFile(name, writer) for name, writer in writers.items()}
+    try:
+        result = Result(Answer(INSPECTION, leaves), tuple(named.values()))
+        return service.write(
+            lambda session: attempts.finish(
+                session, service.store, claim.unit_id, claim.token, result, settings=settings
+            )
+        )
+    finally:
+        for writer in writers.values():
+            writer.abort()
+
+
+def stored_bytes(service):
+    return service.read(lambda session: quotas.stored_bytes(session, TENANT))
+
+
+def test_an_archive_that_unpacks_beyond_the_quota_is_rejected_and_leaves_nothing(service):
+    model = service.upload(content=ARCHIVE)
+    assert leave(service, service.claim(), {"model.onnx": b"x" * 9_000}, under(service, 5_000), leaves="unpacked")
+    found = service.read(lambda session: artifacts.get_model(session, TENANT, model.id))
+    assert (found.state, found.problem["code"], found.problem["class"]) == (ModelState.REJECTED, "quota_bytes", "user")
+    assert service.stored() == set()
+
+
+def test_what_comes_out_of_an_archive_takes_its_place(service):
+    model = service.upload(content=ARCHIVE + b"y" * 4_000)
+    assert leave(service, service.claim(), {"model.onnx": b"x" * 4_500}, under(service, 7_000), leaves="unpacked")
+    assert service.read(lambda session: artifacts.get_model(session, TENANT, model.id)).state == ModelState.READY
+    assert service.read(lambda session: [blob.size for blob in session.query(Blob)]) == [4_500]
+
+
+def test_a_result_beyond_the_quota_fails_its_job_and_leaves_nothing(service):
+    job = service.submit().job
+    before = service.stored()
+    settings = under(service, stored_bytes(service) + 1_000)
+    claim = service.claim()
+    assert leave(service, claim, {"model.onnx": b"x" * 1_001}, settings)
+    ended = service.job(job.id)
+    assert (ended.status, ended.problem["code"]) == ("failed", "quota_bytes")
+    assert "over the quota" in ended.problem["message"]
+    assert service.stored() == before
+
+
+def test_bytes_that_are_stored_are_free(service):
+    model = service.ready_model(content=b"z" * 1_000)
+    [stored] = service.read(lambda session: session.query(ArtifactFile.sha256, ArtifactFile.size).all())
+    files = [artifacts.Stored(*stored)] * 2
+    settings = under(service, stored_bytes(service))
+    service.read(lambda session: quotas.check_files(session, TENANT, files, settings))
+    new = artifacts.Stored("0" * 64, 1)
+    with pytest.raises(QuotaError):
+        service.read(lambda session: quotas.check_files(session, TENANT, [*files, new], settings))
+    assert model.state == ModelState.READY
+
+
+def test_who_has_used_up_the_quota_starts_nothing(service):
+    request = service.request()
+    full = under(service, stored_bytes(service))
+    with pytest.raises(QuotaError) as refused:
+        service.submit(request, settings=full)
+    assert refused.value.exact_code == "quota_bytes"
+    with pytest.raises(QuotaError):
+        service.read(lambda session: quotas.room(session, TENANT, full))
+    assert service.read(lambda session: quotas.room(session, TENANT, under(service, 0))) is None
+
+
+def test_rows_count_too(service):
+    """The same bytes again and again cost nothing, but what is kept of each upload does."""
+    before = stored_bytes(service)
+    model = service.ready_model(content=b"same")
+    row = stored_bytes(service) - before - len(b"same")
+    assert row > ROW_BYTES + len(INSPECTION.model_dump_json())
+    service.ready_model(content=b"same")
+    assert stored_bytes(service) == before + len(b"same") + 2 * row
+    job = service.submit(service.request(model, labels={"why": "w" * 200})).job
+    assert stored_bytes(service) > before + 2 * row + 2 * ROW_BYTES + len(json.dumps(job.spec)) + 200
+    other = service.ready_model(content=b"other")
+    service.write(lambda session: catalog.delete_model(session, service.store, TENANT, other.id))
+    kept = service.read(lambda session: session.get_one(Model, other.id))
+    assert kept.inspection == {"size_bytes": INSPECTION.size_bytes}
+    assert kept.row_bytes < ROW_BYTES + 100
+
+
+def test_lists_read_none_of_what_is_long(service):
+    model, dataset = service.ready_model(), service.ready_dataset()
+    service.submit(service.request(model, dataset))
+    lists = {
+        artifacts.list_models: {"inspection"},
+        artifacts.list_datasets: {"inspection"},
+        jobs.list_jobs: {"spec", "steps", "warnings"},
+    }
+    for listed, long in lists.items():
+        row = service.read(lambda session, listed=listed: listed(session, TENANT)[0])
+        assert long <= inspect(row).unloaded
+
+
+def test_a_process_that_was_taken_over_fills_no_row(service):
+    service.upload()
+    claim = service.claim()
+    names = [{"name": f"{number} {'n' * 900}", "dtype": "float32", "shape": []} for number in range(400)]
+    with pytest.raises(AnswerInvalidError, match="are the limit"):
+        unit_kinds.read_answer(claim, {**INSPECTION.model_dump(mode="json"), "inputs": names})
