@@ -32,7 +32,10 @@ class TrainingPass(Pass):
         None,
         ge=1,
         le=4096,
-        description="Samples of a step; by default 8 to 64, by what there is time for. Memory decides how many run at once.",
+        description=(
+            "Samples of a step; by default 8 to 64, by what there is time for, and as few as 2 where outputs are masks."
+            " Memory decides how many run at once."
+        ),
     )
     temperature: Annotated[float, Searchable(low=1, high=8)] = Field(
         2.0, ge=0.1, le=20, description="That softens distributions before they are compared."
@@ -57,7 +60,10 @@ class TrainingPass(Pass):
     )
     flip: bool = Field(default=False, description="Mirror half of the images left to right.")
     mixup: bool | None = Field(
-        None, description="Mix half of the samples with another one; by default where the input is an image."
+        None,
+        description=(
+            "Mix half of the samples with another one; by default where the input is an image and no output is boxes or a mask."
+        ),
     )
     patience: float = Field(
         0.4, gt=0, le=1, description="Share of the budget without a better network after which it ends early."

@@ -134,7 +134,18 @@ def drop(model: ir.Model, blocks: Mapping[str, int]) -> None:
         kept = node.inputs[skip]
         assert kept is not None
         node.outputs[0].replace_all_uses_with(kept)
+        _rectify_once(kept)
         _remove_dead(model)
+
+
+def _rectify_once(value: ir.Value) -> None:
+    """Leave out each Relu of what a Relu gave: a block's own comes after its sum, which is gone."""
+    producer = value.producer()
+    if producer is None or producer.op_type != "Relu":
+        return
+    for node in [use.node for use in value.uses()]:
+        if node.op_type == "Relu" and not node.outputs[0].is_graph_output():
+            node.outputs[0].replace_all_uses_with(value)
 
 
 def drop_blocks(model: ir.Model, settings: BlockSettings, context: Context) -> Change | Refusal:

@@ -29,7 +29,7 @@ from engine.train.twin.module import Twin
 from engine.train.twin.parity import require_parity
 from engine.train.twin.pieces import pieces
 
-_LARGEST_BATCH, _SMALLEST_BATCH = 64, 8
+_LARGEST_BATCH, _SMALLEST_BATCH, _SMALLEST_BATCH_OF_MAPS = 64, 8, 2
 # A budget of seconds is for at least so many steps: large networks take smaller batches.
 _LEAST_STEPS = 500
 # Each epoch has at least so many steps.
@@ -166,7 +166,9 @@ def teach(
         context.progress(0.0, "timing a step")
         each = _seconds_per_sample(taught, context.checkpoint)
         if settings.batch is None:
-            found = _within_time(found, fixed_batch(model, context.calibration), each, settings.training.seconds)
+            least = _SMALLEST_BATCH_OF_MAPS if taught.maps else _SMALLEST_BATCH
+            fixed = fixed_batch(model, context.calibration)
+            found = _within_time(found, fixed, each, settings.training.seconds, least)
             taught.cut(found)
         taught.most_judged = max(_FEWEST_JUDGED, int(_JUDGED_SHARE * settings.training.seconds / each))
     around = Surroundings(
@@ -221,10 +223,10 @@ def _multiple(batch: int, fixed: int | None) -> int:
     return batch if fixed is None else max(fixed, batch // fixed * fixed)
 
 
-def _within_time(found: MemoryPlan, fixed: int | None, each: float, seconds: float) -> MemoryPlan:
+def _within_time(found: MemoryPlan, fixed: int | None, each: float, seconds: float, least: int) -> MemoryPlan:
     """Halve the batch until the budget is enough for some hundred steps."""
     batch = found.batch
-    while batch > _SMALLEST_BATCH and _LEAST_STEPS * batch * each > seconds:
+    while batch > least and _LEAST_STEPS * batch * each > seconds:
         batch //= 2
     batch = _multiple(batch, fixed)
     return replace(found, batch=batch, micro=min(found.micro, batch))

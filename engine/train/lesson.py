@@ -37,6 +37,8 @@ _LOOKED_AT, _FEWEST_LOOKED_AT, _LOOKED_AT_BYTES = 64, 8, 32 << 20
 _MOST_SELECT, _MOST_SELECT_BYTES = 1024, 192 << 20
 # Labels that the teacher itself does not agree with were not read as they were meant.
 _LEAST_AGREEMENT = 0.5
+# They say where things are: two images on top of each other are nothing that the teacher ever saw.
+_OF_PLACES = frozenset({"boxes", "mask"})
 # What a sample costs is timed on so many, twice where that is quick.
 _TIMED, _TIMED_S = 8, 2.0
 _METRICS = (*TASK_METRICS, *KEPT_SHARES, "cosine", "sqnr_db")
@@ -78,7 +80,7 @@ class LessonSettings:
         labels: how much labels count beside the teacher, where the samples have some.
         shift: see Augmentation, as `flip`, `mixup` and `noise`.
         flip: mirror images.
-        mixup: None: where all inputs are images.
+        mixup: None: where all inputs are images, and no output says where something is in them.
         noise: of inputs.
         seed: what all that is drawn follows from.
     """
@@ -164,8 +166,12 @@ class TeacherLesson:
         self.loss_of_outputs = teacher_loss(reports, said, settings.temperature)
         self._inner = dict(boundary_losses({name: said[name] for name in inside}))
         self._wanted = [*self.loss_of_outputs.outputs, *self._inner]
+        kinds = {report.kind for report in reports if report.name in self.loss_of_outputs.outputs}
+        # A sample's outputs are decisions by the thousand, so few samples make a step.
+        self.maps = kinds == {"mask"}
+        mixup = False if settings.mixup is None and kinds & _OF_PLACES else settings.mixup
         self.augmentation = Augmentation.of(
-            first, shift=settings.shift, flip=settings.flip, mixup=settings.mixup, noise=settings.noise
+            first, shift=settings.shift, flip=settings.flip, mixup=mixup, noise=settings.noise
         )
         self.labels_told: str | None = None
         self._cross_entropy, self._main = self._labels(context.labels, reports, looked)

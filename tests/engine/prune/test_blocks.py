@@ -52,6 +52,23 @@ def test_removal_gives_what_a_branch_of_zeros_gives(network, swapped):
         np.testing.assert_allclose(found["scores"], expected["scores"], rtol=0, atol=1e-6)
 
 
+def test_what_was_rectified_before_the_block_is_not_rectified_again(network):
+    net = network()
+    x = net.relu(net.conv("image", 3, 8, name="stem"))
+    branch = net.conv(net.relu(net.conv(x, 8, 8, name="one")), 8, 8, name="two")
+    output = net.op("Flatten", net.op("GlobalAveragePool", net.relu(net.op("Add", x, branch, name="sum"))))
+    model = ir.from_proto(onnx.load_from_string(net.build(output, out_shape=("n", 8))))
+    (block,) = find_blocks(model).found
+    thinner = without(model, {block.output: block.skip})
+    assert [node.op_type for node in thinner.graph if node.op_type in {"Conv", "Relu"}] == ["Conv", "Relu"]
+    silent = io.copy(model)
+    for name in ("two.w", "two.b"):
+        value = silent.graph.initializers[name]
+        value.const_value = ir.tensor(np.zeros_like(value.const_value.numpy()), name=name)
+    expected, found = run(silent, {"image": image()}), run(thinner, {"image": image()})
+    np.testing.assert_allclose(found["scores"], expected["scores"], rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("swapped", [False, True])
 def test_a_shortcut_that_changes_the_shape_is_what_stays(network, swapped):
     net = network()

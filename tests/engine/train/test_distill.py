@@ -130,6 +130,30 @@ def test_with_seconds_alone_the_batch_follows_from_what_a_sample_takes(teacher, 
     assert training.batch == 64 or 500 * 2 * training.batch * seen > 1.5
 
 
+def test_masks_are_learnt_in_small_batches_of_images_that_are_not_mixed(network, context, images, feeds_of, tmp_path):
+    net = network()
+    hidden = net.relu(net.conv("image", 3, 8, name="first"))
+    mask = net.op("Sigmoid", net.conv(hidden, 8, 1, 1, name="pixel"))
+    model = ir.from_proto(onnx.load_from_string(net.build(mask, out_shape=("n", 1, 12, 12))))
+    feeds = feeds_of({"image": images(64)})
+    evaluator = Evaluator(sessions.session(io.to_bytes(model), Target()), feeds, graph=model)
+
+    def evaluate(candidate):
+        return evaluator.evaluate(sessions.session(io.to_bytes(io.copy(candidate)), Target()))
+
+    job = replace(context(model, feeds, select=feeds), evaluate=evaluate, recognised=evaluator.outputs)
+    assert [each.kind for each in evaluator.outputs] == ["mask"]
+    student = io.copy(model)
+    for name in ("first.w", "pixel.w"):
+        value = student.graph.initializers[name]
+        value.const_value = ir.tensor(0.8 * value.const_value.numpy(), name=name)
+    # Another attempt plans with what the first one saw: so slow that only the smallest batches do.
+    checkpoint.save(tmp_path / "timed.pt", {"seconds_per_sample": 1.0})
+    training = _training(Distill(seconds=1.0, learning_rate=0.01).apply(student, {}, job))
+    assert training.batch == 2
+    assert not any("mixed" in said for said in training.augmentation)
+
+
 def test_the_same_seed_gives_the_same_network(teacher, pruned, job, tmp_path):
     found = []
     for name in ("one", "other"):
