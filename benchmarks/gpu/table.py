@@ -36,9 +36,8 @@ def entries() -> list[Entry]:
     found = []
     for network, batch in BATCHES.items():
         # Of a transformer's many small operators fewer are left to start, in float32 as in float16.
-        fuse = ({"type": "fuse"},) if network == "bert_base" else ()
-        half = {"type": "float16"}
-        found.append(Entry("float16", network, (*fuse, half), batch=batch, tune=True))
+        first = {"type": "fuse" if network == "bert_base" else "simplify"}
+        found.append(Entry("float16", network, (first, {"type": "float16"}), batch=batch, tune=True))
         found.append(Entry("simplify", network, ({"type": "simplify"},)))
     found += [each for one in zip(*map(_others, BATCHES), strict=True) for each in one]
     return found

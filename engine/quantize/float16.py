@@ -17,6 +17,7 @@ from engine.graph.derived import Derivation, Form, is_stored
 from engine.graph.linear import node_name
 from engine.graph.names import require_nodes
 from engine.graph.quantized import first_quantized, is_quantized
+from engine.quantize.half_convolutions import suit_cuda
 from engine.report.detail_parts import LeftAlone, left_alone
 from engine.report.quantization_details import Float16Details
 from engine.report.values import Change, Refusal
@@ -111,7 +112,14 @@ def convert(
             hint="Run float16 alone, or ask for compute float32.",
         )
     ranges = {request.tensor: cast("Range", result) for request, result in observations.items()}
-    return _Converter(model, settings, types, ranges).run()
+    change = _Converter(model, settings, types, ranges).run()
+    if isinstance(change, Refusal) or context.target.provider != "cuda":
+        return change
+    rewritten = suit_cuda(model, context.target.batch)
+    if not rewritten:
+        return change
+    told = f"{change.summary.rstrip('.')}. For the GPU's kernels, {', '.join(rewritten)}."
+    return change.model_copy(update={"summary": told})
 
 
 def to_half(array: npt.NDArray[Any], kind: ir.DataType, name: str) -> npt.NDArray[Any]:
