@@ -231,16 +231,19 @@ def list_models(
     tenant_id: str,
     *,
     state: ModelState | None = None,
+    name: str | None = None,
     alias: str | None = None,
     tags: Sequence[str] = (),
     limit: int = 50,
     before: str | None = None,
 ) -> list[Model]:
-    """Give the tenant's networks, the newest first, those before an id and with all the tags."""
+    """Give the tenant's networks, the newest first, those before an id and with all the tags; those of one name are its versions."""
     asked = _models(tenant_id).order_by(Model.id.desc()).limit(limit)
     asked = asked.options(joinedload(Model.artifact), selectinload(Model.aliases), defer(Model.inspection))
     if state is not None:
         asked = asked.where(Model.state == state)
+    if name is not None:
+        asked = asked.where(Model.name == name)
     if alias is not None:
         asked = asked.where(_is(tenant_id, f"{ALIASED}{alias}"))
     asked = asked.where(*(_has_tag(session, Model.tags, tag) for tag in tags))

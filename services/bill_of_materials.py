@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
@@ -128,8 +128,10 @@ def _notes(found: Provenance) -> str:
 
 
 def _properties(found: Provenance) -> Iterator[tuple[str, str]]:
-    said: Mapping[str, str | None] = {"model": found.model.id, "job": found.model.job_id, "alias": found.model.alias}
-    yield from ((f"onnxpress:{name}", value) for name, value in said.items() if value)
+    yield "onnxpress:model", found.model.id
+    if found.model.job_id is not None:
+        yield "onnxpress:job", found.model.job_id
+    yield from (("onnxpress:alias", alias.name) for alias in found.model.aliases)
     if found.report is None:
         return
     recipe = [{"type": step.type, **step.parameters} for step in found.report.steps if step.status == "applied"]

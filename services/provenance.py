@@ -63,7 +63,7 @@ def provenance(session: Session, store: Store, tenant_id: str, model_id: str) ->
     model = artifacts.get_model(session, tenant_id, model_id)
     if model.in_state is not ModelState.READY or model.artifact is None or model.inspection is None:
         raise ConflictError(f"The model is {model.state}; only a ready one can be taken along.", code="model_not_ready")
-    found = catalog.lineage(session, tenant_id, model_id)
+    found = catalog.lineage(session, tenant_id, model.id)
     job = session.get(Job, model.job_id) if model.job_id is not None else None
     report, file = _report(session, store, tenant_id, job)
     return Provenance(

@@ -94,6 +94,9 @@ async def upload_model(  # noqa: PLR0917 - FastAPI calls it by name
 def list_models(  # noqa: PLR0917 - FastAPI calls it by name
     scope: ReadScope,
     state: Annotated[ModelState | None, Query(description="Only models in this state.")] = None,
+    name: Annotated[
+        str | None, Query(max_length=200, description="Only those of this name: its versions, the newest first.")
+    ] = None,
     alias: Annotated[Alias | None, Query(description="Only the one that has this alias.")] = None,
     tag: Tags = [],  # noqa: B006 - FastAPI copies it
     limit: PageSize = 50,
@@ -101,7 +104,14 @@ def list_models(  # noqa: PLR0917 - FastAPI calls it by name
 ) -> Page[ModelSummary]:
     """List networks, the newest first."""
     rows = artifacts.list_models(
-        scope.session, scope.tenant_id, state=state, alias=alias, tags=tag, limit=limit + 1, before=read_cursor(cursor)
+        scope.session,
+        scope.tenant_id,
+        state=state,
+        name=name,
+        alias=alias,
+        tags=tag,
+        limit=limit + 1,
+        before=read_cursor(cursor),
     )
     ends = retention.expiring(scope.session, [row.job_id for row in rows if row.job_id], scope.resources.settings)
     shown = page(lambda row: ModelSummary.of(row, ends.get(row.job_id or "")), rows, limit)

@@ -263,6 +263,12 @@ class Models(_Collection[Model]):
             changes["alias"] = alias or None
         return self._change(model_id, changes)
 
+    def list(self, *, tags: Sequence[str] = (), limit: int | None = None, name: str | None = None) -> Iterator[Model]:
+        """Yield those that have all the tags, newest first; those of one `name` are its versions. `limit` ends the list."""
+        query: dict[str, Any] = {"tag": [*tags]} if tags else {}
+        found = pages(self._transport, self._path, query | ({"name": name} if name is not None else {}), limit)
+        return (Model.from_document(one) for one in found)
+
     def by_alias(self, alias: str) -> Model:
         """Give the model that has an alias; raises NotFoundError."""
         found = items(self._transport.json(ApiRequest("GET", "/models", query={"alias": alias})))

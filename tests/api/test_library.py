@@ -95,6 +95,9 @@ def test_names_tags_and_aliases(service, client):
     after = client.get(f"/v1/models/{first}", headers={"If-None-Match": before.headers["ETag"]})
     assert (after.status_code, after.json()["tags"]) == (200, ["a"])
     client.patch(f"/v1/models/{second}", json={"alias": "production"})
+    versions = client.get("/v1/models", params={"name": "better"}).json()["items"]
+    assert [one["id"] for one in versions] == [first]
+    assert client.get("/v1/models", params={"name": "bett"}).json()["items"] == []
     found = client.get("/v1/models", params={"alias": "production"}).json()["items"]
     assert [one["id"] for one in found] == [second]
     # What it is stands with itself: of two hundred it is megabytes.

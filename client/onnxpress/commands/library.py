@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import RenderableType
 from rich.table import Table
 
 from onnxpress import formatting
@@ -63,13 +64,16 @@ def models(
     tag: Annotated[
         list[str] | None, typer.Option("--tag", metavar="TAG", help="Repeatable: only those with all of them.")
     ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="TEXT", help="Only those of this name: its versions.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Only so many, the newest.")] = 20,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
     """List stored networks, newest first: a table on a terminal, bare ids in a pipe."""
     with session(url, as_json=as_json) as client:
-        found = list(client.models.list(tags=tag or (), limit=limit))
+        found = list(client.models.list(tags=tag or (), name=name, limit=limit))
         if as_json:
             give_json({"items": [dict(model.document) for model in found]})
         elif sys.stdout.isatty():
@@ -81,14 +85,23 @@ def models(
 
 def _table(found: Sequence[Model]) -> Table:
     table = Table()
-    for column in ("model", "name", "state", "size", "aliases", "tags"):
+    goes = any(model.document.get("expires_at") for model in found)
+    for column in ("model", "name", "state", "size", "aliases", "tags", *(("expires",) if goes else ())):
         table.add_column(column, no_wrap=column == "model")
     for model in found:
         size = "" if model.size is None else formatting.size(model.size)
         alias = " ".join(model.document.get("aliases") or ())
-        table.add_row(
-            model.id, safe_text(model.name), model.state, size, safe_text(alias), safe_text(" ".join(model.tags))
-        )
+        row: list[RenderableType] = [
+            model.id,
+            safe_text(model.name),
+            model.state,
+            size,
+            safe_text(alias),
+            safe_text(" ".join(model.tags)),
+        ]
+        if goes:
+            row.append(str(model.document.get("expires_at") or "")[:10])
+        table.add_row(*row)
     return table
 
 
