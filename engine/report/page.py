@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from engine.report.figures.figure import Figure
+from engine.report.figures.layers import Layer, layers
 from engine.report.figures.of_report import figures
 from engine.report.heading import Heading
 from engine.report.markdown import headline
@@ -80,6 +81,8 @@ def report_page(report: AnyReport, heading: Heading | None, plotly: str) -> str:
     if report.verdict.gates:
         parts += ["<h2>Gates</h2>", _table(("gate", "outcome", "reason"), map(_gate, report.verdict.gates))]
     parts += [_figure(figure) for figure in shown]
+    if isinstance(report, Report) and (found := layers(report)):
+        parts += ["<h2>Layers</h2><details><summary>What became of each</summary>", _layers(found), "</details>"]
     parts.append(f"<footer>{escape(_where(report))}</footer>")
     data = [{"name": one.name, "data": one.data, "layout": one.layout} for one in shown]
     return "".join(
@@ -121,6 +124,27 @@ def _figure(figure: Figure) -> str:
         f'<div class="figure" id="{figure.name}" role="img" aria-labelledby="{figure.name}-caption"></div>'
         f"<details><summary>The numbers</summary>{table}</details></section>"
     )
+
+
+def _layers(found: Sequence[Layer]) -> str:
+    """Give a row for each layer; columns that no layer has are left out."""
+    columns = {
+        "layer": [layer.node for layer in found],
+        "operator": [layer.op for layer in found],
+        "precision": [layer.precision for layer in found],
+        "time before": [_share(layer.time_before) for layer in found],
+        "time after": [_share(layer.time_after) for layer in found],
+        "SQNR": [f"{layer.sqnr_db:.1f} dB" if layer.sqnr_db is not None else "" for layer in found],
+        "sensitivity": [f"{layer.sensitivity:.3g}" if layer.sensitivity is not None else "" for layer in found],
+        "zeros": [_share(layer.zeros) for layer in found],
+        "what happened": [layer.told for layer in found],
+    }
+    kept = {name: cells for name, cells in columns.items() if any(cells)}
+    return _table(tuple(kept), zip(*kept.values(), strict=True))
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

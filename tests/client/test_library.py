@@ -12,7 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+import onnxpress
+from onnxpress.commands.jobs import job_table
 from onnxpress.errors import DigestMismatchError
 from onnxpress.exit_codes import ExitCode
 
@@ -234,3 +237,23 @@ def test_aliases(scripted, cli):
     scripted.on("GET", "/models/@prod/content", {"body": LARGE})
     assert cli(scripted.url, KEY, "download", "@prod", "--out", "prod.onnx").code == 0
     assert Path("prod.onnx").read_bytes() == LARGE
+
+
+def test_one_pass_is_shown_with_its_parameters(scripted, cli):
+    schema = {"properties": {"type": {"const": "prune"}, "sparsity": {"type": "number", "minimum": 0, "maximum": 1}}}
+    schema["properties"]["sparsity"]["description"] = "Share of channels that go."
+    found = {"type": "prune", "summary": "Drop channels.", "lossless": False, "needs_data": True, "schema": schema}
+    scripted.on("GET", "/passes", {"json": {"items": [found | {"defaults": {"sparsity": 0.5}}]}})
+    done = cli(scripted.url, KEY, "passes", "prune")
+    assert (done.code, json.loads(done.stdout)) == (0, {"type": "prune", "sparsity": 0.5})
+    for words in ("Drop channels.", "needs data, lossy", "at least 0 at most 1", "Share of channels that go."):
+        assert words in done.stderr
+    missing = cli(scripted.url, KEY, "passes", "prun")
+    assert (missing.code, "did you mean prune?" in missing.stderr) == (ExitCode.USAGE, True)
+
+
+def test_jobs_are_shown_with_the_names_of_their_networks_and_whole_ids():
+    job = onnxpress.Job.from_document({"id": "job_" + "1" * 26, "status": "queued", "model": "mdl_1"})
+    console = Console(width=120, file=io.StringIO())
+    console.print(job_table([job], {"mdl_1": "detector"}))
+    assert all(words in console.file.getvalue() for words in (job.id, "detector"))

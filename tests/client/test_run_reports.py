@@ -167,6 +167,15 @@ def test_production_is_replaced_on_a_pass_beside_it_only(press, cli, outcome, be
     assert [suite.get("name") for suite in junit] == ["onnxpress compress", "onnxpress beside @prod"]
 
 
+def test_whoever_waits_for_a_job_of_another_step_has_its_reports_too(press, cli):
+    scripted = press("inconclusive")
+    assert cli(scripted.url, KEY, "wait", "job_1", *REPORTS, "--on-inconclusive", "pass").code == 0
+    assert (reports()[0]["ended"], reports()[0]["exit_code"]) == ("inconclusive", 0)
+    scripted.on("GET", "/jobs/job_1", done("none", status="failed"))
+    assert cli(scripted.url, KEY, "wait", "job_1", *REPORTS).code == ExitCode.JOB_FAILED
+    assert reports()[0]["ended"] == "job_failed"
+
+
 def test_the_first_result_has_nothing_to_replace(press, cli):
     scripted = press("pass", "pass")
     scripted.on("GET", "/models/@prod", {"status": 404, "json": {"title": "No model has the alias prod."}})

@@ -13,15 +13,24 @@ from rich.table import Table
 
 from onnxpress.client import Client
 from onnxpress.commands.options import AsJson, JobId, Keep, Timeout, Url, writable, write
+from onnxpress.commands.recorded import (
+    OnInconclusive,
+    Reports,
+    ServiceOutage,
+    code_of_inconclusive,
+    forms_wanted,
+    recorded,
+)
 from onnxpress.deadline import Deadline
 from onnxpress.documents import Job
 from onnxpress.errors import NotFoundError, UsageError
-from onnxpress.exit_codes import code_of_verdict
 from onnxpress.interrupts import cancelled_on_interrupt
 from onnxpress.live_progress import LiveProgress
 from onnxpress.live_search import wait_for
+from onnxpress.pipeline import Pipeline
 from onnxpress.render_report import STYLES, show
-from onnxpress.report_formats import FORMS_HELP, form_of, report_text
+from onnxpress.report_formats import FORMS_HELP, form_of, report_text, report_texts
+from onnxpress.run_record import RunRecord
 from onnxpress.terminal import give, give_json, people, session, tell
 from onnxpress.terminal_text import safe_text
 
@@ -44,7 +53,7 @@ def jobs(
         if as_json:
             give_json({"items": [dict(job.document) for job in found]})
         elif sys.stdout.isatty():
-            people().print(_table(found, _names(client, found)))
+            people().print(job_table(found, _names(client, found)))
         else:
             for job in found:
                 give(job.id)
@@ -59,7 +68,8 @@ def _names(client: Client, found: list[Job]) -> dict[str, str]:
     return names
 
 
-def _table(found: list[Job], names: Mapping[str, str]) -> Table:
+def job_table(found: list[Job], names: Mapping[str, str]) -> Table:
+    """Give jobs as a table; ids whole, for they are copied."""
     table = Table()
     for name in ("job", "model", "status", "verdict", "created", "labels"):
         table.add_column(name, no_wrap=name == "job")
@@ -79,13 +89,27 @@ def _table(found: list[Job], names: Mapping[str, str]) -> Table:
 
 
 def wait(
-    job_id: JobId, *, timeout: Timeout = None, keep: Keep = False, as_json: AsJson = False, url: Url = None
+    job_id: JobId,
+    *,
+    report: Reports = None,
+    on_inconclusive: OnInconclusive = "inconclusive",
+    service_outage: ServiceOutage = "fail",
+    timeout: Timeout = None,
+    keep: Keep = False,
+    as_json: AsJson = False,
+    url: Url = None,
 ) -> None:
     """Stay until a job is finished; the exit code is its verdict, as for compress."""
-    with session(url, as_json=as_json) as client:
+    reports, pipeline = report or [], Pipeline.of()
+    record = RunRecord("wait", job_id)
+    with session(url, as_json=as_json) as client, recorded(record, reports, pipeline, service_outage=service_outage):
+        record.url, undecided = client.url, code_of_inconclusive(on_inconclusive)
         with LiveProgress(people()) as live, cancelled_on_interrupt(client, lambda: job_id, keep=keep):
-            job = wait_for(client, job_id, Deadline.after(timeout), live)
-        code = code_of_verdict(job.verdict)
+            record.job = job = wait_for(client, job_id, Deadline.after(timeout), live)
+        if forms := forms_wanted(reports, pipeline):
+            record.report = client.jobs.report(job.id)
+            record.texts = report_texts(client, job.id, forms)
+        code = record.judged(undecided)
         tell(f"job {job.id} {job.status}, verdict: {job.verdict}", STYLES.get(job.verdict, ""))
         if as_json:
             give_json({"job": job.document, "exit_code": int(code)})

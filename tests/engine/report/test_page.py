@@ -5,6 +5,7 @@ import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
+from engine.report.figures.layers import layers
 from engine.report.figures.of_report import figures
 from engine.report.heading import Heading, with_heading
 from engine.report.page import report_page
@@ -42,6 +43,7 @@ def test_every_figure_is_there_with_its_numbers():
     assert len(seen.ids) == len(set(seen.ids))
     for figure in figures(SEARCHED):
         assert {figure.name, f"{figure.name}-caption"} <= set(seen.ids)
+    assert all(f"<td>{layer.node}</td>" in page for layer in layers(SEARCHED))
     assert page.count("<summary>The numbers</summary>") == len(figures(SEARCHED))
     data = json.loads(re.search(r'id="figures">(.*?)</script>', page).group(1))
     assert [one["name"] for one in data] == [figure.name for figure in figures(SEARCHED)]
