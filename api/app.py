@@ -18,6 +18,8 @@ from api.client_address import Proxies
 from api.dependencies import Resources
 from api.long_polling import Watcher
 from api.middleware import RequestMiddleware
+from api.pages import app as pages
+from api.pages import problems
 from api.rate_limit import RateLimiter
 from api.request_metrics import RequestMetrics
 from api.routes import (
@@ -154,9 +156,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.description = docs.Description(app)
     app.state.watcher = Watcher(lambda rows: _versions(app, rows))
     errors.install(app)
+    problems.install(app)
     app.add_middleware(RequestMiddleware)
     for router in _ROUTERS:
         app.include_router(router)
+    app.include_router(pages.router)
     return app
 
 

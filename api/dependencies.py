@@ -18,6 +18,7 @@ from starlette.types import Scope
 
 from api.errors import ApiError
 from api.long_polling import Change, Watcher
+from api.pages import session as browser
 from api.rate_limit import RateLimiter
 from api.request_metrics import RequestMetrics
 from services import audit, keys
@@ -151,14 +152,24 @@ class RequestContext:
         return await run_sync(work)
 
 
-def _bearer_key(connection: HTTPConnection) -> str | None:
+def _presented_key(connection: HTTPConnection) -> str | None:
+    """Give the key in the header, else that in a signed-in browser's cookie.
+
+    Raises 403 where another site has the browser act.
+    """
     kind, text = get_authorization_scheme_param(connection.headers.get("authorization"))
-    return text if kind.lower() == "bearer" and text else None
+    if kind.lower() == "bearer" and text:
+        return text
+    key = browser.key_in_cookie(connection)
+    if key is not None and not browser.comes_from_here(connection):
+        said = "A page of another site sent this; a signed-in browser acts for our pages only."
+        raise ApiError(403, said, code="cross_site")
+    return key
 
 
 async def refuse_strangers(scope: Scope) -> None:
     """Raise 401 where a request comes without a valid key, 503 where nobody can tell: before anything of its body is read."""
-    key = _bearer_key(HTTPConnection(scope))
+    key = _presented_key(HTTPConnection(scope))
     if key is None:
         raise ApiError(401)
     resources: Resources = scope["app"].state.resources
@@ -179,10 +190,11 @@ async def refuse_strangers(scope: Scope) -> None:
 async def request_context(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> RequestContext:
-    """Take the key from the header; raises 401 where there is none."""
-    if credentials is None:
+    """Take the key from the header, or from a browser that is signed in; raises 401 where there is none."""
+    key = _presented_key(request) if credentials is None else credentials.credentials
+    if key is None:
         raise ApiError(401)
-    return RequestContext(request, credentials.credentials)
+    return RequestContext(request, key)
 
 
 Context = Annotated[RequestContext, Depends(request_context)]

@@ -769,9 +769,14 @@ def content_sha256(artifact: models.Artifact | None) -> str | None:
 
 def page(view: Callable[[Row], View], rows: Sequence[Row], limit: int) -> Page[View]:
     """Make a page of at most `limit` rows; one more of them tells that there is a next page."""
-    shown = rows[:limit]
-    following = base64.urlsafe_b64encode(shown[-1].id.encode()).decode().rstrip("=") if len(rows) > limit else None
-    return Page(items=[view(row) for row in shown], next_cursor=following)
+    return Page(items=[view(row) for row in rows[:limit]], next_cursor=next_cursor(rows, limit))
+
+
+def next_cursor(rows: Sequence[Row], limit: int) -> str | None:
+    """Give the cursor of the page after the first `limit` rows; None where these are all."""
+    if len(rows) <= limit:
+        return None
+    return base64.urlsafe_b64encode(rows[limit - 1].id.encode()).decode().rstrip("=")
 
 
 def written(found: Page[View]) -> Response:

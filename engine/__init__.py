@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from engine.estimate import beyond_limits, estimate_job
     from engine.gate import Gate, TaskMetric
     from engine.gate_samples import GateSamples
+    from engine.goal import settled
     from engine.graph.archive import inspect_archive
     from engine.graph.validate import inspect_model
     from engine.inspection import (
@@ -44,18 +45,30 @@ if TYPE_CHECKING:
     from engine.report.figures.layers import Layer, layers
     from engine.report.figures.of_report import figures
     from engine.report.figures.search import Candidate, front_figure, story_figure
+    from engine.report.figures.steps import happened
     from engine.report.files import REPORT_FORMATS, report_files
     from engine.report.heading import Heading, with_heading
     from engine.report.merge import merge_reports
     from engine.report.page import report_page
     from engine.report.unmeasured import unmeasured
     from engine.report.values import AnyReport, Interval, Loading, ProfileReport, Report, read_report
+    from engine.report.wording import (
+        SHARES,
+        difference,
+        machine,
+        metric_value,
+        milliseconds,
+        rough_duration,
+        size,
+        speed,
+        times_smaller,
+    )
     from engine.runtime.discovery import targets
     from engine.runtime.host_lock import HostLock
     from engine.search.front import front_of
     from engine.search.library import LIBRARY_VERSION
     from engine.search.turn import MeasureVariants, TryProposals, read_turn
-    from engine.search.values import Point, Predicted, Proposal, Told, TrialValues
+    from engine.search.values import Point, Predicted, Proposal, Told, TrialValues, measured
     from engine.spec import (
         Compress,
         LeftOut,
@@ -80,6 +93,7 @@ __all__ = [
     "LIBRARY_VERSION",
     "PROVIDER_NAMES",
     "REPORT_FORMATS",
+    "SHARES",
     "TRAINING_HINT",
     "Ancestor",
     "AnyReport",
@@ -123,21 +137,27 @@ __all__ = [
     "check_data",
     "check_fit",
     "default_kind",
+    "difference",
     "estimate_job",
     "figures",
     "first_training_step",
     "front_figure",
     "front_of",
     "gate_samples_of",
+    "happened",
     "inspect_archive",
     "inspect_dataset",
     "inspect_model",
     "layers",
     "list_passes",
     "list_recipes",
+    "machine",
     "makes_network",
     "measure_variants",
+    "measured",
     "merge_reports",
+    "metric_value",
+    "milliseconds",
     "model_card",
     "prunability",
     "read_declarations",
@@ -148,13 +168,18 @@ __all__ = [
     "rejudged",
     "report_files",
     "report_page",
+    "rough_duration",
     "run",
     "search_turn",
+    "settled",
+    "size",
+    "speed",
     "start_probes_with",
     "steps_of",
     "story_figure",
     "targets",
     "targets_of",
+    "times_smaller",
     "training",
     "trains",
     "try_candidate",
@@ -230,6 +255,18 @@ _HOME = {
     "read_spec": "engine.spec",
     "recipe_name": "engine.spec",
     "report_files": "engine.report.files",
+    "settled": "engine.goal",
+    "measured": "engine.search.values",
+    "difference": "engine.report.wording",
+    "machine": "engine.report.wording",
+    "metric_value": "engine.report.wording",
+    "milliseconds": "engine.report.wording",
+    "rough_duration": "engine.report.wording",
+    "size": "engine.report.wording",
+    "speed": "engine.report.wording",
+    "times_smaller": "engine.report.wording",
+    "happened": "engine.report.figures.steps",
+    "SHARES": "engine.report.wording",
     "Candidate": "engine.report.figures.search",
     "Figure": "engine.report.figures.figure",
     "Layer": "engine.report.figures.layers",

@@ -14,8 +14,6 @@ from engine.report.search import (
     Counts,
     FrontPoint,
     LimitStanding,
-    Measured,
-    MeasuredQuality,
     Miss,
     NearPoint,
     SearchReport,
@@ -27,7 +25,7 @@ from engine.search.front import Shortfall
 from engine.search.ledger import Judged, Ledger
 from engine.search.recipe import recipe_of
 from engine.search.task import Task
-from engine.search.values import Told, TrialValues
+from engine.search.values import Told, measured
 
 _NEAREST = 3
 _COSTS = {"latency": "time", "size": "size", "memory": "memory", "macs": "multiply-accumulates"}
@@ -66,32 +64,6 @@ def tell_story(
         nearest=() if met else tuple(story.nearest()),
         limits=tuple(story.limits()),
         certificates=story.certificates(),
-    )
-
-
-def measured(values: TrialValues) -> Measured:
-    """Give what a report says of a trial's measurement."""
-    ratio = values.latency
-    return Measured(
-        size_bytes=values.size_bytes,
-        macs=values.macs,
-        parameters=values.parameters,
-        latency_ratio=None if ratio is None else ratio.value,
-        latency_low=None if ratio is None else ratio.interval.low,
-        latency_high=None if ratio is None else ratio.interval.high,
-        p50_ms=values.p50_ms,
-        p99_ms=values.p99_ms,
-        peak_memory=values.peak_memory,
-        quality=tuple(
-            MeasuredQuality(
-                metric=each.metric,
-                output=each.output,
-                original=each.original,
-                compressed=each.compressed,
-                difference=each.difference,
-            )
-            for each in values.quality
-        ),
     )
 
 

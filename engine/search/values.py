@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.report.search import Level, Option, Point, Predicted
+from engine.report.search import Level, Measured, MeasuredQuality, Option, Point, Predicted
 from engine.report.values import Quality, Ratio
 
 # The report speaks of points too, so that they lie with its values.
@@ -60,3 +60,29 @@ class Told(_Value):
     values: TrialValues | None = None
     problem: dict[str, Any] | None = None
     seconds: float = 0.0
+
+
+def measured(values: TrialValues) -> Measured:
+    """Give what a report says of a trial's measurement."""
+    ratio = values.latency
+    return Measured(
+        size_bytes=values.size_bytes,
+        macs=values.macs,
+        parameters=values.parameters,
+        latency_ratio=None if ratio is None else ratio.value,
+        latency_low=None if ratio is None else ratio.interval.low,
+        latency_high=None if ratio is None else ratio.interval.high,
+        p50_ms=values.p50_ms,
+        p99_ms=values.p99_ms,
+        peak_memory=values.peak_memory,
+        quality=tuple(
+            MeasuredQuality(
+                metric=each.metric,
+                output=each.output,
+                original=each.original,
+                compressed=each.compressed,
+                difference=each.difference,
+            )
+            for each in values.quality
+        ),
+    )

@@ -152,7 +152,7 @@ def sensitivity(report: Report) -> Figure | None:
         ),
         layout={
             "height": bars_height(len(shown)),
-            "xaxis": axis("share of the outputs' energy", type="log", exponentformat="power", nticks=6),
+            "xaxis": axis("share of the outputs' energy", type="log", exponentformat="e", nticks=6),
             "yaxis": axis("", autorange="reversed"),
             "showlegend": False,
         },

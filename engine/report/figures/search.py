@@ -157,7 +157,7 @@ def _hover(one: Candidate, metric: MeasuredQuality, quality: float) -> str:
     figures = [_quality_text(metric, quality), size_text(measured.size_bytes)]
     if measured.latency_ratio:
         figures.insert(0, f"{1 / measured.latency_ratio:.2f}x as fast")
-    lines = [f"<b>Trial {one.trial}</b>, {_LEVELS[one.level]}", wrapped(one.tried), ", ".join(figures)]
+    lines = [f"Trial {one.trial}, {_LEVELS[one.level]}", wrapped(one.tried), ", ".join(figures)]
     if one.recipe is not None:
         lines.append(wrapped(_recipe(one)))
     return "<br>".join(lines)
@@ -227,6 +227,7 @@ def story_figure(minimise: Minimised, tried: Sequence[Candidate], chosen: int | 
         return None
     placed = [(one, _cost(minimise, one.measured)) for one in tried if one.measured is not None]
     measured = [(one, cost) for one, cost in placed if cost is not None]
+    costs = {one.trial: cost for one, cost in measured}
     best: list[tuple[int, float]] = []
     for one, cost in measured:
         if one.holds and (not best or cost < best[-1][1]):
@@ -279,9 +280,7 @@ def story_figure(minimise: Minimised, tried: Sequence[Candidate], chosen: int | 
                 str(one.trial),
                 one.tried,
                 one.because,
-                ""
-                if one.measured is None or (cost := _cost(minimise, one.measured)) is None
-                else _cost_text(minimise, cost),
+                _cost_text(minimise, costs[one.trial]) if one.trial in costs else "",
                 "" if one.holds is None else "yes" if one.holds else "not shown",
                 one.why or one.state,
             )

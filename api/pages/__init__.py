@@ -1,0 +1,1 @@
+"""What a browser shows: pages made on the server, for people who would rather look."""

@@ -1,0 +1,130 @@
+"""What the jobs with a label came to, one after the other: how a network does from commit to commit."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+import engine
+from api.dependencies import ReadScope
+from api.errors import ApiError
+from api.pages.rendering import moment, render
+from models import Job, JobStatus
+from services import jobs, overview
+
+router = APIRouter(include_in_schema=False)
+
+_MOST = 200
+_POINT = {"pass": "var(--chart-good)", "fail": "var(--chart-bad)", "inconclusive": "var(--chart-unsure)"}
+# Labels that name a commit, in the order in which they are looked for.
+_COMMIT = ("commit", "sha", "revision")
+
+
+@router.get("/trend")
+def trend_page(request: Request, scope: ReadScope, label: str = "") -> Response:
+    """Show the jobs with a label over time."""
+    session, tenant_id = scope.session, scope.tenant_id
+    name, equals, value = label.partition("=")
+    if label and not (name and equals):
+        raise ApiError(422, "A label is looked for as name=value, such as branch=main.")
+    rows: list[Job] = []
+    if label:
+        found = jobs.list_jobs(session, tenant_id, status=JobStatus.SUCCEEDED, labels={name: value}, limit=_MOST)
+        rows = [job for job in reversed(found) if job.summary]
+    values = {
+        "label": label,
+        "labels": overview.label_values(session, tenant_id),
+        "rows": rows,
+        "figures_shown": trends(rows),
+        "commit": _commit,
+    }
+    return render(request, "trend.html", values)
+
+
+def _commit(job: Job) -> str:
+    return next((str(job.labels[name])[:12] for name in _COMMIT if job.labels.get(name)), job.id[-8:])
+
+
+def trends(rows: Sequence[Job]) -> tuple[engine.Figure, ...]:
+    """Give a figure for each cost and metric that the jobs have, the oldest job first."""
+    metrics = dict.fromkeys(each["metric"] for job in rows for each in (job.summary or {}).get("quality") or ())
+    found = (
+        _trend(rows, "size", ("Size of the result", "bytes"), _size, engine.size),
+        _trend(rows, "speed", ("Speed beside the original", "times as fast"), _speed, lambda value: f"{value:.2f}x"),
+        *(_trend(rows, name, (f"{name} of the result", name), _quality(name), _metric_text(name)) for name in metrics),
+    )
+    return tuple(figure for figure in found if figure is not None)
+
+
+def _metric_text(metric: str) -> Callable[[float], str]:
+    return lambda value: engine.metric_value(metric, value)
+
+
+def _size(summary: dict[str, Any]) -> float | None:
+    return (summary.get("size") or {}).get("compressed")
+
+
+def _speed(summary: dict[str, Any]) -> float | None:
+    ratio = (summary.get("latency_ratio") or {}).get("value")
+    return 1 / ratio if ratio else None
+
+
+def _quality(metric: str) -> Callable[[dict[str, Any]], float | None]:
+    def of(summary: dict[str, Any]) -> float | None:
+        return next((each["compressed"] for each in summary.get("quality") or () if each["metric"] == metric), None)
+
+    return of
+
+
+def _trend(
+    rows: Sequence[Job],
+    name: str,
+    titles: tuple[str, str],
+    value: Callable[[dict[str, Any]], float | None],
+    text: Callable[[float], str],
+) -> engine.Figure | None:
+    told = [(job, found) for job in rows if (found := value(job.summary or {})) is not None]
+    if not told:
+        return None
+    title, unit = titles
+    first, last = text(told[0][1]), text(told[-1][1])
+    went = f"{len(told)} jobs, from {first} to {last}" if len(told) > 1 else f"One job, {first}"
+    caption = f"{went}. Colours are the verdicts."
+    return engine.Figure(
+        name=f"trend-{name}",
+        title=title,
+        caption=caption,
+        data=(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "x": list(range(1, len(told) + 1)),
+                "y": [found for _, found in told],
+                "customdata": [job.id for job, _ in told],
+                "line": {"color": "var(--chart-quiet)"},
+                "marker": {
+                    "size": 10,
+                    "color": [_POINT.get(job.verdict, "var(--chart-compressed)") for job, _ in told],
+                },
+                "text": [f"{_commit(job)}, {moment(job.created_at)}: {text(found)}" for job, found in told],
+                "hovertemplate": "%{text}<extra></extra>",
+            },
+        ),
+        layout={
+            "height": 260,
+            "xaxis": {
+                "automargin": True,
+                "tickvals": list(range(1, len(told) + 1)),
+                "ticktext": [_commit(job) for job, _ in told],
+                "nticks": 12,
+            },
+            "yaxis": {
+                "title": {"text": unit},
+                "automargin": True,
+                **({"tickformat": ".2%"} if unit in engine.SHARES else {}),
+            },
+            "showlegend": False,
+        },
+        head=("commit or job", "when", unit, "verdict"),
+        rows=tuple((_commit(job), moment(job.created_at), text(found), job.verdict) for job, found in told),
+    )
