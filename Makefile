@@ -14,8 +14,8 @@ COMMA := ,
 RUN := $(EP)$(if $(EXTRAS),$(COMMA)$(EXTRAS))
 # onnxruntime-genai runs on the plain onnxruntime only.
 DEV := dev$(if $(filter cpu,$(EP)),$(shell printf ',genai'))
-# Tests run in one process more than there are cores, for some wait more than they work; each has servers of its own.
-SIDE_BY_SIDE = --numprocesses=$(shell $(BIN)/python -c 'import os; print(min(os.cpu_count() + 1, 8))')
+# Tests run in two processes more than there are cores, for those that kill wait more than they work; each has servers of its own.
+SIDE_BY_SIDE = --numprocesses=$(shell $(BIN)/python -c 'import os; print(min(os.cpu_count() + 2, 8))')
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -51,7 +51,7 @@ worker: $(VENV)/.run-$(RUN)  ## Run one more worker beside `make serve`, say wit
 test: $(VENV)/.dev-$(EP)  ## Run the tests on real parts (SQLite, Postgres, Valkey, ONNX Runtime)
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
-chaos: $(VENV)/.dev-$(EP)  ## Kill processes and stop servers under many jobs, on both stacks, for minutes
+chaos: $(VENV)/.dev-$(EP)  ## Kill processes and stop servers under many jobs, on both stacks, for half an hour
 	@$(BIN)/python -m pytest -m chaos
 
 fuzz: $(VENV)/.dev-$(EP)  ## Look for inputs that break something, new ones at every run, for about four minutes

@@ -2,14 +2,34 @@
 
 import pytest
 
-# Rooms whose tests kill or measure: one at a time, whatever else runs beside them.
-ALONE = ("tests/faults/", "tests/engine/measure/")
-# Files of one process, which starts the whole service once for all of them.
+# Rooms whose tests measure: one at a time, whatever else runs beside them.
+ALONE = ("tests/engine/measure/",)
+# Files of one process, one after the other: some share the whole service, and those that kill mostly wait, so that two
+# processes with them leave room for others that work.
 TOGETHER = (
-    "tests/e2e/test_doctor.py",
-    "tests/e2e/test_readme_curl.py",
-    "tests/e2e/test_targets.py",
-    "tests/e2e/test_training.py",
+    (
+        "tests/e2e/test_doctor.py",
+        "tests/e2e/test_readme_curl.py",
+        "tests/e2e/test_searches.py",
+        "tests/e2e/test_targets.py",
+        "tests/e2e/test_training.py",
+    ),
+    (
+        "tests/faults/test_kills.py",
+        "tests/faults/test_units.py",
+        "tests/faults/test_clocks.py",
+        "tests/faults/test_durability.py",
+        "tests/faults/test_training.py",
+    ),
+    (
+        "tests/faults/test_outages.py",
+        "tests/faults/test_messages.py",
+        "tests/faults/test_locks.py",
+        "tests/faults/test_networks.py",
+        "tests/faults/test_hosts.py",
+        "tests/faults/test_full_disk.py",
+        "tests/faults/test_chaos.py",
+    ),
 )
 # What takes longest begins first, so that no process is left alone with it at the end; what is short fills up.
 LONG = (
@@ -38,8 +58,9 @@ LONG = (
 def scope_of(nodeid: str) -> str:
     """What goes to one process as a whole: a file, whose fixtures are made once, a room that is alone, or files together."""
     path = nodeid.partition("::")[0]
-    if path in TOGETHER:
-        return " ".join(TOGETHER)
+    for files in TOGETHER:
+        if path in files:
+            return files[0]
     return next((room for room in ALONE if path.startswith(room)), path)
 
 

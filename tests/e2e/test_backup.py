@@ -79,7 +79,7 @@ class Load:
                     body = {"model": model, "dataset": data, "recipe": {"passes": [{"type": "simplify"}]}}
                     assert client.post("/v1/jobs", json=body).status_code == 202
                 turns += 1
-                self.stopped.wait(0.5)
+                self.stopped.wait(2)
         return turns
 
     @staticmethod
