@@ -5,6 +5,7 @@ Any number may work, or one may measure. Work that asks after a measurement did 
 its turn; of those that want to measure, the tenant comes first whose turn was the longest ago.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -20,6 +21,8 @@ Side = Literal["working", "measuring"]
 State = Literal["waiting", "inside", "paused"]
 _GUARD, _SERVED = ".guard", ".served"
 _MOST_REMEMBERED = 1000
+# Of a place in its file: all of it is there from the beginning, so that a change of it needs no more of the disk.
+_ROOM_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,8 @@ class Turn:
         os.close(self._descriptor)
 
     def _write(self, place: Place) -> None:
-        self.place = place
         _write(self._descriptor, place)
+        self.place = place
 
 
 class Room:
@@ -86,8 +89,13 @@ class Room:
         place = Place(secrets.token_hex(8), tenant, side, "waiting", time.monotonic())
         with self.guarded():
             descriptor = os.open(self.folder / place.name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            _write(descriptor, place)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                _write(descriptor, place)
+            except BaseException:
+                (self.folder / place.name).unlink(missing_ok=True)
+                os.close(descriptor)
+                raise
         return Turn(self, place, descriptor)
 
     @contextmanager
@@ -129,10 +137,11 @@ class Room:
         return found
 
     def remember(self, tenant: str) -> None:
-        """Note that it was this tenant's turn to measure."""
+        """Note that it was this tenant's turn to measure, if the disk has room for it: it is only for fairness."""
         served = {**self._served(), tenant: time.monotonic()}
         latest = sorted(served.items(), key=lambda item: item[1])[-_MOST_REMEMBERED:]
-        (self.folder / _SERVED).write_text(json.dumps(dict(latest)))
+        with suppress(OSError):
+            (self.folder / _SERVED).write_text(json.dumps(dict(latest)))
 
     def _served(self) -> dict[str, float]:
         with suppress(OSError, ValueError):
@@ -143,7 +152,7 @@ class Room:
 
 
 def _read(file: Path) -> Place | None:
-    """Give what its owner wrote; None where the owner is dead."""
+    """Give what its owner wrote; None where the owner is dead, or the disk was too full for it to have a place."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -151,14 +160,14 @@ def _read(file: Path) -> Place | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        told = json.loads(os.read(descriptor, 1 << 12))
-        return Place(**told)
+        with suppress(ValueError):
+            return Place(**json.loads(os.read(descriptor, _ROOM_BYTES)))
     finally:
         os.close(descriptor)
     return None
 
 
 def _write(descriptor: int, place: Place) -> None:
-    text = json.dumps(vars(place)).encode()
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, text, 0)
+    text = json.dumps(vars(place)).encode().ljust(_ROOM_BYTES)
+    if os.pwrite(descriptor, text, 0) < len(text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,5 +1,6 @@
 """Watches over a child: its events, its memory, its time, its end. Whatever goes wrong in the watching ends the child."""
 
+import errno
 import json
 import logging
 import os
@@ -30,6 +31,8 @@ Kind = Literal[
     "killed",
     "garbled",
     "unwatched",
+    # Its parent's: what it is to write down of its child finds no room.
+    "disk_full",
     "unconfined",
     "measuring_limit",
 ]
@@ -164,9 +167,10 @@ class Child:
                 setup = {**self._setting.setup, "canary": str(canary)}
                 self._to_say += json.dumps(setup).encode() + b"\n"
                 self._follow(events)
-        except BaseException:  # noqa: BLE001 - whatever it is: without its watcher nothing limits a child
+        except BaseException as error:  # noqa: BLE001 - whatever it is: without its watcher nothing limits a child
+            full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
             _log.exception("the watcher of child %d died", self.pid)
-            self._stop = "unwatched"
+            self._stop = "disk_full" if full else "unwatched"
         finally:
             self._outcome = self._end_all(events)
 

@@ -284,8 +284,10 @@ class _Attempt:
                 self._end(self._lost)
                 return False
             return self._end(lambda session: self._fail(session, problem))
-        if outcome.kind == "unconfined" or (outcome.kind == "crashed" and outcome.exit_code != -signal.SIGXCPU):
-            # Another worker may confine its children better.
+        if outcome.kind in {"unconfined", "disk_full"} or (
+            outcome.kind == "crashed" and outcome.exit_code != -signal.SIGXCPU
+        ):
+            # Another worker may confine its children better, or have room.
             self._end(self._crashed if outcome.kind == "crashed" else self._lost)
             return False
         return self._end(lambda session: self._fail(session, _ENDS.get(outcome.kind, RUNTIME_LIMIT)))

@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -108,9 +108,9 @@ class Writer:
         self._hash = hashlib.sha256()
         self._stored: Stored | None = None
         self._placed = False
-        self._file = os.fdopen(
-            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb", buffering=0
-        )
+        with _stored_now():
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._file = os.fdopen(descriptor, "wb", buffering=0)
 
     def __enter__(self) -> Self:
         return self
@@ -136,12 +136,13 @@ class Writer:
     def append(self, chunk: bytes) -> None:
         """Write bytes that were counted."""
         try:
-            left = memoryview(chunk)
-            while left:
-                left = left[self._file.write(left) or 0 :]
-        except OSError as error:
+            with _stored_now():
+                left = memoryview(chunk)
+                while left:
+                    left = left[self._file.write(left) or 0 :]
+        except UnavailableError:
             self.abort()
-            raise UnavailableError("The upload cannot be stored now.") from error
+            raise
 
     def finish(self) -> Stored:
         """Have all bytes on disk and compare them with what was announced; raises DigestMismatchError."""
@@ -155,23 +156,25 @@ class Writer:
             self.abort()
             raise DigestMismatchError("The bytes that came do not have the announced sha256.")
         try:
-            self._close()
-        except OSError as error:
+            with _stored_now():
+                self._close()
+        except UnavailableError:
             self.abort()
-            raise UnavailableError("The upload cannot be stored now.") from error
+            raise
         self._stored = Stored(found, self.size)
         return self._stored
 
     def place(self) -> None:
         """Make the finished bytes visible under their digest; `artifacts` calls it where nobody can remove the same blob.
 
-        A transaction that is tried again may place again.
+        A transaction that is tried again may place again. Raises UnavailableError where the disk is full.
         """
         if self._placed:
             return
         if self._stored is None:
             raise ValueError("only a finished upload can be placed")
-        self._place(self._stored)
+        with _stored_now():
+            self._place(self._stored)
         self._placed = True
 
     def abort(self) -> None:
@@ -186,6 +189,15 @@ class Writer:
 
     def _place(self, stored: Stored) -> None:
         raise NotImplementedError
+
+
+@contextmanager
+def _stored_now() -> Iterator[None]:
+    """Say of whatever the disk does not let happen that it may be tried again."""
+    try:
+        yield
+    except OSError as error:
+        raise UnavailableError("The upload cannot be stored now.") from error
 
 
 def blob_path(tenant_id: str, sha256: str) -> Path:

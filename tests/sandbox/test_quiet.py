@@ -1,7 +1,9 @@
 """Turns on a host: work together, measure alone, every tenant in its turn, and nobody for ever."""
 
+import errno
 import subprocess
 import sys
+import textwrap
 import time
 
 import psutil
@@ -73,6 +75,34 @@ def test_who_is_dead_holds_nothing(room):
         other.wait()
     assert turn.enter()
     assert len(places(room)) == 1
+
+
+def test_who_has_no_disk_left_for_a_place_spoils_nobody_elses(room):
+    code = """
+        import fcntl, os, pathlib, resource, signal, sys
+        from sandbox.quiet import Room
+        folder = pathlib.Path(sys.argv[1])
+        # What was left of a place on a disk that is full.
+        torn = os.open(folder / "torn", os.O_RDWR | os.O_CREAT)
+        fcntl.flock(torn, fcntl.LOCK_EX)
+        turn = Room(folder).ask("working", "a")
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        for write in (turn.enter, lambda: Room(folder).ask("measuring", "a")):
+            try:
+                write()
+            except OSError as error:
+                print(error.errno, flush=True)
+        input()
+    """
+    argv = [sys.executable, "-c", textwrap.dedent(code), str(room.folder)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as other:
+        assert {int(other.stdout.readline()) for _ in range(2)} == {errno.EFBIG}
+        # What it had before is as it was, and what it could not write is not there.
+        assert [(place.side, place.state) for place in places(room)] == [("working", "waiting")]
+        turn = room.ask("working", "b")
+        assert turn.enter()
+        other.kill()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The watcher fails closed: whatever a child says or does, its limits hold and it ends."""
 
+import errno
 import time
 
 import psutil
@@ -59,15 +60,22 @@ def test_limits_and_cancel_hold_while_it_floods_its_pipes(tmp_path, monkeypatch)
     assert ended(hostile.start(tmp_path, monkeypatch, code, limits=limits)).kind == "runtime_limit"
 
 
-@pytest.mark.parametrize("error", [RecursionError, MemoryError, KeyboardInterrupt])
-def test_a_watcher_that_dies_ends_its_child(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        *((error, "unwatched") for error in (RecursionError, MemoryError, KeyboardInterrupt, OSError)),
+        # That is not the child's fault.
+        (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
+    ],
+)
+def test_a_watcher_that_dies_ends_its_child(tmp_path, monkeypatch, error, kind):
     child = hostile.start(tmp_path, monkeypatch, "time.sleep(100)")
 
     def die(_pid):
         raise error
 
     monkeypatch.setattr(processes, "resident_bytes", die)
-    assert ended(child).kind == "unwatched"
+    assert ended(child).kind == kind
 
 
 def test_a_process_with_a_name_of_any_bytes_is_watched_like_others(tmp_path, monkeypatch):
