@@ -18,7 +18,7 @@ from services.unit_kinds import KINDS
 from settings import Settings
 
 # Longest pause after a loss that may happen again at once (a full disk, a database away).
-_BACKOFF_MAX_S = 60.0
+BACKOFF_MAX_S = 60.0
 
 
 def finish(
@@ -97,7 +97,7 @@ def give_back(session: Session, store: Store, unit_id: str, token: str, settings
     moment = db.now(session)
     _spend(end.unit, moment)
     if counted:
-        pause = min(2.0**end.unit.losses, _BACKOFF_MAX_S)
+        pause = min(2.0**end.unit.losses, BACKOFF_MAX_S)
         _lose(end, settings, not_before=moment + timedelta(seconds=pause))
     else:
         _again(end, "attempt_returned", {})

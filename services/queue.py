@@ -3,7 +3,7 @@
 import math
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, case, func, or_, select, true, update
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from models import Job, JobStatus, Unit, UnitStatus, sources
 from services import db
-from services.attempts import hold_unit
+from services.attempts import BACKOFF_MAX_S, hold_unit
 from services.claims import Claim
 from services.routing import is_run_queue
 from services.transitions import advance, record
@@ -53,7 +53,7 @@ def claim(
         .where(
             Unit.id == unit_id,
             Unit.status.in_(sources(UnitStatus.RUNNING)),
-            or_(Unit.not_before.is_(None), Unit.not_before <= moment),
+            _may_begin(moment),
             _can_do(classes),
             true() if queues is None else Unit.queue.in_(queues),
         )
@@ -86,6 +86,12 @@ def claim(
         else:
             advance(session, job, JobStatus.RUNNING, attempt=taken.attempt)
     return claim_of(session, taken, job)
+
+
+def _may_begin(moment: datetime) -> ColumnElement[bool]:
+    """Say whether a unit's pause is over, or longer than any is: then the clock was put back meanwhile."""
+    longest = moment + timedelta(seconds=BACKOFF_MAX_S)
+    return or_(Unit.not_before.is_(None), Unit.not_before <= moment, Unit.not_before > longest)
 
 
 def _can_do(classes: Collection[str]) -> ColumnElement[bool]:
@@ -138,7 +144,7 @@ def _next(session: Session, names: Sequence[str], classes: Collection[str]) -> s
     queued = (
         Unit.queue.in_(names),
         Unit.status.in_(sources(UnitStatus.RUNNING)),
-        or_(Unit.not_before.is_(None), Unit.not_before <= moment),
+        _may_begin(moment),
         _can_do(classes),
     )
     tenants = list(session.scalars(select(Unit.tenant_id).where(*queued).distinct()))

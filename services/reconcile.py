@@ -39,7 +39,7 @@ def once(database: db.Database, store: Store, settings: Settings, waiting: Waiti
     """
     with database.reading() as session:
         moment = db.now(session)
-        expired = session.scalars(_expired(moment).limit(1)).first() is not None
+        expired = session.scalars(_expired(moment, settings).limit(1)).first() is not None
         overdue = session.scalars(_overdue(moment).limit(1)).first() is not None
         queued = _queued(session)
         overspent = list(session.execute(units.overspent(moment).limit(_AT_ONCE)))
@@ -119,8 +119,12 @@ def _locked(database: db.Database, step: Callable[[Session], None]) -> None:
             step(session)
 
 
-def _expired(moment: datetime) -> Select[Unit]:
-    return select(Unit).where(Unit.status == UnitStatus.RUNNING, Unit.lease_until < moment)
+def _expired(moment: datetime, settings: Settings) -> Select[Unit]:
+    # Renewed later than now: the clock was put back, and the lease would last until it has come so far again.
+    to_come = moment + timedelta(seconds=settings.lease_s)
+    return select(Unit).where(
+        Unit.status == UnitStatus.RUNNING, or_(Unit.lease_until < moment, Unit.renewed_at > to_come)
+    )
 
 
 def _overdue(moment: datetime) -> Select[Unit]:
@@ -128,7 +132,7 @@ def _overdue(moment: datetime) -> Select[Unit]:
 
 
 def _expire_leases(session: Session, store: Store, settings: Settings) -> None:
-    lost = _expired(db.now(session)).limit(_AT_ONCE).with_for_update(skip_locked=True)
+    lost = _expired(db.now(session), settings).limit(_AT_ONCE).with_for_update(skip_locked=True)
     for unit in session.scalars(lost).all():
         _log.warning("unit %s: attempt %d gave no sign of life", unit.id, unit.attempt)
         attempts.expire_lease(session, store, unit, settings)
@@ -156,22 +160,26 @@ def _resend(session: Session, names: list[str], settings: Settings) -> None:
         .where(
             Unit.status == UnitStatus.QUEUED,
             Unit.queue.in_(names),
-            or_(Unit.sent_at.is_(None), Unit.sent_at <= asked_before),
+            # Or by a clock that was put back since.
+            or_(Unit.sent_at.is_(None), Unit.sent_at <= asked_before, Unit.sent_at > moment),
         )
         .order_by(func.coalesce(Unit.sent_at, Unit.queued_at))
         .limit(_AT_ONCE)
         .with_for_update(skip_locked=True)
     )
     for unit in session.scalars(queued).all():
-        if _due(unit, settings.resend_s) <= moment:
+        if _due(unit, moment, settings) <= moment:
             unit.sent_at = moment
             unit.sends += 1
             db.enqueue(session, unit.queue, unit.id)
 
 
-def _due(unit: Unit, resend_s: float) -> datetime:
+def _due(unit: Unit, moment: datetime, settings: Settings) -> datetime:
+    pause = settings.resend_s * 2 ** min(unit.sends, _MAX_DOUBLINGS)
     if unit.sent_at is None:
         due = unit.not_before or unit.queued_at
         assert due is not None
-        return due
-    return unit.sent_at + timedelta(seconds=resend_s * 2 ** min(unit.sends, _MAX_DOUBLINGS))
+    else:
+        due = unit.sent_at + timedelta(seconds=pause)
+    # Nothing waits longer: the clock was put back since.
+    return moment if due > moment + timedelta(seconds=max(pause, attempts.BACKOFF_MAX_S)) else due
