@@ -216,27 +216,25 @@ class Redis(Process):
             return False
 
 
-class TlsProxy:
-    """Takes TLS connections with a client's certificate and passes them on without: a server that speaks TLS."""
+class Proxy:
+    """Takes TCP connections and passes them on to a server of this machine: a network that does as it is told."""
 
-    def __init__(self, target_port, folder):
-        self.target_port = target_port
-        self.ca_file, self.cert_file, self.key_file = (folder / name for name in ("ca.pem", "cert.pem", "key.pem"))
-        authority = trustme.CA()
-        authority.cert_pem.write_to_path(self.ca_file)
-        mine = authority.issue_cert("client.test")
-        mine.cert_chain_pems[0].write_to_path(self.cert_file)
-        mine.private_key_pem.write_to_path(self.key_file)
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("localhost", "127.0.0.1").configure_cert(self._context)
-        authority.configure_trust(self._context)
-        self._context.verify_mode = ssl.CERT_REQUIRED
+    def __init__(self, target):
+        # A port, or the path of a unix socket.
+        self._target = target
+        self._context = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._server = None
+        self._passes = asyncio.Event()
+        self._reply = None
+        self._connections = set()
+        # How many requests were answered in place of the server.
+        self.answered = 0
 
     def start(self):
         self._thread.start()
+        self._passes.set()
         made = asyncio.start_server(self._pass_on, "127.0.0.1", 0, ssl=self._context)
         self._server = asyncio.run_coroutine_threadsafe(made, self._loop).result(10)
         return self
@@ -244,6 +242,29 @@ class TlsProxy:
     @property
     def port(self):
         return self._server.sockets[0].getsockname()[1]
+
+    def fall_silent(self):
+        """Drop all that is sent, as a firewall does: no connection ends, none is refused, and nothing comes."""
+        self._do(self._passes.clear)
+
+    def pass_on(self):
+        """Be a network again; what was on its way arrives now."""
+        self._reply = None
+        self._do(self._passes.set)
+
+    def answer(self, reply):
+        """Cut all connections, and answer these bytes to whatever comes on new ones."""
+        self._reply = reply
+        self._do(self._cut)
+
+    def _do(self, action):
+        done = threading.Event()
+        self._loop.call_soon_threadsafe(lambda: (action(), done.set()))
+        assert done.wait(10)
+
+    def _cut(self):
+        for writer in self._connections:
+            writer.transport.abort()
 
     def close(self):
         async def end():
@@ -259,16 +280,58 @@ class TlsProxy:
         self._loop.close()
 
     async def _pass_on(self, reader, writer):
-        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
+        self._connections.add(writer)
+        there = None
+        try:
+            if self._reply is not None:
+                await self._answer(reader, writer)
+                return
+            await self._passes.wait()
+            there_reader, there = await self._open()
+            self._connections.add(there)
+            await asyncio.gather(self._pump(reader, there), self._pump(there_reader, writer))
+        finally:
+            for one in {writer, there} - {None}:
+                self._connections.discard(one)
+                one.transport.abort()
 
-        async def pump(source, sink):
-            with contextlib.suppress(OSError):
-                while data := await source.read(1 << 16):
-                    sink.write(data)
-                    await sink.drain()
-            sink.close()
+    async def _open(self):
+        if isinstance(self._target, int):
+            return await asyncio.open_connection("127.0.0.1", self._target)
+        return await asyncio.open_unix_connection(self._target)
 
-        await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
+    async def _pump(self, source, sink):
+        with contextlib.suppress(OSError):
+            while data := await source.read(1 << 16):
+                await self._passes.wait()
+                sink.write(data)
+                await sink.drain()
+        sink.close()
+
+    async def _answer(self, reader, writer):
+        with contextlib.suppress(OSError):
+            if await reader.read(1 << 16):
+                self.answered += 1
+                writer.write(self._reply)
+                await writer.drain()
+        writer.close()
+
+
+class TlsProxy(Proxy):
+    """Takes TLS connections with a client's certificate and passes them on without: a server that speaks TLS."""
+
+    def __init__(self, target_port, folder):
+        super().__init__(target_port)
+        self.ca_file, self.cert_file, self.key_file = (folder / name for name in ("ca.pem", "cert.pem", "key.pem"))
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(self.ca_file)
+        mine = authority.issue_cert("client.test")
+        mine.cert_chain_pems[0].write_to_path(self.cert_file)
+        mine.private_key_pem.write_to_path(self.key_file)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost", "127.0.0.1").configure_cert(self._context)
+        authority.configure_trust(self._context)
+        self._context.verify_mode = ssl.CERT_REQUIRED
 
 
 def redis_binary():

@@ -115,12 +115,13 @@ class System:
         self.workers.append(worker)
         return worker
 
-    def start_api(self):
-        """Serve, and give an HTTP client with a key."""
+    def start_api(self, under=()):
+        """Serve, and give an HTTP client with a key; `under` are the words of a command that starts the process."""
         (port,) = free_ports(1)
         with (self.data_dir / "api.log").open("ab") as log:
             env = {**self.env, "ONNXPRESS_PORT": str(port)}
-            self.apis.append(subprocess.Popen([sys.executable, "-m", "api"], env=env, stdout=log, stderr=log))
+            argv = [*under, sys.executable, "-m", "api"]
+            self.apis.append(subprocess.Popen(argv, env=env, stdout=log, stderr=log))
         with self.database.transaction() as session:
             key = keys.create(session, TENANT, "test", ("read", "write")).text
         client = httpx.Client(
@@ -201,7 +202,7 @@ class System:
 
     def children(self):
         """The sandbox children of this service's workers, dead parents or not."""
-        mine = str(self.data_dir / "work")
+        mine = str(self.data_dir)
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -220,6 +221,28 @@ class System:
                         return child
             time.sleep(_LOOK_S)
         raise AssertionError(f"no child\n{self.log()}")
+
+    def finished_steps(self):
+        """The numbers of the steps that attempts on this machine have written down as done."""
+        return {int(path.stem) for path in self.data_dir.glob("work/unt_*/*/steps/??.json")}
+
+    def stop_after_a_step(self):
+        """Stop the process that works on a job between two steps of it; gives the process and what it has done."""
+        child = self.job_child()
+        end = time.monotonic() + PATIENCE_S
+        while not self.finished_steps():
+            assert time.monotonic() < end, self.log()
+            time.sleep(0.002)
+        child.suspend()
+        return child, self.finished_steps()
+
+    def begun_steps(self, job_id, attempt):
+        """The numbers of the steps that an attempt has begun."""
+        return [
+            event.data["step"]
+            for event in self.events(job_id)
+            if event.type == "step_started" and event.attempt == attempt
+        ]
 
     def pool_process(self, worker, child):
         """The worker's pool process that has the sandbox child."""

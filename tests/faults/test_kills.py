@@ -9,6 +9,7 @@ import pytest
 from .conftest import PATIENCE_S, STACKS
 
 pytestmark = pytest.mark.parametrize("stack", STACKS, indirect=True)
+STEPS = ("simplify",) * 4
 
 
 @pytest.mark.parametrize("count", [4, pytest.param(40, marks=pytest.mark.chaos)])
@@ -55,8 +56,8 @@ def test_jobs_survive_the_loss_of_everything_in_turn(system, count):
 
 def test_a_worker_parent_that_is_killed_alone_leaves_nothing_running(system):
     worker = system.start_worker()
-    job_id = system.submit(system.inputs())
-    child = system.job_child()
+    job_id = system.submit(system.inputs(), passes=STEPS)
+    child, done = system.stop_after_a_step()
     pool = system.pool_process(worker, child)
     worker.kill()
     worker.wait()
@@ -69,6 +70,7 @@ def test_a_worker_parent_that_is_killed_alone_leaves_nothing_running(system):
     psutil.wait_procs([child, pool], timeout=PATIENCE_S)
     assert not child.is_running()
     assert not pool.is_running()
+    assert_goes_on(system, job_id, done)
 
 
 def test_a_job_that_crashes_each_time_fails_with_a_stable_reason(system):
@@ -110,9 +112,9 @@ def test_a_stopped_worker_that_wakes_up_commits_nothing(system):
 
 def test_a_drained_worker_gives_its_job_back(system):
     worker = system.start_worker()
-    job_id = system.submit(system.inputs())
+    job_id = system.submit(system.inputs(), passes=STEPS)
     # It cannot end within the grace of a worker that is told to stop.
-    system.job_child().suspend()
+    _, done = system.stop_after_a_step()
     os.kill(worker.pid, signal.SIGTERM)
     assert worker.wait(PATIENCE_S) == 0
     system.workers.remove(worker)
@@ -122,6 +124,32 @@ def test_a_drained_worker_gives_its_job_back(system):
     system.start_worker()
     assert system.wait_final(job_id).status == "succeeded"
     system.assert_committed_once(job_id)
+    assert_goes_on(system, job_id, done)
+
+
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGINT])
+def test_a_worker_that_is_told_to_stop_at_once_loses_no_job(system, number):
+    worker = system.start_worker()
+    job_id = system.submit(system.inputs())
+    system.job_child()
+    children = system.children()
+    # Of Ctrl-C the second one means it.
+    for _ in range(2 if number == signal.SIGINT else 1):
+        os.kill(worker.pid, number)
+    worker.wait(PATIENCE_S)
+    system.workers.remove(worker)
+    psutil.wait_procs(children, timeout=PATIENCE_S)
+    system.start_worker()
+    job = system.wait_final(job_id)
+    assert (job.status, job.problem) == ("succeeded", None), system.log()
+    system.assert_committed_once(job_id)
+    system.assert_no_child_left()
+
+
+def assert_goes_on(system, job_id, done):
+    """The second attempt began after what the first one had done."""
+    assert done
+    assert system.begun_steps(job_id, 2) == [step for step in range(len(STEPS)) if step not in done]
 
 
 def _attempts(system, job_id):
