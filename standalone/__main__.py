@@ -105,6 +105,13 @@ def _operations(verb: _Verb, settings: Settings) -> None:
     checking.add_argument("--json", action="store_true", help="for programs")
     _add_data(checking, settings)
 
+    testing = verb(
+        "selftest",
+        "run a job through a service of this installation that is thrown away afterwards",
+        operations.selftest,
+    )
+    testing.add_argument("--faults", action="store_true", help="also kill, stop and damage every part of it meanwhile")
+
     _tenants(verb("tenants", "make, list and limit tenants", operations.list_tenants), settings)
     _keys(verb("keys", "make, list and revoke API keys", operations.list_keys), settings)
 

@@ -105,6 +105,14 @@ def sbom(asked: argparse.Namespace) -> int:
     return 0
 
 
+def selftest(asked: argparse.Namespace) -> int:
+    """Try this installation out in a folder that is thrown away; 1 where something was not as it should be."""
+    # Only this verb makes networks.
+    from standalone.selftest import run  # noqa: PLC0415
+
+    return run(faults=asked.faults)
+
+
 def create_key(asked: argparse.Namespace) -> int:
     """Make an API key, and a tenant where there is none of that id yet; its text is printed once."""
     expires_at = datetime.now(UTC) + timedelta(days=asked.days) if asked.days else None

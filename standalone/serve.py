@@ -101,6 +101,10 @@ class Embedded:
             self.tend()
             time.sleep(0.05)
 
+    def pid(self, name: str) -> int | None:
+        """Give the process id of `broker`, `api`, `inspect` or `worker`, None while it does not run."""
+        return self._supervisor.pid(name)
+
     def tend(self) -> None:
         """Start again what died."""
         self._supervisor.tend()

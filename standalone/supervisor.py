@@ -154,6 +154,10 @@ class Supervisor:
         service.start()
         self._services.append(service)
 
+    def pid(self, name: str) -> int | None:
+        """Give the process id of a service, None where it does not run."""
+        return next((service.pid for service in self._services if service.name == name and service.alive()), None)
+
     def tend(self) -> None:
         """Start again what died, and keep the logs short; call it a few times a second."""
         for service in self._services:
