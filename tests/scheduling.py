@@ -18,6 +18,7 @@ TOGETHER = (
         "tests/faults/test_kills.py",
         "tests/faults/test_units.py",
         "tests/faults/test_clocks.py",
+        "tests/faults/test_neighbours.py",
         "tests/faults/test_durability.py",
         "tests/faults/test_training.py",
     ),
