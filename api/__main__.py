@@ -15,6 +15,7 @@ from api.app import create_app
 from api.connections import RESERVE, Connections
 from api.uvicorn_protocol import Protocol
 from services import db, logs
+from services.server_secret import SecretError, open_server_secret
 from settings import Settings, get_settings
 from settings.private_folder import keep_private
 
@@ -111,7 +112,8 @@ def main() -> None:
     refuse_unless_private(settings.host, authenticated=True)
     try:
         db.check_revision(settings)
-    except db.RevisionError as error:
+        open_server_secret(settings)
+    except (db.RevisionError, SecretError) as error:
         sys.exit(f"onnxpress: {error}")
     Server(create_app(settings), settings).run()
 

@@ -33,6 +33,7 @@ from api.routes import (
     health,
     jobs,
     keys,
+    links,
     metrics,
     models,
     passes,
@@ -40,9 +41,10 @@ from api.routes import (
     searches,
     targets,
     tenants,
+    uploads,
     webhooks,
 )
-from api.uploads import NewBlob
+from api.uploads import NewBlob, UploadedFile
 from engine import ProfileReport, Report
 from services.db import Database
 from services.publisher import BrokerPublisher
@@ -66,7 +68,9 @@ _ROUTERS = tuple(
         jobs,
         searches,
         artifacts,
+        links,
         blobs,
+        uploads,
         passes,
         recipes,
         targets,
@@ -95,8 +99,10 @@ _TAGS = [
     {"name": "jobs", "description": "Work on a model, with limits and gates."},
     {"name": "searches", "description": "What a search has tried, and what there is to choose from."},
     {"name": "artifacts", "description": "Stored bytes, named by their SHA-256."},
+    {"name": "links", "description": "One artifact for whoever has the link, for a time."},
     {"name": "blobs", "description": "Which bytes are stored already, so that nobody sends them twice."},
     {"name": "exports", "description": "Networks to take along: card, bill of materials, signature, folders."},
+    {"name": "uploads", "description": "Large files in pieces, as tus 1.0 has it: what broke off goes on."},
     {"name": "passes", "description": "What a recipe can be made of."},
     {"name": "recipes", "description": "Recipes that a job asks for by name."},
     {"name": "targets", "description": "What live workers can run on."},
@@ -126,6 +132,7 @@ class Api(FastAPI):
                 (Report, "serialization"),
                 (ProfileReport, "serialization"),
                 (NewBlob, "validation"),
+                (UploadedFile, "validation"),
             ],
             ref_template="#/components/schemas/{model}",
         )

@@ -32,20 +32,26 @@ _DEFAULTS = {
     406: ("not_acceptable", "This is not offered in a format that the header Accept takes."),
     408: ("request_timeout", "The request arrived too slowly."),
     409: ("conflict", "The request conflicts with the current state."),
+    410: ("gone", "It was there, and its time is over."),
+    412: ("precondition_failed", "The request is of a version that is not spoken here."),
     413: ("too_large", "The body is over the limit."),
     415: ("unsupported_media_type", "The body's Content-Type is not taken here."),
     416: ("range_not_satisfiable", "The range lies outside of the bytes; see the header Content-Range."),
     422: ("invalid", "The request is not valid."),
     429: ("rate_limited", "Too many requests, or a quota is used up; see the header Retry-After."),
+    460: ("checksum_mismatch", "The bytes that came do not have the announced checksum."),
     500: ("internal_error", "The service failed; the request id finds it in the log."),
     503: ("unavailable", "The service cannot answer right now; try again."),
 }
+# Not of HTTP's own.
+_TITLES = {460: "Checksum Mismatch"}
 _RETRYABLE = frozenset({408, 429, 500, 503})
 _RETRY_AFTER = {429: "5", 503: "2"}
 _STATUS: dict[type[services.ServiceError], int] = {
     services.UnauthorizedError: 401,
     services.NotFoundError: 404,
     services.ConflictError: 409,
+    services.GoneError: 410,
     services.TooLargeError: 413,
     services.DigestMismatchError: 400,
     services.RejectedError: 422,
@@ -102,7 +108,7 @@ class Problem(BaseModel):
     def of(cls, status: int, code: str, detail: str, request_id: str = "", **more: Any) -> Self:
         """Make a problem; title and retryable follow from the status."""
         return cls(
-            title=HTTPStatus(status).phrase,
+            title=_TITLES.get(status) or HTTPStatus(status).phrase,
             status=status,
             code=code,
             detail=detail,
@@ -234,7 +240,7 @@ async def _on_validation(request: Request, error: Exception) -> Response:
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, RoutingError)
     status = error.status_code
-    code, sentence = _DEFAULTS.get(status, ("error", HTTPStatus(status).phrase))
+    code, sentence = _DEFAULTS.get(status) or ("error", HTTPStatus(status).phrase)
     # Starlette's and FastAPI's own texts are phrases; ours are sentences.
     detail = error.detail if error.detail.endswith(".") else sentence
     more: dict[str, Any] = {}

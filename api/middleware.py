@@ -74,7 +74,7 @@ class RequestMiddleware:
         scope.setdefault("state", {})["request_state"] = request_state
         try:
             await self._serve(
-                request_state, scope, _limited(request_state, scope, receive), _with_headers(request_state, send)
+                request_state, scope, _limited(request_state, scope, receive), _with_headers(request_state, scope, send)
             )
         finally:
             _log_access(request_state, scope)
@@ -152,7 +152,7 @@ def _too_slow() -> HTTPException:
     return HTTPException(408, headers={"Connection": "close"})
 
 
-def _with_headers(request_state: RequestState, send: Send) -> Send:
+def _with_headers(request_state: RequestState, scope: Scope, send: Send) -> Send:
     async def with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             request_state.status = message["status"]
@@ -163,6 +163,9 @@ def _with_headers(request_state: RequestState, send: Send) -> Send:
             if not request_state.body_complete:
                 # Nobody reads the rest.
                 headers["Connection"] = "close"
+            if scope["path"].startswith("/v1/uploads"):
+                # Its protocol says so of every answer, errors too.
+                headers["Tus-Resumable"] = "1.0.0"
         elif message["type"] == "http.response.body":
             request_state.sent += len(message.get("body", b""))
         await send(message)

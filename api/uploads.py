@@ -15,9 +15,10 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from api.dependencies import RequestContext
+from api.dependencies import RequestContext, TenantScope
 from api.errors import ApiError, FieldError
 from api.multipart import FileForm
+from services import resumable_uploads
 from services.artifacts import Source, known_blob
 from services.errors import TooLargeError
 from services.quotas import Room
@@ -59,12 +60,32 @@ class NewBlob(BaseModel):
     ]
 
 
+class UploadedFile(BaseModel):
+    """A resumable upload that is complete."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"upload": "upl_01jc3f9w3e8q4m2y7d5t6v8xbn"}]}
+    )
+
+    upload: Annotated[
+        str, Field(pattern="^upl_[0-9a-hjkmnp-tv-z]{26}$", description="Its id, the end of its Location.")
+    ]
+
+
 @dataclass(frozen=True)
 class ReceivedUpload:
     """The bytes of an upload, finished but not placed, and the name that the file had at the sender."""
 
     source: Source
     filename: str | None = None
+    # The resumable upload that they came by.
+    upload_id: str | None = None
+
+    def use(self, scope: TenantScope) -> None:
+        """Note of a resumable upload that it has become something."""
+        if self.upload_id is not None:
+            store, sha256 = scope.resources.store, self.source.finish().sha256
+            resumable_uploads.use(scope.session, store, scope.tenant_id, self.upload_id, sha256)
 
     def named(self, name: str | None, default: str) -> str:
         """Give the name that was asked for, else the file's without its ending."""
@@ -84,7 +105,14 @@ def upload_body(description: str) -> dict[str, Any]:
             "content": {
                 RAW_TYPES[0]: {"schema": binary},
                 FORM: {"schema": form},
-                JSON: {"schema": {"$ref": "#/components/schemas/NewBlob"}},
+                JSON: {
+                    "schema": {
+                        "anyOf": [
+                            {"$ref": "#/components/schemas/NewBlob"},
+                            {"$ref": "#/components/schemas/UploadedFile"},
+                        ]
+                    }
+                },
             },
         },
         "parameters": [
@@ -167,12 +195,8 @@ async def receive_upload(
     resources = context.resources
     kind = _media_type(request)
     if kind == JSON:
-        wanted = await _blob(request)
-        yield ReceivedUpload(
-            await context.read(
-                lambda scope: known_blob(scope.session, resources.store, tenant_id, wanted.blob), needs="write"
-            )
-        )
+        async with _named(request, context, tenant_id, limit) as found:
+            yield found
         return
     form = FileForm(request.headers["content-type"]) if kind == FORM else None
     # A form's own words come on top of the file, and its digest is not the file's.
@@ -180,8 +204,9 @@ async def receive_upload(
     request.state.request_state.body_limit = limit + (FORM_WORDS if form else 0)
     length = request.headers.get("content-length") if form is None else None
     declared = int(length) if length else None
-    if room is not None and declared is not None and declared <= limit:
-        room.check(declared)
+    if room is not None:
+        # What is named above takes no more room: it is here.
+        room.check(declared if declared is not None and declared <= limit else 1)
 
     def start() -> Writer:
         most = limit if room is None or declared is not None else min(limit, room.left)
@@ -206,10 +231,45 @@ async def receive_upload(
             await run_sync(writer.abort)
 
 
-async def _blob(request: Request) -> NewBlob:
-    body = await request.body()
+@asynccontextmanager
+async def _named(
+    request: Request, context: RequestContext, tenant_id: str, limit: int
+) -> AsyncIterator[ReceivedUpload]:
+    """Give bytes that are here already: a stored blob's, or a complete resumable upload's."""
+    store, disk = context.resources.store, context.resources.disk
+    wanted = await _wanted(request)
+    if isinstance(wanted, NewBlob):
+        sha256 = wanted.blob
+        source = await context.read(lambda scope: known_blob(scope.session, store, tenant_id, sha256), needs="write")
+        yield ReceivedUpload(source)
+        return
+
+    def find(scope: TenantScope) -> ReceivedUpload | resumable_uploads.Assembly:
+        settings = scope.resources.settings
+        found = resumable_uploads.assembly(scope.session, tenant_id, wanted.upload, settings, limit=limit)
+        if found.upload.used_at is None:
+            return found
+        # By an earlier request, whose answer may have been lost.
+        source = known_blob(scope.session, store, tenant_id, str(found.upload.sha256))
+        return ReceivedUpload(source, found.upload.name)
+
+    found = await context.read(find, needs="write")
+    if isinstance(found, ReceivedUpload):
+        yield found
+        return
+    writer = await run_sync(resumable_uploads.assemble, store, found, limiter=disk)
     try:
-        return NewBlob.model_validate_json(body)
+        yield ReceivedUpload(writer, found.upload.name, found.upload.id)
+    finally:
+        with CancelScope(shield=True):
+            await run_sync(writer.abort)
+
+
+async def _wanted(request: Request) -> NewBlob | UploadedFile:
+    body = await request.body()
+    kind: type[NewBlob | UploadedFile] = UploadedFile if b'"upload"' in body else NewBlob
+    try:
+        return kind.model_validate_json(body)
     except ValidationError as error:
         found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
         raise RequestValidationError(found, body=body) from None

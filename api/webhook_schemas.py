@@ -18,6 +18,7 @@ EventType = Literal[
     "model.rejected",
     "dataset.ready",
     "dataset.rejected",
+    "alias.moved",
 ]
 EventTypes = Annotated[
     list[EventType], Field(max_length=16, description="What it is told of; an empty list: everything.")

@@ -28,6 +28,7 @@ from models.states import (
     sources,
 )
 from models.tenants import ApiKey, Audit, Tenant
+from models.uploads import Upload, UploadPart
 from models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
@@ -61,6 +62,8 @@ __all__ = [
     "TrialState",
     "Unit",
     "UnitStatus",
+    "Upload",
+    "UploadPart",
     "UtcDateTime",
     "Webhook",
     "WebhookDelivery",

@@ -10,6 +10,7 @@ from models import Alias, AliasMove, Model, ModelState, new_id
 from services import artifacts, db
 from services.errors import ConflictError, NotFoundError
 from services.transitions import record
+from services.webhooks import deliveries
 
 # Of each alias. Their networks are kept.
 REMEMBERED_MOVES = 20
@@ -183,6 +184,7 @@ def _remember(
     )
     session.add(row)
     session.flush()
+    deliveries.announce_move(session, model.tenant_id, name, model_id, is_rollback=is_rollback)
     old = [one.id for one in history(session, model.tenant_id, name)[REMEMBERED_MOVES:]]
     if old:
         session.execute(delete(AliasMove).where(AliasMove.id.in_(old)))

@@ -23,6 +23,12 @@ class NotFoundError(ServiceError):
     code = "not_found"
 
 
+class GoneError(ServiceError):
+    """It was there, and its time is over."""
+
+    code = "gone"
+
+
 class ConflictError(ServiceError):
     """The object's state does not allow this now."""
 

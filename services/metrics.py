@@ -7,7 +7,7 @@ from typing import Literal
 from sqlalchemy import ColumnElement, func, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from models import Blob, Chore, Job, JobStatus, Unit, UnitStatus
+from models import Blob, Chore, Job, JobStatus, Unit, UnitStatus, WebhookDelivery
 from services import db, workers
 
 # Run times are told of so many jobs that ended last.
@@ -29,6 +29,7 @@ class Family:
 def collect(session: Session, tenant_id: str | None = None) -> list[Family]:
     """Measure everything, for all tenants together; or what one tenant's own work and bytes tell."""
     own = [*_units(session, tenant_id), *_jobs(session, tenant_id), *_times(session, tenant_id)]
+    own.append(_deliveries(session, tenant_id))
     if tenant_id is not None:
         return [*own, _stored(session, tenant_id)]
     return [*own, _workers(session), _stored(session, None), *_retention(session)]
@@ -104,6 +105,14 @@ def _workers(session: Session) -> Family:
         for name in worker.queues:
             slots[name] = slots.get(name, 0) + worker.concurrency
     family.samples = [({"queue": name}, count) for name, count in sorted(slots.items())]
+    return family
+
+
+def _deliveries(session: Session, tenant_id: str | None) -> Family:
+    family = Family("onnxpress_webhook_deliveries", "gauge", "What was and will be sent to webhooks, by status.")
+    asked = select(WebhookDelivery.status, func.count()).where(_of(WebhookDelivery.tenant_id, tenant_id))
+    rows = session.execute(asked.group_by(WebhookDelivery.status))
+    family.samples = [({"status": status}, count) for status, count in rows]
     return family
 
 

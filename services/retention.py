@@ -4,6 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,12 +29,14 @@ from models import (
     Trial,
     Unit,
     UnitStatus,
+    Upload,
     WebhookDelivery,
     Worker,
     is_final,
 )
-from services import artifacts, db, workers
-from services.storage import Store
+from services import artifacts, db, resumable_uploads, workers
+from services.errors import NotFoundError
+from services.storage import FoundUpload, Store
 from settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -317,6 +320,39 @@ def _remove_uploads(place: Place, before: datetime) -> tuple[int, bool]:
     return place.store.clean_incoming(older_than_s=time.time() - before.timestamp()), False
 
 
+def _count_expired(place: Place, before: datetime) -> int:
+    return _counting(Upload, Upload.touched_at)(place, before)
+
+
+def _remove_expired(place: Place, before: datetime) -> tuple[int, bool]:
+    with place.database.reading() as session:
+        some = resumable_uploads.expired(session, before, _AT_ONCE)
+    for tenant_id, upload_id in some:
+        with suppress(NotFoundError), place.database.transaction() as session:
+            resumable_uploads.end(session, place.store, tenant_id, upload_id)
+    return len(some), len(some) == _AT_ONCE
+
+
+def _stray_parts(place: Place, before: datetime) -> Iterator[FoundUpload]:
+    for found in place.store.uploads():
+        if found.modified_at < before.timestamp():
+            with place.database.reading() as session:
+                if not resumable_uploads.is_known(session, found.upload_id):
+                    yield found
+
+
+def _count_parts(place: Place, before: datetime) -> int:
+    return sum(1 for _ in _stray_parts(place, before))
+
+
+def _remove_parts(place: Place, before: datetime) -> tuple[int, bool]:
+    # An id is given once: nobody begins an upload again whose row is gone.
+    found = list(_stray_parts(place, before))
+    for one in found:
+        place.store.remove_upload_parts(one.tenant_id, one.upload_id)
+    return len(found), False
+
+
 def _old_folders(place: Place, before: datetime) -> list[Path]:
     # Of units they are removed as soon as the unit ends; these are of workers that died while they looked at their targets.
     return [path for path in place.workspaces.glob(".targets-*") if path.lstat().st_mtime < before.timestamp()]
@@ -360,6 +396,8 @@ RULES: tuple[Rule, ...] = (
         _remove_workers,
     ),
     Rule("stray_bytes", lambda settings: settings.keep_stray_hours * _HOUR, _count_bytes, _remove_bytes, _SWEEP_EVERY),
+    Rule("expired_uploads", lambda settings: settings.upload_expires_hours * _HOUR, _count_expired, _remove_expired),
+    Rule("stray_parts", lambda settings: settings.keep_stray_hours * _HOUR, _count_parts, _remove_parts, _SWEEP_EVERY),
     Rule(
         "uploads",
         lambda settings: settings.keep_stray_hours * _HOUR,

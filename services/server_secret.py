@@ -15,10 +15,10 @@ _LEAST_LETTERS = 32
 _FOR_OTHERS = 0o077
 
 
-class SecretFileError(ServiceError):
-    """The file holds no secret that could be used."""
+class SecretError(ServiceError):
+    """There is no secret that could be used."""
 
-    code = "secret_file"
+    code = "secret"
 
 
 class ServerSecret:
@@ -35,22 +35,29 @@ class ServerSecret:
 
 
 def open_server_secret(settings: Settings) -> ServerSecret:
-    """Read the secret of the settings; where no file is named, one is made in the data folder. Raises SecretFileError."""
+    """Give the secret of the settings; where none is named, one is made in the data folder. Raises SecretError."""
+    given = settings.secret.get_secret_value().strip()
+    return ServerSecret(_checked(given, "ONNXPRESS_SECRET") if given else _read(settings))
+
+
+def _read(settings: Settings) -> str:
     path = settings.secret_file or settings.data_dir / "secret.key"
     if settings.secret_file is None and not path.exists():
         _make(private_folder(settings.data_dir), path)
     try:
         text = path.read_text().strip()
     except (OSError, UnicodeError) as error:
-        raise SecretFileError(f"ONNXPRESS_SECRET_FILE: {path} cannot be read: {type(error).__name__}.") from error
-    if len(text) < _LEAST_LETTERS:
-        raise SecretFileError(
-            f"{path} holds {len(text)} letters; a secret takes {_LEAST_LETTERS}: `openssl rand -hex 32`."
-        )
+        raise SecretError(f"ONNXPRESS_SECRET_FILE: {path} cannot be read: {type(error).__name__}.") from error
     seen = path.stat()
     if seen.st_mode & _FOR_OTHERS and seen.st_uid == os.geteuid():
         path.chmod(0o600)
-    return ServerSecret(text)
+    return _checked(text, str(path))
+
+
+def _checked(text: str, where: str) -> str:
+    if len(text) < _LEAST_LETTERS:
+        raise SecretError(f"{where} has {len(text)} letters; a secret takes {_LEAST_LETTERS}: `openssl rand -hex 32`.")
+    return text
 
 
 def _make(folder: Path, path: Path) -> None:

@@ -24,10 +24,16 @@ def upload_model(
     name: str,
     idempotency_key: str | None = None,
     settings: Settings | None = None,
+    before: Callable[[], None] | None = None,
 ) -> Model:
-    """Register a finished upload as a network, or give the one that the same request made before."""
+    """Register a finished upload as a network, or give the one that the same request made before.
+
+    `before` is called first where there is none.
+    """
 
     def make() -> Model:
+        if before is not None:
+            before()
         _admit(session, tenant_id, writer, settings)
         return register_model(session, tenant_id, writer, name=name)
 
@@ -50,14 +56,18 @@ def upload_dataset(
     fits: str | None = None,
     idempotency_key: str | None = None,
     settings: Settings | None = None,
+    before: Callable[[], None] | None = None,
 ) -> Dataset:
     """Register a finished upload as a dataset, or give the one that the same request made before.
 
     `declaration` is what their owner says of the data; `fits` is the id of a network whose inputs the arrays have to fit.
+    `before` is called first where there is no earlier one.
     """
     fitted = None if fits is None else check_fits(session, tenant_id, fits)
 
     def make() -> Dataset:
+        if before is not None:
+            before()
         _admit(session, tenant_id, writer, settings)
         return register_dataset(session, tenant_id, writer, name=name, declaration=declaration, fits=fitted)
 

@@ -65,6 +65,9 @@ class Settings(BaseSettings):
     )
     max_model_bytes: int = Field(4 << 30, ge=1 << 10, description="Largest model upload.")
     max_dataset_bytes: int = Field(4 << 30, ge=1 << 10, description="Largest dataset upload.")
+    upload_expires_hours: float = Field(
+        24, gt=0, description="How long a resumable upload waits for its next piece, and then for being used."
+    )
     lease_s: float = Field(30.0, gt=0, description="How long a claimed unit stays claimed without a sign of life.")
     renew_s: float = Field(6.0, gt=0, description="How often a running unit renews its lease.")
     reconcile_s: float = Field(5.0, gt=0, description="How often lost work is looked for.")
@@ -142,11 +145,15 @@ class Settings(BaseSettings):
         " no jobs. `strict`: only their job's files, no network, no programs, no other process; `partial`: some of that, which"
         " is all that a GPU's job can have; `rlimits`: limits alone. Each job says what it had.",
     )
-    secret_file: Path | None = Field(
-        None,
-        description="The service's own secret, which webhooks and download links are signed with: at least 32 letters; by default"
-        " `secret.key` in data_dir, made at the first start. All API processes need the same one.",
+    secret: SecretStr = Field(
+        SecretStr(""),
+        description="The service's own secret, which webhooks and download links are signed with: at least 32 letters. All API"
+        " processes need the same one; by default what secret_file has.",
     )
+    secret_file: Path | None = Field(
+        None, description="A file with the secret; by default `secret.key` in data_dir, made at the first start."
+    )
+    link_max_hours: float = Field(168, gt=0, description="Longest life of a download link.")
     webhook_networks: str = Field(
         "",
         description="Networks by comma, such as `10.0.0.0/8,fd00::/8`, that webhooks may be in although they are not public, with"

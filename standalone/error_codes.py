@@ -22,6 +22,7 @@ _STATUS = {
     "UnavailableError": "503",
     "DigestMismatchError": "400",
     "CorruptError": "500",
+    "GoneError": "410",
 }
 
 

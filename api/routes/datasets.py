@@ -100,6 +100,7 @@ async def upload_dataset(  # noqa: PLR0917 - FastAPI calls it by name
                 fits=model,
                 idempotency_key=idempotency_key,
                 settings=resources.settings,
+                before=lambda: upload.use(scope),
             ).id
             return scope.subject
 

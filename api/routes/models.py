@@ -49,7 +49,7 @@ _UNDER_WAY: dict[int | str, dict[str, Any]] = {
 @router.post(
     "",
     status_code=201,
-    responses=problems(403, 408, 409, 413, 415),
+    responses=problems(403, 404, 408, 409, 410, 413, 415),
     openapi_extra=upload_body("One `.onnx` file, or a zip of one with its external data."),
 )
 async def upload_model(  # noqa: PLR0917 - FastAPI calls it by name
@@ -82,6 +82,7 @@ async def upload_model(  # noqa: PLR0917 - FastAPI calls it by name
                 name=upload.named(name, "model"),
                 idempotency_key=idempotency_key,
                 settings=resources.settings,
+                before=lambda: upload.use(scope),
             ).id
             return scope.subject
 

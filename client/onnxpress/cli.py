@@ -14,6 +14,7 @@ from onnxpress.commands.export import card, export
 from onnxpress.commands.jobs import cancel, download, jobs, logs, report, retry, wait
 from onnxpress.commands.keys import keys
 from onnxpress.commands.library import data, models, prunability, push
+from onnxpress.commands.link import link
 from onnxpress.commands.pipelines import comment, init_ci
 from onnxpress.commands.profile import profile
 from onnxpress.commands.search import front, pause, pick, resume, trials
@@ -43,6 +44,7 @@ for verb in (
     download,
     card,
     export,
+    link,
     passes,
     recipes,
     targets,

@@ -29,6 +29,7 @@ from onnxpress.file_transfer import Digested, Progress, digest, download
 from onnxpress.network_files import digest_network
 from onnxpress.pages import PAGE, items, pages
 from onnxpress.problem import Problem
+from onnxpress.resumable_upload import ResumableUpload
 from onnxpress.search_documents import Front, Minimised, Trial
 from onnxpress.server_sent_events import read_events
 from onnxpress.transport import ApiRequest, Transport, read_json
@@ -38,6 +39,10 @@ from onnxpress.webhooks import Webhooks
 POLL_S = 30.0
 # Below this many bytes, sending them costs no more than asking whether they are known.
 WORTH_ASKING = 1 << 16
+# From this many bytes on, sending them again from the start is what a broken connection should not cost.
+WORTH_RESUMING = 32 << 20
+# At least so many bytes of an upload in pieces are put together in a second.
+ASSEMBLED_PER_S = 20e6
 INSPECTION_S = 10.0
 AnyPath = str | PathLike[str]
 S = TypeVar("S", bound=Stored)
@@ -170,6 +175,8 @@ class _Collection(Generic[S]):
             wait_s=wait_s,
         )
         document = self._known(raw, hashed, deadline) if hashed.size >= WORTH_ASKING else None
+        if document is None and hashed.size >= WORTH_RESUMING:
+            document = self._in_pieces(raw, hashed, progress, deadline)
         item = self._kind.from_document(document or self._transport.json(raw, deadline))
         return self._inspected(item, deadline) if wait else item
 
@@ -187,6 +194,20 @@ class _Collection(Generic[S]):
             if error.problem.code != "unknown_blob":
                 raise
             return None
+
+    def _in_pieces(
+        self, raw: ApiRequest, hashed: Digested, progress: Progress | None, deadline: Deadline
+    ) -> dict[str, Any] | None:
+        """Send a large file so that it can be gone on with; None where the service does not take it like this."""
+        upload_id = ResumableUpload(self._transport, hashed, progress, deadline).send()
+        if upload_id is None:
+            return None
+        key = {"Idempotency-Key": (raw.headers or {})["Idempotency-Key"]}
+        # It is put together while nothing is said.
+        wait_s = raw.wait_s + hashed.size / ASSEMBLED_PER_S
+        return self._transport.json(
+            replace(raw, stream=None, body={"upload": upload_id}, headers=key, wait_s=wait_s), deadline
+        )
 
     def delete(self, item_id: str) -> None:
         """Remove it; raises ConflictError while a job needs it."""
@@ -617,3 +638,9 @@ class Artifacts:
         """Fetch bytes into `path`: into a temporary file beside it first, checked, synced to disk, then renamed."""
         deadline = Deadline.after(timeout)
         return download(self._transport, f"/artifacts/{sha256}", sha256, path, progress=progress, deadline=deadline)
+
+    def link(self, sha256: str, *, hours: float = 24.0, name: str | None = None) -> str:
+        """Give an address that the bytes can be had from without a key, for some hours and while this key is valid."""
+        body: dict[str, Any] = {"sha256": sha256, "hours": hours} | ({"name": name} if name else {})
+        path = str(self._transport.json(ApiRequest("POST", "/links", body=body))["path"])
+        return f"{self._transport.url.rstrip('/')}{path}"

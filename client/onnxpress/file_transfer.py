@@ -35,17 +35,25 @@ class Digested:
         """Give the header that makes the service refuse other bytes (RFC 9530)."""
         return f"sha-256=:{base64.b64encode(bytes.fromhex(self.sha256)).decode()}:"
 
-    def stream(self, progress: Progress | None = None, deadline: Deadline = NEVER) -> Iterator[bytes]:
-        """Read the file in pieces, never more of it than was hashed; raises UsageError when it has shrunk."""
-        sent = 0
+    def stream(
+        self,
+        progress: Progress | None = None,
+        deadline: Deadline = NEVER,
+        *,
+        first: int = 0,
+        length: int | None = None,
+    ) -> Iterator[bytes]:
+        """Read the file, or a part of it, in pieces, never more than was hashed; raises UsageError when it has shrunk."""
+        sent, end = first, self.size if length is None else first + length
         with self.path.open("rb") as file:
-            while piece := file.read(min(CHUNK, self.size - sent)):
+            file.seek(first)
+            while piece := file.read(min(CHUNK, end - sent)):
                 deadline.left(1)
                 yield piece
                 sent += len(piece)
                 if progress:
                     progress(sent, self.size)
-        if sent < self.size:
+        if sent < end:
             raise UsageError(f"{self.path} changed while it was sent")
 
 

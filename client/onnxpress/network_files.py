@@ -65,15 +65,27 @@ class Bundle(Digested):
             size += len(piece)
         return cls(path, sha256.hexdigest(), size, members)
 
-    def stream(self, progress: Progress | None = None, deadline: Deadline = NEVER) -> Iterator[bytes]:
-        """Give the zip in pieces; raises UsageError when one of the files changed its size."""
-        sent = 0
-        for piece in _zipped(self.files):
+    def stream(
+        self,
+        progress: Progress | None = None,
+        deadline: Deadline = NEVER,
+        *,
+        first: int = 0,
+        length: int | None = None,
+    ) -> Iterator[bytes]:
+        """Give the zip, or a part of it, in pieces; raises UsageError when one of the files changed its size."""
+        at, end = 0, self.size if length is None else first + length
+        for made in _zipped(self.files):
             deadline.left(1)
-            yield piece
-            sent += len(piece)
+            # It is written anew from its start, and what was sent is left out.
+            piece = made[max(0, first - at) : max(0, end - at)]
+            at += len(made)
+            if piece:
+                yield piece
             if progress:
-                progress(sent, self.size)
+                progress(min(at, end), self.size)
+            if at >= end:
+                return
 
 
 class _Pieces:

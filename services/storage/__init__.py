@@ -1,10 +1,10 @@
 """Where bytes are kept: blobs by digest and tenant, in a local folder or in a bucket."""
 
-from services.storage.contract import Found, Store, Stored, Writer
+from services.storage.contract import Found, FoundUpload, Store, Stored, Writer
 from services.storage.folder import Folder
 from settings import Settings
 
-__all__ = ["Folder", "Found", "Store", "Stored", "Writer", "open_store"]
+__all__ = ["Folder", "Found", "FoundUpload", "Store", "Stored", "Writer", "open_store"]
 
 
 def open_store(settings: Settings, *, patience_s: float = 3.0) -> Store:

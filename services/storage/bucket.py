@@ -5,7 +5,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -15,7 +15,18 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from services.errors import CorruptError, NotFoundError, TooLargeError, UnavailableError
-from services.storage.contract import HEAD, Found, Stored, Writer, blob_path, clean_folder, no_beat, store_stream
+from services.storage.contract import (
+    HEAD,
+    Found,
+    FoundUpload,
+    Stored,
+    Writer,
+    blob_path,
+    clean_folder,
+    no_beat,
+    store_stream,
+    upload_path,
+)
 from settings import Settings
 
 if TYPE_CHECKING:
@@ -151,6 +162,45 @@ class Bucket:
             target.unlink()
             raise
 
+    def part_writer(self, tenant_id: str, upload_id: str, name: str, *, limit: int) -> Writer:
+        """Open a piece of a resumable upload; see `Store`."""
+        key = f"{_upload(tenant_id, upload_id)}/{name}"
+        return _PartWriter(self, key, self._spool / secrets.token_hex(16), tenant_id, limit=limit)
+
+    def read_upload_part(self, tenant_id: str, upload_id: str, name: str) -> Iterator[bytes]:
+        """Give a piece's bytes; raises NotFoundError."""
+        yield from self._parts(f"{_upload(tenant_id, upload_id)}/{name}")
+
+    def remove_upload_parts(self, tenant_id: str, upload_id: str, name: str | None = None) -> None:
+        """Forget all pieces of an upload, or one of them; see `Store`."""
+        prefix = _upload(tenant_id, upload_id)
+        with _reaching():
+            keys = (
+                [f"{prefix}/{name}"]
+                if name is not None
+                else [told["path"] for batch in obstore.list(self._store, f"{prefix}/") for told in batch]
+            )
+        for key in keys:
+            with suppress(NotFoundError), _reaching():
+                obstore.delete(self._store, key)
+
+    def uploads(self) -> Iterator[FoundUpload]:
+        """List the uploads that have pieces, named by a row or not."""
+        found: dict[tuple[str, str], float] = {}
+        with _reaching():
+            for batch in obstore.list(self._store, "uploads/"):
+                for told in batch:
+                    _, tenant_id, upload_id, _ = told["path"].split("/")
+                    moment = told["last_modified"].timestamp()
+                    found[tenant_id, upload_id] = max(moment, found.get((tenant_id, upload_id), 0.0))
+        for (tenant_id, upload_id), moment in found.items():
+            yield FoundUpload(tenant_id, upload_id, moment)
+
+    def send_part(self, key: str, path: Path) -> None:
+        """Have a piece's file under its key, complete or not at all."""
+        with _reaching():
+            obstore.put(self._store, key, path, max_concurrency=_AT_ONCE)
+
     def clean_incoming(self, *, older_than_s: float = 86400.0) -> int:
         """Remove what uploads that died left on this machine; gives the number of files.
 
@@ -240,6 +290,18 @@ class _BucketWriter(Writer):
         self._path.unlink()
 
 
+class _PartWriter(Writer):
+    def __init__(self, bucket: Bucket, key: str, path: Path, tenant_id: str, *, limit: int) -> None:
+        super().__init__(path, tenant_id, limit=limit, size=None, sha256=None)
+        self._bucket = bucket
+        self._key = key
+
+    def _place(self, stored: Stored) -> None:
+        del stored
+        self._bucket.send_part(self._key, self._path)
+        self._path.unlink()
+
+
 class _GivenUpError(Exception):
     """The upload is not to be completed."""
 
@@ -309,6 +371,10 @@ class _Sending:
 
 def _blob(tenant_id: str, sha256: str) -> str:
     return f"blobs/{blob_path(tenant_id, sha256)}"
+
+
+def _upload(tenant_id: str, upload_id: str) -> str:
+    return f"uploads/{upload_path(tenant_id, upload_id)}"
 
 
 def _part_digests(tenant_id: str, sha256: str) -> str:

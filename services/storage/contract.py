@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +34,15 @@ class Found:
 
     tenant_id: str
     sha256: str
+    modified_at: float
+
+
+@dataclass(frozen=True)
+class FoundUpload:
+    """Pieces of a resumable upload as the store itself lists them, and when the last of them came (seconds of the epoch)."""
+
+    tenant_id: str
+    upload_id: str
     modified_at: float
 
 
@@ -83,6 +93,22 @@ class Store(Protocol):
         `beat` is called now and then, for whoever has a lease to renew. Raises CorruptError where the bytes do not have
         their digest.
         """
+        ...
+
+    def part_writer(self, tenant_id: str, upload_id: str, name: str, *, limit: int) -> "Writer":
+        """Open a piece of a resumable upload, which every process can read once it is placed."""
+        ...
+
+    def read_upload_part(self, tenant_id: str, upload_id: str, name: str) -> Iterator[bytes]:
+        """Give a piece's bytes; raises NotFoundError."""
+        ...
+
+    def remove_upload_parts(self, tenant_id: str, upload_id: str, name: str | None = None) -> None:
+        """Forget all pieces of an upload, or one of them; harmless where there are none."""
+        ...
+
+    def uploads(self) -> Iterator[FoundUpload]:
+        """List the uploads that have pieces, named by a row or not."""
         ...
 
     def clean_incoming(self, *, older_than_s: float = 86400.0) -> int:
@@ -205,6 +231,13 @@ def blob_path(tenant_id: str, sha256: str) -> Path:
     if len(sha256) != 64 or not set(sha256) <= _DIGEST_LETTERS or "/" in tenant_id or tenant_id.startswith("."):
         raise NotFoundError("There is no such blob.")
     return Path(tenant_id, sha256[:2], sha256)
+
+
+def upload_path(tenant_id: str, upload_id: str) -> Path:
+    """Give the place of an upload's pieces below the root of its store; raises NotFoundError for what is no id."""
+    if not re.fullmatch("upl_[0-9a-z]{26}", upload_id) or "/" in tenant_id or tenant_id.startswith("."):
+        raise NotFoundError("There is no such upload.")
+    return Path(tenant_id, upload_id)
 
 
 def store_stream(writer: Writer, chunks: Iterable[bytes]) -> Stored:

@@ -4,13 +4,25 @@ import fcntl
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from services.errors import CorruptError, NotFoundError, TooLargeError
-from services.storage.contract import HEAD, Found, Stored, Writer, blob_path, clean_folder, no_beat, store_stream
+from services.storage.contract import (
+    HEAD,
+    Found,
+    FoundUpload,
+    Stored,
+    Writer,
+    blob_path,
+    clean_folder,
+    no_beat,
+    store_stream,
+    upload_path,
+)
 
 _CHUNK = 1 << 20
 # Clone the extents of a whole file (btrfs, xfs): neither file can change the other.
@@ -120,6 +132,38 @@ class Folder:
             target.unlink()
             raise CorruptError("The stored bytes are damaged.")
 
+    def part_writer(self, tenant_id: str, upload_id: str, name: str, *, limit: int) -> Writer:
+        """Open a piece of a resumable upload; see `Store`."""
+        target = self._upload(tenant_id, upload_id) / name
+        return _PartWriter(target, self._incoming / secrets.token_hex(16), tenant_id, limit=limit)
+
+    def read_upload_part(self, tenant_id: str, upload_id: str, name: str) -> Iterator[bytes]:
+        """Give a piece's bytes; raises NotFoundError."""
+        try:
+            file = (self._upload(tenant_id, upload_id) / name).open("rb")
+        except FileNotFoundError:
+            raise NotFoundError("The stored bytes are missing.") from None
+        with file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+
+    def remove_upload_parts(self, tenant_id: str, upload_id: str, name: str | None = None) -> None:
+        """Forget all pieces of an upload, or one of them; see `Store`."""
+        folder = self._upload(tenant_id, upload_id)
+        if name is not None:
+            (folder / name).unlink(missing_ok=True)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def uploads(self) -> Iterator[FoundUpload]:
+        """List the uploads that have pieces, named by a row or not."""
+        for path in (self._root / "uploads").glob("*/upl_*"):
+            with suppress(FileNotFoundError):
+                yield FoundUpload(path.parent.name, path.name, path.lstat().st_mtime)
+
+    def _upload(self, tenant_id: str, upload_id: str) -> Path:
+        return self._root / "uploads" / upload_path(tenant_id, upload_id)
+
     def clean_incoming(self, *, older_than_s: float = 86400.0) -> int:
         """Remove what uploads that died left behind; gives the number of files."""
         return clean_folder(self._incoming, older_than_s)
@@ -137,13 +181,31 @@ class _FolderWriter(Writer):
         super()._close()
 
     def _place(self, stored: Stored) -> None:
-        target = self._folder.path(self.tenant_id, stored.sha256)
-        if not target.parent.exists():
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync_folder(target.parent.parent)
-            _sync_folder(target.parent.parent.parent)
-        self._path.rename(target)
-        _sync_folder(target.parent)
+        _move(self._path, self._folder.path(self.tenant_id, stored.sha256))
+
+
+class _PartWriter(Writer):
+    def __init__(self, target: Path, path: Path, tenant_id: str, *, limit: int) -> None:
+        super().__init__(path, tenant_id, limit=limit, size=None, sha256=None)
+        self._target = target
+
+    def _close(self) -> None:
+        os.fsync(self._file.fileno())
+        super()._close()
+
+    def _place(self, stored: Stored) -> None:
+        del stored
+        _move(self._path, self._target)
+
+
+def _move(path: Path, target: Path) -> None:
+    """Have a file on disk under another name of the same store."""
+    if not target.parent.exists():
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sync_folder(target.parent.parent)
+        _sync_folder(target.parent.parent.parent)
+    path.rename(target)
+    _sync_folder(target.parent)
 
 
 def _copy(source: BinaryIO, copy: BinaryIO, beat: Callable[[], None]) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from models import Dataset, Job, Model, Webhook, WebhookDelivery, new_id
 from services import db
 from services.errors import ConflictError, NotFoundError
-from services.webhooks.event_types import EVENT_TYPES, PING
+from services.webhooks.event_types import ALIAS_MOVED, EVENT_TYPES, PING
 from services.webhooks.post import Outcome
 
 Status = Literal["pending", "delivered", "failed"]
@@ -39,17 +39,29 @@ class Due:
 
 def announce(session: Session, subject: Job | Model | Dataset, state: str) -> None:
     """Have every webhook of the subject's tenant told of its new state that wants to be."""
-    kind = type(subject).__name__.lower()
-    event = f"{kind}.{state}"
-    if event not in EVENT_TYPES:
-        return
-    asked = select(Webhook).where(Webhook.tenant_id == subject.tenant_id, Webhook.disabled_at.is_(None))
+    event = f"{type(subject).__name__.lower()}.{state}"
+    if event in EVENT_TYPES:
+        _tell(session, subject.tenant_id, event, subject.id, lambda: _about(subject))
+
+
+def announce_move(session: Session, tenant_id: str, alias: str, model_id: str | None, *, is_rollback: bool) -> None:
+    """Have every webhook of a tenant told that an alias names another network, or none, that wants to be."""
+    path = {} if model_id is None else {"path": f"/v1/models/{model_id}"}
+    about = {"alias": alias, "model": model_id, "rollback": is_rollback, **path}
+    _tell(session, tenant_id, ALIAS_MOVED, model_id, lambda: about)
+
+
+def _tell(
+    session: Session, tenant_id: str, event: str, subject_id: str | None, about: Callable[[], dict[str, Any]]
+) -> None:
+    asked = select(Webhook).where(Webhook.tenant_id == tenant_id, Webhook.disabled_at.is_(None))
     wanting = [one for one in session.scalars(asked) if not one.events or event in one.events]
-    if wanting:
-        moment = db.now(session)
-        body = _body(event, moment, _about(subject))
-        for webhook in wanting:
-            _add(session, webhook, event, body, at=moment, subject_id=subject.id)
+    if not wanting:
+        return
+    moment = db.now(session)
+    body = _body(event, moment, about())
+    for webhook in wanting:
+        _add(session, webhook, event, body, at=moment, subject_id=subject_id)
 
 
 def ping(session: Session, webhook: Webhook) -> WebhookDelivery:

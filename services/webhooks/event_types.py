@@ -1,6 +1,7 @@
 """What webhooks are told of."""
 
 PING = "webhook.ping"
+ALIAS_MOVED = "alias.moved"
 EVENT_TYPES = (
     "job.succeeded",
     "job.failed",
@@ -9,4 +10,5 @@ EVENT_TYPES = (
     "model.rejected",
     "dataset.ready",
     "dataset.rejected",
+    ALIAS_MOVED,
 )

@@ -4,6 +4,8 @@ import os
 
 import schemathesis
 
+# A piece of a file is bytes, whatever it is called.
+schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")
 IDS = dict(pair.split("=") for pair in os.environ["EXISTING"].split(","))
 
 

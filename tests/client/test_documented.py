@@ -13,7 +13,7 @@ from onnxpress.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "client/README.md", "docs/search.md", "docs/ci.md")
-ALL_PAGES = (*PAGES, "docs/webhooks.md")
+ALL_PAGES = (*PAGES, "docs/webhooks.md", "docs/transfers.md")
 
 
 def _blocks(page, language):

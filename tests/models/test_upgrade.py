@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 from alembic.script import ScriptDirectory
-from sqlalchemy import JSON, DateTime, Float, Integer, MetaData, select
+from sqlalchemy import JSON, Boolean, DateTime, Float, Integer, MetaData, select
 
 from models import Base
 from services import db
@@ -92,7 +92,13 @@ def _value(table, column, rows):
         return None if target.table is table else rows[target.table.name][target.name]
     if (table.name, column.name) in _TELLING:
         return _TELLING[table.name, column.name]
-    kinds = ((DateTime, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)), (JSON, ["some"]), (Float, 1.5), (Integer, 7))
+    kinds = (
+        (DateTime, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        (JSON, ["some"]),
+        (Float, 1.5),
+        (Integer, 7),
+        (Boolean, True),
+    )
     return next((value for kind, value in kinds if isinstance(column.type, kind)), f"{table.name}.{column.name}")
 
 

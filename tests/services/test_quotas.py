@@ -93,7 +93,7 @@ def test_who_has_used_up_the_quota_starts_nothing(service):
         service.submit(request, settings=full)
     assert refused.value.exact_code == "quota_bytes"
     with pytest.raises(QuotaError):
-        service.read(lambda session: quotas.room(session, TENANT, full))
+        service.read(lambda session: quotas.room(session, TENANT, full)).check(1)
     assert service.read(lambda session: quotas.room(session, TENANT, under(service, 0))) is None
 
 

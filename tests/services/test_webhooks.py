@@ -8,9 +8,9 @@ import standardwebhooks
 from sqlalchemy import update
 
 from models import Webhook, WebhookDelivery
-from services import attempts, jobs
+from services import aliases, attempts, jobs, metrics
 from services.errors import ConflictError
-from services.server_secret import SecretFileError, ServerSecret, open_server_secret
+from services.server_secret import SecretError, ServerSecret, open_server_secret
 from services.webhooks import Courier, Policy, deliveries, subscriptions
 from settings import Settings
 
@@ -121,6 +121,8 @@ def test_all_that_was_given_up_is_sent_again(service, courier):
         for _ in range(2):
             service.write(lambda session: deliveries.ping(session, session.get_one(Webhook, made.row.id)))
         assert [one.status for one in send(service, courier, made.row.id)] == ["failed", "failed"]
+        (counted,) = (one for one in service.read(metrics.collect) if one.name == "onnxpress_webhook_deliveries")
+        assert counted.samples == [({"status": "failed"}, 2)]
         receiver.statuses = [204]
         since = datetime.now(UTC) - timedelta(hours=1)
         assert service.write(lambda session: deliveries.replay_failed(session, TENANT, made.row.id, since)) == 2
@@ -208,10 +210,28 @@ def test_the_services_secret_is_a_private_file_that_stays(tmp_path):
     assert [one.name for one in path.parent.iterdir()] == ["secret.key"]
     assert first.derive("a") != first.derive("b")
     path.write_text("short")
-    with pytest.raises(SecretFileError, match="openssl rand"):
+    with pytest.raises(SecretError, match="openssl rand"):
         open_server_secret(settings)
-    with pytest.raises(SecretFileError, match="ONNXPRESS_SECRET_FILE"):
+    with pytest.raises(SecretError, match="ONNXPRESS_SECRET_FILE"):
         open_server_secret(Settings(secret_file=tmp_path / "none"))
+    with pytest.raises(SecretError, match="ONNXPRESS_SECRET has 9 letters"):
+        open_server_secret(Settings(secret="change-me"))
+    assert open_server_secret(Settings(secret="s" * 64)).name == SECRET.name
+
+
+def test_whoever_serves_an_alias_hears_of_its_moves(service, courier):
+    with Receiver() as receiver:
+        made = subscribe(service, receiver, events=["alias.moved"])
+        first, second = service.ready_model(), service.ready_model()
+        for model in (first, second):
+            service.write(lambda session, model=model: aliases.move(session, TENANT, "production", model.id))
+        service.write(lambda session: aliases.roll_back(session, TENANT, "production"))
+        service.write(lambda session: aliases.take_away(session, TENANT, "production"))
+        sent = send(service, courier, made.row.id)
+    told = [json.loads(one.body)["data"] for one in sorted(sent, key=lambda one: one.created_at)]
+    assert [(one["alias"], one["model"], one["rollback"]) for one in told] == [
+        ("production", first.id, False), ("production", second.id, False), ("production", first.id, True), ("production", None, False),
+    ]  # fmt: skip
 
 
 def test_no_more_is_said_than_what_it_is_and_how_it_ended(service, courier):
