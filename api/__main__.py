@@ -23,6 +23,8 @@ from settings.private_folder import keep_private
 MAX_HEADER_BYTES = 32 << 10
 KEEP_ALIVE_S = 75
 STOP_S = 10
+# Connections that are taken in before those that are open are looked at again; and as many more as the system holds in front of the door.
+ACCEPTED_AT_ONCE, BACKLOG = 32, 2048
 # Descriptors beside those of connections: the database's, logs, libraries.
 FILES = 512
 
@@ -45,6 +47,7 @@ class Server(uvicorn.Server):
                 ws="none",
                 lifespan="on",
                 h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+                backlog=_accepted_at_once(settings),
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=STOP_S,
                 # Who the client is may be told by a proxy only where an operator says so.
@@ -59,6 +62,13 @@ class Server(uvicorn.Server):
     @staticmethod
     def _connections(app: FastAPI, settings: Settings) -> Connections:
         return Connections(settings.max_connections, settings.max_connections_per_address, app.state.proxies)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start serving; asyncio has one number for both, so that the system is told the other one afterwards."""
+        await super().startup(sockets)
+        for listener in [listener for server in self.servers for listener in server.sockets]:
+            with socket.fromfd(listener.fileno(), listener.family, listener.type) as same:
+                same.listen(BACKLOG)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop serving."""
@@ -76,6 +86,12 @@ def refuse_unless_private(host: str, *, authenticated: bool) -> None:
     except ValueError:
         pass
     sys.exit(f"onnxpress: refusing to serve on {host} without authentication; bind 127.0.0.1")
+
+
+def _accepted_at_once(settings: Settings) -> int:
+    """Give so few that those taken in together do not make each other's room: who has just come is heard before it has to go."""
+    room = min(settings.max_connections, settings.max_connections_per_address or settings.max_connections)
+    return max(1, min(ACCEPTED_AT_ONCE, room // 8))
 
 
 def _allow_files(connections: int) -> None:

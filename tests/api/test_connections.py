@@ -1,7 +1,9 @@
 """Who holds connections open, sends slowly or has no key keeps nobody else from being answered."""
 
 import json
+import select
 import socket
+import threading
 from contextlib import ExitStack, closing
 
 import httpx
@@ -74,6 +76,35 @@ def test_idle_connections_make_room_for_those_who_ask(service, sources):
         last = idle[-1]
         last.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert status_of(whole(last)) == 200
+
+
+def test_who_comes_back_at_once_without_end_keeps_nobody_out(service):
+    over = threading.Event()
+
+    def come_back():
+        poll, held = select.poll(), {}
+        try:
+            while not over.is_set():
+                while len(held) < 2 * MOST:
+                    link = connect(service)
+                    held[link.fileno()] = link
+                    poll.register(link, select.POLLIN)
+                for descriptor, _ in poll.poll(100):
+                    poll.unregister(descriptor)
+                    held.pop(descriptor).close()
+        finally:
+            for link in held.values():
+                link.close()
+
+    stranger = threading.Thread(target=come_back)
+    stranger.start()
+    try:
+        for _ in range(20):
+            assert status_of(ask(service, "/v1/models", "127.0.0.1", service.keys["alpha"])) == 200
+    finally:
+        over.set()
+        stranger.join(60)
+    assert not stranger.is_alive()
 
 
 def test_a_head_that_is_late_is_told_so(service, monkeypatch):
