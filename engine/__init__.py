@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from engine.report.heading import Heading, with_heading
     from engine.report.merge import merge_reports
     from engine.report.page import report_page
+    from engine.report.unfinished import Unfinished, unfinished_files
     from engine.report.unmeasured import unmeasured
     from engine.report.values import AnyReport, Interval, Loading, ProfileReport, Report, read_report
     from engine.report.wording import (
@@ -130,6 +131,7 @@ __all__ = [
     "Told",
     "TrialValues",
     "TryProposals",
+    "Unfinished",
     "adapt_recipe",
     "answer_probe",
     "beyond_limits",
@@ -183,12 +185,15 @@ __all__ = [
     "training",
     "trains",
     "try_candidate",
+    "unfinished_files",
     "unmeasured",
     "with_heading",
     "work_of_gates",
 ]
 
 _HOME = {
+    "Unfinished": "engine.report.unfinished",
+    "unfinished_files": "engine.report.unfinished",
     "report_page": "engine.report.page",
     "rejudged": "engine.measure.rejudge",
     "work_of_gates": "engine.measure.rejudge",

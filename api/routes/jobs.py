@@ -32,10 +32,19 @@ from api.schemas import (
     written,
 )
 from api.uploads import repr_digest
-from engine import REPORT_FORMATS, Heading, beyond_limits, read_report, report_page, with_heading
+from engine import (
+    REPORT_FORMATS,
+    Heading,
+    Unfinished,
+    beyond_limits,
+    read_report,
+    report_page,
+    unfinished_files,
+    with_heading,
+)
 from models import Job
 from services import jobs
-from services.errors import ServiceError
+from services.errors import ConflictError, ServiceError
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -237,13 +246,13 @@ def get_report_json(job_id: str, request: Request, scope: ReadScope) -> Response
 
 @router.get("/{job_id}/report.md", response_class=Response, responses=problems(403, 404, 409) | _REPORT_MARKDOWN)
 def get_report_markdown(job_id: str, request: Request, scope: ReadScope) -> Response:
-    """Give the measured report for people."""
+    """Give the measured report for people; of a job that ended without one, that and why."""
     return _report(scope, request, job_id, "md")
 
 
 @router.get("/{job_id}/report.junit.xml", response_class=Response, responses=problems(403, 404, 409) | _REPORT_JUNIT)
 def get_report_junit(job_id: str, request: Request, scope: ReadScope) -> Response:
-    """Give the gates as JUnit's test cases, for pipelines."""
+    """Give the gates as JUnit's test cases, for pipelines; a job that ended without a result is one with an error."""
     return _report(scope, request, job_id, "junit.xml")
 
 
@@ -289,25 +298,42 @@ def _accepted(scope: TenantScope, response: Response, submission: jobs.Submissio
 
 
 def _report(scope: TenantScope, request: Request, job_id: str, form: str) -> Response:
-    file = jobs.report(scope.session, scope.tenant_id, job_id).get(f"report.{form}")
+    try:
+        file = jobs.report(scope.session, scope.tenant_id, job_id).get(f"report.{form}")
+    except ConflictError as error:
+        told = unfinished_files(_unfinished(scope, job_id)).get(f"report.{form}")
+        if error.exact_code != "no_report" or told is None:
+            raise
+        return _sent(scope, request, job_id, form, told)
     if file is None:
         raise ApiError(
             404,
             f"The report was written by a version that did not know the format {form}; report.json has all of it.",
             code="report_format_missing",
         )
-    text, sha256 = None, file.sha256
+    if form != "md" and etag_matches(request, f'"{file.sha256}"'):
+        return Response(status_code=304, headers=_report_headers(file.sha256))
+    return _sent(scope, request, job_id, form, b"".join(scope.resources.store.read(scope.tenant_id, file.sha256)))
+
+
+def _sent(scope: TenantScope, request: Request, job_id: str, form: str, text: bytes) -> Response:
     if form == "md":
         # Which job it is of the report does not know: the same measurements may answer several.
-        stored = b"".join(scope.resources.store.read(scope.tenant_id, file.sha256)).decode()
-        text = with_heading(stored, _heading(scope, request, job_id)).encode()
-        sha256 = hashlib.sha256(text).hexdigest()
-    headers = {"ETag": f'"{sha256}"', "Vary": "Accept", "Repr-Digest": repr_digest(sha256)}
+        text = with_heading(text.decode(), _heading(scope, request, job_id)).encode()
+    headers = _report_headers(hashlib.sha256(text).hexdigest())
     if etag_matches(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    if text is None:
-        text = b"".join(scope.resources.store.read(scope.tenant_id, file.sha256))
     return Response(text, headers=headers, media_type=REPORT_FORMATS[form])
+
+
+def _report_headers(sha256: str) -> dict[str, str]:
+    return {"ETag": f'"{sha256}"', "Vary": "Accept", "Repr-Digest": repr_digest(sha256)}
+
+
+def _unfinished(scope: TenantScope, job_id: str) -> Unfinished:
+    job = jobs.get(scope.session, scope.tenant_id, job_id)
+    problem = job.problem or {}
+    return Unfinished(job.kind, job.status, problem.get("code"), problem.get("message"), problem.get("hint"))
 
 
 def _label(text: str) -> tuple[str, str]:

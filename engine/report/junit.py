@@ -22,7 +22,7 @@ def junit(report: AnyReport) -> bytes:
         suite.set(attribute, str(len(suite.findall(f"testcase/{tag}"))))
     suite.set("tests", str(max(1, len(gates))))
     suite.set("errors", "0")
-    ET.SubElement(suite, "system-out").text = _printable(report.summary)
+    ET.SubElement(suite, "system-out").text = printable(report.summary)
     return bytes(ET.tostring(suite, encoding="utf-8", xml_declaration=True))
 
 
@@ -38,10 +38,10 @@ def _case(suite: ET.Element, result: GateResult) -> None:
     if result.outcome == "pass":
         return
     failed = result.outcome == "fail" and gate.level == "error"
-    said = f"{result.outcome}: {_printable(result.reason)}"
+    said = f"{result.outcome}: {printable(result.reason)}"
     ET.SubElement(case, "failure" if failed else "skipped", message=said)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Leave out what XML cannot hold."""
     return "".join(char for char in text if char.isprintable() or char in "\n\t")

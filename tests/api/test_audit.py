@@ -69,13 +69,29 @@ def test_every_request_that_changes_something_is_noted(service, client, admin):
     ]
     described = service.app.openapi()["paths"].items()
     writes = {way["operationId"] for _, ways in described for verb, way in ways.items() if verb not in {"get", "head"}}
-    # What is picked is noted too, of searches with a front.
-    assert {action for action, _ in found} == writes - {"validate_job", "pick_point"} | {"get_prunability"}
+    told = {action for action, _ in found} | _noted_for_operators(service)
+    # What is picked is noted too, of searches with a front, and a delivery that is sent again once it has ended.
+    assert told == writes - {"validate_job", "pick_point", "replay_delivery"} | {"get_prunability"}
     renamed = changes(admin, subject=model, action="change_model")
     assert [one["request_id"] for one in renamed] == ["req-of-mine"]
     mine = service.keys["alpha"].split("_")[1]
     assert renamed[0]["key"] == f"key_{mine}"
     assert {one["action"] for one in changes(admin, key=renamed[0]["key"], subject=job)} == {"create_job", "cancel_job"}
+
+
+def _noted_for_operators(service):
+    """Change webhooks and tenants; gives what was noted of it."""
+    key = service.new_key(scopes=("admin", "operator"))
+    with httpx.Client(base_url=service.url, headers={"Authorization": f"Bearer {key.text}"}, timeout=30) as operator:
+        hook = operator.post("/v1/webhooks", json={"url": "https://hooks.example.com/audited"}).json()["id"]
+        operator.patch(f"/v1/webhooks/{hook}", json={"description": "audited"})
+        for verb, body in (("rotate", None), ("ping", None), ("replay", {"since": "2040-01-01T00:00:00Z"})):
+            operator.post(f"/v1/webhooks/{hook}:{verb}", json=body)
+        operator.delete(f"/v1/webhooks/{hook}")
+        operator.post("/v1/tenants", json={"id": "audited", "name": "Audited"})
+        operator.patch("/v1/tenants/audited", json={"quota_jobs": 1})
+        operator.post("/v1/tenants/audited/keys", json={"name": "first", "scopes": ["read"]})
+        return {one["action"] for one in changes(operator, key=key.row.id)}
 
 
 def test_what_was_refused_or_only_read_is_not(service, client, admin):

@@ -398,3 +398,19 @@ def test_a_changed_limit_of_costs_is_judged_by_what_was_measured(service, client
     assert client.get(again["links"]["output"]).content == b"small"
     # Who asks for something else asks for other work.
     assert new_job(client, gated("max", 5.0, "latency_p99"))["cache"] == "miss"
+
+
+def test_a_job_that_ended_without_a_result_has_a_report_that_says_so(client, body):
+    job = new_job(client, body)["id"]
+    assert client.get(f"/v1/jobs/{job}/report.md").json()["code"] == "report_pending"
+    client.post(f"/v1/jobs/{job}:cancel")
+    text = client.get(f"/v1/jobs/{job}/report.md").text
+    assert text.startswith("# The compress job was cancelled\n")
+    assert f"job `{job}`" in text
+    junit = client.get(f"/v1/jobs/{job}/report.junit.xml")
+    assert 'errors="1"' in junit.text
+    known = {"If-None-Match": junit.headers["ETag"]}
+    assert client.get(f"/v1/jobs/{job}/report.junit.xml", headers=known).status_code == 304
+    assert 'unfinished{status="cancelled"} 1' in client.get(f"/v1/jobs/{job}/report.prom").text
+    for form in ("json", "html"):
+        assert client.get(f"/v1/jobs/{job}/report.{form}").json()["code"] == "no_report"
