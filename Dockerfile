@@ -22,6 +22,10 @@ ARG EXTRAS=s3,sign
 ARG PIP_EXTRA_INDEX_URL
 WORKDIR /src
 RUN python -m venv /opt/onnxpress
+# What it is made of, each file by its digest; what is not locked (other builds of ONNX Runtime, PyTorch) comes by the ranges below.
+COPY requirements requirements
+RUN pip install --no-cache-dir --compile --require-hashes \
+    -r requirements/$([ "$EP" = cpu ] && echo cpu || echo service).txt
 COPY pyproject.toml README.md LICENSE ./
 COPY settings settings
 COPY engine engine
@@ -33,7 +37,8 @@ COPY worker worker
 COPY standalone standalone
 COPY migrations migrations
 # Compiled here: the root file system is read-only where it runs.
-RUN pip install --no-cache-dir --compile ".[${EP},${EXTRAS}]"
+RUN pip install --no-cache-dir --compile --no-build-isolation ".[${EP},${EXTRAS}]" \
+    && onnxpress-server sbom --out /opt/onnxpress/sbom.cdx.json
 
 FROM base
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin onnxpress \

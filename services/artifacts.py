@@ -236,10 +236,15 @@ def list_models(
     tags: Sequence[str] = (),
     limit: int = 50,
     before: str | None = None,
+    whole: bool = False,
 ) -> list[Model]:
-    """Give the tenant's networks, the newest first, those before an id and with all the tags; those of one name are its versions."""
+    """Give the tenant's networks, the newest first, those before an id and with all the tags; those of one name are its versions.
+
+    Unless they are wanted `whole`, what they are is not read: of hundreds it is megabytes.
+    """
     asked = _models(tenant_id).order_by(Model.id.desc()).limit(limit)
-    asked = asked.options(joinedload(Model.artifact), selectinload(Model.aliases), defer(Model.inspection))
+    left_out = () if whole else (defer(Model.inspection),)
+    asked = asked.options(joinedload(Model.artifact), selectinload(Model.aliases), *left_out)
     if state is not None:
         asked = asked.where(Model.state == state)
     if name is not None:
@@ -251,15 +256,18 @@ def list_models(
 
 
 def list_datasets(
-    session: Session, tenant_id: str, *, tags: Sequence[str] = (), limit: int = 50, before: str | None = None
+    session: Session,
+    tenant_id: str,
+    *,
+    tags: Sequence[str] = (),
+    limit: int = 50,
+    before: str | None = None,
+    whole: bool = False,
 ) -> list[Dataset]:
-    """Give the tenant's datasets, the newest first, those before an id and with all the tags."""
-    asked = (
-        _datasets(tenant_id)
-        .order_by(Dataset.id.desc())
-        .limit(limit)
-        .options(joinedload(Dataset.artifact), defer(Dataset.inspection))
-    )
+    """Give the tenant's datasets, the newest first, those before an id and with all the tags; `whole`: with what they are."""
+    left_out = () if whole else (defer(Dataset.inspection),)
+    asked = _datasets(tenant_id).order_by(Dataset.id.desc()).limit(limit)
+    asked = asked.options(joinedload(Dataset.artifact), *left_out)
     asked = asked.where(*(_has_tag(session, Dataset.tags, tag) for tag in tags))
     return list(session.scalars(asked if before is None else asked.where(Dataset.id < before)))
 

@@ -234,10 +234,13 @@ def list_jobs(
     labels: Mapping[str, str] | None = None,
     limit: int = 50,
     before: str | None = None,
+    whole: bool = False,
 ) -> list[Job]:
-    """Give the tenant's jobs, the newest first, those before an id."""
-    # A list shows none of these: of many jobs they are megabytes.
-    left_out = (defer(Job.spec), defer(Job.steps), defer(Job.warnings))
+    """Give the tenant's jobs, the newest first, those before an id.
+
+    Unless they are wanted `whole`, specs, steps and warnings are not read: of hundreds they are megabytes.
+    """
+    left_out = () if whole else (defer(Job.spec), defer(Job.steps), defer(Job.warnings))
     asked = select(Job).options(selectinload(Job.outputs), *left_out).where(Job.tenant_id == tenant_id).limit(limit)
     # The newest first, by whichever index finds the fewest rows.
     order: InstrumentedAttribute[str] = Job.id

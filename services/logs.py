@@ -19,8 +19,9 @@ WORD_LETTERS, TEXT_LETTERS = 500, 16_000
 BURST, PER_S = 200, 20.0
 _KINDS = 1000
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
-# A key ends up in an address, and with it in the log, when somebody pastes it there; its id stays, to revoke it by.
-_SECRETS = re.compile(r"\b(opk_[0-9a-z]+_)[0-9A-Za-z]{8,}")
+# A key, or what webhooks are signed with, ends up in an address, and with it in the log, when somebody pastes it there. A key's
+# id stays, to revoke it by.
+_SECRETS = re.compile(r"(opk_[0-9a-z]+_|whsec_)[0-9A-Za-z+/=]{8,}")
 
 _about: ContextVar[dict[str, str]] = ContextVar("about", default={})  # noqa: B039 - nobody writes into it
 

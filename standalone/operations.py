@@ -14,8 +14,8 @@ from services.errors import NotFoundError
 from services.storage import open_store
 from settings import Settings
 from settings.private_folder import private_folder
-from standalone.bill_of_materials import bill_of_materials
 from standalone.doctor import as_json, as_text, examine
+from standalone.sbom import installation
 from standalone.serve import lock
 
 
@@ -97,7 +97,7 @@ def doctor(asked: argparse.Namespace) -> int:
 
 def sbom(asked: argparse.Namespace) -> int:
     """Write down what this installation is made of."""
-    text = json.dumps(bill_of_materials(), indent=1)
+    text = json.dumps(installation(), indent=1)
     if asked.out is None:
         print(text)
     else:

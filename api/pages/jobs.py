@@ -52,6 +52,7 @@ def jobs_page(  # noqa: PLR0917 - FastAPI calls it by name
         labels=_label(label),
         limit=_PAGE + 1,
         before=read_cursor(cursor),
+        whole=True,
     )
     values = {
         "rows": row_values(scope.session, scope.tenant_id, rows[:_PAGE]),
@@ -117,9 +118,13 @@ def new_job_page(request: Request, scope: ReadScope, model: str = "", dataset: s
     ]
     recipes = [{name: each[name] for name in ("name", "summary", "passes")} for each in engine.list_recipes()]
     values = {
-        "networks": [row for row in artifacts.list_models(session, tenant_id, limit=_CHOICES) if row.state == "ready"],
+        "networks": [
+            row for row in artifacts.list_models(session, tenant_id, limit=_CHOICES, whole=True) if row.state == "ready"
+        ],
         "datasets": [
-            row for row in artifacts.list_datasets(session, tenant_id, limit=_CHOICES) if row.state == "ready"
+            row
+            for row in artifacts.list_datasets(session, tenant_id, limit=_CHOICES, whole=True)
+            if row.state == "ready"
         ],
         "model": model,
         "dataset": dataset,

@@ -20,11 +20,11 @@ _PAGE = 50
 def models_page(request: Request, scope: ReadScope, cursor: Cursor = None) -> Response:
     """List networks and datasets, the newest first."""
     session, tenant_id = scope.session, scope.tenant_id
-    rows = artifacts.list_models(session, tenant_id, limit=_PAGE + 1, before=read_cursor(cursor))
+    rows = artifacts.list_models(session, tenant_id, limit=_PAGE + 1, before=read_cursor(cursor), whole=True)
     values = {
         "rows": rows[:_PAGE],
         "next_cursor": next_cursor(rows, _PAGE),
-        "datasets": artifacts.list_datasets(session, tenant_id, limit=_PAGE) if cursor is None else [],
+        "datasets": artifacts.list_datasets(session, tenant_id, limit=_PAGE, whole=True) if cursor is None else [],
         "may_write": may_write(scope),
     }
     return render(request, "models.html", values)

