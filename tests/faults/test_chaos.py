@@ -119,7 +119,7 @@ class Chaos:
             self.cancelled.add(job_id)
 
 
-@pytest.mark.parametrize("seconds", [20, pytest.param(900, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("seconds", [10, pytest.param(900, marks=pytest.mark.chaos)])
 def test_whatever_dies_every_job_ends_once(system, seconds):
     seconds = float(os.environ.get("CHAOS_SECONDS", seconds))
     # The same in every short run; what comes of it is not, for nobody repeats when the kernel does what.
@@ -136,5 +136,5 @@ def test_whatever_dies_every_job_ends_once(system, seconds):
         assert job.status in expected, (job.problem, [(one.type, one.data) for one in system.events(job_id)])
     sys.stderr.write(f"{dict(ended)} after {dict(chaos.done)}\n")
     assert ended["succeeded"]
-    assert sum(chaos.done.values()) > 5
+    assert sum(chaos.done.values()) > 3
     system.assert_no_child_left()
