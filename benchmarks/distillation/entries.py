@@ -172,7 +172,7 @@ TASKS = (
         "vit_50", "vit", "half of heads and hidden neurons, integers where they pay",
         bars=(_loses(_MIXED, 0.015), _runs(_MIXED, 2.0, 2.5)),
         recipes={
-            _MIXED: (_SIMPLIFY, _HEADS, _DISTILL_IMAGES, _FUSE, _WHERE_IT_PAYS),
+            _MIXED: (_SIMPLIFY, _HEADS, _DISTILL_IMAGES, {**_FUSE, "attention": True}, _WHERE_IT_PAYS),
             "pruned, reconstructed": (_SIMPLIFY, _HEADS),
         },
         integers=("static", "mixed"),

@@ -10,7 +10,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from engine.graph import io
+from engine.graph.attention_matching import TakenApart
 from engine.graph.opset import upgrade
+from engine.graph.sizes import Sizes, infer
 from engine.report.detail_parts import CountChange
 from engine.report.graph_details import FuseDetails
 from engine.report.values import Change, Refusal
@@ -19,6 +21,8 @@ from engine.report.values import Change, Refusal
 _HARD_SWISH_OPSET = 14
 # In which Gelu became a standard operator.
 _GELU_OPSET = 20
+# Since which Softmax is over one axis.
+_SOFTMAX_OPSET = 13
 # In which Split took sizes as an input.
 _SPLIT_OPSET = 13
 _FEWEST_MERGED = 2
@@ -28,12 +32,12 @@ _SAME = 1e-4
 Floats = npt.NDArray[np.floating[Any]]
 
 
-def fuse(model: ir.Model) -> Change | Refusal:
-    """Fuse in place, until nothing more can be fused."""
+def fuse(model: ir.Model, *, attention: bool = False) -> Change | Refusal:
+    """Fuse in place, until nothing more can be fused; `attention`: into the runtime's own operator too."""
     before = sum(1 for _ in model.graph)
     upgrade(model, _HARD_SWISH_OPSET)
     done: Counter[str] = Counter()
-    fusing = _Fusing(model)
+    fusing = _Fusing(model, attention=attention)
     while found := fusing.sweep():
         done.update(found)
     after = sum(1 for _ in model.graph)
@@ -49,8 +53,8 @@ def fuse(model: ir.Model) -> Change | Refusal:
 
 
 class _Fusing:
-    def __init__(self, model: ir.Model) -> None:
-        self._model, self._graph = model, model.graph
+    def __init__(self, model: ir.Model, *, attention: bool) -> None:
+        self._model, self._graph, self._attention = model, model.graph, attention
         self._taken = io.value_names(model)
         # Values that bodies of If and Loop read are not ours to move.
         self._captured = {
@@ -72,6 +76,9 @@ class _Fusing:
             ("factors folded into the weights after them", self._fold_factor_forward),
             ("products of one input made in one", self._merge_products),
         )
+        if self._attention and io.opset(self._model) >= _SOFTMAX_OPSET:
+            sizes = infer(self._model)
+            rules = (*rules, ("attentions", lambda node: self._attention_around(node, sizes)))
         done = []
         for node in list(self._graph):
             if node.graph is not self._graph or node.domain not in _STANDARD:
@@ -203,6 +210,20 @@ class _Fusing:
             return None
         bias, weight = self._array(add.inputs[1 - _position(add, node.outputs[0])]), self._array(node.inputs[1])
         return add if bias is not None and weight is not None and bias.shape == weight.shape[1:] else None
+
+    def _attention_around(self, softmax: ir.Node, sizes: Sizes) -> bool:
+        """Scores of heads, Softmax and the weighted sum of values: one operator that moves nothing between layouts."""
+        found = TakenApart.at(softmax, sizes)
+        if found is None:
+            return False
+        self._model.opset_imports.setdefault("com.microsoft", 1)
+        attributes = {"num_heads": found.heads, "scale": found.scale}
+        inputs = [found.query, found.key, found.value]
+        made = ir.node("MultiHeadAttention", inputs, attributes, domain="com.microsoft", name=softmax.name)
+        made.outputs[0].name = io.unused_name(self._taken, "attention_")
+        self._graph.insert_before(found.last, made)
+        self._bypass_to(found.last, made.outputs[0])
+        return True
 
     # Activations
 

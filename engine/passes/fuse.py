@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field
+
 from engine.contract import Context, Observe, Pass, Work, Workload
 
 if TYPE_CHECKING:
@@ -22,6 +24,14 @@ class Fuse(Pass):
     type: Literal["fuse"] = "fuse"
     lossless: ClassVar[bool] = True
 
+    attention: bool = Field(
+        default=False,
+        description=(
+            "Also make attention without a mask one MultiHeadAttention of ONNX Runtime, for the CPU and CUDA; after pruning"
+            " and training. Other runtimes do not know it."
+        ),
+    )
+
     def work(self, load: Workload) -> Work:
         """The result is compared with the network on a few samples."""
         del load
@@ -33,4 +43,4 @@ class Fuse(Pass):
         from engine.graph.fusing import fuse
 
         with context.working():
-            return fuse(model)
+            return fuse(model, attention=self.attention and context.target.provider in {"cpu", "cuda"})

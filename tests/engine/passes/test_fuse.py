@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from onnx import helper, numpy_helper
 
 from engine.passes.fuse import Fuse
 from engine.report.values import Change, Refusal
+from engine.target import Target
 
 RANDOM = np.random.default_rng(3)
 
@@ -31,10 +33,10 @@ def number(value):
     return np.float32(value)
 
 
-def fused(tools, model, feed):
+def fused(tools, model, feed, **parameters):
     """Fuse, and prove with and without the runtime's own optimisation that nothing changed."""
     before = [tools.run(model, feed, optimise=optimise) for optimise in (True, False)]
-    change = Fuse().apply(model, {}, tools.context(model))
+    change = Fuse(**parameters).apply(model, {}, tools.context(model))
     for optimise, expected in zip((True, False), before, strict=True):
         found = tools.run(model, feed, optimise=optimise)
         assert found.keys() == expected.keys()
@@ -163,6 +165,56 @@ def test_values_that_a_body_captures_stay(tools, inner):
     )
     change, _ = fused(tools, model, {"x": draw(1, 2, 3, 3)})
     assert isinstance(change, Refusal) == inner
+
+
+def attention(*, heads=2, numbers=4, scale="Mul", masked=False):
+    """Self-attention of (samples, 5 positions, 8 numbers) as exporters take it apart."""
+    nodes = [
+        node("MatMul", ["x", "w"], "qkv"),
+        helper.make_node("Split", ["qkv"], ["q", "k", "v"], axis=2, num_outputs=3),
+    ]
+    for name, perm in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
+        nodes += [
+            node("Reshape", [name, "parted"], f"{name}_r"),
+            node("Transpose", [f"{name}_r"], f"{name}_t", perm=perm),
+        ]
+    nodes += [node("MatMul", ["q_t", "k_t"], "products"), node(scale, ["products", "factor"], "scores")]
+    nodes += [node("Add", ["scores", "mask"], "masked")] if masked else []
+    nodes += [
+        node("Softmax", ["masked" if masked else "scores"], "shares", axis=-1),
+        node("MatMul", ["shares", "v_t"], "weighted"),
+        node("Transpose", ["weighted"], "back", perm=[0, 2, 1, 3]),
+        node("Reshape", ["back", "whole"], "y"),
+    ]
+    factor = numbers**-0.5 if scale == "Mul" else numbers**0.5
+    weights = {
+        "w": draw(8, 3 * heads * numbers), "parted": np.array([-1, 5, heads, numbers], np.int64), "factor": number(factor),
+        "whole": np.array([-1, 5, heads * numbers], np.int64), "mask": draw(5, 5),
+    }  # fmt: skip
+    if not masked:
+        del weights["mask"]
+    return nodes, weights
+
+
+@pytest.mark.parametrize("scale", ["Mul", "Div"])
+def test_attention_becomes_one_operator_where_it_is_asked_for(tools, scale):
+    nodes, weights = attention(scale=scale)
+    model = tools.build(nodes, {"x": ["n", 5, 8]}, {"y": ["n", 5, 8]}, weights, opset=18)
+    feed = {"x": draw(3, 5, 8)}
+    assert isinstance(fused(tools, model, feed)[0], Refusal)
+    change, kinds = fused(tools, model, feed, attention=True)
+    assert change.details.fused == {"attentions": 1}
+    assert kinds == ["MatMul", "Split", "MultiHeadAttention"]
+
+
+def test_attention_with_a_mask_and_for_other_runtimes_stays(tools):
+    nodes, weights = attention(masked=True)
+    model = tools.build(nodes, {"x": ["n", 5, 8]}, {"y": ["n", 5, 8]}, weights, opset=18)
+    assert isinstance(fused(tools, model, {"x": draw(3, 5, 8)}, attention=True)[0], Refusal)
+    nodes, weights = attention()
+    model = tools.build(nodes, {"x": ["n", 5, 8]}, {"y": ["n", 5, 8]}, weights, opset=18)
+    elsewhere = replace(tools.context(model), target=Target(provider="openvino"))
+    assert isinstance(Fuse(attention=True).apply(model, {}, elsewhere), Refusal)
 
 
 @pytest.mark.parametrize("biased", [True, False])
