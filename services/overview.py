@@ -4,10 +4,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session, aliased, selectinload
 
 import engine
-from models import Dataset, Job, JobLabel, JobStatus, Model, Unit, UnitStatus, is_final
+from models import AliasMove, Dataset, Job, JobLabel, JobStatus, Model, Unit, UnitStatus, is_final
 from services import db, workers
 from services.routing import provider_of
 
@@ -131,3 +131,16 @@ def label_values(session: Session, tenant_id: str) -> dict[str, list[str]]:
     for name, value in session.execute(asked):
         found.setdefault(name, []).append(value)
     return found
+
+
+def promoted(session: Session, tenant_id: str, alias: str) -> list[Job]:
+    """Give the jobs whose networks an alias has named, in the order in which it moved to them."""
+    asked = (
+        select(Job)
+        .options(selectinload(Job.outputs))
+        .join(Model, Model.job_id == Job.id)
+        .join(AliasMove, AliasMove.model_id == Model.id)
+        .where(AliasMove.tenant_id == tenant_id, AliasMove.alias == alias)
+        .order_by(AliasMove.id)
+    )
+    return list(session.scalars(asked))

@@ -41,7 +41,9 @@ def sign_in(
         values = {"next": _inside(next), "problem": _UNKNOWN, "said": None, "signed_in": False}
         return render(request, "sign_in.html", values, status=401)
     response = RedirectResponse(_inside(next), 303)
-    session.sign_in(response, text, secure=request.url.scheme == "https")
+    # A proxy that ends TLS says so; whoever makes it up only keeps the cookie from himself.
+    secure = "https" in {request.url.scheme, request.headers.get("x-forwarded-proto")}
+    session.sign_in(response, text, secure=secure)
     return response
 
 

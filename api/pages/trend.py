@@ -10,7 +10,7 @@ from api.dependencies import ReadScope
 from api.errors import ApiError
 from api.pages.rendering import moment, render
 from models import Job, JobStatus
-from services import jobs, overview
+from services import aliases, jobs, overview
 
 router = APIRouter(include_in_schema=False)
 
@@ -22,23 +22,32 @@ _COMMIT = ("commit", "sha", "revision")
 
 @router.get("/trend")
 def trend_page(request: Request, scope: ReadScope, label: str = "") -> Response:
-    """Show the jobs with a label over time."""
+    """Show the jobs with a label, or those that an alias has named, over time."""
     session, tenant_id = scope.session, scope.tenant_id
-    name, equals, value = label.partition("=")
-    if label and not (name and equals):
-        raise ApiError(422, "A label is looked for as name=value, such as branch=main.")
-    rows: list[Job] = []
-    if label:
-        found = jobs.list_jobs(session, tenant_id, status=JobStatus.SUCCEEDED, labels={name: value}, limit=_MOST)
-        rows = [job for job in reversed(found) if job.summary]
+    rows = [job for job in _named(scope, label) if job.summary]
     values = {
         "label": label,
         "labels": overview.label_values(session, tenant_id),
+        "aliases": aliases.list_aliases(session, tenant_id),
         "rows": rows,
         "figures_shown": trends(rows),
         "commit": _commit,
     }
     return render(request, "trend.html", values)
+
+
+def _named(scope: ReadScope, label: str) -> Sequence[Job]:
+    """Give the jobs with a label, or those that an alias has named, the oldest first."""
+    if not label:
+        return ()
+    if label.startswith("@"):
+        return overview.promoted(scope.session, scope.tenant_id, label[1:])
+    name, equals, value = label.partition("=")
+    if not (name and equals):
+        raise ApiError(422, "A label is looked for as name=value, such as branch=main, an alias as @prod.")
+    wanted = {name: value}
+    found = jobs.list_jobs(scope.session, scope.tenant_id, status=JobStatus.SUCCEEDED, labels=wanted, limit=_MOST)
+    return found[::-1]
 
 
 def _commit(job: Job) -> str:

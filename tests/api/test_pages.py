@@ -133,6 +133,15 @@ def test_signing_in_gives_a_cookie_that_no_script_reads_and_no_other_site_sends(
         assert client.get("/models").status_code == 303
 
 
+def test_the_cookie_goes_over_https_only_where_the_page_came_by_it(service):
+    told = {"Origin": service.url.replace("http:", "https:"), "X-Forwarded-Proto": "https"}
+    with httpx.Client(base_url=service.url, headers=HTML) as client:
+        by_proxy = client.post("/sign-in", data={"key": service.keys["alpha"]}, headers=told)
+        plain = sign_in(client, service.keys["alpha"])
+    assert "secure" in by_proxy.headers["set-cookie"].lower()
+    assert "secure" not in plain.headers["set-cookie"].lower()
+
+
 @pytest.mark.parametrize("key", ["", "opk_no_such", "x" * 150])
 def test_a_wrong_key_is_told_so(service, key):
     with httpx.Client(base_url=service.url, headers=HTML) as client:
@@ -263,6 +272,18 @@ def test_a_label_has_a_trend(browser, done):
     assert Page(text).blocks["data-trend-size"]["data"][0]["y"] == [100_000, 100_000]
     assert "1a2b3c4d" in text
     assert "branch%3Dmain" in browser.get("/trend").text
+
+
+def test_an_alias_has_a_trend_of_what_it_has_named(service, browser, done):
+    with service.client() as client:
+        for job in done:
+            output = client.get(f"/v1/jobs/{job}").json()["output_model"]
+            assert client.put("/v1/aliases/prod", json={"model": output}).status_code == 200
+    text = browser.get("/trend?label=%40prod").text
+    assert len(Page(text).blocks["data-trend-size"]["data"][0]["y"]) == 2
+    assert "@prod" in browser.get("/trend").text
+    assert "@prod" in browser.get("/models").text
+    assert "No job with this label" in browser.get("/trend?label=%40nothing").text
 
 
 def test_a_model_is_shown_with_where_it_comes_from(service, browser, model, done):

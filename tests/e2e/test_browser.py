@@ -4,6 +4,7 @@ The browser is Debian's Chromium (`apt-get install chromium`). Screenshots lie i
 pytest's own.
 """
 
+import itertools
 import os
 import re
 import shutil
@@ -60,24 +61,23 @@ class Person:
         if message.type in {"error", "warning"}:
             self.complaints.append(f"{message.type}: {message.text}")
 
-    def look(self, name):
-        """Look at the page in two widths and two schemes, with a machine's eyes for barriers too."""
+    def look(self, name, *, every_way=False):
+        """Look at the page wide and light, narrow and dark, or in every way; with a machine's eyes for barriers too."""
         from axe_core_python.sync_playwright import Axe
 
-        for scheme in ("light", "dark"):
+        for scheme, width in itertools.product(("light", "dark"), WIDTHS):
+            if not every_way and (scheme, width) not in {("light", "wide"), ("dark", "narrow")}:
+                continue
+            across, down = WIDTHS[width]
             self.page.emulate_media(color_scheme=scheme)
-            for width, (across, down) in WIDTHS.items():
-                self.page.set_viewport_size({"width": across, "height": down})
-                self.page.wait_for_function(
-                    "[...document.querySelectorAll('.chart')].every(each => each.dataset.drawn)"
-                )
-                self.page.screenshot(path=self.pictures / f"{name}-{width}-{scheme}.png", full_page=True)
-                assert self.page.evaluate("document.documentElement.scrollWidth") <= across, (
-                    f"{name} is wider than {width}"
-                )
+            self.page.set_viewport_size({"width": across, "height": down})
+            self.page.wait_for_function("[...document.querySelectorAll('.chart')].every(each => each.dataset.drawn)")
+            self.page.screenshot(path=self.pictures / f"{name}-{width}-{scheme}.png", full_page=True)
+            widest = self.page.evaluate("document.documentElement.scrollWidth")
+            assert widest <= across, f"{name} is wider than {width}"
             found = Axe().run(self.page)["violations"]
             grave = [f"{each['id']}: {each['nodes'][0]['html'][:300]}" for each in found if each["impact"] in _GRAVE]
-            assert not grave, (name, scheme, grave)
+            assert not grave, (name, scheme, width, grave)
         self.page.set_viewport_size({"width": 1280, "height": 900})
 
     def close(self):
@@ -110,7 +110,7 @@ def test_from_signing_in_to_a_picked_network(person, embedded, tmp_path):
     page.get_by_label("Lose at most").fill("70")
     page.get_by_label("Search for at most").fill("8")
     page.get_by_label("Labels").fill("branch=main, commit=1a2b3c4d")
-    person.look("new-job")
+    person.look("new-job", every_way=True)
     page.get_by_role("button", name="Check").click()
     page.locator("#plan p").first.wait_for()
     page.get_by_role("button", name="Start").click()
@@ -120,7 +120,7 @@ def test_from_signing_in_to_a_picked_network(person, embedded, tmp_path):
     # Nothing is reloaded by hand: the page is told of candidates while they are tried, and of the end.
     page.get_by_text("Trial 1").or_(page.locator("#figure-story")).first.wait_for(state="attached")
     page.get_by_role("heading", name="Before and after").wait_for()
-    person.look("report")
+    person.look("report", every_way=True)
 
     with page.expect_download() as first:
         page.get_by_role("link", name="Download the network").click()

@@ -24,7 +24,7 @@ function framed(layout, narrow) {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: colour("--font") || "sans-serif", size: 12, color: text },
-    margin: { l: 8, r: 12, t: 16, b: 36 },
+    margin: { l: 8, r: 12, t: layout.legend ? 56 : 16, b: 36 },
     hoverlabel: { align: "left" },
     ...layout,
   };

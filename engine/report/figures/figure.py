@@ -1,5 +1,6 @@
 """A figure: Plotly's traces and layout as JSON, and the same in words and as a table for who does not see it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,6 +13,9 @@ BAD = "var(--chart-bad)"
 UNSURE = "var(--chart-unsure)"
 QUIET = "var(--chart-quiet)"
 ACCENT = "var(--chart-accent)"
+
+# Above the plot, where lines of it grow upwards.
+LEGEND: Mapping[str, Any] = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
 
 _BAR = 34
 _FRAME = 90

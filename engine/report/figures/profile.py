@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from engine.report.figures.figure import ACCENT, COMPRESSED, ORIGINAL, QUIET, Figure, axis, bars_height
+from engine.report.figures.figure import ACCENT, COMPRESSED, LEGEND, ORIGINAL, QUIET, Figure, axis, bars_height
 from engine.report.figures.latency import distributions, ratios
 from engine.report.values import ProfileReport, TargetMeasurement, TargetProfile
 from engine.report.wording import milliseconds
@@ -60,7 +60,7 @@ def _targets(measured: list[tuple[TargetProfile, TargetMeasurement]]) -> Figure:
             "barmode": "group",
             "xaxis": axis("ms", rangemode="tozero"),
             "yaxis": axis("", autorange="reversed"),
-            "legend": {"orientation": "h", "y": 1.16},
+            "legend": LEGEND,
         },
         head=("target", "p50", "p95", "p99", "runs"),
         rows=tuple(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.goal import Minimised
-from engine.report.figures.figure import ACCENT, BAD, COMPRESSED, GOOD, QUIET, Figure, axis, wrapped
+from engine.report.figures.figure import ACCENT, BAD, COMPRESSED, GOOD, LEGEND, QUIET, Figure, axis, wrapped
 from engine.report.search import Level, Measured, MeasuredQuality, SearchReport
 from engine.report.wording import SHARES, metric_value
 from engine.report.wording import size as size_text
@@ -97,7 +97,7 @@ def front_figure(minimise: Minimised, tried: Sequence[Candidate], chosen: int | 
         "xaxis": axis(_COST[minimise], **({} if minimise == "latency" else {"tickformat": "~s"})),
         "yaxis": axis(title),
         "hovermode": "closest",
-        "legend": {"orientation": "h", "y": 1.12},
+        "legend": LEGEND,
     }
     data: list[dict[str, Any]] = []
     if rest:
@@ -271,7 +271,7 @@ def story_figure(minimise: Minimised, tried: Sequence[Candidate], chosen: int | 
             "yaxis": axis(
                 _COST[minimise], rangemode="tozero", **({} if minimise == "latency" else {"tickformat": "~s"})
             ),
-            "legend": {"orientation": "h", "y": 1.14},
+            "legend": LEGEND,
             "hovermode": "closest",
         },
         head=("trial", "what was tried", "because", "cost", "within the limits", "what came of it"),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from engine.report.figures.figure import ACCENT, COMPRESSED, ORIGINAL, Figure, axis
+from engine.report.figures.figure import ACCENT, COMPRESSED, LEGEND, ORIGINAL, Figure, axis
 from engine.report.training_details import DistillDetails, QuantizeAwareDetails, TrainingRecord
 from engine.report.values import Report
 
@@ -28,7 +28,7 @@ def _curve(index: int, kind: str, record: TrainingRecord) -> Figure:
         "height": 340,
         "xaxis": axis("step"),
         "yaxis": axis("loss", type="log"),
-        "legend": {"orientation": "h", "y": 1.14},
+        "legend": LEGEND,
         "shapes": [
             {
                 "type": "line",
