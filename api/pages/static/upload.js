@@ -1,4 +1,4 @@
-// Files on their way: by drop or by choice, with progress.
+// Files on their way: by drop or by choice, with progress, and gone on with after a break.
 import { ask } from "./api.js";
 
 export function size(bytes) {
@@ -9,27 +9,84 @@ export function size(bytes) {
   return `${bytes.toFixed(2)} GB`;
 }
 
-// Gives the stored object; `show` is called with bytes sent and bytes in all.
-function send(kind, file, show) {
+const PIECE = 8 << 20;
+const TRIES = 6;
+const TUS = { "Tus-Resumable": "1.0.0" };
+
+function request(method, address, headers, body, show) {
   return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest();
-    const name = file.name.replace(/\.[^.]+$/, "").slice(0, 200) || kind;
-    request.open("POST", `/v1/${kind}?name=${encodeURIComponent(name)}&wait=60`);
-    request.setRequestHeader("Content-Type", "application/octet-stream");
-    request.upload.addEventListener("progress", (event) => show(event.loaded, event.total));
-    request.addEventListener("load", () => {
-      let answer = {};
-      try {
-        answer = JSON.parse(request.responseText);
-      } catch {
-        // Whatever stands in between answered.
-      }
-      if (request.status < 300) resolve(answer);
-      else reject(new Error([answer.detail ?? `The service answered ${request.status}.`, answer.hint].filter(Boolean).join(" ")));
-    });
-    request.addEventListener("error", () => reject(new Error("The connection broke. Choose the file again.")));
-    request.send(file);
+    const made = new XMLHttpRequest();
+    made.open(method, address);
+    for (const [name, value] of Object.entries(headers)) made.setRequestHeader(name, value);
+    if (show) made.upload.addEventListener("progress", (event) => show(event.loaded));
+    made.addEventListener("load", () => resolve(made));
+    made.addEventListener("error", () => reject(new Error("The connection broke.")));
+    made.send(body);
   });
+}
+
+function refusal(made) {
+  let answer = {};
+  try {
+    answer = JSON.parse(made.responseText);
+  } catch {
+    // Whatever stands in between answered.
+  }
+  return new Error([answer.detail ?? `The service answered ${made.status}.`, answer.hint].filter(Boolean).join(" "));
+}
+
+function base64(text) {
+  return btoa(String.fromCharCode(...new TextEncoder().encode(text)));
+}
+
+// Where an upload of this very file broke off before, by this browser; a page that was left, or a connection that broke, loses nothing.
+const memory = (file) => `upload ${file.name} ${file.size} ${file.lastModified}`;
+
+async function begun(file) {
+  const known = localStorage.getItem(memory(file));
+  if (known) {
+    const made = await request("HEAD", known, TUS);
+    if (made.status < 300) return { address: known, offset: Number(made.getResponseHeader("Upload-Offset")) };
+    localStorage.removeItem(memory(file));
+  }
+  const made = await request("POST", "/v1/uploads", { ...TUS, "Upload-Length": file.size, "Upload-Metadata": `filename ${base64(file.name)}` });
+  if (made.status >= 300) throw refusal(made);
+  const address = new URL(made.getResponseHeader("Location"), location.href).pathname;
+  localStorage.setItem(memory(file), address);
+  return { address, offset: 0 };
+}
+
+// Gives the id of an upload that is complete (tus 1.0); what breaks off is gone on with.
+async function sent(file, show) {
+  let { address, offset } = await begun(file);
+  let failed = 0;
+  while (offset < file.size) {
+    const from = offset;
+    try {
+      const headers = { ...TUS, "Upload-Offset": offset, "Content-Type": "application/offset+octet-stream" };
+      const made = await request("PATCH", address, headers, file.slice(offset, offset + PIECE), (bytes) => show(from + bytes));
+      if (made.status >= 400 && made.status < 500 && made.status !== 409) throw Object.assign(refusal(made), { final: true });
+      if (made.status >= 300) throw refusal(made);
+      offset = Number(made.getResponseHeader("Upload-Offset"));
+      failed = 0;
+    } catch (error) {
+      failed += 1;
+      if (error.final || failed > TRIES) throw new Error(`${error.message} Choose the file again to go on where it broke off.`);
+      await new Promise((resolve) => setTimeout(resolve, 500 * 2 ** failed));
+      const made = await request("HEAD", address, TUS).catch(() => null);
+      if (made && made.status < 300) offset = Number(made.getResponseHeader("Upload-Offset"));
+    }
+    show(offset);
+  }
+  return address.split("/").pop();
+}
+
+async function send(kind, file, show) {
+  const name = file.name.replace(/\.[^.]+$/, "").slice(0, 200) || kind;
+  const upload = await sent(file, show);
+  const stored = await ask("POST", `/v1/${kind}?name=${encodeURIComponent(name)}&wait=60`, { upload });
+  localStorage.removeItem(memory(file));
+  return stored;
 }
 
 // Gives an object once it was checked, however long that takes.
@@ -56,9 +113,10 @@ export function takesFiles(place, done) {
     said.classList.remove("bad");
     said.textContent = `Sending ${file.name}`;
     try {
-      const stored = await send(kind, file, (sent, all) => {
-        bar.value = all ? sent / all : 0;
-        said.textContent = sent < all ? `${size(sent)} of ${size(all)}` : `${size(all)} are there, and are being checked…`;
+      const all = file.size;
+      const stored = await send(kind, file, (there) => {
+        bar.value = all ? there / all : 0;
+        said.textContent = there < all ? `${size(there)} of ${size(all)}` : `${size(all)} are there, and are being checked…`;
       });
       const ready = await checked(kind, stored);
       said.textContent = `${file.name} is ready.`;
