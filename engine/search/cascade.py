@@ -73,8 +73,8 @@ def next_turn(
     measured = {name: piece for name, piece in pieces.items() if piece}
     if parts[0] not in measured:
         raise ModelUnsupportedError(
-            "What of the network can change could not be read, so that it cannot be searched.",
-            hint="Give a recipe instead: its passes say what of it they can do.",
+            "What of the network can change could not be read in the time that there was, so that it cannot be searched.",
+            hint="Give the search more time, or give a recipe instead: its passes say what of it they can do.",
         )
     cascade = _Cascade(task, VariantLibrary.of(measured), tuple(told), clock, {} if memo is None else memo)
     found = cascade.proposals()

@@ -81,8 +81,9 @@ async function body() {
   const size = Number(by("max-size").value) * Number(by("max-size-unit").value);
   if (size) limits.push({ metric: "size_bytes", rule: "max", value: size });
   const seconds = Number(by("budget").value);
-  const budget = seconds ? { budget: { max_seconds: seconds } } : {};
-  return { kind: "search", ...job, ...budget, goal: { minimise: by("minimise").value, subject_to: limits, effort: by("effort").value } };
+  const trials = Number(by("trials").value);
+  const budget = { ...(seconds ? { max_seconds: seconds } : {}), ...(trials ? { max_trials: trials } : {}) };
+  return { kind: "search", ...job, budget, goal: { minimise: by("minimise").value, subject_to: limits, effort: by("effort").value } };
 }
 
 function wrong(error) {
