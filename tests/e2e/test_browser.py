@@ -24,6 +24,9 @@ WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
 PATIENCE_MS = 100_000
 # Of axe's findings, those that keep people from using a page.
 _GRAVE = {"serious", "critical"}
+# Every chart is there, and as wide as its place is now.
+_DRAWN = """[...document.querySelectorAll('.chart')].every((each) => each.dataset.drawn
+  && Math.abs(each.querySelector('.main-svg').clientWidth - each.clientWidth) < 2)"""
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ class Person:
             across, down = WIDTHS[width]
             self.page.emulate_media(color_scheme=scheme)
             self.page.set_viewport_size({"width": across, "height": down})
-            self.page.wait_for_function("[...document.querySelectorAll('.chart')].every(each => each.dataset.drawn)")
+            self.page.wait_for_function(_DRAWN)
             self.page.screenshot(path=self.pictures / f"{name}-{width}-{scheme}.png", full_page=True)
             widest = self.page.evaluate("document.documentElement.scrollWidth")
             assert widest <= across, f"{name} is wider than {width}"
