@@ -50,8 +50,19 @@ def markdown(record: RunRecord) -> str:
     lines = [f"# onnxpress: {record.title}", "", _facts(record), ""]
     lines += [f"**{record.reason}**", ""] if record.reason else []
     lines += [f"- {note}" for note in record.notes]
+    lines += _gates_beside(record)
     parts = [text for text in (measured, record.texts_beside.get("md")) if text]
     return "\n".join(lines).rstrip() + "\n" + "".join("\n" + _demoted(text) for text in parts)
+
+
+def _gates_beside(record: RunRecord) -> Iterator[str]:
+    """Yield the gates beside what the result is to replace; those beside the original are in the service's report."""
+    if record.comparison is None:
+        return
+    yield from ("", f"| beside {record.comparison.named} | outcome | reason |", "|---|---|---|")
+    for result in record.comparison.report["verdict"]["gates"]:
+        cells = (gate_name(result), result["outcome"], result["reason"])
+        yield "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
 def annotations(record: RunRecord) -> Iterator[Annotation]:

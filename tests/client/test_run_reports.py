@@ -164,6 +164,7 @@ def test_production_is_replaced_on_a_pass_beside_it_only(press, cli, outcome, be
     assert moves == ([{"model": "mdl_2", "expected": "mdl_9", "note": "job_1"}] if beside == "pass" else [])
     assert (run["promoted"], run["beside"]["job"]) == ("prod" if beside == "pass" else None, "job_2")
     assert f"## Report: {beside}" in text
+    assert f"| latency_p50 max_ratio 1.05 | {beside} | as measured |" in text.partition("## Report")[0]
     assert [suite.get("name") for suite in junit] == ["onnxpress compress", "onnxpress beside @prod"]
 
 

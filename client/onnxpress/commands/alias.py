@@ -27,7 +27,7 @@ def list_aliases(*, as_json: AsJson = False, url: Url = None) -> None:
         if as_json:
             give_json({"items": [dict(one.document) for one in found]})
         elif sys.stdout.isatty():
-            table = Table("alias", "model", "since")
+            table = _table("alias", "model", "since")
             for one in found:
                 table.add_row(safe_text(one.name), one.model, _moment(one.moved_at))
             people().print(table)
@@ -42,10 +42,10 @@ def history(name: Name, *, as_json: AsJson = False, url: Url = None) -> None:
     with session(url, as_json=as_json) as client:
         found = client.aliases.get(name.removeprefix("@"))
         if not as_json:
-            table = Table("at", "model", "by", "why")
+            table = _table("at", "model", "why", "by")
             for move in found.history:
                 why = " ".join(word for word in ("went back" if move.rollback else "", move.note) if word)
-                table.add_row(_moment(move.at), move.model or "taken away", move.key or "", safe_text(why))
+                table.add_row(_moment(move.at), move.model or "taken away", safe_text(why), move.key or "")
             people().print(table)
         _told(found, as_json=as_json)
 
@@ -88,6 +88,14 @@ def _told(found: Alias, *, as_json: bool) -> None:
         give_json({"alias": dict(found.document), "exit_code": 0})
     else:
         give(found.model)
+
+
+def _table(*columns: str) -> Table:
+    """Give a table that shows ids whole, for they are copied; other words go on in the next line."""
+    table = Table()
+    for column in columns:
+        table.add_column(column, no_wrap=column == "model", overflow="fold")
+    return table
 
 
 def _moment(text: str) -> str:
