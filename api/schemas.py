@@ -781,7 +781,7 @@ def next_cursor(rows: Sequence[Row], limit: int) -> str | None:
 
 def written(found: Page[View]) -> Response:
     """Give a page written out where it was made: in the thread of its route, not on the event loop."""
-    return Response(found.model_dump_json(), media_type="application/json")
+    return Response(found.model_dump_json(by_alias=True), media_type="application/json")
 
 
 def read_cursor(cursor: str | None) -> str | None:

@@ -404,6 +404,9 @@ def test_a_job_that_ended_without_a_result_has_a_report_that_says_so(client, bod
     job = new_job(client, body)["id"]
     assert client.get(f"/v1/jobs/{job}/report.md").json()["code"] == "report_pending"
     client.post(f"/v1/jobs/{job}:cancel")
+    # A list tells it in the words that one job does.
+    listed = {one["id"]: one["problem"] for one in client.get("/v1/jobs", params={"limit": 200}).json()["items"]}
+    assert listed[job] == client.get(f"/v1/jobs/{job}").json()["problem"]
     text = client.get(f"/v1/jobs/{job}/report.md").text
     assert text.startswith("# The compress job was cancelled\n")
     assert f"job `{job}`" in text
