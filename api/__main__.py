@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.connections import RESERVE, Connections
+from api.door import doors
 from api.uvicorn_protocol import Protocol
 from services import db, logs
 from services.server_secret import SecretError, open_server_secret
@@ -37,13 +38,16 @@ class Server(uvicorn.Server):
     """uvicorn that sends long polls home before it waits for open connections."""
 
     def __init__(self, app: FastAPI, settings: Settings, *, port: int | None = None) -> None:
+        self._connections = Connections(
+            settings.max_connections, settings.max_connections_per_address, app.state.proxies
+        )
         super().__init__(
             uvicorn.Config(
                 app,
                 host=settings.host,
                 port=settings.port if port is None else port,
                 # uvicorn only calls it.
-                http=partial(Protocol, connections=self._connections(app, settings)),  # type: ignore[arg-type]
+                http=partial(Protocol, connections=self._connections),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="on",
                 h11_max_incomplete_event_size=MAX_HEADER_BYTES,
@@ -59,16 +63,16 @@ class Server(uvicorn.Server):
         )
         self._app = app
 
-    @staticmethod
-    def _connections(app: FastAPI, settings: Settings) -> Connections:
-        return Connections(settings.max_connections, settings.max_connections_per_address, app.state.proxies)
-
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start serving; asyncio has one number for both, so that the system is told the other one afterwards."""
+        """Start serving. asyncio has one number for both, so that the system is told the other one afterwards."""
+        if sockets is None:
+            try:
+                sockets = list(doors(self.config.host, self.config.port, self._connections))
+            except OSError as error:
+                sys.exit(f"onnxpress: cannot serve on {self.config.host}, port {self.config.port}: {error}")
         await super().startup(sockets)
-        for listener in [listener for server in self.servers for listener in server.sockets]:
-            with socket.fromfd(listener.fileno(), listener.family, listener.type) as same:
-                same.listen(BACKLOG)
+        for listener in sockets:
+            listener.listen(BACKLOG)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop serving."""

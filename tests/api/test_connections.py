@@ -11,7 +11,7 @@ import pytest
 
 from api import uvicorn_protocol
 from api.client_address import Proxies
-from api.connections import RESERVE_OF_ONE, Connections
+from api.connections import REPLACED_BURST, REPLACED_PER_S, RESERVE_OF_ONE, Connections
 from settings import Settings
 
 MOST, MOST_OF_ONE = 24, 8
@@ -100,7 +100,7 @@ def test_who_comes_back_at_once_without_end_keeps_nobody_out(service):
     stranger.start()
     try:
         for _ in range(20):
-            assert status_of(ask(service, "/v1/models", "127.0.0.1", service.keys["alpha"])) == 200
+            assert status_of(ask(service, "/v1/models", "127.0.0.2", service.keys["alpha"])) == 200
     finally:
         over.set()
         stranger.join(60)
@@ -261,6 +261,25 @@ def test_who_is_busy_on_every_connection_gets_few_more_for_a_refusal():
     connections.closed(busy[0])
     connections.closed(busy[0])
     assert connections.opened(Line(), "192.0.2.1")
+
+
+def test_who_comes_again_and_again_is_turned_away_and_others_are_not():
+    now = 0.0
+    connections = Connections(10, 3, Proxies([]), clock=lambda: now)
+    for _ in range(3):
+        assert not connections.turns_away("192.0.2.1")
+        connections.opened(Line(), "192.0.2.1")
+    assert [connections.turns_away("192.0.2.1") for _ in range(REPLACED_BURST + 5)] == [False] * REPLACED_BURST + [
+        True
+    ] * 5
+    assert not connections.turns_away("192.0.2.2")
+    now = 1.0
+    assert [connections.turns_away("192.0.2.1") for _ in range(100)].count(False) == REPLACED_PER_S
+    # Where everything is taken, it is those who wait already that are turned away.
+    for number in range(3, 10):
+        connections.opened(Line(), f"192.0.2.{number}")
+    assert not connections.turns_away("192.0.2.2")
+    assert [connections.turns_away("192.0.2.3") for _ in range(REPLACED_BURST + 1)][-1]
 
 
 @pytest.mark.parametrize(
