@@ -155,7 +155,12 @@ TASKS = (
     ),
     Task(
         "residual_cnn_blocks", "residual_cnn", "half of the residual blocks",
-        bars=(_loses(_HALF, 0.012, 0.008), _runs(_HALF, 2.0)),
+        bars=(
+            _loses(_FIRST_TWO, 0.012, 0.008),
+            _runs(_FIRST_TWO, 2.0),
+            _loses(_HALF, 0.012, 0.008),
+            _runs(_HALF, 2.0),
+        ),
         recipes={
             _HALF: (*_blocks(_SUMS[0]), _WHERE_IT_PAYS),
             _FIRST_BLOCK: _blocks(_SUMS[0]),
