@@ -9,20 +9,24 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
+from api.pages import app as pages
 from services import keys
 from settings import Settings
 
 RAW = {"Content-Type": "application/octet-stream"}
 DESCRIPTION = {"/openapi.json", "/docs", "/docs/reference.css"}
 OPEN = {"/livez", "/readyz", *DESCRIPTION}
+# Where a browser becomes somebody, and what the pages look like.
+PAGES_FOR_ALL = {("GET", "/sign-in"), ("POST", "/sign-in"), ("GET", "/static/{version}/{name}")}
 
 
 def routes(app):
     """Every path and method that the application answers, however its routers are nested."""
     found = set(walk(app.routes))
     described = {(method.upper(), path) for path, ways in app.openapi()["paths"].items() for method in ways}
-    assert found == described | {("GET", path) for path in DESCRIPTION}
-    return sorted(found)
+    of_pages = set(walk(pages.router.routes))
+    assert found == described | {("GET", path) for path in DESCRIPTION} | of_pages
+    return sorted(found - of_pages)
 
 
 def walk(some):
@@ -79,6 +83,14 @@ def test_every_route_asks_for_a_key(service, ids):
             assert method == "HEAD" or answer.json()["code"] == "unauthorized"
             assert answer.headers["WWW-Authenticate"].startswith("Bearer")
     assert asked >= 30
+
+
+def test_every_page_asks_who_it_is(service, ids):
+    asked = set(walk(pages.router.routes)) - PAGES_FOR_ALL
+    with httpx.Client(base_url=service.url) as nobody:
+        for method, path in sorted(asked):
+            assert send(nobody, method, path, ids).status_code in {303, 401, 403}, f"{method} {path}"
+    assert len(asked) >= 10
 
 
 def test_another_tenants_objects_are_not_there(service, ids, client, stranger):
