@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
@@ -68,13 +69,14 @@ def hub_folder(found: Provenance, key: "SigningKey | None", original: Provenance
 
     `bom.cdx.json`, `report.json`, and how to load it (`onnxpress.json`) go with it, and a signature of all where there is a `key`;
     `original` lies beside it as `onnx/model.onnx`; a result in float32 is `model_optimized.onnx` then.
+    Where external data of both have the same names, the original is in a folder `original`.
     """
     file = variant_file(found)
     if original is not None and file == ORIGINAL_FILE:
         file = "model_optimized.onnx"
     members = [*_network(found, file, "onnx")]
     if original is not None:
-        members += _network(original, ORIGINAL_FILE, "onnx")
+        members += _beside_it(original, {member.path for member in members})
     members.append(Member.of_text("README.md", model_card(found, file=f"onnx/{file}", signed=key is not None)))
     members += _beside(found)
     return _signed(found, members, key)
@@ -137,6 +139,14 @@ def _network(found: Provenance, file: str, folder: str) -> Iterator[Member]:
     yield Member.of_blob(f"{folder}/{file}", own)
     # The network names them by these names.
     yield from (Member.of_blob(f"{folder}/{each.path}", each) for each in external)
+
+
+def _beside_it(original: Provenance, taken: AbstractSet[str]) -> list[Member]:
+    """Give the original's files, in a folder of their own where its external data are called like the result's."""
+    members = list(_network(original, ORIGINAL_FILE, "onnx"))
+    if taken.isdisjoint(member.path for member in members):
+        return members
+    return list(_network(original, ORIGINAL_FILE, "original"))
 
 
 def _beside(found: Provenance) -> Iterator[Member]:

@@ -56,7 +56,13 @@ def _lines(  # noqa: PLR0917 - the arguments of the one above
     yield from ("---", "", f"# {one_line(name)}", "")
     if report is None:
         yield f"An ONNX network of {size(inspection.size_bytes)} with {inspection.parameters:,} parameters, as it was uploaded."
-        return
+    else:
+        yield from _of_job(report, file, ancestors)
+    for paragraph in more:
+        yield from ("", paragraph)
+
+
+def _of_job(report: Report, file: str, ancestors: Sequence[Ancestor]) -> Iterator[str]:
     yield one_line(report.summary)
     yield ""
     yield from table(("", "original", "compressed", "change"), measures(report))
@@ -66,8 +72,6 @@ def _lines(  # noqa: PLR0917 - the arguments of the one above
     yield from (
         line.replace('"model.onnx"', f'"{file}"') for line in loading_lines(report.loading, report.preprocessing)
     )
-    for paragraph in more:
-        yield from ("", paragraph)
 
 
 def _measured_on(report: Report) -> str:

@@ -29,7 +29,9 @@ def test_every_operation_has_a_name_a_tag_and_typed_errors():
     assert all(name.replace("_", "").isalpha() for name in names)
     for method, path, operation in operations(document):
         assert operation["tags"], path
-        assert operation["summary"], path
+        words = " ".join(operation["description"].split())
+        assert words.startswith(operation["summary"]), path
+        assert operation["summary"].replace(" ", "_").lower() != operation["operationId"], path
         if path in KEYLESS:
             continue
         assert operation["security"] == [{"key": []}], path
