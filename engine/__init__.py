@@ -42,10 +42,9 @@ if TYPE_CHECKING:
     from engine.recipes import list_recipes
     from engine.report.card import Ancestor, model_card
     from engine.report.figures.figure import Figure
-    from engine.report.figures.layers import Layer, layers
+    from engine.report.figures.layers import layers
     from engine.report.figures.of_report import figures
     from engine.report.figures.search import Candidate, front_figure, story_figure
-    from engine.report.figures.steps import happened
     from engine.report.files import REPORT_FORMATS, report_files
     from engine.report.heading import Heading, with_heading
     from engine.report.merge import merge_reports
@@ -55,14 +54,9 @@ if TYPE_CHECKING:
     from engine.report.values import AnyReport, Interval, Loading, ProfileReport, Report, read_report
     from engine.report.wording import (
         SHARES,
-        difference,
-        machine,
         metric_value,
         milliseconds,
-        rough_duration,
         size,
-        speed,
-        times_smaller,
     )
     from engine.runtime.discovery import targets
     from engine.runtime.host_lock import HostLock
@@ -110,7 +104,6 @@ __all__ = [
     "HostLock",
     "Inspection",
     "Interval",
-    "Layer",
     "LeftOut",
     "Loading",
     "MeasureVariants",
@@ -139,21 +132,18 @@ __all__ = [
     "check_data",
     "check_fit",
     "default_kind",
-    "difference",
     "estimate_job",
     "figures",
     "first_training_step",
     "front_figure",
     "front_of",
     "gate_samples_of",
-    "happened",
     "inspect_archive",
     "inspect_dataset",
     "inspect_model",
     "layers",
     "list_passes",
     "list_recipes",
-    "machine",
     "makes_network",
     "measure_variants",
     "measured",
@@ -170,18 +160,15 @@ __all__ = [
     "rejudged",
     "report_files",
     "report_page",
-    "rough_duration",
     "run",
     "search_turn",
     "settled",
     "size",
-    "speed",
     "start_probes_with",
     "steps_of",
     "story_figure",
     "targets",
     "targets_of",
-    "times_smaller",
     "training",
     "trains",
     "try_candidate",
@@ -262,19 +249,12 @@ _HOME = {
     "report_files": "engine.report.files",
     "settled": "engine.goal",
     "measured": "engine.search.values",
-    "difference": "engine.report.wording",
-    "machine": "engine.report.wording",
     "metric_value": "engine.report.wording",
     "milliseconds": "engine.report.wording",
-    "rough_duration": "engine.report.wording",
     "size": "engine.report.wording",
-    "speed": "engine.report.wording",
-    "times_smaller": "engine.report.wording",
-    "happened": "engine.report.figures.steps",
     "SHARES": "engine.report.wording",
     "Candidate": "engine.report.figures.search",
     "Figure": "engine.report.figures.figure",
-    "Layer": "engine.report.figures.layers",
     "figures": "engine.report.figures.of_report",
     "front_figure": "engine.report.figures.search",
     "layers": "engine.report.figures.layers",
