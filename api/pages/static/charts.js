@@ -1,5 +1,9 @@
 // Figures: the server gives Plotly's JSON with colours by name, the page gives the names their values.
 const drawn = new Map();
+// Plotly's own way of following its place forgets how high a figure is.
+const widths = new ResizeObserver((entries) => {
+  for (const { target } of entries) if (target.isConnected && target.clientWidth !== drawn.get(target)) draw(target);
+});
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -43,8 +47,9 @@ export function draw(element) {
   if (!source || !window.Plotly) return;
   const figure = JSON.parse(source.textContent);
   const narrow = element.clientWidth < 480;
-  const layout = framed(resolved(figure.layout), narrow);
-  const options = { responsive: true, displayModeBar: false, displaylogo: false };
+  const layout = { ...framed(resolved(figure.layout), narrow), width: element.clientWidth, autosize: false };
+  element.style.height = `${layout.height}px`;
+  const options = { displayModeBar: false, displaylogo: false };
   return window.Plotly.react(element, resolved(figure.data), layout, options).then(() => {
     if (!drawn.has(element)) {
       element.on("plotly_click", (event) => {
@@ -52,8 +57,9 @@ export function draw(element) {
         if (trial !== undefined) element.dispatchEvent(new CustomEvent("point", { bubbles: true, detail: trial }));
       });
     }
-    drawn.set(element, true);
+    drawn.set(element, layout.width);
     element.dataset.drawn = "yes";
+    widths.observe(element);
   });
 }
 
