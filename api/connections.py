@@ -10,8 +10,10 @@ from api.client_address import Proxies
 # Beyond the most that is served: room for a health check and for a clean refusal while every connection is busy.
 RESERVE = 64
 RESERVE_OF_ONE = 16
-# An address that has connections waiting may have so many of them replaced at once, and so many more each second.
+# Of who has connections waiting already, so many may replace others at once, and so many more each second: of an address that is
+# at its limit, and of all such addresses together where everything is taken.
 REPLACED_BURST, REPLACED_PER_S = 50, 20.0
+ALL = "all"
 
 
 class Connection(Protocol):
@@ -44,7 +46,7 @@ class Connections:
         self._waiting: dict[Connection, None] = {}
         self._waiting_of: dict[str, dict[Connection, None]] = {}
         self._clock = clock
-        # Of addresses with connections: how many more may be replaced, and as of when.
+        # Of addresses with connections, and of all: how many more may be replaced, and as of when.
         self._replaceable: dict[str, tuple[float, float]] = {}
 
     def __len__(self) -> int:
@@ -58,10 +60,11 @@ class Connections:
             return False
         if not self._waiting_of.get(address) or address in self._proxies:
             return False
+        whose = ALL if full else address
         now = self._clock()
-        left, at = self._replaceable.get(address, (float(REPLACED_BURST), now))
+        left, at = self._replaceable.get(whose, (float(REPLACED_BURST), now))
         left = min(float(REPLACED_BURST), left + (now - at) * REPLACED_PER_S)
-        self._replaceable[address] = (max(0.0, left - 1), now)
+        self._replaceable[whose] = (left if left < 1 else left - 1, now)
         return left < 1
 
     def _is_limited(self, address: str) -> bool:
