@@ -135,6 +135,8 @@ class Protocol(H11Protocol):
         if self._lingers:
             return
         if self.conn.their_state not in {h11.SEND_BODY, h11.ERROR} or not self._socket.can_write_eof():
+            # Whoever leaves does not count as one who waits: the next connection of the same address may be here already.
+            self._open.closed(self)
             self._socket.close()
             return
         self._lingers = True
