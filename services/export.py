@@ -24,6 +24,8 @@ Layout = Literal["hub", "triton"]
 SIGNATURE_FILE = "model.sig"
 PUBLIC_KEY_FILE = "signing-key.pub"
 ORIGINAL_FILE = "model.onnx"
+# What is not signed: the signature, and what MLflow has to have beside the network.
+_MAY_LIE_BESIDE = (SIGNATURE_FILE, "onnx/MLmodel")
 
 
 @dataclass(frozen=True)
@@ -168,5 +170,5 @@ def _signed(found: Provenance, members: Sequence[Member], key: "SigningKey | Non
     if key is not None:
         signed.append(Member.of_text(PUBLIC_KEY_FILE, key.public_pem))
         digests = {member.path: member.sha256 for member in signed}
-        signed.append(Member.of_text(SIGNATURE_FILE, key.bundle(found.model.name, digests, ignored=[SIGNATURE_FILE])))
+        signed.append(Member.of_text(SIGNATURE_FILE, key.bundle(found.model.name, digests, ignored=_MAY_LIE_BESIDE)))
     return sorted(signed, key=lambda member: member.path)

@@ -15,6 +15,11 @@ TOGETHER = (
         "tests/e2e/test_training.py",
     ),
     (
+        "tests/client/test_service.py",
+        "tests/client/test_exports.py",
+        "tests/client/test_mcp.py",
+    ),
+    (
         "tests/faults/test_kills.py",
         "tests/faults/test_units.py",
         "tests/faults/test_clocks.py",
@@ -38,6 +43,9 @@ LONG = (
     "tests/e2e/test_backup.py",
     "tests/e2e/",
     "tests/client/test_service.py",
+    "tests/client/test_exports.py",
+    "tests/client/test_mcp.py",
+    "tests/client/test_examples.py",
     "tests/engine/measure/",
     "tests/engine/train/",
     "tests/engine/job/",

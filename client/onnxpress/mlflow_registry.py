@@ -14,6 +14,8 @@ from onnxpress.errors import ServiceError, UsageError
 
 EXPERIMENT = "onnxpress"
 _ARTIFACTS = "model"
+# Its loader looks for `MLmodel` beside the network; the folder's signature leaves room for it.
+_NETWORK = "onnx"
 
 
 class MlflowError(ServiceError):
@@ -52,13 +54,14 @@ def register(
         run = client.create_run(experiment, run_name=name).info
         for key, value in _metrics(report or {}):
             client.log_metric(run.run_id, key, value)
-        (folder / "MLmodel").write_text(json.dumps(_description(folder, run.run_id), indent=1), encoding="utf-8")
+        described = json.dumps(_description(folder, run.run_id), indent=1)
+        (folder / _NETWORK / "MLmodel").write_text(described, encoding="utf-8")
         client.log_artifacts(run.run_id, str(folder), _ARTIFACTS)
         if not any(each.name == name for each in client.search_registered_models(f"name = '{name}'")):
             client.create_registered_model(name)
         tags = _tags(report or {})
         version = client.create_model_version(
-            name, source=f"{run.artifact_uri}/{_ARTIFACTS}", run_id=run.run_id, tags=tags
+            name, source=f"{run.artifact_uri}/{_ARTIFACTS}/{_NETWORK}", run_id=run.run_id, tags=tags
         ).version
         passed = (report or {}).get("verdict", {}).get("outcome") == "pass"
         if alias is not None and passed:
@@ -83,9 +86,9 @@ def _description(folder: Path, run_id: str) -> dict[str, Any]:
     network = next(
         iter(sorted((folder / "onnx").glob("model*.onnx"), key=lambda path: (path.name == "model.onnx", path.name)))
     )
-    path, version = network.relative_to(folder).as_posix(), importlib.metadata.version("onnxpress")
+    path, version = network.name, importlib.metadata.version("onnxpress")
     return {
-        "artifact_path": _ARTIFACTS,
+        "artifact_path": f"{_ARTIFACTS}/{_NETWORK}",
         "flavors": {
             "onnx": {"data": path, "providers": ["CPUExecutionProvider"], "onnx_version": "1.20", "code": None},
             "python_function": {"loader_module": "mlflow.onnx", "data": path, "env": {}},
