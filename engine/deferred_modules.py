@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -27,9 +28,11 @@ class _Deferred(ModuleType):
         self._finder = finder
 
     def __getattr__(self, name: str) -> Any:
-        # What is asked of every module says nothing, but for the folder of those below, once it is imported.
-        asks = name in {"__path__", "__version__"} and sys.modules.get(self.__name__) is self
-        if name.startswith("__") and not asks:
+        # A package's folder is asked for by whoever imports a module below it: the finder then loads the package first.
+        if name == "__path__" and sys.modules.get(self.__name__) is self:
+            return []
+        # What else is asked of every module says nothing, but for the version, once it is imported.
+        if name.startswith("__") and not (name == "__version__" and sys.modules.get(self.__name__) is self):
             raise AttributeError(name)
         return getattr(self._finder.load(self.__name__), name)
 
@@ -40,18 +43,35 @@ class _Finder(MetaPathFinder, Loader):
     def __init__(self) -> None:
         self._left = set(_NAMES)
         self._loading = threading.RLock()
+        self._own: dict[str, ModuleSpec | None] = {}
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         del path, target
-        return ModuleSpec(fullname, self) if fullname in self._left else None
+        if fullname in self._left:
+            return ModuleSpec(fullname, self)
+        package = fullname.partition(".")[0]
+        if package not in self._left:
+            return None
+        self.load(package)
+        loaded = sys.modules.get(fullname)
+        if loaded is None:
+            return find_spec(fullname)
+        # The package has loaded it. Were it loaded again, it would be another module than the package's own, and the import
+        # system goes by what the module itself says.
+        self._own[fullname] = loaded.__spec__
+        loaded.__spec__ = ModuleSpec(fullname, self, is_package=hasattr(loaded, "__path__"))
+        return loaded.__spec__
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _Deferred(spec.name, self)
+        return sys.modules[spec.name] if spec.name in self._own else _Deferred(spec.name, self)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Do nothing yet."""
+        """Do nothing yet, or no more: what is loaded keeps what it says of itself."""
+        name = module.__name__
+        if name in self._own:
+            module.__spec__ = self._own.pop(name)
 
     def load(self, name: str) -> ModuleType:
         """Give the module itself; others that ask for it meanwhile wait."""

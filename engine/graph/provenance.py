@@ -59,6 +59,21 @@ def properties(
     return {PREFIX + name: value for name, value in said.items()}
 
 
+def fitting(said: Mapping[str, str], room: int) -> dict[str, str]:
+    """Give the first of these words that take no more than so many bytes of a file; the report has all of them.
+
+    Args:
+        said: by key, what matters most first.
+        room: bytes that the words may take.
+    """
+    kept: dict[str, str] = {}
+    for key, value in said.items():
+        if _appended({**kept, key: value}).ByteSize() > room:
+            break
+        kept[key] = value
+    return kept
+
+
 def write_properties(path: Path, said: Mapping[str, str]) -> None:
     """Add to a stored network's metadata what it says of itself; what an earlier job said in it goes."""
     structure = load_structure(path)
@@ -68,14 +83,18 @@ def write_properties(path: Path, said: Mapping[str, str]) -> None:
         for key, value in kept:
             structure.metadata_props.add(key=key, value=value)
         path.write_bytes(structure.SerializeToString(deterministic=True))
+    # Messages of Protocol Buffers that stand one after the other are one message: nothing of the network is read or written.
+    with path.open("ab") as stream:
+        stream.write(_appended(said).SerializeToString(deterministic=True))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _appended(said: Mapping[str, str]) -> onnx.ModelProto:
     more = onnx.ModelProto()
     for key, value in said.items():
         more.metadata_props.add(key=key, value=value)
-    # Messages of Protocol Buffers that stand one after the other are one message: nothing of the network is read or written.
-    with path.open("ab") as stream:
-        stream.write(more.SerializeToString(deterministic=True))
-        stream.flush()
-        os.fsync(stream.fileno())
+    return more
 
 
 def _figures(quality: Sequence[Quality]) -> list[dict[str, Any]]:

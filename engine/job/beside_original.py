@@ -1,5 +1,6 @@
 """What a job that makes a network works with: the original, its data, and the measurement of a result beside it."""
 
+import math
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,7 @@ from engine.graph import io, verify
 from engine.graph.activations import live_bytes
 from engine.graph.declaration import contradictions
 from engine.graph.pieces import Pieces, memory_to_load
-from engine.graph.provenance import properties, write_properties
+from engine.graph.provenance import fitting, properties, write_properties
 from engine.graph.self_difference import SelfDifferences
 from engine.graph.validate import inspect_model
 from engine.inspection import Estimate
@@ -236,6 +237,18 @@ class BesideOriginal:
 
     # The result
 
+    def _spare_bytes(self, made: int) -> int:
+        """Give how many bytes a file may grow by to say what it is.
+
+        A quarter of what was saved at most, and nothing that a gate needs: words never undo what was asked for.
+        """
+        room = (self._bytes - made) // 4
+        for gate in self._spec.gates:
+            if gate.metric == "size_bytes" and gate.rule in {"max", "max_ratio"}:
+                allowed = gate.value * (self._bytes if gate.rule == "max_ratio" else 1)
+                room = min(room, math.floor(allowed) - made)
+        return max(room, 0)
+
     def _measure(
         self,
         steps: tuple[StepReport, ...],
@@ -274,7 +287,7 @@ class BesideOriginal:
                 environment=where,
                 preprocessing=self._preprocessing,
             )
-            write_properties(result, told_in_file)
+            write_properties(result, fitting(told_in_file, self._spare_bytes(stored_bytes(result))))
         sparse = any(step.status == "applied" and step.change and step.change.download for step in steps)
         size = compare_size(frame.model, result, download=sparse)
         counts = (parameters(frame.model), parameters(result))

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 _LOADED = "'sympy.core' in sys.modules"
 
 
@@ -33,3 +35,31 @@ print(*found, {_LOADED}, sep="\\n")
     told = run(program)
     assert " ".join(told[:-1]) == "N + 1 N + 1"
     assert told[-1] == "True"
+
+
+def test_modules_below_it_are_its_own_whoever_asks_first():
+    """As PyTorch does: the package by name, then what lies below it."""
+    program = """
+import engine
+import sympy
+from sympy.core.expr import Expr
+import sympy.core, sympy.core.symbol, sympy.printing.precedence
+import sys
+assert sympy.core is sys.modules["sympy"].core is sys.modules["sympy.core"], "two packages"
+assert issubclass(sympy.core.symbol.Symbol, Expr) and sympy.Symbol is sympy.core.symbol.Symbol
+assert sympy.core.expr.__spec__.origin.endswith("expr.py")
+print("one")
+"""
+    assert run(program) == ["one"]
+
+
+def test_training_has_it_where_pytorch_wants_it():
+    program = """
+import engine, torch
+x = torch.ones(2, requires_grad=True)
+gradient, = torch.autograd.grad((x * 2), x, torch.ones(2))
+from torch.fx.experimental import symbolic_shapes
+print(gradient.tolist()[0])
+"""
+    pytest.importorskip("torch")
+    assert run(program) == ["2.0"]

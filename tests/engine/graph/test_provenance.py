@@ -3,7 +3,7 @@
 import onnx
 from onnx import TensorProto, helper
 
-from engine.graph.provenance import write_properties
+from engine.graph.provenance import fitting, write_properties
 
 
 def _network(path, **said):
@@ -38,3 +38,14 @@ def test_an_earlier_jobs_words_go(tmp_path):
     write_properties(path, {"onnxpress.source": "sha256:new"})
     assert _said(path) == {"owner": "me", "onnxpress.source": "sha256:new"}
     assert len(onnx.load(path).metadata_props) == 2
+
+
+def test_words_take_no_more_than_there_is_room_for(tmp_path):
+    said = {"onnxpress.source": "sha256:ab", "onnxpress.recipe": "[" + " " * 500 + "]", "onnxpress.target": "cpu"}
+    path = tmp_path / "model.onnx"
+    before = len(_network(path))
+    write_properties(path, fitting(said, 100))
+    assert _said(path) == {"onnxpress.source": "sha256:ab"}
+    assert len(path.read_bytes()) <= before + 100
+    assert fitting(said, 10_000) == said
+    assert fitting(said, 0) == {}
