@@ -15,7 +15,7 @@ def test_a_service_that_runs_is_well(embedded):
     told = json.loads(done.stdout)
     found = {one["check"]: one["state"] for one in told["findings"]}
     assert (done.returncode, told["ok"]) == (0, True), told
-    expected = {"data", "database", "revision", "durability", "clock", "workers", "keys", "retention", "broker", "store", "disk", "sandbox", "onnxruntime"}  # fmt: skip
+    expected = {"data", "database", "revision", "durability", "clock", "workers", "keys", "retention", "broker", "broker binary", "store", "disk", "sandbox", "onnxruntime"}  # fmt: skip
     assert set(found) == expected
     assert all(found[name] == "ok" for name in expected - {"sandbox", "disk"}), told
     assert any("runs cpu" in one["message"] for one in told["findings"])
