@@ -92,8 +92,10 @@ def socket_path(data_dir: Path) -> Path:
     path = data_dir.resolve() / "broker" / "valkey.sock"
     if len(os.fsencode(path)) < _SOCKET_PATH_LIMIT:
         return path
-    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"onnxpress-{os.getuid()}-{name}"
+    name = f"onnxpress-{os.getuid()}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
+    # A folder for temporary files may lie as deep as the data.
+    places = [Path(place) / name for place in (tempfile.gettempdir(), "/tmp")]  # noqa: S108 - private, and checked below
+    folder = next((one for one in places if len(os.fsencode(one / "valkey.sock")) < _SOCKET_PATH_LIMIT), places[-1])
     folder.mkdir(mode=0o700, exist_ok=True)
     seen = folder.stat()
     if seen.st_uid != os.getuid() or seen.st_mode & 0o077 or folder.is_symlink():
@@ -150,7 +152,7 @@ def pid(sock: Path) -> int:
     return int(told.split(b"process_id:")[1].split(b"\r\n")[0])
 
 
-def wait_until_ready(sock: Path, seconds: float = 10.0) -> None:
+def wait_until_ready(sock: Path, seconds: float = 30.0) -> None:
     """Return when the server answers; raises TimeoutError."""
     end = time.monotonic() + seconds
     while not answers(sock):

@@ -69,9 +69,15 @@ def test_every_request_that_changes_something_is_noted(service, client, admin):
     ]
     described = service.app.openapi()["paths"].items()
     writes = {way["operationId"] for _, ways in described for verb, way in ways.items() if verb not in {"get", "head"}}
-    told = {action for action, _ in found} | _noted_for_operators(service)
-    # What is picked is noted too, of searches with a front, and a delivery that is sent again once it has ended.
-    assert told == writes - {"validate_job", "pick_point", "replay_delivery"} | {"get_prunability"}
+    digest = client.get(f"/v1/models/{other}").json()["sha256"]
+    assert client.post("/v1/links", json={"sha256": digest}).status_code == 201
+    linked = changes(admin)[0]
+    assert (linked["action"], linked["subject"]) == ("create_link", digest)
+    told = {action for action, _ in found} | {"create_link"} | _noted_for_operators(service)
+    # What is picked is noted too, of searches with a front, and a delivery that is sent again once it has ended. Of an
+    # upload in pieces is noted what becomes of it: a model or a dataset.
+    pieces = {name for name in writes if name.endswith(("_upload", "_uploads"))}
+    assert told == writes - pieces - {"validate_job", "pick_point", "replay_delivery"} | {"get_prunability"}
     renamed = changes(admin, subject=model, action="change_model")
     assert [one["request_id"] for one in renamed] == ["req-of-mine"]
     mine = service.keys["alpha"].split("_")[1]

@@ -17,7 +17,7 @@ def operations(document):
 
 
 def test_the_description_is_public_and_the_same_without_a_server(service):
-    told = httpx.get(service.url + "/openapi.json").json()
+    told = httpx.get(service.url + "/openapi.json", timeout=60).json()
     assert told == create_app(Settings()).openapi()
     assert told["openapi"].startswith("3.1")
 

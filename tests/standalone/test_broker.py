@@ -91,3 +91,15 @@ def test_a_bundled_server_with_other_bytes_is_not_started(monkeypatch):
     monkeypatch.delitem(broker.RECORDED, (found.version, found.platform))
     assert broker.find_binary() == found.path
     assert [one.state for one in doctor._bundled_broker()] == ["warning"]
+
+
+def test_a_folder_for_temporary_files_that_is_too_deep_as_well_is_not_taken(tmp_path, monkeypatch):
+    deep = tmp_path / ("d" * 110)
+    deep.mkdir()
+    monkeypatch.setattr(broker.tempfile, "tempdir", str(deep))
+    sock = broker.socket_path(deep / "data")
+    try:
+        assert len(str(sock)) < 108
+        assert sock.parent.stat().st_mode & 0o077 == 0
+    finally:
+        sock.parent.rmdir()
