@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
-from sqlalchemy import insert, select
+from sqlalchemy import insert, inspect, select
 
 import engine
 from benchmarks.http.server import TENANT, Api
@@ -114,4 +114,4 @@ def beside_bare(client: httpx.Client, job: str, bare: str) -> tuple[float, float
 
 
 def _row(row: Job | Model) -> dict[str, Any]:
-    return {column.key: getattr(row, column.key) for column in row.__table__.columns}
+    return {each.key: getattr(row, each.key) for each in inspect(row).mapper.column_attrs}
