@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 import models
 from api.schemas import Moment
 from services.server_secret import ServerSecret
+from services.webhooks.post import Result
 
 EventType = Literal[
     "job.succeeded",
@@ -115,18 +116,7 @@ class DeliveryAttempt(BaseModel):
     """One POST, and what came of it; the answer's body is neither kept nor shown."""
 
     at: datetime
-    result: Literal[
-        "delivered",
-        "refused",
-        "redirected",
-        "gone",
-        "address_refused",
-        "not_resolved",
-        "not_connected",
-        "tls_failed",
-        "timed_out",
-        "not_http",
-    ] = Field(description="`address_refused`: the host's address is not one that webhooks may be at.")
+    result: Result = Field(description="`address_refused`: the host's address is not one that webhooks may be at.")
     status: int | None = Field(description="The answer's, where there was one.")
     seconds: float
 

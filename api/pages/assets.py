@@ -4,18 +4,18 @@ import gzip
 import hashlib
 import re
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 
 from api.errors import ApiError
+from api.plotly_script import NAME as PLOTLY
+from api.plotly_script import plotly_script
 
 router = APIRouter(prefix="/static", include_in_schema=False)
 
 _HERE = Path(__file__).parent / "static"
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
-_PLOTLY = "plotly.min.js"
 
 
 @router.get("/{version}/{name}")
@@ -48,24 +48,16 @@ def plotly_style_ids() -> tuple[str, ...]:
 
     A page's policy would refuse such an element, and a browser would complain of it.
     """
-    return tuple(dict.fromkeys(re.findall(r'getElementById\("([0-9a-f]{64})"\)', text_of(_PLOTLY))))
+    return tuple(dict.fromkeys(re.findall(r'getElementById\("([0-9a-f]{64})"\)', text_of(PLOTLY))))
 
 
 @cache
 def _names() -> frozenset[str]:
-    return frozenset({_PLOTLY, *(path.name for path in _HERE.iterdir() if path.suffix in _TYPES)})
+    return frozenset({PLOTLY, *(path.name for path in _HERE.iterdir() if path.suffix in _TYPES)})
 
 
 @cache
 def _content(name: str) -> tuple[bytes, bytes, str]:
-    path = _plotly() if name == _PLOTLY else _HERE / name
+    path = plotly_script() if name == PLOTLY else _HERE / name
     plain = path.read_bytes()
     return plain, gzip.compress(plain, 6, mtime=0), hashlib.sha256(plain).hexdigest()[:16]
-
-
-def _plotly() -> Path:
-    # Found, not imported: its Python would take a second, and only its script is needed.
-    found = find_spec("plotly")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parent / "package_data" / _PLOTLY

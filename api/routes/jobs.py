@@ -4,8 +4,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -16,6 +14,7 @@ from api.dependencies import Context, ReadScope, TenantScope, WriteScope
 from api.errors import ApiError, FieldError, problem_of, problems
 from api.event_stream import EVENT_STREAM, event_stream, log_line
 from api.json_body import JSON_BODY
+from api.plotly_script import plotly_script
 from api.schemas import (
     Cursor,
     IdempotencyKey,
@@ -283,11 +282,7 @@ def _heading(scope: TenantScope, request: Request, job_id: str) -> Heading:
 
 @cache
 def _plotly() -> str:
-    """Give the script that draws figures; found, not imported, for its package takes a second to import."""
-    found = find_spec("plotly")
-    assert found is not None
-    assert found.origin is not None
-    return (Path(found.origin).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    return plotly_script().read_text(encoding="utf-8")
 
 
 def _accepted(scope: TenantScope, response: Response, submission: jobs.Submission) -> JobView:
