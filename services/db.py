@@ -38,6 +38,9 @@ from settings.private_folder import private_folder
 _log = logging.getLogger(__name__)
 # Longest wait for another writer.
 BUSY_S = 10
+# What a transaction has locked on Postgres is freed when its process stood still for this long in the middle of it: a machine
+# that is suspended, or a debugger. Ours take milliseconds. Those that hold a lock on purpose say that they do.
+_IDLE_S = 60
 # Installed beside this room.
 _MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 _MESSAGES = "messages"
@@ -50,9 +53,13 @@ _NETWORK_FILE_SYSTEMS = frozenset(
 
 # The class of SQLSTATE whose sentences quote what could not be stored.
 _DATA_EXCEPTION = "22"
+# Postgres' SQLSTATE for who was ended by `_IDLE_S`.
+_STOOD_STILL = "25P03"
 _MIGRATING = "migrate"
 # Alembic's table of one row.
 _REVISIONS = "alembic_version"
+
+_MAY_STAND_STILL = text("SET LOCAL idle_in_transaction_session_timeout = 0")
 
 RevisionState = Literal["empty", "older", "current", "newer"]
 
@@ -104,6 +111,7 @@ class Database:
                 pool_pre_ping=True,
                 connect_args={"connect_timeout": BUSY_S},
             )
+            event.listen(self._writing, "connect", _free_what_stands_still)
             self._reading = self._writing
         _dispose_after_fork(self)
 
@@ -160,7 +168,7 @@ class Database:
             return
         with self._writing.connect() as connection, connection.begin():
             # A transaction's lock rather than a session's: a pooler between us and the server may share sessions.
-            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            connection.execute(_MAY_STAND_STILL)
             connection.execute(select(func.pg_advisory_xact_lock(_key_of(name))))
             yield
             # Raises where the connection, and the lock with it, was lost on the way.
@@ -174,6 +182,7 @@ class Database:
                 yield _flocked(file)
             return
         with self._writing.connect() as connection, connection.begin():
+            connection.execute(_MAY_STAND_STILL)
             yield bool(connection.scalar(select(func.pg_try_advisory_xact_lock_shared(_key_of(name)))))
 
     def _lock_file(self, name: str) -> IO[bytes]:
@@ -214,7 +223,15 @@ def _engine(url: URL, **options: Any) -> Engine:
     """Make an engine whose errors say what went wrong with which statement, and not with whose data."""
     made = create_engine(url, hide_parameters=True, **options)
     event.listen(made, "handle_error", _hide_values)
+    event.listen(made, "handle_error", _tell_that_it_was_lost)
     return made
+
+
+def _free_what_stands_still(connection: Any, _record: object) -> None:
+    """Have the server end a session that stands still inside a transaction."""
+    connection.autocommit = True
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_S}s'")
+    connection.autocommit = False
 
 
 def _hide_values(context: ExceptionContext) -> None:
@@ -229,6 +246,14 @@ def _hide_values(context: ExceptionContext) -> None:
     original.args = (f"{sentence} (SQLSTATE {state})",)
     if told is not None:
         told.args = tuple(word.replace(said, str(original)) if isinstance(word, str) else word for word in told.args)
+
+
+def _tell_that_it_was_lost(context: ExceptionContext) -> None:
+    """Raise OperationalError, as for any other lost connection, where the server ended one that stood still."""
+    original = context.original_exception
+    if getattr(original, "sqlstate", None) == _STOOD_STILL:
+        context.is_disconnect = True
+        raise OperationalError(context.statement, None, original, hide_parameters=True, connection_invalidated=True)
 
 
 def enqueue(session: Session, queue: str, unit_id: str) -> None:

@@ -93,8 +93,10 @@ def test_a_stopped_worker_that_wakes_up_commits_nothing(system):
     job_id = system.submit(system.inputs())
     child = system.job_child()
     pool = system.pool_process(worker, child)
-    # The whole of it, longer than the lease; its child goes on and ends its work.
-    pool.suspend()
+    # The whole of it, longer than the lease; its child goes on and ends its work. Whoever is stopped in the middle of a
+    # transaction keeps what that has locked, so it is stopped between two.
+    with system.database.transaction():
+        pool.suspend()
     system.start_worker()
     job = system.wait_final(job_id)
     assert job.status == "succeeded"

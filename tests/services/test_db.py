@@ -188,3 +188,26 @@ def test_what_is_stored_stands_in_no_error(service):
         told = "".join(traceback.format_exception(caught.value))
         assert secret not in told
         assert "execute" in told
+
+
+def test_what_somebody_has_locked_who_stands_still_is_free_again(postgres_url, monkeypatch):
+    monkeypatch.setattr(db, "_IDLE_S", 1)
+    still, other = db.Database(postgres_url), db.Database(postgres_url)
+
+    def stand_still():
+        with still.transaction() as session:
+            db.lock(session, "mine")
+            with other.transaction() as waiting:
+                db.lock(waiting, "mine")
+            keys.ensure_tenant(session, "late")
+
+    try:
+        with pytest.raises(OperationalError):
+            stand_still()
+        # On purpose, for longer.
+        with still.sharing("mine"), other.transaction() as session:
+            session.execute(text("SELECT pg_sleep(1.5)"))
+            assert not db.try_lock(session, "mine")
+    finally:
+        still.dispose()
+        other.dispose()
