@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks import documents, engine_job
 from benchmarks.decoder import genai_write
+from benchmarks.networks.decoder_shape import DecoderShape
 from benchmarks.process import spend
 from onnxpress.genai_folder import complete
 
@@ -28,12 +29,21 @@ GROUP = "decoder"
 PROMPTS, PROMPT_TOKENS, WRITTEN_TOKENS = 100, 32, 20
 MOST_NATS, LEAST_SAME, LEAST_FASTER = 0.03, 0.8, 1.5
 JUDGE = 2
+SHAPE = DecoderShape()
 
-RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "int4 g32, int8 head": {"bits": 4, "group": 32, "head_bits": 8},
-    "int4 g32, int8 head, products alone": {"bits": 4, "group": 32, "head_bits": 8, "operators": ["MatMul"]},
-    "int4 g32, int8 head, rounded to nearest": {"bits": 4, "group": 32, "head_bits": 8, "method": "rtn"},
-    "int8, rounded to nearest": {"bits": 8, "method": "rtn"},
+_INT4: Mapping[str, Any] = {"bits": 4, "group": 32, "head_bits": 8}
+# Products of attention are fewer and suffer more; the table of tokens and the head are one layer each.
+_ATTENTION = [f"/model/layers/{at}/attn/{name}/MatMul" for at in range(SHAPE.layers) for name in ("qkv_proj", "o_proj")]
+_INT8: Mapping[str, Any] = {"bits": 8, "method": "rtn"}
+RECIPES: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "int4 g32, int8 head": [_INT4],
+    "int4 g32, int8 head, products alone": [{**_INT4, "operators": ["MatMul"]}],
+    "int4 g32, int8 head, rounded to nearest": [{**_INT4, "method": "rtn"}],
+    "int4 g32 in the products of the feed-forward parts, int8 elsewhere": [
+        {"bits": 4, "group": 32, "operators": ["MatMul"], "exclude": [*_ATTENTION, "/lm_head/MatMul"]},
+        _INT8,
+    ],
+    "int8, rounded to nearest": [_INT8],
 }
 
 
@@ -90,7 +100,7 @@ def _measure(
         {"metric": "size_bytes", "rule": "max_ratio", "value": 0.9},
         {"metric": "nats_per_token", "rule": "max_drop", "value": MOST_NATS, "level": "warn"},
     ]
-    spec = {"recipe": {"passes": [{"type": "quantize_weights", **RECIPES[name]}]}, "gates": gates}
+    spec = {"recipe": {"passes": [{"type": "quantize_weights", **each} for each in RECIPES[name]]}, "gates": gates}
     request = {
         "model": str((folder / "model.onnx").resolve()),
         "data": str((folder / "data.npz").resolve()),

@@ -2,16 +2,18 @@
 
     python -m benchmarks.quantization [case ...] [--only ours|peers] [--keep] [--quick]
 
-Cases are those of benchmarks.cases, and `int4`, `calibration`, `large` and `gptq`. Results go to var/benchmarks/quantization.
+Cases are those of benchmarks.cases, and `int4`, `calibration`, `large`, `gptq` and `gptq_layers`. Results go to var/benchmarks/quantization.
 """
 
 import argparse
 import sys
+from functools import partial
 
 from benchmarks import cases, contest, documents, tables
 from benchmarks.quantization import calibration, entries, gptq, int4, large
 
-SPECIAL = {"int4": int4.measure, "calibration": calibration.measure, "large": large.measure, "gptq": gptq.measure}
+SPECIAL = {"int4": int4.measure, "calibration": calibration.measure, "large": large.measure}
+SPECIAL |= {case: partial(gptq.measure, case) for case in gptq.SHAPES}
 GROUP = "quantization"
 
 

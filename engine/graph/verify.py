@@ -85,7 +85,7 @@ def verify(
     # One network is loaded at a time; what each says is kept.
     original_says, candidate_says = own.reference, Remembered(lambda: load(candidate, target))
     boundary = _Boundary.of(original_says.network)
-    feeds = list(_sizes(boundary, original_says, samples, _PIECEWISE_SAMPLES if in_pieces else _SAMPLES))
+    feeds = several_sizes(original_says, samples, _PIECEWISE_SAMPLES if in_pieces else _SAMPLES)
     original_says.hear(feeds)
     _same_boundary(_Boundary.of(candidate_says.network), boundary)
     try:
@@ -126,7 +126,7 @@ def _refuse_wrong_kernels(found: Agreement) -> None:
 def _refuse_unstable(found: Agreement, allowed: float) -> None:
     if found.relative > allowed:
         raise VerificationFailedError(
-            f"Output `{found.worst}` is {found.relative:.1e} of its largest value different when ONNX Runtime optimises the"
+            f"Output `{found.worst}` is {found.relative:.2e} of its largest value different when ONNX Runtime optimises the"
             f" network; {found.allowed(allowed):.0e} are allowed."
         )
 
@@ -134,7 +134,7 @@ def _refuse_unstable(found: Agreement, allowed: float) -> None:
 def _refuse_moved(found: Agreement) -> None:
     if found.relative > FLOAT_TOLERANCE:
         raise VerificationFailedError(
-            f"Output `{found.worst}` moved by {found.relative:.1e} of its largest value; a lossless step may move it by"
+            f"Output `{found.worst}` moved by {found.relative:.2e} of its largest value; a lossless step may move it by"
             f" {found.allowed(FLOAT_TOLERANCE):.0e}."
         )
 
@@ -225,8 +225,12 @@ def affordable(network: Remembered[Any], feeds: Sequence[Feed]) -> Sequence[Feed
     return feeds[: max(_FEWEST, int(_SECONDS / seconds))]
 
 
+def several_sizes(says: Remembered[Any], samples: Samples, count: int = _SAMPLES) -> list[Feed]:
+    """Give what a network is verified on: single samples, then where it leaves that open a batch of two, and another spatial size."""
+    return list(_sizes(_Boundary.of(says.network), says, samples, count))
+
+
 def _sizes(boundary: _Boundary, says: Remembered[Any], samples: Samples, count: int) -> Iterator[Feed]:
-    """Yield single samples, then where the network leaves it open a batch of two, then another spatial size."""
     singles = affordable(says, some_feeds(boundary, samples, count))
     yield from singles
     open_batch = run_size([port.shape for port in boundary.inputs], samples) is None
@@ -256,10 +260,3 @@ def _resized(boundary: _Boundary, feed: Feed) -> Feed | None:
                 changed = True
         grown[port.name] = array
     return grown if changed else None
-
-
-def model_feeds(model: ir.Model, samples: Samples, count: int = _SAMPLES) -> list[Feed]:
-    """Give a few samples as feeds for a network that is not stored yet."""
-    inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
-    size = run_size([io.sizes(value) for value in inputs], samples) or 1
-    return [padded(feed, size) for feed in islice(samples.batches(size), count)]

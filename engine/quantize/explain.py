@@ -1,7 +1,7 @@
 """What became of each layer: how faithful its output is, what share of the time it takes, what conversions are left."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,10 @@ from engine.graph import io, row_sets
 from engine.graph.linear import LinearLayer
 from engine.graph.quantized import CONVERSIONS, computes_in_integers
 from engine.measure import latency
+from engine.measure.kept_outputs import Folder, KeptOutput
 from engine.quantize.static_plan import final_output
 from engine.report.quantization_details import ConversionsLeft
-from engine.runtime import sessions, tracing
+from engine.runtime import heap, sessions, tracing
 from engine.target import Target
 
 _RUNS = 8
@@ -79,19 +80,29 @@ class Compared:
     def output_sqnr(self, outputs: Mapping[str, tuple[ProfileKey, str]], feeds: Sequence[Feed]) -> dict[str, float]:
         """Give per layer the signal to noise of its output in dB; `outputs` has its names in both networks."""
         pairs = {node: (key.output, new) for node, (key, new) in outputs.items()}
-        opened = [
-            sessions.session(io.to_bytes(_giving(model, {pair[at] for pair in pairs.values()})), self.context.untimed)
-            for at, model in enumerate((self.before, self.after))
-        ]
         signal, noise = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0)
-        for feed in feeds:
-            with self.context.working():
-                wanted, found = (session.run(feed) for session in opened)
+        # One network is loaded at a time: what the first says is kept, in files where it is much.
+        folder = Folder(None)
+        try:
+            wanted = {name: KeptOutput(folder) for name, _ in pairs.values()}
+            for said in self._said(self.before, set(wanted), feeds):
+                for name, kept in wanted.items():
+                    kept.append(said[name])
+            for at, found in enumerate(self._said(self.after, {new for _, new in pairs.values()}, feeds)):
                 for node, (name, new) in pairs.items():
-                    reference = np.asarray(wanted[name], np.float64)
+                    reference = np.asarray(wanted[name][at], np.float64)
                     signal[node] += float(np.square(reference).sum())
                     noise[node] += row_sets.noise(reference, found[new], name)
+        finally:
+            folder.close()
         return {node: _decibel(signal[node], noise[node]) for node in pairs}
+
+    def _said(self, model: ir.Model, tensors: set[str], feeds: Sequence[Feed]) -> Iterator[Mapping[str, Any]]:
+        heap.give_back(io.weight_bytes(model))
+        running = sessions.session(io.to_bytes(_giving(model, tensors)), self.context.untimed)
+        for feed in feeds:
+            with self.context.working():
+                yield running.run(feed)
 
     def shares(self, keys: Sequence[ProfileKey], feeds: Sequence[Feed]) -> dict[str, dict[str, float]]:
         """Give per layer its share of the time of all nodes, before and after, as far as the profile names it."""

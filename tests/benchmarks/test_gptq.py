@@ -23,6 +23,6 @@ def test_networks_run_and_a_decoder_does_not_look_ahead(decoder):
 
 
 def test_the_encoder_has_the_layers_of_one_of_110_m_parameters():
-    shape = gptq.SHAPES["encoder"]
+    shape = gptq.ENCODER
     products = shape.layers * (4 * shape.width**2 + 2 * shape.width * shape.inner)
     assert 84e6 < products < 86e6

@@ -121,6 +121,27 @@ def test_a_stage_that_breaks_the_outputs_is_dropped_and_named(simplified, residu
     assert dropped.reason.startswith("it moved the outputs by")
 
 
+def test_a_stage_that_fails_at_another_size_is_dropped_alone(simplified, network, monkeypatch):
+    """What the samples do not show, the verification of the whole would, and all other stages went with it."""
+    whole = simplify._onnxslim
+
+    def fix_the_size(model):
+        model = whole(model)
+        mean = next(node for node in model.graph if node.op_type == "GlobalAveragePool")
+        mean.op_type = "AveragePool"
+        mean.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", [12, 12])
+        mean.outputs[0].shape = None
+        return model
+
+    monkeypatch.setattr(simplify, "_onnxslim", fix_the_size)
+    net = network()
+    x = net.norm(net.conv("image", 3, 5, name="a"), 5, name="bn")
+    pooled = net.op("GlobalAveragePool", x)
+    _, change = simplified(net.build(pooled, shape=("n", 3, "h", "w"), out_shape=("n", 5, 1, 1)))
+    assert [dropped.stage for dropped in change.details.dropped_stages] == ["constant folding and fusion"]
+    assert "batch normalisation" in change.details.stages
+
+
 def test_a_library_that_stumbles_over_a_network_costs_its_stage_alone(simplified, network, monkeypatch):
     def stumble(_model):
         raise IndexError("a library's own bug")
