@@ -148,7 +148,7 @@ class Pass(BaseModel):
     """One transformation. Subclasses add `type: Literal[...]`, their parameters, and the methods that do the work."""
 
     # Strict: a JSON number is no boolean, a string no number. JSON has no tuples, so those take arrays.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     # True: only the form changes; outputs stay within float rounding of the input network's.
     lossless: ClassVar[bool] = False

@@ -55,7 +55,7 @@ class Gate(BaseModel):
     """A limit on one metric that the verdict is made of."""
 
     # Strict: a JSON number is no boolean, a string no number. JSON has no tuples, so those take arrays.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     metric: TaskMetric | FidelityMetric | CostMetric = Field(
         description="`top1@logits` is short for the metric `top1` of the output `logits`. `latency_decode` is the median time of"

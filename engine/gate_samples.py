@@ -23,7 +23,7 @@ USUALLY_CHANGED = 0.02
 class GateSamples(BaseModel):
     """How many samples a gate on quality takes, beside how many judge."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     gate: str = Field(description="The gate's metric, with its output where it names one.")
     rule: str

@@ -18,7 +18,7 @@ NodeName = Annotated[str, Field(min_length=1, max_length=512)]
 
 class _Value(BaseModel):
     # Strict: a JSON number is no boolean, a string no number. JSON has no tuples, so those take arrays.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class Goal(_Value):

@@ -15,7 +15,7 @@ NAME_LETTERS = 1024
 
 class _Value(BaseModel):
     # What a newer version says besides is left out: during an upgrade both read what the other has stored.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 class TensorInfo(_Value):

@@ -16,7 +16,7 @@ DEFAULT_WEIGHTS: Mapping[OutputKind, float] = {"state": 0.1}
 class OutputDeclaration(BaseModel):
     """What the owner knows of an output better than we can tell: its kind, how much it counts, or that it does not."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     kind: OutputKind | None = Field(None, description="What its numbers mean; by default it is recognised.")
     weight: float | None = Field(

@@ -15,7 +15,7 @@ from engine.target import Target
 
 class _Value(BaseModel):
     # Strict: a JSON number is no boolean, a string no number. JSON has no tuples, so those take arrays.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class Limits(_Value):
@@ -195,7 +195,8 @@ def default_kind(body: Any) -> Any:
 
 Spec = Compress | Profile | Search
 _SPEC: TypeAdapter[Spec] = TypeAdapter(
-    Annotated[Compress | Profile | Search, Field(discriminator="kind"), BeforeValidator(default_kind)]
+    Annotated[Compress | Profile | Search, Field(discriminator="kind"), BeforeValidator(default_kind)],
+    config=ConfigDict(defer_build=True),
 )
 
 

@@ -14,7 +14,7 @@ class Target(BaseModel):
     """The execution provider, device and load that the result is optimised and measured for."""
 
     # Strict: a JSON number is no boolean, a string no number. JSON has no tuples, so those take arrays.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     provider: ProviderName = Field("cpu", description="ONNX Runtime execution provider.")
     threads: int = Field(1, ge=1, le=256, description="Intra-op threads of the session.")

@@ -16,10 +16,9 @@ from sqlalchemy.orm import Session
 from models import ApiKey, Tenant, new_id
 from services import db, idempotency
 from services.errors import NotFoundError, UnauthorizedError
+from services.scopes import DEFAULT_TENANT, SCOPES
 from settings import Settings
 
-DEFAULT_TENANT = "default"
-SCOPES = ("read", "write", "admin", "metrics", "operator")
 _PREFIX = "opk"
 _ROUTE = "POST /v1/keys"
 _SECRET_BYTES = 24

@@ -6,16 +6,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sqlalchemy.exc import OperationalError
-
 from services.errors import ServiceError
-from services.keys import DEFAULT_TENANT, SCOPES
+from services.scopes import DEFAULT_TENANT, SCOPES
 from settings import Settings, get_settings
 from settings.private_folder import keep_private
-from standalone import broker, operations
-from standalone.demo import demo
-from standalone.docs import docs
-from standalone.serve import AlreadyServedError, serve
+from standalone import broker
 
 # A century: beyond some of those the calendar ends.
 _MOST_DAYS = 36_500
@@ -28,8 +23,62 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["worker"]:
         # It has options of its own.
-        return operations.worker(words[1:])
-    asked = _parser().parse_args(words)
+        return _worker(words[1:])
+    return _done(_parser().parse_args(words))
+
+
+# What a verb needs is loaded when it is asked for: to say what there is takes none of it, and no two verbs take the same.
+
+
+def _worker(words: list[str]) -> int:
+    from worker.__main__ import main as run  # noqa: PLC0415 - see above
+
+    return run(words)
+
+
+def _api(_asked: argparse.Namespace) -> int:
+    from api.__main__ import main as run  # noqa: PLC0415 - see above
+
+    run()
+    return 0
+
+
+def _serve(asked: argparse.Namespace) -> int:
+    from standalone.serve import serve  # noqa: PLC0415 - see above
+
+    return serve(asked.data, host=asked.host, port=asked.port, workers=asked.workers)
+
+
+def _demo(asked: argparse.Namespace) -> int:
+    from standalone.demo import demo  # noqa: PLC0415 - see above
+
+    return demo(asked.out, get_settings().data_dir)
+
+
+def _docs(asked: argparse.Namespace) -> int:
+    from standalone.docs import docs  # noqa: PLC0415 - see above
+
+    return docs(check=asked.check)
+
+
+def _operation(name: str) -> _Run:
+    """Give what does a verb of operators, by its name in their module."""
+
+    def run(asked: argparse.Namespace) -> int:
+        from standalone import operations  # noqa: PLC0415 - see above
+
+        done: int = getattr(operations, name)(asked)
+        return done
+
+    return run
+
+
+def _done(asked: argparse.Namespace) -> int:
+    """Do what is asked for, or say in one line why it cannot be done."""
+    from sqlalchemy.exc import OperationalError  # noqa: PLC0415 - see above
+
+    from standalone.serve import AlreadyServedError  # noqa: PLC0415 - see above
+
     run: _Run = asked.run
     try:
         return run(asked)
@@ -54,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _processes(verb, settings)
     _operations(verb, settings)
-    documentation = verb("docs", "write the generated reference", lambda asked: docs(check=asked.check))
+    documentation = verb("docs", "write the generated reference", _docs)
     documentation.add_argument("--check", action="store_true", help="only tell whether it is fresh")
     return parser
 
@@ -66,54 +115,52 @@ def _processes(verb: _Verb, settings: Settings) -> None:
     serving = verb(
         "serve",
         "run broker, workers and API on this machine",
-        lambda asked: serve(asked.data, host=asked.host, port=asked.port, workers=asked.workers),
+        _serve,
     )
     _add_data(serving, settings)
     serving.add_argument("--host", default=settings.host)
     serving.add_argument("--port", type=int, default=settings.port, help="0 takes a free one (default: %(default)s)")
     serving.add_argument("--workers", type=int, default=1, help="jobs at the same time (default: %(default)s)")
-    demonstration = verb(
-        "demo", "compress a bundled network and show the result", lambda asked: demo(asked.out, settings.data_dir)
-    )
+    demonstration = verb("demo", "compress a bundled network and show the result", _demo)
     demonstration.add_argument(
         "--out", type=Path, default=Path("var/demo"), help="folder of the artifact and its report"
     )
-    verb("api", "run one API process, on the database, the broker and the store of the settings", operations.api)
-    verb("worker", "run one worker process; `worker --help` has its options", operations.api)
+    verb("api", "run one API process, on the database, the broker and the store of the settings", _api)
+    verb("worker", "run one worker process; `worker --help` has its options", _api)
 
 
 def _operations(verb: _Verb, settings: Settings) -> None:
-    _add_data(verb("migrate", "bring the database to this version's revision", operations.migrate), settings)
+    _add_data(verb("migrate", "bring the database to this version's revision", _operation("migrate")), settings)
 
-    backing = verb("backup", "copy database and store while the service runs", operations.backup)
+    backing = verb("backup", "copy database and store while the service runs", _operation("backup"))
     backing.add_argument("path", type=Path, help="a folder, which a later backup brings up to date; or a new .tar file")
     _add_data(backing, settings)
 
-    restoring = verb("restore", "put a backup into an empty database and store", operations.restore)
+    restoring = verb("restore", "put a backup into an empty database and store", _operation("restore"))
     restoring.add_argument("path", type=Path, help="what `backup` made")
     restoring.add_argument("--incomplete", action="store_true", help="also where bytes were damaged already")
     _add_data(restoring, settings)
 
-    pruning = verb("prune", "remove now what the keep_ settings let go", operations.prune)
+    pruning = verb("prune", "remove now what the keep_ settings let go", _operation("prune"))
     pruning.add_argument("--dry-run", action="store_true", help="only count it")
     _add_data(pruning, settings)
 
-    billing = verb("sbom", "list what this installation is made of, as CycloneDX", operations.sbom)
+    billing = verb("sbom", "list what this installation is made of, as CycloneDX", _operation("sbom"))
     billing.add_argument("--out", type=Path, help="file to write (default: print it)")
 
-    checking = verb("doctor", "look at every part of the service, and say what to do", operations.doctor)
+    checking = verb("doctor", "look at every part of the service, and say what to do", _operation("doctor"))
     checking.add_argument("--json", action="store_true", help="for programs")
     _add_data(checking, settings)
 
     testing = verb(
         "selftest",
         "run a job through a service of this installation that is thrown away afterwards",
-        operations.selftest,
+        _operation("selftest"),
     )
     testing.add_argument("--faults", action="store_true", help="also kill, stop and damage every part of it meanwhile")
 
-    _tenants(verb("tenants", "make, list and limit tenants", operations.list_tenants), settings)
-    _keys(verb("keys", "make, list and revoke API keys", operations.list_keys), settings)
+    _tenants(verb("tenants", "make, list and limit tenants", _operation("list_tenants")), settings)
+    _keys(verb("keys", "make, list and revoke API keys", _operation("list_keys")), settings)
 
 
 def _keys(parser: argparse.ArgumentParser, settings: Settings) -> None:
@@ -126,12 +173,12 @@ def _keys(parser: argparse.ArgumentParser, settings: Settings) -> None:
         _add_data(made, settings)
         return made
 
-    making = verb("create", "make a key and print it, this once", operations.create_key)
+    making = verb("create", "make a key and print it, this once", _operation("create_key"))
     making.add_argument("--name", default="operator", help="what it is for (default: %(default)s)")
     making.add_argument("--scope", action="append", choices=SCOPES, required=True, help="may be given more than once")
     making.add_argument("--days", type=_days, help="how long it is valid (default: until it is revoked)")
-    verb("list", "list the keys", operations.list_keys)
-    verb("revoke", "end a key's validity", operations.revoke_key).add_argument("id")
+    verb("list", "list the keys", _operation("list_keys"))
+    verb("revoke", "end a key's validity", _operation("revoke_key")).add_argument("id")
 
 
 def _tenants(parser: argparse.ArgumentParser, settings: Settings) -> None:
@@ -153,11 +200,14 @@ def _tenants(parser: argparse.ArgumentParser, settings: Settings) -> None:
         return made
 
     verb(
-        "create", "make a tenant; `keys create --tenant ID` makes its first key", operations.create_tenant, changes=True
+        "create",
+        "make a tenant; `keys create --tenant ID` makes its first key",
+        _operation("create_tenant"),
+        changes=True,
     )
-    verb("list", "list the tenants with the limits of their own", operations.list_tenants)
-    verb("show", "show what a tenant may have, and what it has of it", operations.show_tenant)
-    setting = verb("set", "change what is named of a tenant", operations.set_tenant, changes=True)
+    verb("list", "list the tenants with the limits of their own", _operation("list_tenants"))
+    verb("show", "show what a tenant may have, and what it has of it", _operation("show_tenant"))
+    setting = verb("set", "change what is named of a tenant", _operation("set_tenant"), changes=True)
     setting.add_argument("--suspend", action="store_true", default=None, dest="suspended", help="its keys open nothing")
     setting.add_argument("--resume", action="store_false", default=None, dest="suspended", help="they do again")
 

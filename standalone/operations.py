@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,24 +14,8 @@ from services.errors import NotFoundError
 from services.storage import open_store
 from settings import Settings
 from settings.private_folder import private_folder
-from standalone.doctor import as_json, as_text, examine
 from standalone.sbom import installation
 from standalone.serve import lock
-
-
-def api(_asked: argparse.Namespace) -> int:
-    """Run the HTTP edge."""
-    from api.__main__ import main as run  # noqa: PLC0415 - a verb that needs no web framework loads none
-
-    run()
-    return 0
-
-
-def worker(words: Sequence[str]) -> int:
-    """Run a worker."""
-    from worker.__main__ import main as run  # noqa: PLC0415 - a verb that needs no queue loads none
-
-    return run(list(words))
 
 
 def migrate(asked: argparse.Namespace) -> int:
@@ -87,6 +71,9 @@ def prune(asked: argparse.Namespace) -> int:
 
 def doctor(asked: argparse.Namespace) -> int:
     """Look at every part of the service from this machine; 1 where something is a problem."""
+    # Only this verb knows broker and workers.
+    from standalone.doctor import as_json, as_text, examine  # noqa: PLC0415
+
     findings = examine(_settings(asked))
     if asked.json:
         print(as_json(findings))

@@ -22,9 +22,10 @@ from sqlalchemy.orm import Session
 import engine
 from models import Dataset, JobStatus, Model, ModelState, is_final
 from sandbox import processes
-from services import artifacts, db, jobs, keys, uploads
+from services import artifacts, db, jobs, uploads
 from services.errors import CorruptError
 from services.publisher import BrokerPublisher
+from services.scopes import DEFAULT_TENANT
 from services.storage import Folder
 from settings import Settings
 from standalone import broker
@@ -34,7 +35,7 @@ _PATIENCE_S = 120.0
 _LOOK_S = 0.05
 # Whoever has cancelled a job waits so long at most until it takes no processor.
 _CANCEL_S = 5.0
-_TENANT = keys.DEFAULT_TENANT
+_TENANT = DEFAULT_TENANT
 _CHILD = b"sandbox.child"
 _SHORT = {"LEASE_S": "3", "RENEW_S": "0.5", "RECONCILE_S": "0.5", "RESEND_S": "2", "WORKER_TRAINING": "never"}
 _Found = TypeVar("_Found")

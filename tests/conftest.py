@@ -1,6 +1,7 @@
 """Real parts that several rooms' tests need: the two databases, and a second execution provider."""
 
 import fcntl
+import gc
 import hashlib
 import itertools
 import json
@@ -72,6 +73,12 @@ def pytest_unconfigure(config):
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: scheduling.urgency_of(item.nodeid))
+
+
+def pytest_collection_finish():
+    # What is loaded by now stays: the collector need not go through it again and again.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from fastapi import APIRouter, Request, Response
 from api.dependencies import AdminReadScope, ReadScope
 from api.pages.rendering import render
 from services import keys, workers
+from services.scopes import SCOPES
 
 router = APIRouter(include_in_schema=False)
 
@@ -25,4 +26,4 @@ def targets_page(request: Request, scope: ReadScope) -> Response:
 def keys_page(request: Request, scope: AdminReadScope) -> Response:
     """Show the keys, and offer a new one."""
     rows = keys.list_keys(scope.session, scope.tenant_id)
-    return render(request, "keys.html", {"rows": rows, "scopes": keys.SCOPES, "own": scope.caller.key_id})
+    return render(request, "keys.html", {"rows": rows, "scopes": SCOPES, "own": scope.caller.key_id})

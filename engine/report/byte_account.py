@@ -24,7 +24,7 @@ BYTE_KINDS: dict[ByteKind, str] = {
 class ByteRow(BaseModel):
     """Bytes of one kind; weights in float have a row for each reason."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     kind: ByteKind
     reason: str | None = Field(None, description="Why they are in float; null for other kinds.")
@@ -35,7 +35,7 @@ class ByteRow(BaseModel):
 class ByteAccount(BaseModel):
     """What the bytes of a network's files hold: each byte is in one row."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     rows: tuple[ByteRow, ...]
     total: int = Field(description="Bytes of the network's file and of its external data: the sum of the rows.")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Detail(BaseModel):
     """A value in a report: frozen, and nothing unknown goes in."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class LeftAlone(Detail):

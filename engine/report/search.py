@@ -25,12 +25,12 @@ Damage = Annotated[
 
 
 class _Asked(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class _Value(BaseModel):
     # What a newer version says besides is left out: during an upgrade both read what the other has stored.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 class Point(_Asked):

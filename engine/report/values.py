@@ -18,7 +18,7 @@ Outcome = Literal["pass", "fail", "inconclusive", "none"]
 
 class _Value(BaseModel):
     # What a newer version says besides is left out: during an upgrade both read what the other has stored.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 class Interval(_Value):
@@ -594,7 +594,9 @@ class ProfileReport(_Value):
 
 
 AnyReport = Report | ProfileReport
-_REPORT: TypeAdapter[AnyReport] = TypeAdapter(Annotated[Report | ProfileReport, Field(discriminator="kind")])
+_REPORT: TypeAdapter[AnyReport] = TypeAdapter(
+    Annotated[Report | ProfileReport, Field(discriminator="kind")], config=ConfigDict(defer_build=True)
+)
 
 
 def read_report(body: Any) -> AnyReport:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from engine.contract import Context, Pass
 from engine.errors import ModelUnsupportedError, SpecInvalidError
@@ -22,7 +22,7 @@ from engine.search.recipe import recipe_of
 from engine.search.values import Level, Point
 from engine.solve.blas_threads import one_blas_thread
 
-_PASS: TypeAdapter[Pass] = TypeAdapter(AnyPass)
+_PASS: TypeAdapter[Pass] = TypeAdapter(AnyPass, config=ConfigDict(defer_build=True))
 # What a point is made of: without them it is another network. The others make it better, where they can.
 _ESSENTIAL = frozenset(
     {

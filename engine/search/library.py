@@ -28,7 +28,7 @@ _UNKNOWN = 0.2
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class StructurePart(_Value):
@@ -54,7 +54,9 @@ class TimesPart(_Value):
 
 
 Part = StructurePart | DamagePart | TimesPart
-_PART: TypeAdapter[Part] = TypeAdapter(Annotated[Part, Field(discriminator="part")])
+_PART: TypeAdapter[Part] = TypeAdapter(
+    Annotated[Part, Field(discriminator="part")], config=ConfigDict(defer_build=True)
+)
 
 
 class VariantLibrary(_Value):

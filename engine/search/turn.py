@@ -8,7 +8,7 @@ from engine.search.values import Proposal
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class MeasureVariants(_Value):
@@ -36,7 +36,7 @@ class Finish(_Value):
 
 
 Turn = MeasureVariants | TryProposals | Finish
-_TURN: TypeAdapter[Turn] = TypeAdapter(Annotated[Turn, Field(discriminator="do")])
+_TURN: TypeAdapter[Turn] = TypeAdapter(Annotated[Turn, Field(discriminator="do")], config=ConfigDict(defer_build=True))
 
 
 def read_turn(body: object) -> Turn:

@@ -15,7 +15,7 @@ Stage = Literal["single", "round", "study", "short", "full", "stored"]
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Proposal(_Value):

@@ -15,7 +15,7 @@ class Variant(BaseModel):
     what the task's metric surely lost, by the lower end of its interval. Small damages of independent changes add up.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     kind: Kind
     # A group, a sum, a layer, or a precision.

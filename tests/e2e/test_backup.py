@@ -56,11 +56,11 @@ def operate(*words, env):
 
 
 class Load:
-    """Two clients that upload, submit and delete, with a breath between, until they are told to stop."""
+    """Two clients that upload and submit, and once they are told to, upload and delete until they are told to stop."""
 
     def __init__(self, service):
         self.service = service
-        self.stopped = threading.Event()
+        self.goes_on, self.stopped = threading.Event(), threading.Event()
         self.pool = ThreadPoolExecutor(2)
         self.clients = [self.pool.submit(self._run, number) for number in range(2)]
 
@@ -79,7 +79,8 @@ class Load:
                     body = {"model": model, "dataset": data, "recipe": {"passes": [{"type": "simplify"}]}}
                     assert client.post("/v1/jobs", json=body).status_code == 202
                 turns += 1
-                self.stopped.wait(2)
+                if turns >= JOBS:
+                    self.goes_on.wait()
         return turns
 
     @staticmethod
@@ -90,6 +91,7 @@ class Load:
 
     def stop(self):
         self.stopped.set()
+        self.goes_on.set()
         turns = sum(one.result() for one in self.clients)
         self.pool.shutdown()
         return turns
@@ -162,6 +164,7 @@ def test_a_backup_under_load_restores_to_a_service_that_serves_all(urls, tmp_pat
         load = Load(service)
         with closing(client_of(service)) as client:
             until_jobs(client, lambda statuses: "succeeded" in statuses)
+        load.goes_on.set()
         # Both kinds of place, each with one of the databases.
         place = tmp_path / ("backup" if urls[0] else "backup.tar")
         assert "blobs" in operate("backup", "--data", tmp_path / "one", place, env=os.environ)

@@ -215,7 +215,8 @@ class System:
         """The process that works on a job, once there is one. It has a keeper above it."""
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
-            children = self.children()
+            # To look at every process costs those that work: not before there is a folder to work in.
+            children = self.children() if any(self.data_dir.glob("work/unt_*")) else ()
             for child in children:
                 with contextlib.suppress(psutil.Error):
                     if "/unt_" in child.environ()["HOME"] and child.parent() in children:
@@ -233,7 +234,7 @@ class System:
         end = time.monotonic() + PATIENCE_S
         while not self.finished_steps():
             assert time.monotonic() < end, self.log()
-            time.sleep(0.002)
+            time.sleep(0.01)
         child.suspend()
         return child, self.finished_steps()
 

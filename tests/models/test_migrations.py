@@ -1,9 +1,13 @@
 """One history for both databases: it makes what the tables say, from nothing and back."""
 
+import subprocess
+import sys
+
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
 
@@ -27,6 +31,14 @@ def test_upgrade_from_empty_gives_what_the_tables_say(empty):
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
         assert set(Base.metadata.tables) <= set(inspect(connection).get_table_names())
+
+
+def test_each_revision_is_in_a_file_that_begins_with_its_number():
+    found = list(ScriptDirectory.from_config(db.alembic_config()).walk_revisions())
+    assert db.revisions() == [script.revision for script in found][::-1]
+    # What a process loads to tell at which revision its database is: Alembic is not among it.
+    code = "import sys; from services import db; sys.exit('alembic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_upgrade_twice_is_harmless(empty):

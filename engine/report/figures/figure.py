@@ -24,7 +24,7 @@ _FRAME = 90
 class Figure(BaseModel):
     """One picture of a report."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     name: str = Field(description="Of the figure on its page: an anchor.")
     title: str
