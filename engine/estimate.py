@@ -35,8 +35,11 @@ _TURNS = 21
 _MEASURED_RANGE = (0.4, 2.2)
 # Of its budget: a search that runs out of trials, and one whose last trial takes longer than it was thought.
 _SEARCH_ENDS_EARLY, _SEARCH_ENDS_LATE = 0.3, 1.1
-# Interpreter and libraries; copies of the weights in graphs, sessions and files; sessions that keep what a run has needed.
-_BASE_BYTES, _COPIES, _SESSIONS, _ARENA = 300 << 20, 5, 3, 2
+# Interpreter and libraries; sessions that keep what a run has needed.
+_BASE_BYTES, _SESSIONS, _ARENA = 300 << 20, 3, 2
+# Copies of the weights in graphs, sessions and serialized networks while a step is made and verified (transformers of 69 and
+# 97 MB took 13 and 15); networks with external data are read and written tensor by tensor.
+_COPIES, _STREAMED_COPIES = 12, 5
 _LARGEST_BATCH = 32
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Gather", "FusedMatMul", "FusedConv")
 _LEAST_SAMPLES = 32
@@ -209,7 +212,8 @@ def _load_s(inspection: Inspection) -> float:
 def _memory(inspection: Inspection, speed: Speed, batch: int, run_bytes: int) -> int:
     affordable = max(1, min(_LARGEST_BATCH, run_bytes // max(speed.live_bytes, 1)))
     alive = speed.live_bytes * max(affordable, batch)
-    return _BASE_BYTES + _COPIES * inspection.size_bytes + _SESSIONS * _ARENA * alive
+    copies = _STREAMED_COPIES if inspection.external_data else _COPIES
+    return _BASE_BYTES + copies * inspection.size_bytes + _SESSIONS * _ARENA * alive
 
 
 def _elements(dataset: DatasetInspection) -> int:

@@ -87,14 +87,14 @@ def told(states: Mapping[str, InitialState | None]) -> Iterator[str]:
     """Say which inputs are fed as they are before the first step."""
     known = [state for state in states.values() if state is not None]
     for what, names in (
-        ("empty", [state.name for state in known if state.empty]),
-        ("zeros", [state.name for state in known if not state.empty]),
+        ("empty is", [state.name for state in known if state.empty]),
+        ("zeros are", [state.name for state in known if not state.empty]),
     ):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 4 else ""
             listed = ", ".join(names[:3] if more else names)
             yield (
-                f"The dataset has no array for {listed}{more}: as before the first step, {what} is fed. Give arrays of these"
+                f"The dataset has no array for {listed}{more}: as before the first step, {what} fed. Give arrays of these"
                 " names for later steps."
             )
 

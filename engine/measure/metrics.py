@@ -5,7 +5,7 @@ Conventions: an output has the samples on its first axis. Classes are on the las
 of -1 at a position means that the position does not count.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,7 +144,7 @@ def edit_distance(output: Array, label: Array, how: Output) -> Floats:
     for got, want in zip(decided, label.astype(np.int64), strict=True):
         read = _ctc(got) if merge else [int(token) for token in got if token != _IGNORED]
         truth = [int(token) for token in np.atleast_1d(want) if token != _IGNORED]
-        distances.append(_levenshtein(read, truth) / max(len(truth), 1))
+        distances.append(levenshtein(read, truth) / max(len(truth), 1))
     return np.array(distances, dtype=np.float64)
 
 
@@ -154,14 +154,16 @@ def _ctc(steps: Ints) -> list[int]:
     return [int(token) for token in steps[kept] if token != 0]
 
 
-def _levenshtein(left: list[int], right: list[int]) -> int:
-    previous = list(range(len(right) + 1))
-    for row, token in enumerate(left, 1):
-        current = [row]
-        for column, other in enumerate(right, 1):
-            current.append(min(previous[column] + 1, current[-1] + 1, previous[column - 1] + (token != other)))
-        previous = current
-    return previous[-1]
+def levenshtein(left: Sequence[int] | Ints, right: Sequence[int] | Ints) -> int:
+    """Give how many numbers have to be put in, taken out or changed to make one list of the other (Levenshtein, 1966)."""
+    target = np.asarray(right, dtype=np.int64)
+    steps = np.arange(len(target) + 1)
+    previous = steps
+    for row, number in enumerate(left, 1):
+        kept = np.minimum(previous[1:] + 1, previous[:-1] + (target != number))
+        # What is put in costs one each: the least of all earlier columns, and the way from there.
+        previous = np.minimum.accumulate(np.concatenate([[row], kept]) - steps) + steps
+    return int(previous[-1])
 
 
 def token_losses(output: Array, label: Array, how: Output) -> tuple[Floats, Floats]:

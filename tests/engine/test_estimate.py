@@ -92,6 +92,17 @@ def test_memory_follows_activations_but_the_batch_follows_memory(network, data):
     assert memory(8 << 20, batch=64) > memory(8 << 20)
 
 
+def test_memory_follows_weights_unless_they_are_streamed(network, data):
+    """A transformer of 97 MB took 1.8 GB, 0.4 GB of that for activations."""
+
+    def memory(external_data):
+        large = network.model_copy(update={"size_bytes": 97_000_000, "external_data": external_data})
+        return estimate_job(large, data(60), read_spec(STATIC), speed=measured_speed(0.1, 1 << 20)).memory_bytes
+
+    assert 1.2e9 < memory(external_data=False) < 2e9
+    assert memory(external_data=True) < 1.2e9
+
+
 def test_a_job_that_its_own_limits_will_end_is_warned_of(network, data):
     spec = read_spec({**STATIC, "limits": {"max_runtime_s": 60, "max_memory_mb": 256}})
     slow = estimate_job(network, data(600), spec, speed=measured_speed(1.0, 1 << 20))

@@ -86,9 +86,14 @@ def check_type(name: str, dtype: np.dtype[Any]) -> None:
             f"Samples of their own sizes: a zip of one .npz per sample, or one array filled up to the longest and beside it"
             f" `{name}_length`, a whole number per sample."
         )
+        words = (
+            "Classes are whole numbers, 0 for the network's first: [classes.index(word) for word in words]. Texts are the numbers"
+            " of their tokens: `onnxpress dataset text`."
+        )
+        is_text = dtype.kind in "US"
         raise DatasetInvalidError(
-            f"Array `{name}` has type {dtype}; only numbers and booleans are taken.",
-            hint=ragged if dtype.hasobject else None,
+            f"Array `{name}` {'holds words' if is_text else f'has type {dtype}'}; only numbers and booleans are taken.",
+            hint=ragged if dtype.hasobject else words if is_text else None,
         )
 
 

@@ -1,4 +1,4 @@
-"""Scores of the next token at each position, or tokens that were chosen: what counts is which one comes next."""
+"""Scores of the next token at each position, or tokens and other numbers that were chosen: what counts is which ones."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -24,7 +24,7 @@ class Tokens(Comparison):
         self._kl: list[Floats] = []
 
     def add(self, original: Batch, compressed: Batch, valid: Array | None) -> None:
-        """Compare a batch; sequences of another length differ in what one of them lacks."""
+        """Compare a batch; sequences of another length by what it takes to make one of the other."""
         left, right = original[self._name], compressed[self._name]
         if not metrics.is_float(left):
             self._agree.append(_same_ids(left, right, valid))
@@ -49,8 +49,9 @@ def _same_ids(left: Array, right: Array, valid: Array | None) -> Floats:
 
 
 def _share_alike(left: Array, right: Array) -> float:
-    both, longest = min(len(left), len(right)), max(len(left), len(right))
-    return float((left[:both] == right[:both]).sum() / longest) if longest else 1.0
+    # One that is missing shifts all that follow it, and changes none of them.
+    longest = max(len(left), len(right))
+    return 1 - metrics.levenshtein(left.tolist(), right.tolist()) / longest if longest else 1.0
 
 
 def _read(subject: Subject, batches: Iterable[Batch]) -> Callable[[], Comparison]:
@@ -62,7 +63,7 @@ def _read(subject: Subject, batches: Iterable[Batch]) -> Callable[[], Comparison
 TOKENS = Kind(
     metrics=("token_agreement", "kl", "sqnr_db", "cosine"),
     floors=(
-        Floor("token_agreement", 0.9, "the next token stays the same in only {value} of the positions; {limit} have to",
+        Floor("token_agreement", 0.9, "what is chosen stays the same in only {value} of the positions; {limit} have to",
               form=percent),
         Floor("kl", 0.1, "the distribution of the next token moved by {value} nats; {limit} are allowed", at_least=False),
     ),

@@ -193,6 +193,12 @@ def test_samples_whose_batch_axis_is_not_the_first_come_one_at_a_time(write, tmp
     assert np.array_equal(feeds[1]["state"], state[5][:, None])
 
 
+def test_labels_of_words_are_told_how_to_be_numbered(write):
+    with pytest.raises(DatasetInvalidError, match="`label` holds words") as refused:
+        inspect_dataset(write(x=np.zeros((2, 3)), label=np.array(["cat", "dog"])))
+    assert "0 for the network's first" in refused.value.hint
+
+
 def test_ragged_arrays_are_told_how_to_be_written(write):
     ragged = np.empty(2, dtype=object)
     ragged[:] = [np.zeros(3), np.zeros(4)]

@@ -5,6 +5,7 @@ import pytest
 
 from engine.errors import DatasetInvalidError
 from engine.measure import metrics
+from engine.measure.kinds.tokens import Tokens
 from engine.measure.metrics import Output
 
 LOGITS = Output(probabilities=False)
@@ -60,6 +61,28 @@ def test_iou_is_the_mean_over_the_classes_that_occur():
     scores[0, 1, 1, 0] = 1
     scores[0, 0, 1, 1] = 1
     assert metrics.intersection_over_union(scores, label, LOGITS) == pytest.approx([(2 / 3 + 1 / 2) / 2])
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "edits"),
+    [
+        ([], [], 0),
+        ([], [1, 2], 2),
+        ([1, 2], [], 2),
+        ([7, 1, 2, 3], [1, 2, 3], 1),
+        ([1, 2, 3, 4], [1, 3, 2, 4], 2),
+        ([5, 5, 6], [6, 5, 5, 5], 2),
+    ],
+)
+def test_levenshtein(left, right, edits):
+    assert metrics.levenshtein(left, right) == metrics.levenshtein(right, left) == edits
+
+
+def test_a_number_that_is_missing_changes_none_of_those_behind_it():
+    compared = Tokens("kept", LOGITS)
+    compared.add({"kept": np.array([[7, 1, 2, 3]])}, {"kept": np.array([[1, 2, 3]])}, None)
+    (quality,) = compared.qualities()
+    assert (quality.metric, quality.compressed) == ("token_agreement", 0.75)
 
 
 def test_edit_distance_reads_ctc():
