@@ -24,7 +24,7 @@ def inspect_archive(archive: Path, folder: Path, *, limit: int) -> Inspection:
 
     At most `limit` bytes; raises as `inspect_model` does, also for what does not belong to the network.
     """
-    return inspect_model(unpack(archive, folder, limit=limit), alone=True)
+    return inspect_model(unpack(archive, folder, limit=limit), alone=True, mend=True)
 
 
 def unpack(archive: Path, folder: Path, *, limit: int) -> Path:

@@ -10,8 +10,8 @@ from engine.graph import runtime_operators
 _SHAPE_BYTES = 1 << 12
 
 
-def check(path: Path, *, infer: bool) -> str | None:
-    """Check a stored network; `infer`: its shapes too, for which onnx has to know all operators.
+def check(network: Path | bytes, *, infer: bool) -> str | None:
+    """Check a stored or serialized network; `infer`: its shapes too, for which onnx has to know all operators.
 
     Where no more is wrong than shapes that the network declares of its outputs or of tensors inside, ONNX Runtime goes by
     what the operators give; then this gives onnx's complaint, else None.
@@ -22,16 +22,19 @@ def check(path: Path, *, infer: bool) -> str | None:
     """
     runtime_operators.register()
     try:
-        onnx.checker.check_model(str(path), full_check=infer)
+        onnx.checker.check_model(str(network) if isinstance(network, Path) else network, full_check=infer)
     except onnx.shape_inference.InferenceError as error:
-        undeclared = _without_declared_shapes(path)
+        undeclared = _without_declared_shapes(network)
         onnx.shape_inference.infer_shapes(undeclared, check_type=True, strict_mode=True)
         return str(error)
     return None
 
 
-def _without_declared_shapes(path: Path) -> onnx.ModelProto:
-    structure = onnx.load(path, load_external_data=False)
+def _without_declared_shapes(network: Path | bytes) -> onnx.ModelProto:
+    if isinstance(network, Path):
+        structure = onnx.load(network, load_external_data=False)
+    else:
+        structure = onnx.load_model_from_string(network)
     del structure.graph.value_info[:]
     for value in structure.graph.output:
         value.type.tensor_type.ClearField("shape")

@@ -5,6 +5,8 @@ import onnx_ir as ir
 from engine.graph.names import tell_apart
 from engine.graph.sizes import OPEN_SIZE
 
+# Another name of the standard domain, which is the empty one.
+_STANDARD = "ai.onnx"
 # From here on weights need not be listed among the inputs.
 _CONSTANTS_IR = 4
 
@@ -14,7 +16,21 @@ def normalise(model: ir.Model) -> None:
     for value in (*model.graph.inputs, *model.graph.outputs, *(out for node in model.graph for out in node.outputs)):
         _open_sizes(value)
     _make_weights_constant(model)
+    if (version := model.opset_imports.pop(_STANDARD, None)) is not None:
+        model.opset_imports.setdefault("", version)
+    if not all(map(_is_sorted, model.graphs())):
+        model.graph.sort()
     tell_apart(model.graph.all_nodes())
+
+
+def _is_sorted(graph: ir.Graph) -> bool:
+    made: set[ir.Node] = set()
+    for node in graph:
+        makers = (value.producer() for value in node.inputs if value is not None)
+        if any(maker is not None and maker.graph is graph and maker not in made for maker in makers):
+            return False
+        made.add(node)
+    return True
 
 
 def _open_sizes(value: ir.Value) -> None:

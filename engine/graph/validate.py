@@ -29,6 +29,7 @@ from engine.graph.cache_sizes import with_cache_sizes
 from engine.graph.foreign_formats import recognise, recognise_broken
 from engine.graph.names import tell_apart
 from engine.graph.network_cost import network_cost
+from engine.graph.order import settle
 from engine.graph.quantized import is_quantized
 from engine.graph.sizes import OPEN_SIZE
 from engine.graph.text import check_text
@@ -74,7 +75,8 @@ _WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 def inspect_model(path: Path, *, alone: bool = False, mend: bool = False) -> Inspection:
     """Check an untrusted file and say what network it holds; `alone`: the files beside it must be its own.
 
-    `mend`: put a file in its place in which operators of one name, with which ONNX Runtime does not load it, are told apart.
+    `mend`: put a file in its place in which operators of one name, with which ONNX Runtime does not load it, are told apart,
+    and in which what only ONNX Runtime takes is written as ONNX asks: the order of nodes, the name of the standard domain.
 
     Raises ModelInvalidError where the bytes are not an ONNX network, ModelUnsupportedError where it is one, but is over a
     limit or uses what is not taken here. Call it in a sandbox: parsers have bugs.
@@ -99,10 +101,18 @@ def inspect_model(path: Path, *, alone: bool = False, mend: bool = False) -> Ins
     strays = sorted(file.name for file in path.parent.iterdir() if file not in {path, *external}) if alone else []
     if strays:
         raise ModelInvalidError(f"The archive holds `{strays[0]}`, which the network does not name as external data.")
+    settled = settle(model)
+    if settled:
+        nodes = _Counted(model)
     _check_required_inputs(model, nodes)
     _check_names(model.graph, nodes)
     inputs, outputs = boundary(model.graph)
-    wrongly_declared = _check_with_onnx(path, nodes)
+    checked: Path | bytes = path
+    if settled and mend:
+        _replace(path, model)
+    elif settled and not external:
+        checked = model.SerializeToString()
+    wrongly_declared = _check_with_onnx(checked, nodes)
     ops = Counter(node.op_type for node in nodes.nodes)
     found = Inspection(
         inputs=inputs,
@@ -118,7 +128,12 @@ def inspect_model(path: Path, *, alone: bool = False, mend: bool = False) -> Ins
         float_type=_float_type(nodes.tensors),
         external_data=bool(external),
         cost=network_cost(path),
-        warnings=(*_warnings(model, nodes), *wrongly_declared, *_shared_names(model, nodes, path if mend else None)),
+        warnings=(
+            *_warnings(model, nodes),
+            *wrongly_declared,
+            *settled,
+            *_shared_names(model, nodes, path if mend else None),
+        ),
     )
     size = len(found.model_dump_json())
     if size > INSPECTION_BYTES:
@@ -464,12 +479,12 @@ def _numbers_hint(value: ValueInfoProto, role: str) -> str:
     return "Sequences, maps and strings are not taken."
 
 
-def _check_with_onnx(path: Path, nodes: _Counted) -> tuple[str, ...]:
+def _check_with_onnx(network: Path | bytes, nodes: _Counted) -> tuple[str, ...]:
     """Refuse what onnx's checker does; what is only declared wrongly is a warning."""
     foreign = any(node.domain not in _STANDARD for node in nodes.nodes)
     try:
         # Shape inference stops at operators that onnx has no schema for, and calls that an error in strict mode.
-        complaint = checker.check(path, infer=not foreign)
+        complaint = checker.check(network, infer=not foreign)
     except onnx.checker.ValidationError as error:
         raise ModelInvalidError(f"The network is not valid ONNX: {_first_line(error)}") from error
     except onnx.shape_inference.InferenceError as error:
@@ -531,11 +546,15 @@ def _shared_names(model: ModelProto, nodes: _Counted, path: Path | None) -> Iter
     if not renamed:
         return
     if path is not None:
-        mended = path.with_name(f"{path.name}.mended")
-        mended.write_bytes(model.SerializeToString())
-        # The file may be shared with whoever stored it: it is replaced, never written into.
-        mended.rename(path)
+        _replace(path, model)
     yield (
         f"{renamed} operators share their name with an earlier one; they are told apart by a number behind it, as in `conv`,"
         " `conv_2`."
     )
+
+
+def _replace(path: Path, model: ModelProto) -> None:
+    """Put a network in a file's place: that may be shared with whoever stored it, so it is never written into."""
+    mended = path.with_name(f"{path.name}.mended")
+    mended.write_bytes(model.SerializeToString())
+    mended.rename(path)

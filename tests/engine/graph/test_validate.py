@@ -10,6 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from engine import EngineError, inspect_model
 from engine.errors import ModelInvalidError, ModelUnsupportedError
 from engine.graph import io
+from engine.runtime import sessions
+from engine.target import Target
 
 
 def _model(
@@ -326,3 +328,53 @@ def test_text_that_is_none_is_the_owners_fault(tmp_path, word):
     path.write_bytes(model.SerializeToString().replace(word, b"\xff\xfe" + word[2:]))
     with pytest.raises(ModelInvalidError, match="not UTF-8"):
         inspect_model(path)
+
+
+def _as_only_the_runtime_takes_it():
+    """Nodes in no order, one of them behind what a branch makes, and the standard domain by its other name."""
+    branch = [
+        helper.make_graph(
+            [helper.make_node(kind, ["h"], [kind])], kind, [], [helper.make_tensor_value_info(kind, 1, None)]
+        )
+        for kind in ("Neg", "Abs")
+    ]
+    nodes = [
+        helper.make_node("Relu", ["picked"], ["y"], "last"),
+        helper.make_node("If", ["yes"], ["picked"], "if", then_branch=branch[0], else_branch=branch[1]),
+        helper.make_node("Sigmoid", ["x"], ["h"], "first"),
+    ]
+    model = _model(nodes, initializers=[numpy_helper.from_array(np.array(True), "yes")], imports=(("ai.onnx", 18),))
+    for node in (*model.graph.node, *(graph.node[0] for graph in branch)):
+        node.domain = "ai.onnx"
+    return model
+
+
+def test_order_and_domain_are_taken_as_the_runtime_takes_them(tmp_path):
+    path = tmp_path / "net.onnx"
+    onnx.save(_as_only_the_runtime_takes_it(), path)
+    runs = sessions.session(path, Target()).run
+    feed = {"x": np.arange(4, dtype=np.float32).reshape(2, 2)}
+    before, stored = runs(feed)["y"], path.read_bytes()
+    found = inspect_model(path)
+    assert path.read_bytes() == stored
+    assert found.opset == {"": 18}
+    assert any("they are sorted" in warning for warning in found.warnings)
+    assert any("`ai.onnx`" in warning for warning in found.warnings)
+    model = io.load(path)
+    assert [node.name for node in model.graph] == ["first", "if", "last"]
+    assert model.opset_imports == {"": 18}
+    inspect_model(path, mend=True)
+    onnx.checker.check_model(str(path), full_check=True)
+    assert inspect_model(path).warnings == tuple(each for each in found.warnings if "If" in each)
+    np.testing.assert_array_equal(sessions.session(path, Target()).run(feed)["y"], before)
+
+
+def test_a_circle_is_no_order(tmp_path):
+    nodes = [
+        helper.make_node("Add", ["x", "b"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Relu", ["b"], ["y"]),
+    ]
+    onnx.save(_model(nodes), tmp_path / "net.onnx")
+    with pytest.raises(ModelInvalidError, match="topologically sorted"):
+        inspect_model(tmp_path / "net.onnx")
