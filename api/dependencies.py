@@ -21,7 +21,8 @@ from api.long_polling import Change, Watcher
 from api.pages import session as browser
 from api.rate_limit import RateLimiter
 from api.request_metrics import RequestMetrics
-from services import audit, keys
+from models import ROW_BYTES
+from services import audit, keys, quotas
 from services.db import Database
 from services.errors import UnauthorizedError
 from services.keys import Caller
@@ -77,6 +78,10 @@ class TenantScope:
     def tenant_id(self) -> str:
         """Whose objects this request may see."""
         return self.caller.tenant_id
+
+    def check_room(self) -> None:
+        """Raise QuotaError where the tenant's quota has no room for one more row."""
+        quotas.check_bytes(self.session, self.tenant_id, ROW_BYTES, self.resources.settings)
 
 
 class RequestContext:

@@ -15,7 +15,7 @@ from models.jobs import (
     Unit,
     Worker,
 )
-from models.row_sizes import ROW_BYTES
+from models.row_sizes import DELIVERY_BYTES, EVENT_BYTES, ROW_BYTES, text_bytes
 from models.states import (
     TRANSITIONS,
     DatasetState,
@@ -32,6 +32,8 @@ from models.uploads import Upload, UploadPart
 from models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
+    "DELIVERY_BYTES",
+    "EVENT_BYTES",
     "FIRST_OUTPUT",
     "ROW_BYTES",
     "TRANSITIONS",
@@ -72,4 +74,5 @@ __all__ = [
     "is_final",
     "new_id",
     "sources",
+    "text_bytes",
 ]

@@ -8,7 +8,21 @@ from datetime import timedelta
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from models import Blob, Dataset, Job, JobStatus, Model, Tenant, Trial, Unit, Upload, is_final
+from models import (
+    DELIVERY_BYTES,
+    Blob,
+    Dataset,
+    Job,
+    JobStatus,
+    Model,
+    Tenant,
+    Trial,
+    Unit,
+    Upload,
+    Webhook,
+    WebhookDelivery,
+    is_final,
+)
 from services import db
 from services.errors import QuotaError
 from services.storage import Stored
@@ -83,9 +97,14 @@ def usage(session: Session, tenant_id: str, settings: Settings) -> Usage:
 
 
 def stored_bytes(session: Session, tenant_id: str) -> int:
-    """Give what counts against a tenant's quota: files, also announced ones, and rows of networks, data, jobs and trials."""
+    """Give what counts against a tenant's quota.
+
+    Files, also announced ones; rows of networks, data, jobs and trials, with their events and units; what was sent to webhooks.
+    """
     session.flush()
-    found = 0
+    hooks = select(Webhook.id).where(Webhook.tenant_id == tenant_id)
+    sent = select(func.count()).select_from(WebhookDelivery).where(WebhookDelivery.webhook_id.in_(hooks))
+    found = DELIVERY_BYTES * (session.scalar(sent) or 0)
     for column, owner in _COUNTED:
         found += int(session.scalar(select(func.coalesce(func.sum(column), 0)).where(owner == tenant_id)) or 0)
     return found

@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from models import (
+    EVENT_BYTES,
     Dataset,
     DatasetState,
     Event,
@@ -18,6 +19,7 @@ from models import (
     UnitStatus,
     following,
     is_final,
+    text_bytes,
 )
 from services import db
 from services.errors import ConflictError
@@ -71,6 +73,7 @@ def record(
     """Append an event of the subject and give the subject a new version."""
     moment = db.now(session)
     subject.updated_at = moment
+    subject.add_bytes(EVENT_BYTES + text_bytes(data or {}))
     if isinstance(subject, Job):
         subject.version += 1
         # The row is locked before the event gets its number, so that one job's events are numbered in order of commit.

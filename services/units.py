@@ -12,7 +12,21 @@ from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 import engine
-from models import Dataset, Job, JobStatus, Model, ModelState, Trial, Unit, UnitStatus, is_final, new_id, sources
+from models import (
+    ROW_BYTES,
+    Dataset,
+    Job,
+    JobStatus,
+    Model,
+    ModelState,
+    Trial,
+    Unit,
+    UnitStatus,
+    is_final,
+    new_id,
+    sources,
+    text_bytes,
+)
 from services import artifacts, cache, compatibility, db, outcomes, searches, trials
 from services.claims import MOST_CHILDREN, Asked, Child, Claim, Input, Limits, Result, StepBack
 from services.errors import AnswerInvalidError, ConflictError, RejectedError
@@ -77,6 +91,8 @@ def make(
         **more,
     )
     session.add(unit)
+    if job is not None:
+        job.add_bytes(ROW_BYTES + text_bytes(unit.payload))
     session.flush()
     if waits_for is None:
         if job is not None:

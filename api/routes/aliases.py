@@ -34,6 +34,7 @@ def get_alias(name: AliasName, scope: ReadScope) -> AliasHistoryView:
 @router.put("/{name}", dependencies=JSON_BODY, responses=problems(403, 404, 408, 409, 413, 415))
 def move_alias(name: AliasName, body: AliasTarget, scope: WriteScope) -> AliasHistoryView:
     """Have an alias name a network; with `expected` only where nobody moved it meanwhile."""
+    scope.check_room()
     mover = aliases.Mover(scope.caller.key_id, body.note)
     aliases.move(scope.session, scope.tenant_id, name, body.model, mover=mover, expected=body.expects())
     return _view(scope, name)
@@ -42,6 +43,7 @@ def move_alias(name: AliasName, body: AliasTarget, scope: WriteScope) -> AliasHi
 @router.post("/{name}:rollback", dependencies=JSON_BODY, responses=problems(403, 404, 408, 409, 413, 415))
 def roll_alias_back(name: AliasName, body: AliasRollback, scope: WriteScope) -> AliasHistoryView:
     """Have an alias name the network that had it before; again, the one before that."""
+    scope.check_room()
     mover = aliases.Mover(scope.caller.key_id, body.note)
     aliases.roll_back(scope.session, scope.tenant_id, name, mover=mover, expected=body.expects())
     return _view(scope, name)

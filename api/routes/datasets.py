@@ -133,6 +133,7 @@ def get_dataset(dataset_id: str, request: Request, response: Response, scope: Re
 @router.patch("/{dataset_id}", dependencies=JSON_BODY, responses=problems(403, 404, 408, 413, 415))
 def change_dataset(dataset_id: str, body: DatasetChanges, scope: WriteScope) -> DatasetView:
     """Rename or tag a dataset."""
+    scope.check_room()
     return DatasetView.of(catalog.update_dataset(scope.session, scope.tenant_id, dataset_id, body.changes()))
 
 

@@ -129,6 +129,7 @@ def get_model(model_id: str, request: Request, response: Response, scope: ReadSc
 @router.patch("/{model_id}", dependencies=JSON_BODY, responses=problems(403, 404, 408, 413, 415))
 def change_model(model_id: str, body: ModelChanges, scope: WriteScope) -> ModelView:
     """Rename or tag a network, or give it an alias."""
+    scope.check_room()
     changed = catalog.update_model(scope.session, scope.tenant_id, model_id, body.changes(), key_id=scope.caller.key_id)
     return ModelView.of(changed)
 

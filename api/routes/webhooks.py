@@ -87,6 +87,7 @@ def rotate_webhook(webhook_id: str, scope: AdminWriteScope) -> NewWebhookView:
 @router.post("/{webhook_id}:ping", status_code=202, responses=problems(403, 404))
 def ping_webhook(webhook_id: str, scope: AdminWriteScope) -> DeliveryView:
     """Have a message sent that says nothing, once: its delivery tells whether it arrived."""
+    scope.check_room()
     webhook = subscriptions.get(scope.session, scope.tenant_id, webhook_id)
     return DeliveryView.of(deliveries.ping(scope.session, webhook))
 

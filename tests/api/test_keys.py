@@ -254,13 +254,13 @@ def test_a_key_that_sends_too_fast_is_slowed_down(new_service, tmp_path):
 
 def test_quotas_are_told_with_a_time_to_come_back(new_service, tmp_path):
     with (
-        new_service(Settings(data_dir=tmp_path, quota_bytes=2_000, quota_jobs=1)) as service,
+        new_service(Settings(data_dir=tmp_path, quota_bytes=4_000, quota_jobs=1)) as service,
         service.client() as client,
     ):
         model = service.ready_model(client, b"12345678")
-        full = client.post("/v1/models", content=b"1" * 1_900, headers=RAW)
+        full = client.post("/v1/models", content=b"1" * 3_900, headers=RAW)
         assert (full.status_code, full.json()["code"], full.headers["Retry-After"]) == (429, "quota_bytes", "3600")
-        streamed = client.post("/v1/models", content=iter([b"1" * 1_900]), headers=RAW)
+        streamed = client.post("/v1/models", content=iter([b"1" * 3_900]), headers=RAW)
         assert (streamed.status_code, streamed.json()["code"]) == (429, "quota_bytes")
         assert len(service.stored_files()) == 1
         body = {"model": model, "recipe": {"passes": [{"type": "simplify"}]}}
@@ -268,6 +268,18 @@ def test_quotas_are_told_with_a_time_to_come_back(new_service, tmp_path):
         busy = client.post("/v1/jobs", json=body)
         assert (busy.status_code, busy.json()["code"]) == (429, "quota_jobs")
         assert busy.json()["hint"]
+
+
+def test_who_has_used_up_the_quota_changes_nothing_but_may_delete(new_service, tmp_path):
+    with new_service(Settings(data_dir=tmp_path, quota_bytes=3_500)) as service, service.client() as client:
+        model = service.ready_model(client, b"12345678")
+        # Each change is an event that stays with the network.
+        answers = [client.patch(f"/v1/models/{model}", json={"name": f"n{number}"}) for number in range(12)]
+        assert [answer.status_code for answer in answers[:2]] == [200, 200]
+        assert (answers[-1].status_code, answers[-1].json()["code"]) == (429, "quota_bytes")
+        moved = client.put("/v1/aliases/best", json={"model": model})
+        assert (moved.status_code, moved.json()["code"]) == (429, "quota_bytes")
+        assert client.delete(f"/v1/models/{model}").status_code == 204
 
 
 def test_a_quota_is_told_of_before_the_body_is_sent(new_service, tmp_path):

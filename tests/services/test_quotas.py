@@ -5,10 +5,13 @@ import json
 import pytest
 from sqlalchemy import inspect
 
-from models import ROW_BYTES, ArtifactFile, Blob, Model, ModelState
+from models import DELIVERY_BYTES, EVENT_BYTES, ROW_BYTES, ArtifactFile, Blob, Job, Model, ModelState, Unit
 from services import artifacts, attempts, catalog, jobs, quotas, unit_kinds
 from services.claims import Answer, Result
 from services.errors import AnswerInvalidError, QuotaError
+from services.server_secret import ServerSecret
+from services.transitions import record
+from services.webhooks import Policy, deliveries, subscriptions
 from settings import Settings
 
 from .conftest import INSPECTION, TENANT
@@ -111,7 +114,46 @@ def test_rows_count_too(service):
     service.write(lambda session: catalog.delete_model(session, service.store, TENANT, other.id))
     kept = service.read(lambda session: session.get_one(Model, other.id))
     assert kept.inspection == {"size_bytes": INSPECTION.size_bytes}
-    assert kept.row_bytes < ROW_BYTES + 100
+    # With the three events of its life.
+    assert kept.row_bytes < ROW_BYTES + 100 + 3 * (EVENT_BYTES + 10)
+
+
+def test_what_belongs_to_a_row_counts_with_it(service):
+    """Events and units, which grow beside the row, and keep counting when its own texts change."""
+    job = service.submit().job
+    before = stored_bytes(service)
+    told = {"message": "m" * 1_000}
+    service.write(lambda session: record(session, session.get_one(Job, job.id), "warning", told))
+    assert stored_bytes(service) >= before + EVENT_BYTES + 1_000
+
+    def change(session, steps):
+        session.get_one(Job, job.id).steps = steps
+
+    service.write(lambda session: change(session, []))
+    before = stored_bytes(service)
+    service.write(lambda session: change(session, ["s" * 5_000]))
+    assert stored_bytes(service) == before + 5_002
+    service.write(lambda session: change(session, []))
+    assert stored_bytes(service) == before
+    row = service.read(lambda session: session.get_one(Job, job.id))
+    texts = sum(len(json.dumps(each)) for each in (row.spec, row.labels, row.steps, row.warnings))
+    units = service.read(lambda session: session.query(Unit).filter_by(job_id=job.id).count())
+    assert row.row_bytes > texts + (1 + units) * ROW_BYTES + EVENT_BYTES + 1_000
+
+
+def test_what_is_sent_to_webhooks_counts_until_they_go(service):
+    policy = Policy.from_settings(Settings(webhook_networks="127.0.0.0/8"))
+    before = stored_bytes(service)
+    made = service.write(
+        lambda session: subscriptions.create(
+            session, TENANT, "http://127.0.0.1:9/hook", secret=ServerSecret("s" * 64), policy=policy
+        )
+    )
+    for _ in range(3):
+        service.write(lambda session: deliveries.ping(session, subscriptions.get(session, TENANT, made.row.id)))
+    assert stored_bytes(service) == before + 3 * DELIVERY_BYTES
+    service.write(lambda session: subscriptions.delete(session, TENANT, made.row.id))
+    assert stored_bytes(service) == before
 
 
 def test_lists_read_none_of_what_is_long(service):
