@@ -58,6 +58,7 @@ from onnxpress.errors import (
 from onnxpress.exit_codes import ExitCode
 from onnxpress.problem import Fault, Problem
 from onnxpress.search_documents import Front, FrontPoint, Trial
+from onnxpress.tenants import Tenant, Tenants
 from onnxpress.webhooks import Webhooks
 
 __version__ = version("onnxpress")
@@ -101,6 +102,8 @@ __all__ = [
     "ServiceError",
     "Sound",
     "Step",
+    "Tenant",
+    "Tenants",
     "Trial",
     "UnavailableError",
     "UnexpectedAnswerError",

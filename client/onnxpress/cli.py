@@ -19,6 +19,7 @@ from onnxpress.commands.pipelines import comment, init_ci
 from onnxpress.commands.profile import profile
 from onnxpress.commands.search import front, pause, pick, resume, trials
 from onnxpress.commands.service import passes, recipes, targets
+from onnxpress.commands.tenants import tenants
 from onnxpress.commands.webhooks import webhooks
 from onnxpress.terminal import give, interrupt_on_sigterm
 
@@ -57,6 +58,7 @@ app.add_typer(dataset, name="dataset")
 app.command("init-ci")(init_ci)
 app.add_typer(alias, name="alias")
 app.add_typer(keys, name="keys")
+app.add_typer(tenants, name="tenants")
 app.add_typer(webhooks, name="webhooks")
 
 

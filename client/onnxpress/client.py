@@ -32,6 +32,7 @@ from onnxpress.problem import Problem
 from onnxpress.resumable_upload import ResumableUpload
 from onnxpress.search_documents import Front, Minimised, Trial
 from onnxpress.server_sent_events import read_events
+from onnxpress.tenants import Tenants
 from onnxpress.transport import ApiRequest, Transport, read_json
 from onnxpress.webhooks import Webhooks
 
@@ -79,6 +80,7 @@ class Client:
         self.artifacts = Artifacts(self._transport)
         self.exports = Exports(self._transport)
         self.keys = Keys(self._transport)
+        self.tenants = Tenants(self._transport)
         self.webhooks = Webhooks(self._transport)
 
     def __enter__(self) -> Self:

@@ -178,6 +178,46 @@ def test_chains_cached_results_and_archives(service, net, npz, tmp_path):
             reader.models.get(stored.id)
 
 
+def test_tenants_are_made_limited_and_suspended(service, embedded, key, cli):
+    made = cli(
+        embedded.url, key, "tenants", "create", "team", "--name", "Team", "--quota-bytes", "2MB", "--quota-jobs", 3
+    )
+    assert (made.code, made.stdout) == (0, "team\n"), made.stderr
+    again = cli(embedded.url, key, "tenants", "create", "team")
+    assert again.code == ExitCode.USAGE, again.stderr
+    assert "team" in again.stderr
+    assert {"default", "team"} <= set(cli(embedded.url, key, "tenants", "list").stdout.split())
+    text = cli(embedded.url, key, "tenants", "key", "team", "first").stdout.strip()
+    changed = cli(
+        embedded.url, key, "tenants", "set", "team", "--quota-cpu", "1h", "--quota-jobs", "default", "--rate", 50
+    )
+    assert changed.code == 0, changed.stderr
+    shown = cli(embedded.url, key, "tenants", "show", "team", "--json").json["tenant"]
+    limits = {
+        "quota_bytes": 2_000_000,
+        "quota_jobs": None,
+        "quota_cpu_s": 3600.0,
+        "rate_per_s": 50.0,
+        "rate_burst": None,
+    }
+    assert {name: shown[name] for name in limits} == limits
+    own = cli(embedded.url, text, "tenants", "show")
+    assert (own.code, own.stdout) == (0, "team\n")
+    assert "bytes: 0 B of 2.0 MB" in own.stderr
+    # Only whoever operates the service reaches over all.
+    refused = cli(embedded.url, text, "tenants", "list")
+    assert refused.code != 0
+    assert "operator" in refused.stderr
+    assert cli(embedded.url, key, "tenants", "set", "team", "--suspend").code == 0
+    with onnxpress.Client(embedded.url, text) as theirs, pytest.raises(onnxpress.AuthenticationError):
+        theirs.tenants.own()
+    assert cli(embedded.url, key, "tenants", "set", "team", "--resume").code == 0
+    with onnxpress.Client(embedded.url, text) as theirs:
+        assert theirs.tenants.own().suspended_at is None
+    wrong = cli(embedded.url, key, "tenants", "set", "team", "--quota-jobs", "many")
+    assert (wrong.code, "many" in wrong.stderr) == (ExitCode.USAGE, True)
+
+
 def test_what_could_be_pruned(service, embedded, key, cli, net, network):
     found = service.models.prunability(network, timeout=120)
     assert found.parameters == 16 * 3 * 9 + 16 * 10
