@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,12 @@ class Turns:
     _seen: float = field(default_factory=time.monotonic)
     _waits_since: float | None = None
     _has_told: bool = False
+    _presence: Turn | None = None
+
+    def __post_init__(self) -> None:
+        # On a full disk it is not known that its job goes on, which is only for fairness.
+        with suppress(OSError):
+            self._presence = None if self.room is None else self.room.attend(self.tenant)
 
     @property
     def waits(self) -> bool:
@@ -88,8 +95,11 @@ class Turns:
         """Leave, for the child has ended."""
         self._count()
         for turn in self._turns.values():
-            turn.leave()
+            turn.leave(by_force=True)
         self._turns.clear()
+        if self._presence is not None:
+            self._presence.leave()
+            self._presence = None
 
     def _enter(self, number: int) -> None:
         if self._turns[number].enter():

@@ -98,6 +98,11 @@ class Settings(BaseSettings):
         description="Most seconds of measuring that a job may ask for: measure_seconds and tune.max_seconds of all its targets. A"
         " machine that measures does nothing else.",
     )
+    max_measuring_turn_s: float = Field(
+        900,
+        ge=5,
+        description="Most seconds that a measurement may go on while another job waits for it; then its job fails.",
+    )
     max_job_trials: int = Field(
         1000, ge=1, description="Most candidates that a search may ask for in budget.max_trials."
     )

@@ -376,6 +376,7 @@ class _Attempt:
             runtime_s=self._claim.runtime_s,
             memory_bytes=self._claim.memory_mb << 20,
             threads=os.cpu_count() or 1,
+            measuring_s=self._settings.max_measuring_turn_s,
             file_bytes=self._claim.largest_file * self._settings.max_model_bytes or _SMALL,
         )
 

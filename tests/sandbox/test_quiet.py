@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 import sandbox
+from sandbox import quiet
 from sandbox.quiet import Room
 from tests.sandbox import hostile
 
@@ -59,6 +60,42 @@ def test_turns_to_measure_go_round_among_tenants(room):
             one = None
         inside.leave()
     assert order == ["many", "one", "many", "one", "many"]
+
+
+def test_who_had_to_be_ended_measures_no_more_beside_others_jobs(room, monkeypatch):
+    monkeypatch.setattr(quiet, "_TIMES", 1e9)
+    hostile, job = room.ask("measuring", "hostile"), room.attend("other")
+    assert hostile.enter()
+    waiting = room.ask("measuring", "other")
+    assert not waiting.enter()
+    hostile.leave(by_force=True)
+    again = room.ask("measuring", "hostile")
+    assert waiting.enter()
+    waiting.leave()
+    # Nobody waits, but the other's job goes on: it would wait at each of its measurements.
+    assert not again.enter()
+    working = room.ask("working", "other")
+    assert working.enter()
+    assert not working.is_wanted()
+    measuring = room.ask("measuring", "third")
+    assert not measuring.enter()
+    working.leave()
+    assert measuring.enter()
+    assert not measuring.is_wanted()
+    measuring.leave()
+    job.leave()
+    assert again.enter()
+
+
+def test_who_ends_a_measurement_that_nobody_waits_for_owes_nothing(room):
+    first = room.ask("measuring", "a")
+    job = room.attend("b")
+    assert first.enter()
+    first.leave(by_force=True)
+    second = room.ask("measuring", "a")
+    assert second.enter()
+    second.leave()
+    job.leave()
 
 
 def test_who_is_dead_holds_nothing(room):
