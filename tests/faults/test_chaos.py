@@ -1,6 +1,7 @@
-"""Processes are killed, stopped and told to stop at random while jobs are submitted: every job ends, none twice, none that nobody killed fails.
+"""Processes are killed, stopped and told to stop at random while work is submitted: all of it ends, none twice, none that nobody killed fails.
 
-`make chaos` goes on for half an hour; `CHAOS_SECONDS` and `CHAOS_SEED` say otherwise. What it did is printed with its seed.
+`make chaos` goes on for half an hour; `CHAOS_SECONDS` and `CHAOS_SEED` say otherwise, `CHAOS_JOBS` and `CHAOS_KILLS` how many at
+least instead of how long. What it did is printed with its seed.
 """
 
 import contextlib
@@ -11,11 +12,13 @@ import signal
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 
 import psutil
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
+import engine
 from models import Job, Unit
 from services import jobs
 
@@ -23,31 +26,52 @@ from .conftest import PATIENCE_S, STACKS, TENANT
 
 pytestmark = pytest.mark.parametrize("stack", STACKS, indirect=True)
 _UNIT = re.compile(r"/(unt_\w+)/")
-# Jobs that wait or run at any time.
-_WAITING = 4
 # The service tries again after so many crashes of a job's own process: whoever kills more often is to blame.
 _MOST_CRASHES = 2
+_PROFILE = {"kind": "profile", "targets": [{"provider": "cpu", "threads": 1}], "measure_seconds": 0.1}
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many workers there are, how many jobs wait or run at any time, and the longest pause between two acts."""
+
+    workers: int
+    waiting: int
+    pause_s: float
+
+
+# The short one goes on beside other tests, which it leaves most of the processors.
+SHORT = Pace(workers=1, waiting=1, pause_s=4.0)
+FAST = Pace(workers=2, waiting=4, pause_s=1.5)
 
 
 class Chaos:
-    """Does one thing after another to a service with two workers, and keeps jobs coming."""
+    """Does one thing after another to a service, and keeps jobs and uploads coming."""
 
-    def __init__(self, system, seed):
+    def __init__(self, system, seed, pace):
         self.system = system
+        self.pace = pace
         self.random = random.Random(seed)
         self.done = Counter()
         self.ids = []
+        self.uploads = []
         self.cancelled = set()
         self._crashes = Counter()
         self._stopped = []
-        for _ in range(2):
+        for _ in range(pace.workers):
             system.start_worker()
         self.inputs = system.inputs()
 
-    def go_on(self, seconds):
-        end = time.monotonic() + seconds
-        acts = [self.kill_child, self.kill_pool, self.kill_worker, self.drain, self.stop, self.lose_broker, self.repeat, self.cancel]  # fmt: skip
-        while time.monotonic() < end:
+    @property
+    def kills(self):
+        return sum(
+            self.done[act.__name__] for act in (self.kill_child, self.kill_pool, self.kill_worker, self.lose_broker)
+        )
+
+    def go_on(self, is_enough):
+        acts = [self.kill_child] * 3 + [self.kill_pool] * 3 + [self.kill_worker] * 2
+        acts += [self.lose_broker, self.drain, self.stop, self.repeat, self.cancel]
+        while not is_enough(self):
             self.submit()
             act = self.random.choice(acts)
             # What is there one moment may be gone the next.
@@ -55,14 +79,25 @@ class Chaos:
                 act()
                 self.done[act.__name__] += 1
             self.wake()
-            time.sleep(self.random.uniform(0, 1.5))
+            time.sleep(self.random.uniform(0, self.pace.pause_s))
         self.wake(at_once=True)
 
     def submit(self):
         with self.system.database.reading() as session:
-            waiting = session.scalars(select(Job.id).where(Job.finished_at.is_(None))).all()
-        for _ in range(_WAITING - len(waiting)):
-            self.ids.append(self.system.submit(self.inputs))
+            waiting = session.scalar(select(func.count()).select_from(Job).where(Job.finished_at.is_(None)))
+        for _ in range(self.pace.waiting - waiting):
+            if self.random.random() < 1 / 8:
+                self.ids.append(self.system.submit(self.inputs))
+            else:
+                self.ids.append(self.profile())
+            if self.random.random() < 1 / 4:
+                self.uploads.append(self.system.upload_network(len(self.uploads) + 1))
+
+    def profile(self):
+        """Submit the smallest job that there is."""
+        request = jobs.Request(self.inputs[0].id, None, engine.read_spec(_PROFILE), {}, cache="refuse")
+        with self.system.database.transaction() as session:
+            return jobs.submit(session, TENANT, request).job.id
 
     def kill_child(self):
         child = self.random.choice([one for one in self.system.children() if _UNIT.search(one.environ()["HOME"])])
@@ -119,14 +154,22 @@ class Chaos:
             self.cancelled.add(job_id)
 
 
-@pytest.mark.parametrize("seconds", [10, pytest.param(900, marks=pytest.mark.chaos)])
-def test_whatever_dies_every_job_ends_once(system, seconds):
-    seconds = float(os.environ.get("CHAOS_SECONDS", seconds))
+def enough(seconds):
+    """Give what says whether it has gone on for long enough, as the environment asks."""
+    least_jobs, least_kills = (int(os.environ.get(name, "0")) for name in ("CHAOS_JOBS", "CHAOS_KILLS"))
+    if least_jobs or least_kills:
+        return lambda chaos: len(chaos.ids) >= least_jobs and chaos.kills >= least_kills
+    end = time.monotonic() + float(os.environ.get("CHAOS_SECONDS", seconds))
+    return lambda _chaos: time.monotonic() > end
+
+
+@pytest.mark.parametrize(("seconds", "pace"), [(30, SHORT), pytest.param(900, FAST, marks=pytest.mark.chaos)])
+def test_whatever_dies_every_job_ends_once(system, seconds, pace):
     # The same in every short run; what comes of it is not, for nobody repeats when the kernel does what.
-    seed = int(os.environ.get("CHAOS_SEED", 1 if seconds < 60 else random.randrange(1 << 32)))
+    seed = int(os.environ.get("CHAOS_SEED", 1 if pace is SHORT else random.randrange(1 << 32)))
     sys.stderr.write(f"CHAOS_SEED={seed}\n")
-    chaos = Chaos(system, seed)
-    chaos.go_on(seconds)
+    chaos = Chaos(system, seed, pace)
+    chaos.go_on(enough(seconds))
     ended = Counter()
     for job_id in chaos.ids:
         job = system.wait_final(job_id)
@@ -134,7 +177,10 @@ def test_whatever_dies_every_job_ends_once(system, seconds):
         ended[job.status] += 1
         expected = {"succeeded", "cancelled"} if job_id in chaos.cancelled else {"succeeded"}
         assert job.status in expected, (job.problem, [(one.type, one.data) for one in system.events(job_id)])
-    sys.stderr.write(f"{dict(ended)} after {dict(chaos.done)}\n")
+    for model in chaos.uploads:
+        found = system.inspected(model)
+        assert found.state == "ready", found.problem
+    sys.stderr.write(f"{dict(ended)} and {len(chaos.uploads)} uploads after {chaos.kills} kills: {dict(chaos.done)}\n")
     assert ended["succeeded"]
     assert sum(chaos.done.values()) > 3
     system.assert_no_child_left()

@@ -1,0 +1,137 @@
+"""Send foreign bytes to a whole service over HTTP: `python -m tests.fuzz.uploads SEED COUNT SECONDS`.
+
+All malformed files, then networks at random, each inspected by the service's worker, four on their way at a time; health is asked for
+meanwhile. One line of JSON at the end: what was answered, what blames the service, which processes died, milliseconds of /livez.
+"""
+
+import itertools
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+
+from standalone.serve import Embedded
+
+from .malformed import CASES
+from .networks import Networks
+
+PROCESSES = ("api", "broker", "inspect", "worker")
+_SIDE_BY_SIDE = 4
+# A slow one holds up no more than the rest of these.
+_AT_ONCE = 32
+_WAIT_S = 60
+_ROUTES = {"network": "models", "archive": "models", "npz": "datasets", "safetensors": "datasets"}
+_LOOK_S = 0.05
+
+
+def made(which):
+    """Give a file's name, its kind and its bytes; `which` names a malformed one, or is the seed of a network."""
+    if which in CASES:
+        kind, make = CASES[which]
+        return which, kind, make()
+    return which, "network", Networks(which).make()[0]
+
+
+class Senders:
+    """Upload, and count what becomes of it."""
+
+    def __init__(self, url, key):
+        self.client = httpx.Client(
+            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=2 * _WAIT_S, trust_env=False
+        )
+        self.states = Counter()
+        # By name: what was answered with 5xx, and what was refused as if the service were to blame.
+        self.errors = {}
+        self.blamed = {}
+
+    def send(self, file):
+        name, kind, content = file
+        route = _ROUTES[kind]
+        answer = self.client.post(
+            f"/v1/{route}?wait={_WAIT_S}", content=content, headers={"Content-Type": "application/octet-stream"}
+        )
+        if answer.status_code >= 500:
+            self.errors[name] = answer.text[:500]
+            return
+        told = answer.json()
+        if "id" not in told:
+            self.states[f"refused with {answer.status_code}"] += 1
+            return
+        found = self.client.get(f"/v1/{route}/{told['id']}").json()
+        self.states[found["state"]] += 1
+        problem = found.get("problem") or {}
+        if problem.get("class") == "service":
+            self.blamed[name] = problem
+
+
+class Health:
+    """Asks for health again and again, each time on a connection of its own."""
+
+    def __init__(self, url):
+        self.url = url
+        self.times_ms = []
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exc):
+        self._ends.set()
+        self._thread.join()
+
+    def _ask(self):
+        while not self._ends.wait(_LOOK_S):
+            started = time.perf_counter()
+            httpx.get(f"{self.url}/livez", timeout=60, trust_env=False).raise_for_status()
+            self.times_ms.append(1e3 * (time.perf_counter() - started))
+
+    def percentile(self, part):
+        return sorted(self.times_ms)[int(part * len(self.times_ms))]
+
+
+def upload_all(service, names, seconds):
+    """Send files of these names for so long; gives what is printed."""
+    before = {name: service.pid(name) for name in PROCESSES}
+    senders = Senders(service.url, service.key_file.read_text().strip())
+    end = time.monotonic() + seconds
+    count = 0
+    # They are made in another process, so that making them holds nobody up here.
+    with ProcessPoolExecutor(1) as maker, ThreadPoolExecutor(_SIDE_BY_SIDE) as threads, Health(service.url) as health:
+        while time.monotonic() < end and (some := list(itertools.islice(names, _AT_ONCE))):
+            list(threads.map(senders.send, maker.map(made, some)))
+            count += len(some)
+            service.tend()
+    died = [name for name in PROCESSES if service.pid(name) != before[name]]
+    log = (service.data_dir / "log" / "inspect.log").read_text()
+    return {
+        "files": count,
+        "states": dict(senders.states),
+        "errors": senders.errors,
+        "blamed": senders.blamed,
+        "died": died,
+        "lost_pool_processes": log.count("WorkerLostError"),
+        "livez_ms": {"p50": health.percentile(0.5), "p99": health.percentile(0.99), "count": len(health.times_ms)},
+    }
+
+
+def main(words):
+    """Serve, send, tell."""
+    seed, count, seconds = int(words[0]), int(words[1]), float(words[2])
+    names = itertools.chain(CASES, (f"{seed}/{number}" for number in range(count)))
+    with tempfile.TemporaryDirectory(prefix="onnxpress-fuzz-") as folder:
+        say = lambda text: sys.stderr.write(text + "\n")  # noqa: E731
+        with Embedded(Path(folder) / "var", host="127.0.0.1", port=0, workers=1, say=say) as service:
+            told = upload_all(service, names, seconds)
+    sys.stdout.write(json.dumps({"seed": seed, **told}) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
