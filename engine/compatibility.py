@@ -142,6 +142,8 @@ def _check_choice(sizes: Sizes | None) -> None:
 
 def check_arrays(inspection: Inspection, dataset: DatasetInspection) -> None:
     """Raise DatasetInvalidError unless every input has an array of a type and shape that it takes, or needs none."""
+    # What lies beyond a sample's length is never fed.
+    cut = length_arrays({array.name: array for array in dataset.arrays}, inspection.inputs)
     dataset = _as_fed(inspection, dataset)
     arrays = {array.name: array for array in dataset.arrays}
     wanted = {tensor.name: tensor for tensor in inspection.inputs}
@@ -161,6 +163,19 @@ def check_arrays(inspection: Inspection, dataset: DatasetInspection) -> None:
     _refuse_other_layout(inspection, arrays, axes)
     for name in sorted(set(wanted) & set(arrays), key=list(wanted).index):
         _check_array(arrays[name], wanted[name], axes[name], alone=alone)
+        if name not in cut:
+            _check_rows(arrays[name], inspection.tables.get(name))
+
+
+def _check_rows(array: ArrayInfo, rows: int | None) -> None:
+    """Raise DatasetInvalidError where numbers are looked up that the network's table does not have."""
+    if rows is None or array.low is None or array.high is None or -rows <= array.low <= array.high < rows:
+        return
+    beyond = array.high if array.high >= rows else array.low
+    raise DatasetInvalidError(
+        f"Array `{array.name}` holds {beyond:.0f}, but the network looks it up in a table of {rows} rows, 0 to {rows - 1}.",
+        hint="Take the tokenizer, or the numbering, that the network was trained with.",
+    )
 
 
 def _as_fed(inspection: Inspection, dataset: DatasetInspection) -> DatasetInspection:

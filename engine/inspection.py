@@ -53,6 +53,10 @@ class Inspection(_Value):
         description="That of most floating-point weights."
     )
     external_data: bool
+    tables: dict[str, int] = Field(
+        default_factory=dict,
+        description="By input: rows of the table that its whole numbers, such as tokens, are looked up in.",
+    )
     cost: NetworkCost | None = Field(
         None, description="Null where shapes do not tell it, and for networks that an older version checked."
     )

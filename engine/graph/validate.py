@@ -32,6 +32,7 @@ from engine.graph.network_cost import network_cost
 from engine.graph.order import settle
 from engine.graph.quantized import is_quantized
 from engine.graph.sizes import OPEN_SIZE
+from engine.graph.table_rows import table_rows
 from engine.graph.text import check_text
 from engine.inspection import INSPECTION_BYTES, NAME_LETTERS, Inspection, TensorInfo
 
@@ -127,6 +128,7 @@ def inspect_model(path: Path, *, alone: bool = False, mend: bool = False) -> Ins
         quantized=_quantized(nodes),
         float_type=_float_type(nodes.tensors),
         external_data=bool(external),
+        tables=dict(table_rows(model.graph)),
         cost=network_cost(path),
         warnings=(
             *_warnings(model, nodes),

@@ -53,6 +53,27 @@ def test_data_that_do_not_fit_are_refused(data, message):
         check_fit(_network(), data, _spec())
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "beyond"), [(0, 100, 100), (-101, 5, -101), (-1, 99, None), (None, None, None)]
+)
+def test_numbers_that_a_table_does_not_have_are_refused(low, high, beyond):
+    tokens = {"name": "ids", "dtype": "int64", "shape": ["n", "s"]}
+    network = _network(inputs=[tokens], tables={"ids": 100})
+    described = {"name": "ids", "dtype": "int64", "shape": [700, 12], "low": low, "high": high}
+    data = _data(arrays=[described])
+    if beyond is None:
+        assert check_fit(network, data, _spec("simplify")) == []
+        return
+    with pytest.raises(
+        DatasetInvalidError, match=f"`ids` holds {beyond}, but the network .* 100 rows, 0 to 99"
+    ) as refused:
+        check_fit(network, data, _spec("simplify"))
+    assert "tokenizer" in refused.value.hint
+    # What is cut off is never looked up.
+    lengths = {"name": "ids_length", "dtype": "int64", "shape": [700]}
+    assert check_fit(network, _data(arrays=[described, lengths]), _spec("simplify")) is not None
+
+
 def test_types_are_cast_only_without_loss_of_meaning():
     assert can_cast("uint8", "float32")
     assert can_cast("bool", "float16")

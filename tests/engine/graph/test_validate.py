@@ -378,3 +378,16 @@ def test_a_circle_is_no_order(tmp_path):
     onnx.save(_model(nodes), tmp_path / "net.onnx")
     with pytest.raises(ModelInvalidError, match="topologically sorted"):
         inspect_model(tmp_path / "net.onnx")
+
+
+def test_tables_that_inputs_are_looked_up_in_are_counted(tmp_path):
+    tables = [numpy_helper.from_array(np.zeros((rows, 4), np.float32), f"of_{rows}") for rows in (7, 3)]
+    nodes = [
+        helper.make_node("Cast", ["x"], ["ids"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["of_7", "ids"], ["word"]),
+        helper.make_node("Gather", ["of_3", "ids"], ["kind"]),
+        helper.make_node("Gather", ["of_7", "ids"], ["across"], axis=1),
+        helper.make_node("Concat", ["word", "kind"], ["y"], axis=0),
+    ]
+    onnx.save(_model(nodes, initializers=tables, out=("a", "b", "c")), tmp_path / "net.onnx")
+    assert inspect_model(tmp_path / "net.onnx").tables == {"x": 3}
