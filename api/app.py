@@ -45,7 +45,7 @@ from api.routes import (
     webhooks,
 )
 from api.uploads import NewBlob, UploadedFile
-from engine import ProfileReport, Report
+from engine import ProfileReport, Report, Unfinished
 from services.db import Database
 from services.publisher import BrokerPublisher
 from services.reconcile import Reconciler
@@ -131,6 +131,7 @@ class Api(FastAPI):
                 (errors.Problem, "serialization"),
                 (Report, "serialization"),
                 (ProfileReport, "serialization"),
+                (Unfinished, "serialization"),
                 (NewBlob, "validation"),
                 (UploadedFile, "validation"),
             ],

@@ -42,21 +42,28 @@ if TYPE_CHECKING:
     from engine.recipes import list_recipes
     from engine.report.card import Ancestor, model_card
     from engine.report.figures.figure import Figure
-    from engine.report.figures.layers import layers
+    from engine.report.figures.layers import LAYERS_CAPTION, layers
     from engine.report.figures.of_report import figures
     from engine.report.figures.search import Candidate, front_figure, story_figure
     from engine.report.files import REPORT_FORMATS, report_files
     from engine.report.heading import Heading, with_heading
     from engine.report.merge import merge_reports
-    from engine.report.page import report_page
+    from engine.report.page import report_page, unfinished_page
     from engine.report.unfinished import Unfinished, unfinished_files
     from engine.report.unmeasured import unmeasured
     from engine.report.values import AnyReport, Interval, Loading, ProfileReport, Report, read_report
     from engine.report.wording import (
         SHARES,
+        decibel,
+        gate_text,
+        metric_change,
         metric_value,
         milliseconds,
+        share,
         size,
+        size_or_nothing,
+        speed_between,
+        target_name,
     )
     from engine.runtime.discovery import targets
     from engine.runtime.host_lock import HostLock
@@ -85,6 +92,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "INSPECTION_BYTES",
+    "LAYERS_CAPTION",
     "LIBRARY_VERSION",
     "PROVIDER_NAMES",
     "REPORT_FORMATS",
@@ -131,6 +139,7 @@ __all__ = [
     "check_arrays",
     "check_data",
     "check_fit",
+    "decibel",
     "default_kind",
     "estimate_job",
     "figures",
@@ -138,6 +147,7 @@ __all__ = [
     "front_figure",
     "front_of",
     "gate_samples_of",
+    "gate_text",
     "inspect_archive",
     "inspect_dataset",
     "inspect_model",
@@ -148,6 +158,7 @@ __all__ = [
     "measure_variants",
     "measured",
     "merge_reports",
+    "metric_change",
     "metric_value",
     "milliseconds",
     "model_card",
@@ -163,16 +174,21 @@ __all__ = [
     "run",
     "search_turn",
     "settled",
+    "share",
     "size",
+    "size_or_nothing",
+    "speed_between",
     "start_probes_with",
     "steps_of",
     "story_figure",
+    "target_name",
     "targets",
     "targets_of",
     "training",
     "trains",
     "try_candidate",
     "unfinished_files",
+    "unfinished_page",
     "unmeasured",
     "with_heading",
     "work_of_gates",
@@ -182,6 +198,7 @@ _HOME = {
     "Unfinished": "engine.report.unfinished",
     "unfinished_files": "engine.report.unfinished",
     "report_page": "engine.report.page",
+    "unfinished_page": "engine.report.page",
     "rejudged": "engine.measure.rejudge",
     "work_of_gates": "engine.measure.rejudge",
     "with_heading": "engine.report.heading",
@@ -249,7 +266,14 @@ _HOME = {
     "report_files": "engine.report.files",
     "settled": "engine.goal",
     "measured": "engine.search.values",
+    "decibel": "engine.report.wording",
+    "gate_text": "engine.report.wording",
+    "metric_change": "engine.report.wording",
     "metric_value": "engine.report.wording",
+    "share": "engine.report.wording",
+    "size_or_nothing": "engine.report.wording",
+    "speed_between": "engine.report.wording",
+    "target_name": "engine.report.wording",
     "milliseconds": "engine.report.wording",
     "size": "engine.report.wording",
     "SHARES": "engine.report.wording",
@@ -258,6 +282,7 @@ _HOME = {
     "figures": "engine.report.figures.of_report",
     "front_figure": "engine.report.figures.search",
     "layers": "engine.report.figures.layers",
+    "LAYERS_CAPTION": "engine.report.figures.layers",
     "story_figure": "engine.report.figures.search",
     "REPORT_FORMATS": "engine.report.files",
     "run": "engine.job.run",

@@ -4,6 +4,7 @@ from typing import Any
 
 from engine.gate import Gate
 from engine.report.byte_account import ByteAccount, ByteRow
+from engine.report.layer_cost import LayerCost
 from engine.report.quantization_details import QuantizedLayer, StaticDetails
 from engine.report.training_details import DistillDetails, TrainingPoint, TrainingRecord
 from engine.report.values import (
@@ -146,6 +147,10 @@ def report() -> Report:
                 ByteRow(kind="graph", tensors=0, bytes=10_000),
             ),
             total=100_000,
+        ),
+        layers=(
+            LayerCost(node="stem", op="Conv", bytes_before=40_000, bytes_after=10_000, stored="int8"),
+            LayerCost(node="gone", op="Conv", bytes_before=4_000),
         ),
         steps=steps,
         size=Size(original=400_000, compressed=100_000),

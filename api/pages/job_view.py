@@ -65,7 +65,7 @@ def headline(job: Job) -> Sequence[tuple[str, str]]:
     if size:
         found.append(("size", f"{engine.size(size['original'])} → {engine.size(size['compressed'])}"))
     if ratio and ratio["value"]:
-        found.append(("speed", f"{1 / ratio['value']:.2f}x"))
+        found.append(("speed", engine.speed_between(ratio["value"])))
     found += [("quality", change(quality)) for quality in (summary.get("quality") or ())[:1]]
     return found
 
@@ -157,4 +157,5 @@ def report_values(report: engine.AnyReport | None) -> dict[str, Any]:
         "layers": layers,
         "widest": max((layer.time_before or 0.0 for layer in layers), default=0.0),
         "loudest": max((layer.sensitivity or 0.0 for layer in layers), default=0.0),
+        "largest": max((layer.bytes_before or 0 for layer in layers), default=0),
     }

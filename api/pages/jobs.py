@@ -176,7 +176,7 @@ def _measures(report: engine.AnyReport | None) -> Iterator[tuple[str, str]]:
     elif isinstance(report, engine.ProfileReport):
         for target in report.targets:
             if target.measured is not None:
-                name = f"p50 on {target.target.provider}, {target.target.threads} threads"
+                name = f"p50 on {engine.target_name(target.target)}"
                 yield name, engine.milliseconds(target.measured.latency.p50_ms)
 
 

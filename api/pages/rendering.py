@@ -39,14 +39,19 @@ def _templates() -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    found.globals |= {"asset": address, "plotly_style_ids": plotly_style_ids}
+    found.globals |= {"asset": address, "plotly_style_ids": plotly_style_ids, "layers_caption": engine.LAYERS_CAPTION}
     found.filters |= {
         "bytes": engine.size,
+        "bytes_or_nothing": engine.size_or_nothing,
         "ms": engine.milliseconds,
         "duration": duration,
         "moment": moment,
         "ago": ago,
-        "share": share,
+        "share": engine.share,
+        "decibel": engine.decibel,
+        "gate": engine.gate_text,
+        "target": engine.target_name,
+        "speed": engine.speed_between,
         "json_data": json_data,
         "metric": lambda quality: engine.metric_value(quality["metric"], quality["compressed"]),
         "change": change,
@@ -87,14 +92,6 @@ def ago(at: datetime | None) -> str:
     return "just now" if seconds < 5 else f"{duration(seconds)} ago"
 
 
-def share(value: float | None) -> str:
-    """Give a share in per cent."""
-    return "" if value is None else f"{100 * value:.1f} %"
-
-
 def change(quality: dict[str, Any]) -> str:
     """Say how a metric of a job's summary changed, or what it is where it compares with the original."""
-    name, difference = quality["metric"], quality.get("difference")
-    if difference is None:
-        return f"{name} {engine.metric_value(name, quality['compressed'])}"
-    return f"{name} {100 * difference:+.2f} points" if name in engine.SHARES else f"{name} {difference:+.4g}"
+    return engine.metric_change(quality["metric"], quality["compressed"], quality.get("difference"))

@@ -85,6 +85,13 @@ def _quality(metric: str) -> Callable[[dict[str, Any]], float | None]:
     return of
 
 
+def _around(values: Sequence[float]) -> dict[str, Any]:
+    """Give an axis on which what never changed is one line, and no wide range around it."""
+    if len(set(values)) > 1 or not values[0]:
+        return {}
+    return {"range": sorted((0.9 * values[0], 1.1 * values[0])), "nticks": 5}
+
+
 def _trend(
     rows: Sequence[Job],
     name: str,
@@ -131,6 +138,7 @@ def _trend(
                 "title": {"text": unit},
                 "automargin": True,
                 **({"tickformat": ".2%"} if unit in engine.SHARES else {}),
+                **_around([found for _, found in told]),
             },
             "showlegend": False,
         },

@@ -33,12 +33,14 @@ from api.schemas import (
 from api.uploads import repr_digest
 from engine import (
     REPORT_FORMATS,
+    AnyReport,
     Heading,
     Unfinished,
     beyond_limits,
     read_report,
     report_page,
     unfinished_files,
+    unfinished_page,
     with_heading,
 )
 from models import Job
@@ -51,7 +53,7 @@ Label = Annotated[list[str], Query(description="`key=value`; several must all ho
 _NOT_CHANGED: dict[int | str, dict[str, Any]] = {
     304: {"description": "With If-None-Match: nothing changed within `wait` seconds."}
 }
-_REPORTS = [{"$ref": f"#/components/schemas/{name}"} for name in ("Report", "ProfileReport")]
+_REPORTS = [{"$ref": f"#/components/schemas/{name}"} for name in ("Report", "ProfileReport", "Unfinished")]
 _JSON = {"application/json": {"schema": {"oneOf": _REPORTS}}}
 _MARKDOWN = {"text/markdown": {"schema": {"type": "string"}}}
 _LOGS: dict[int | str, dict[str, Any]] = {
@@ -228,7 +230,7 @@ def cancel_job(job_id: str, scope: WriteScope) -> JobView:
 
 @router.get("/{job_id}/report", response_class=Response, responses=problems(403, 404, 406, 409) | _REPORT)
 def get_report(job_id: str, request: Request, scope: ReadScope) -> Response:
-    """Give the measured report in the format that Accept asks for, JSON by default."""
+    """Give the measured report in the format that Accept asks for, JSON by default; of a job that ended without one, why."""
     accept = request.headers.get("accept", "*/*").lower()
     if "text/markdown" in accept:
         return _report(scope, request, job_id, "md")
@@ -239,7 +241,7 @@ def get_report(job_id: str, request: Request, scope: ReadScope) -> Response:
 
 @router.get("/{job_id}/report.json", response_class=Response, responses=problems(403, 404, 409) | _REPORT_JSON)
 def get_report_json(job_id: str, request: Request, scope: ReadScope) -> Response:
-    """Give the measured report for programs."""
+    """Give the measured report for programs; of a job that ended without one, that and why, as the kind `unfinished`."""
     return _report(scope, request, job_id, "json")
 
 
@@ -257,23 +259,50 @@ def get_report_junit(job_id: str, request: Request, scope: ReadScope) -> Respons
 
 @router.get("/{job_id}/report.prom", response_class=Response, responses=problems(403, 404, 409) | _REPORT_PROMETHEUS)
 def get_report_prometheus(job_id: str, request: Request, scope: ReadScope) -> Response:
-    """Give the verdict and the main figures in the text format of Prometheus."""
+    """Give the verdict and the main figures as OpenMetrics; a job that ended without a result has no outcome and no figures."""
     return _report(scope, request, job_id, "prom")
 
 
 @router.get("/{job_id}/report.html", response_class=Response, responses=problems(403, 404, 409) | _REPORT_HTML)
-def get_report_page(job_id: str, request: Request, scope: ReadScope) -> Response:
-    """Give the whole report with its figures as one HTML file that opens anywhere and asks nothing of anybody."""
-    file = jobs.report(scope.session, scope.tenant_id, job_id)["report.json"]
-    told = json.loads(b"".join(scope.resources.store.read(scope.tenant_id, file.sha256)))
-    page = report_page(read_report(told), _heading(scope, request, job_id), _plotly()).encode()
+def get_report_page(
+    job_id: str,
+    request: Request,
+    scope: ReadScope,
+    beside: Annotated[
+        str | None,
+        Query(description="A profile of the result beside the network that it is to replace: its figures come last."),
+    ] = None,
+) -> Response:
+    """Give the whole report with its figures as one HTML file that opens anywhere and asks nothing of anybody.
+
+    Of a job that ended without a result it says that, and why.
+    """
+    heading = _heading(scope, request, job_id)
+    measured = _measured(scope, job_id)
+    other = None if beside is None else (_measured(scope, beside), _heading(scope, request, beside))
+    if isinstance(measured, Unfinished):
+        page = unfinished_page(measured, heading)
+    else:
+        compared = None if other is None or isinstance(other[0], Unfinished) else (other[0], other[1])
+        page = report_page(measured, heading, _plotly(), beside=compared)
     # A file of its own: its scripts are in it, and nothing else may run or be fetched.
     headers = {
         "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:",
         "Content-Disposition": f'attachment; filename="{job_id}.html"',
-        "Repr-Digest": repr_digest(hashlib.sha256(page).hexdigest()),
+        "Repr-Digest": repr_digest(hashlib.sha256(page.encode()).hexdigest()),
     }
     return Response(page, headers=headers, media_type="text/html")
+
+
+def _measured(scope: TenantScope, job_id: str) -> AnyReport | Unfinished:
+    """Give what a job measured, or why it did not."""
+    try:
+        file = jobs.report(scope.session, scope.tenant_id, job_id)["report.json"]
+    except ConflictError as error:
+        if error.exact_code != "no_report":
+            raise
+        return _unfinished(scope, job_id)
+    return read_report(json.loads(b"".join(scope.resources.store.read(scope.tenant_id, file.sha256))))
 
 
 def _heading(scope: TenantScope, request: Request, job_id: str) -> Heading:
@@ -296,10 +325,10 @@ def _report(scope: TenantScope, request: Request, job_id: str, form: str) -> Res
     try:
         file = jobs.report(scope.session, scope.tenant_id, job_id).get(f"report.{form}")
     except ConflictError as error:
-        told = unfinished_files(_unfinished(scope, job_id)).get(f"report.{form}")
-        if error.exact_code != "no_report" or told is None:
+        if error.exact_code != "no_report":
             raise
-        return _sent(scope, request, job_id, form, told)
+        told = unfinished_files(_unfinished(scope, job_id))
+        return _sent(scope, request, job_id, form, told[f"report.{form}"])
     if file is None:
         raise ApiError(
             404,
@@ -328,7 +357,8 @@ def _report_headers(sha256: str) -> dict[str, str]:
 def _unfinished(scope: TenantScope, job_id: str) -> Unfinished:
     job = jobs.get(scope.session, scope.tenant_id, job_id)
     problem = job.problem or {}
-    return Unfinished(job.kind, job.status, problem.get("code"), problem.get("message"), problem.get("hint"))
+    told = {name: problem.get(name) for name in ("code", "hint", "node", "step")}
+    return Unfinished(job_kind=job.kind, status=job.status, reason=problem.get("message"), **told)
 
 
 def _label(text: str) -> tuple[str, str]:

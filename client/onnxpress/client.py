@@ -561,7 +561,7 @@ class Jobs:
         )
 
     def report(self, job_id: str) -> dict[str, Any]:
-        """Give the measured report."""
+        """Give the measured report; of a job that ended without one, that and why, as a document of kind `unfinished`."""
         return self._transport.json(ApiRequest("GET", f"/jobs/{job_id}/report.json"))
 
     def report_markdown(self, job_id: str) -> str:
@@ -573,6 +573,11 @@ class Jobs:
     def report_as(self, job_id: str, form: Literal["junit.xml", "prom", "html"]) -> str:
         """Give the gates as JUnit XML, the main figures as OpenMetrics, or the whole as one HTML file that opens anywhere."""
         return self._transport.fetch(ApiRequest("GET", f"/jobs/{job_id}/report.{form}")).text
+
+    def report_page(self, job_id: str, *, beside: str | None = None) -> str:
+        """Give the whole as one HTML file; `beside`: a profile of the same result, whose figures come last."""
+        asked = {} if beside is None else {"beside": beside}
+        return self._transport.fetch(ApiRequest("GET", f"/jobs/{job_id}/report.html", query=asked)).text
 
     def download(
         self, job_id: str, path: AnyPath, *, progress: Progress | None = None, timeout: float | None = None

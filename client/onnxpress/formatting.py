@@ -1,24 +1,4 @@
-"""Numbers as people read them: three significant digits and a unit."""
-
-
-def size(bytes_: float) -> str:
-    """Give bytes in decimal units, as the service's reports do."""
-    value = float(bytes_)
-    for unit in ("B", "kB", "MB"):
-        if abs(value) < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.2f} GB"
-
-
-def milliseconds(value: float) -> str:
-    """Give a latency, as the service's reports do."""
-    return f"{value:.3f} ms" if value < 10 else f"{value:.1f} ms"
-
-
-def speed(ratio: float, low: float, high: float) -> str:
-    """Give a ratio of times and its bounds as a speed, as the service's reports do."""
-    return f"{1 / ratio:.2f}x as fast ({1 / high:.2f} to {1 / low:.2f})"
+"""Spans of time as people read them."""
 
 
 def duration(seconds: float) -> str:

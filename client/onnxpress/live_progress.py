@@ -10,7 +10,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from onnxpress import formatting
+from onnxpress import formatting, wording
 from onnxpress.documents import Job
 from onnxpress.file_transfer import Progress as Bytes
 from onnxpress.terminal_text import safe_text
@@ -60,12 +60,12 @@ class LiveProgress:
             nonlocal size
             size = done
             if self._bars and bar is not None:
-                self._bars.update(bar, completed=done, total=total, note=formatting.size(done))
+                self._bars.update(bar, completed=done, total=total, note=wording.size(done))
 
         yield show
         if self._bars and bar is not None:
             self._bars.remove_task(bar)
-        self.say(f"{what}: {formatting.size(size)} in {formatting.duration(time.monotonic() - started)}")
+        self.say(f"{what}: {wording.size(size)} in {formatting.duration(time.monotonic() - started)}")
 
     def warn(self, text: str) -> None:
         """Print a warning, once."""

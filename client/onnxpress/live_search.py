@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from onnxpress import formatting
+from onnxpress import wording
 from onnxpress.client import Client
 from onnxpress.deadline import Deadline
 from onnxpress.documents import Event, Job
 from onnxpress.errors import JobFailedError, WaitTimeoutError, about_job
 from onnxpress.goal import limits_of
 from onnxpress.live_progress import LiveProgress
-from onnxpress.metric_text import change_text, speed_text
 from onnxpress.metrics import LOWER_IS_BETTER
 
 Json = Mapping[str, Any]
@@ -92,10 +91,10 @@ class LiveTrials:
 def told(data: Json) -> str:
     """Give what was measured of a candidate in a few words."""
     ratio, size = data.get("latency_ratio"), data.get("size_bytes")
-    parts = [] if ratio is None else [speed_text(ratio)]
-    parts += [] if size is None else [formatting.size(size)]
+    parts = [] if ratio is None else [wording.speed_between(ratio)]
+    parts += [] if size is None else [wording.size(size)]
     # The first one speaks for the network.
-    parts += [change_text(quality) for quality in (data.get("quality") or ())[:1]]
+    parts += [wording.metric_change(quality) for quality in (data.get("quality") or ())[:1]]
     return ", ".join(parts)
 
 

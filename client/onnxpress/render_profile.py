@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxpress import formatting
+from onnxpress import wording
 from onnxpress.terminal_text import safe_text
 
 Json = Mapping[str, Any]
@@ -39,8 +39,7 @@ def names(report: Json) -> dict[int, str]:
 
 
 def _name(profile: Json) -> str:
-    target = profile["target"]
-    return f"{target['provider']}, {target['threads']} thread{'s' * (target['threads'] > 1)}, batch {target['batch']}"
+    return wording.target_name(profile["target"])
 
 
 def _refusal(profile: Json) -> str:
@@ -75,8 +74,8 @@ def _row(profile: Json) -> Iterator[str]:
         yield _ms(latency.get(f"{name}_ms"))
     yield _ms(memory["load_ms"])
     yield _ms(memory.get("warm_load_ms"))
-    yield formatting.size(memory["peak_rss_bytes"])
-    yield "" if comparison is None else _speed(comparison["ratios"]["p50"])
+    yield wording.size(memory["peak_rss_bytes"])
+    yield "" if comparison is None else wording.speed(comparison["ratios"]["p50"])
 
 
 def _throughput(profile: Json) -> Table:
@@ -90,7 +89,7 @@ def _throughput(profile: Json) -> Table:
 def _operators(profile: Json) -> Table:
     table = _table(f"{_name(profile)}: where the time goes", "operator", "provider", "nodes", "time", "share")
     for one in profile["measured"]["by_type"][:_MOST_ROWS]:
-        row = (one["op_type"], one["provider"], one["count"], _ms(one["ms"]), f"{one['share']:.1%}")
+        row = (one["op_type"], one["provider"], one["count"], _ms(one["ms"]), wording.share(one["share"]))
         table.add_row(*map(safe_text, row))
     return table
 
@@ -109,11 +108,11 @@ def _placed(profile: Json) -> Text:
 
 
 def _quality(profile: Json) -> Table:
-    table = _table(f"{_name(profile)}: quality", "", "baseline", "network", "difference")
+    table = _table(f"{_name(profile)}: quality", "", "baseline", "network", "change")
     for one in profile["measured"]["quality"]:
-        table.add_row(
-            *map(safe_text, (_metric(one), *map(_number, (one["original"], one["compressed"], one["difference"]))))
-        )
+        original = "" if one["original"] is None else wording.metric_value(one["metric"], one["original"])
+        value = wording.metric_value(one["metric"], one["compressed"])
+        table.add_row(*map(safe_text, (_metric(one), original, value, wording.quality_change(one))))
     return table
 
 
@@ -136,7 +135,7 @@ def tuning_parts(tuning: Json, title: str) -> Iterator[RenderableType]:
             "yes" if options["spinning"] else "no",
             *((_own_options(options),) if told else ()),
             _ms(one["p50_ms"]),
-            _speed(one["ratio"]) + ("" if one["stable"] else ", not stable"),
+            wording.speed(one["ratio"]) + ("" if one["stable"] else ", not stable"),
             "chosen" if options == tuning["chosen"] else "",
         )
         table.add_row(*map(safe_text, cells))
@@ -160,13 +159,4 @@ def _table(title: str | None, *columns: str) -> Table:
 
 
 def _ms(milliseconds: float | None) -> str:
-    return "" if milliseconds is None else formatting.duration(milliseconds / 1e3)
-
-
-def _speed(ratio: Json) -> str:
-    low, high = 1 / ratio["interval"]["high"], 1 / ratio["interval"]["low"]
-    return f"{1 / ratio['value']:.2f}x as fast ({low:.2f} to {high:.2f})"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    return "" if milliseconds is None else wording.milliseconds(milliseconds)

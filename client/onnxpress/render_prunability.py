@@ -5,6 +5,7 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
+from onnxpress import wording
 from onnxpress.documents import Prunability
 from onnxpress.terminal_text import safe_text
 
@@ -16,7 +17,7 @@ def show_prunability(found: Prunability, console: Console) -> None:
     """Print shares, the largest groups, and why nodes keep their channels."""
     console.print(
         safe_text(
-            f"{found.prunable_parameters:.1%} of {found.parameters:,} parameters and {found.prunable_macs:.1%} of"
+            f"{wording.share(found.prunable_parameters)} of {found.parameters:,} parameters and {wording.share(found.prunable_macs)} of"
             f" {found.macs:,} multiply-accumulates lie in groups of channels that can go."
         )
     )

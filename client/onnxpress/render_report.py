@@ -7,9 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxpress import formatting, render_profile, render_search
-from onnxpress.metric_text import limit_text, value_text
-from onnxpress.metrics import SHARES
+from onnxpress import formatting, render_profile, render_search, wording
 from onnxpress.terminal_text import safe_text
 
 STYLES = {
@@ -36,7 +34,7 @@ Json = Mapping[str, Any]
 
 def show(report: Json, console: Console, *, title: str | None = None) -> None:
     """Print the whole result: numbers beside the original's, steps, gates, verdict, warnings."""
-    console.print(result(report, title=title))
+    console.print(_unfinished(report) if report.get("kind") == "unfinished" else result(report, title=title))
 
 
 def result(report: Json, *, title: str | None = None) -> RenderableType:
@@ -72,6 +70,16 @@ def result(report: Json, *, title: str | None = None) -> RenderableType:
     return Group(*parts)
 
 
+def _unfinished(job: Json) -> RenderableType:
+    """Say of a job that ended without a result that it did, and why."""
+    did = "was cancelled" if job["status"] == "cancelled" else job["status"]
+    node = f", node {job['node']}" if job.get("node") else ""
+    lines = [safe_text(f"the {job['job_kind']} job {did}", style=STYLES["fail"])]
+    lines += [safe_text(str(job[name])) for name in ("reason", "hint") if job.get(name)]
+    lines += [safe_text(f"code {job['code']}{node}", style="dim")] if job.get("code") else []
+    return Group(*lines)
+
+
 def loading(needs: Json) -> str:
     """Say in a line what the result is loaded with; the model's card has lines to paste."""
     options, least = needs["options"], needs["onnxruntime"]
@@ -102,8 +110,12 @@ def numbers(report: Json, *, title: str | None = None) -> Table:
 
 
 def _rows(report: Json) -> Iterable[tuple[str, str, str, str]]:
-    before, after = report["size"]["original"], report["size"]["compressed"]
-    yield "size", formatting.size(before), formatting.size(after), _factor(after / before, "smaller", "larger")
+    """Give the rows of the service's own reports."""
+    size = report["size"]
+    for name, end in (("size", ""), ("download (deflate)", "_download")):
+        before, after = size.get(f"original{end}"), size.get(f"compressed{end}")
+        if before is not None and after is not None:
+            yield name, wording.size(before), wording.size(after), wording.times_smaller(before, after)
     if report["latency"]:
         yield from _latency_rows(report["latency"])
     if report.get("generation"):
@@ -111,6 +123,9 @@ def _rows(report: Json) -> Iterable[tuple[str, str, str, str]]:
     yield from _quality_rows(report)
     if report["memory"]:
         yield from _memory_rows(report["memory"])
+    before, after = (report[side]["parameters"] for side in ("original", "compressed"))
+    more = report.get("more_parameters") or wording.parameters_left(before, after)
+    yield "parameters", f"{before:,}", f"{after:,}", more
 
 
 def _latency_rows(latency: Json) -> Iterable[tuple[str, str, str, str]]:
@@ -118,30 +133,26 @@ def _latency_rows(latency: Json) -> Iterable[tuple[str, str, str, str]]:
         ratio = latency["ratios"].get(statistic)
         if ratio is None:
             continue
-        before, after = (latency[side][f"{statistic}_ms"] for side in ("original", "compressed"))
-        busy = "" if latency["stable"] else ", disturbed"
-        yield (
-            f"latency {statistic}",
-            formatting.milliseconds(before),
-            formatting.milliseconds(after),
-            f"{_speed(ratio)}{busy}",
-        )
+        before, after = (wording.milliseconds(latency[side][f"{statistic}_ms"]) for side in ("original", "compressed"))
+        yield f"latency {statistic}", before, after, wording.speed(ratio) + ("" if latency["stable"] else ", disturbed")
     if latency.get("counts") == "cpu":
-        yield "CPU time p50", "", "", f"{_speed(latency['cpu_ratio'])}; the machine was busy, so this counts"
+        yield "CPU time p50", "", "", f"{wording.speed(latency['cpu_ratio'])}; the machine was busy, so this counts"
 
 
 def _generation_rows(generation: Json) -> Iterable[tuple[str, str, str, str]]:
     """Give a decoder's time to the first token, and the tokens per second of reading a prompt and of writing."""
-    prefill = generation["prefill"]
-    before, after = (prefill[f"{side}_ms"] for side in ("original", "compressed"))
-    first = f"first token after {generation['texts'] * generation['prompt_tokens']}"
-    yield first, formatting.milliseconds(before), formatting.milliseconds(after), _speed(prefill["ratio"])
+    prefill, texts, tokens = generation["prefill"], generation["texts"], generation["prompt_tokens"]
+    before, after = (wording.milliseconds(prefill[f"{side}_ms"]) for side in ("original", "compressed"))
+    yield f"first token after {f'{texts} x ' if texts > 1 else ''}{tokens} tokens", before, after, _faster(prefill)
     for load, name in (("prefill", "prompt read"), ("decode", "text written")):
-        rate, ratio = generation[load], generation[load]["ratio"]
-        by = " by CPU time" if rate.get("clock") == "cpu" else ""
-        change = f"{_speed(ratio)}{by}"
-        speeds = [f"{rate[f'{side}_tokens_per_s']:.4g} tokens/s" for side in ("original", "compressed")]
-        yield name, speeds[0], speeds[1], change
+        rate = generation[load]
+        before, after = (f"{rate[f'{side}_tokens_per_s']:.4g} tokens/s" for side in ("original", "compressed"))
+        yield name, before, after, _faster(rate)
+
+
+def _faster(rate: Json) -> str:
+    doubt = "" if rate["stable"] else " by CPU time" if rate.get("clock") == "cpu" else ", measured on a busy machine"
+    return f"{wording.speed(rate['ratio'])}{doubt}"
 
 
 def _quality_rows(report: Json) -> Iterable[tuple[str, str, str, str]]:
@@ -149,19 +160,21 @@ def _quality_rows(report: Json) -> Iterable[tuple[str, str, str, str]]:
     qualities = report["quality"]
     main = qualities[0].get("output") if qualities else None
     selected = {(each.get("output"), each["metric"]): each["compressed"] for each in report.get("selected_quality", ())}
-    others: dict[str, list[Json]] = {}
     for quality in qualities:
-        name, output = quality["metric"], quality.get("output")
-        if output != main:
-            others.setdefault(output, []).append(quality)
+        name = quality["metric"]
+        if quality.get("output") != main:
             continue
-        *cells, change = _quality_row(quality)
-        chosen = f"; chosen at {value_text(name, selected[main, name])}" if (main, name) in selected else ""
-        yield cells[0], cells[1], cells[2], change + chosen
-    for output, metrics in others.items():
-        told = ", ".join(f"{each['metric']} {value_text(each['metric'], each['compressed'])}" for each in metrics[1:])
-        first = metrics[0]
-        yield f"{output}: {first['metric']}", "", value_text(first["metric"], first["compressed"]), told
+        original = "" if quality["original"] is None else wording.metric_value(name, quality["original"])
+        change = wording.quality_change(quality)
+        if (main, name) in selected:
+            change += f"; chosen at {wording.metric_value(name, selected[main, name])}"
+        yield name, original, wording.metric_value(name, quality["compressed"]), change
+    for output in dict.fromkeys(each.get("output") for each in qualities if each.get("output") != main):
+        metrics = [each for each in qualities if each.get("output") == output]
+        told = ", ".join(
+            f"{each['metric']} {wording.metric_value(each['metric'], each['compressed'])}" for each in metrics
+        )
+        yield f"output {output} ({metrics[0].get('kind')})", "", "", told
 
 
 def outputs(reports: Iterable[Json]) -> Iterable[Text]:
@@ -171,52 +184,18 @@ def outputs(reports: Iterable[Json]) -> Iterable[Text]:
         yield safe_text(f"output {one['name']}: {judged}, because {one['reason']}", style="dim")
 
 
-def gate_text(gate: Json) -> str:
-    """Write a gate as a job may: metric, output if it names one, rule and value."""
-    output = gate.get("output")
-    return f"{gate['metric']}{f'@{output}' if output else ''} {gate['rule']} {limit_text(gate['value'])}"
-
-
-def _quality_row(quality: Json) -> tuple[str, str, str, str]:
-    name = quality["metric"]
-    share = name in SHARES
-    before, difference, interval = quality["original"], quality["difference"], quality["interval"]
-    original = "" if before is None else value_text(name, before)
-    if difference is None:
-        bounds = f"{value_text(name, interval['low'])} to {value_text(name, interval['high'])}"
-        return name, original, value_text(name, quality["compressed"]), f"{_confidence(interval)} {bounds}"
-    scaled = {key: value * 100 for key, value in interval.items() if key != "confidence"} if share else interval
-    form = "+.2f" if share else "+.4g"
-    bounds = _between({**scaled, "confidence": interval["confidence"]}, form)
-    change = f"{difference * 100:{form}} points" if share else f"{difference:{form}}"
-    return name, original, value_text(name, quality["compressed"]), f"{change} ({bounds})"
-
-
 def _memory_rows(memory: Json) -> Iterable[tuple[str, str, str, str]]:
-    before, after = memory["original"], memory["compressed"]
-    peak = "peak_rss_bytes"
-    yield (
-        "peak memory",
-        formatting.size(before[peak]),
-        formatting.size(after[peak]),
-        _factor(after[peak] / before[peak], "less", "more"),
-    )
-    on_gpu = "device_peak_bytes"
-    if before.get(on_gpu) and after.get(on_gpu) is not None:
-        yield (
-            "peak GPU memory",
-            formatting.size(before[on_gpu]),
-            formatting.size(after[on_gpu]),
-            _factor(after[on_gpu] / before[on_gpu], "less", "more"),
-        )
-    cold = [side["load_ms"] / 1e3 for side in (before, after)]
-    yield "load", formatting.duration(cold[0]), formatting.duration(cold[1]), ""
+    original, compressed = memory["original"], memory["compressed"]
+    for name, what in (("peak memory", "peak_rss_bytes"), ("peak GPU memory", "device_peak_bytes")):
+        before, after = original.get(what), compressed.get(what)
+        if before and after is not None:
+            yield name, wording.size(before), wording.size(after), wording.times_less(before, after)
+    yield "load", wording.milliseconds(original["load_ms"]), wording.milliseconds(compressed["load_ms"]), ""
 
 
 def _caption(report: Json) -> str:
     target, machine = report["target"], report["environment"]
-    load = f"{target['provider']}, {target['threads']} thread{'s' * (target['threads'] > 1)}, batch {target['batch']}"
-    return f"{load} on {machine.get('gpu') or machine['cpu']}, onnxruntime {machine['onnxruntime']}; {_samples(report)}"
+    return f"{wording.target_name(target)} on {machine.get('gpu') or machine['cpu']}, onnxruntime {machine['onnxruntime']}; {_samples(report)}"
 
 
 def _samples(report: Json) -> str:
@@ -244,7 +223,7 @@ def bytes_held(account: Json | None) -> Iterable[Table]:
     for row in account["rows"]:
         # A worker of a newer version may know further kinds.
         what = BYTE_KINDS.get(row["kind"], row["kind"]) + (f": {row['reason']}" if row.get("reason") else "")
-        share = f"{row['bytes'] / account['total'] * 100:.1f} %"
+        share = wording.share(row["bytes"] / account["total"])
         table.add_row(safe_text(what), str(row["tensors"] or ""), f"{row['bytes']:,}", share)
     table.add_row("all", "", f"{account['total']:,}", "")
     yield table
@@ -301,7 +280,7 @@ def gates(results: Sequence[Json], targets: Mapping[int, str]) -> Table:
         softened = outcome != "pass" and gate["level"] == "warn"
         word = f"{outcome} (warn)" if softened else outcome
         label = safe_text(word, style=STYLES["warn"] if softened else STYLES.get(outcome, ""))
-        wanted = gate_text(gate)
+        wanted = wording.gate_text(gate)
         where = [safe_text(targets.get(one["target"], ""))] if targets else []
         table.add_row(
             *where, safe_text(wanted), _plain(one["measured"]), _plain(one["bound"]), label, safe_text(one["reason"])
@@ -313,26 +292,6 @@ def _verdict(verdict: Json) -> Text:
     outcome = verdict["outcome"]
     text = "verdict: none (the job has no gates)" if outcome == "none" else f"verdict: {outcome}"
     return safe_text(text, style=STYLES.get(outcome, ""))
-
-
-def _speed(ratio: Json) -> str:
-    return formatting.speed(ratio["value"], ratio["interval"]["low"], ratio["interval"]["high"])
-
-
-def _factor(ratio: float, better: str, worse: str) -> str:
-    if not ratio:
-        return ""
-    if abs(ratio - 1) < 5e-3:
-        return "same"
-    return f"{1 / ratio:.2f}x {better}" if ratio < 1 else f"{ratio:.2f}x {worse}"
-
-
-def _between(interval: Json, form: str) -> str:
-    return f"{_confidence(interval)} {interval['low']:{form}} to {interval['high']:{form}}"
-
-
-def _confidence(interval: Json) -> str:
-    return f"{interval['confidence'] * 100:g} %:"
 
 
 def _plain(value: float | None) -> str:

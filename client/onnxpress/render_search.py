@@ -7,8 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxpress import formatting
-from onnxpress.metric_text import change_text, limit_text, speed_text
+from onnxpress import formatting, wording
 from onnxpress.search_documents import Front, FrontPoint, Trial
 from onnxpress.terminal_text import safe_text
 
@@ -67,11 +66,11 @@ def _figure_columns(table: Table, more: Sequence[str] = ()) -> None:
 def _front_row(point: FrontPoint, chosen: int | None, more: Sequence[str]) -> tuple[str, ...]:
     measured = point.measured
     peak = measured.get("peak_memory")
-    costs = {"memory": "" if peak is None else formatting.size(peak), "macs": f"{measured['macs']:,}"}
+    costs = {"memory": "" if peak is None else wording.size(peak), "macs": f"{measured['macs']:,}"}
     return (
         str(point.number),
         _speed(_ratio(measured)),
-        formatting.size(measured["size_bytes"]),
+        wording.size(measured["size_bytes"]),
         *(costs[name] for name in more),
         _quality(measured.get("quality") or ()),
         _predicted(point.predicted),
@@ -89,7 +88,7 @@ def trials_table(trials: Iterable[Trial]) -> Table:
     table.add_column("took", justify="right", no_wrap=True)
     for trial in trials:
         values = trial.values or {}
-        size = formatting.size(values["size_bytes"]) if values else ""
+        size = wording.size(values["size_bytes"]) if values else ""
         because = f"{point_text(trial.point, trial.level)}; {trial.because}"
         failed = f". {trial.problem}" if trial.problem else ""
         row = (str(trial.number), _speed(_ratio(values)), size, _quality(values.get("quality") or ()))
@@ -147,7 +146,7 @@ def _report_front(points: Sequence[Json], chosen: int | None) -> Table:
         table.add_row(
             str(point["trial"]),
             _speed(measured.get("latency_ratio")),
-            formatting.size(measured["size_bytes"]),
+            wording.size(measured["size_bytes"]),
             safe_text(_quality(measured["quality"])),
             _predicted(point.get("predicted")),
             _holds(point["holds"]),
@@ -164,7 +163,7 @@ def _limits(standings: Sequence[Json]) -> Table:
     table.add_column("best", justify="right")
     table.add_column("why", ratio=1)
     for one in standings:
-        best = "" if one["best"] is None else f"{limit_text(one['best'])} (trial {one['best_trial']})"
+        best = "" if one["best"] is None else f"{wording.limit_value(one['best'])} (trial {one['best_trial']})"
         table.add_row(safe_text(one["limit"]), str(one["held_by"]), best, safe_text(one["limited_by"]))
     return table
 
@@ -188,7 +187,7 @@ def miss_text(miss: Json) -> str:
     if miss["measured"] is None:
         return f"{miss['limit']}: not measured"
     by = "" if miss["by"] is None else f", off by {100 * miss['by']:.3g} %"
-    return f"{miss['limit']}: {limit_text(miss['measured'])}{by}"
+    return f"{miss['limit']}: {wording.limit_value(miss['measured'])}{by}"
 
 
 def _certificates(certificates: Json) -> Iterable[Text]:
@@ -212,7 +211,7 @@ def _measured(measured: Json | None) -> str:
         return ""
     speed = _speed(measured.get("latency_ratio"))
     return ", ".join(
-        filter(None, (speed, formatting.size(measured["size_bytes"]), _quality(measured.get("quality") or ())))
+        filter(None, (speed, wording.size(measured["size_bytes"]), _quality(measured.get("quality") or ())))
     )
 
 
@@ -222,18 +221,18 @@ def _ratio(values: Json) -> float | None:
 
 
 def _speed(ratio: float | None) -> str:
-    return "" if not ratio else speed_text(ratio)
+    return "" if not ratio else wording.speed_between(ratio)
 
 
 def _quality(qualities: Sequence[Json]) -> str:
     """Give the metric that speaks for the network, which comes first."""
-    return change_text(qualities[0]) if qualities else ""
+    return wording.metric_change(qualities[0]) if qualities else ""
 
 
 def _predicted(predicted: Json | None) -> str:
     if predicted is None:
         return ""
-    return f"{_speed(predicted['latency_ratio'])}, {formatting.size(predicted['size_bytes'])}"
+    return f"{_speed(predicted['latency_ratio'])}, {wording.size(predicted['size_bytes'])}"
 
 
 def _holds(holds: bool | None) -> str:

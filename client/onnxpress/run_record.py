@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from onnxpress import wording
 from onnxpress.documents import Job, Outcome
 from onnxpress.errors import JobFailedError, OnnxpressError, ServiceError, WaitTimeoutError
 from onnxpress.exit_codes import ExitCode, code_of, code_of_verdict
-from onnxpress.metric_text import limit_text
 from onnxpress.report_formats import Form
 
 Json = Mapping[str, Any]
@@ -116,9 +116,22 @@ class RunRecord:
             for one in (report or {}).get("verdict", {}).get("gates", ()):
                 yield named, one
 
+    def unfinished(self) -> dict[str, Any]:
+        """Give what stands for a report where there is none, as the service writes it; without a job its status is `none`."""
+        problem = (self.job.document.get("problem") if self.job else None) or {}
+        return {
+            "version": 1,
+            "kind": "unfinished",
+            "job_kind": self.job.kind if self.job else self.kind,
+            "status": self.job.status if self.job else "none",
+            "reason": problem.get("message") or self.reason,
+            **{name: problem.get(name) for name in ("code", "hint", "node", "step")},
+        }
+
     def document(self) -> dict[str, Any]:
-        """Give the run as JSON."""
+        """Give the run as JSON, as `run.schema.json` describes it."""
         found: dict[str, Any] = {
+            "version": 1,
             "ended": self.ended,
             "reason": self.reason,
             "exit_code": self.exit_code,
@@ -157,9 +170,7 @@ class RunRecord:
 
 def gate_name(result: Json) -> str:
     """Write a judged gate as a job may."""
-    gate = result["gate"]
-    output = f"@{gate['output']}" if gate.get("output") else ""
-    return f"{gate['metric']}{output} {gate['rule']} {limit_text(gate['value'])}"
+    return wording.gate_text(result["gate"])
 
 
 def _kind_of(error: OnnxpressError) -> Ended:

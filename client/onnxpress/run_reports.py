@@ -31,7 +31,7 @@ def report_of(record: RunRecord, form: Form) -> str:
     """Give a run's report in one form."""
     match form:
         case "json":
-            document = dict(record.report or {"version": 1, "kind": record.kind})
+            document = dict(record.report or record.unfinished())
             return json.dumps({**document, "run": record.document()}, indent=2, ensure_ascii=False)
         case "junit.xml":
             return _junit(record)

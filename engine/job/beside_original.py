@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -35,12 +36,14 @@ from engine.job.workspace import copy_network
 from engine.measure.byte_account import byte_account
 from engine.measure.decoding import decoding_feeds
 from engine.measure.gates import Costs, judge, labelled_output
+from engine.measure.layer_costs import LayerCosts
 from engine.measure.parameter_growth import explain_growth
 from engine.measure.quality import Evaluator, Network
 from engine.measure.rejudge import chosen_on
 from engine.measure.runs import seconds_per_sample
 from engine.measure.size import compare_size
 from engine.report.in_float import in_float_reasons
+from engine.report.layer_cost import LayerCost
 from engine.report.markdown import summarise
 from engine.report.values import (
     MemoryComparison,
@@ -57,6 +60,7 @@ from engine.spec import Compress, Search
 
 _FEEDS = 8
 _SELF_FEEDS = 2
+_LAYER_FEEDS = 4
 # Of networks whose numbers few targets compute with.
 _HINTS = {
     "bfloat16": "The network holds bfloat16, for which few targets have kernels: export it in float32, which every bfloat16"
@@ -308,6 +312,7 @@ class BesideOriginal:
             teacher=self._learners.teacher,
             compressed=io.facts(result),
             bytes=byte_account(result, in_float_reasons(steps)),
+            layers=self._layers(result, by_steps=bool(steps)),
             steps=steps,
             size=size,
             quality=quality,
@@ -330,6 +335,20 @@ class BesideOriginal:
             more_parameters=explain_growth(frame.model, result),
             warnings=tuple(said),
         )
+
+    def _layers(self, result: Path, *, by_steps: bool) -> tuple[LayerCost, ...]:
+        """Say what each layer holds and takes; how near its output is, where no step says it."""
+        found = LayerCosts(self._frame.model, result)
+        if self._in_pieces:
+            return found.costs
+        feeds = self._feeds[:_LAYER_FEEDS]
+        # A column of a table is no reason to lose a result that is measured.
+        with suppress(EngineError):
+            found.time(feeds, self._target, self._frame.lock)
+        if not by_steps:
+            with suppress(EngineError), self._frame.lock.working():
+                found.compare_outputs(feeds, self._untimed)
+        return found.costs
 
     def _verdict(self, quality: Sequence[Quality], costs: Costs) -> Verdict:
         """Judge the gates, and say so where the samples that judge are those that steps were chosen on."""

@@ -1,6 +1,5 @@
 """What became of each layer: how faithful its output is, what share of the time it takes, what conversions are left."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from engine.graph.linear import LinearLayer
 from engine.graph.quantized import CONVERSIONS, computes_in_integers
 from engine.measure import latency
 from engine.measure.kept_outputs import Folder, KeptOutput
+from engine.measure.layer_costs import KERNEL_SUFFIX
 from engine.quantize.static_plan import final_output
 from engine.report.quantization_details import ConversionsLeft
 from engine.runtime import heap, sessions, tracing
@@ -22,8 +22,6 @@ from engine.target import Target
 
 _RUNS = 8
 _IMAGE_RANK = 4
-# What ONNX Runtime's optimizer appends to the name of the node, or of its output, that it made a kernel from.
-_SUFFIX = re.compile(r"(_nchwc|_token_\d+|_quant|_fused|/MatMulAddFusion|_MatMulIntegerToFloat)+$")
 
 Feed = Mapping[str, Any]
 
@@ -59,7 +57,7 @@ def times(model: ir.Model, keys: Iterable[ProfileKey], feeds: Sequence[Feed], co
     by_name: dict[str, float] = {}
     for cost in profile.by_node:
         if cost.node is not None:
-            name = _SUFFIX.sub("", cost.node)
+            name = KERNEL_SUFFIX.sub("", cost.node)
             by_name[name] = by_name.get(name, 0.0) + cost.ms
     layers = {}
     for key in keys:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from engine.report.values import Generation, TokenRate
+from engine.report.wording import milliseconds, speed
 
 
 def generation_gain(generation: Generation) -> str:
@@ -18,8 +19,8 @@ def generation_rows(generation: Generation) -> Iterator[tuple[str, ...]]:
     )
     yield (
         f"first token after {prompt} tokens",
-        f"{read.original_ms:.1f} ms",
-        f"{read.compressed_ms:.1f} ms",
+        milliseconds(read.original_ms),
+        milliseconds(read.compressed_ms),
         _factor(read),
     )
     for name, rate in (("prompt read", read), ("text written", written)):
@@ -32,6 +33,5 @@ def generation_rows(generation: Generation) -> Iterator[tuple[str, ...]]:
 
 
 def _factor(rate: TokenRate) -> str:
-    low, high = 1 / rate.ratio.interval.high, 1 / rate.ratio.interval.low
     doubt = "" if rate.stable else " by CPU time" if rate.clock == "cpu" else ", measured on a busy machine"
-    return f"{1 / rate.ratio.value:.2f}x as fast ({low:.2f} to {high:.2f}){doubt}"
+    return f"{speed(rate.ratio)}{doubt}"

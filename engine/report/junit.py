@@ -1,9 +1,10 @@
 """A report as JUnit XML, for pipelines."""
 
+from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
 from engine.report.values import AnyReport, GateResult
-from engine.report.wording import limit_value
+from engine.report.wording import gate_text, target_names
 
 
 def junit(report: AnyReport) -> bytes:
@@ -14,8 +15,9 @@ def junit(report: AnyReport) -> bytes:
     """
     gates = report.verdict.gates
     suite = ET.Element("testsuite", name=f"onnxpress {report.kind}", time=f"{report.seconds:.3f}")
+    targets = target_names(report)
     for gate in gates:
-        _case(suite, gate)
+        _case(suite, gate, targets)
     if not gates:
         ET.SubElement(suite, "testcase", classname=f"onnxpress.{report.kind}", name="the job ended")
     for attribute, tag in (("failures", "failure"), ("skipped", "skipped")):
@@ -26,14 +28,14 @@ def junit(report: AnyReport) -> bytes:
     return bytes(ET.tostring(suite, encoding="utf-8", xml_declaration=True))
 
 
-def _case(suite: ET.Element, result: GateResult) -> None:
+def _case(suite: ET.Element, result: GateResult, targets: Mapping[int, str]) -> None:
     gate = result.gate
-    where = "" if result.target is None else f" on target {result.target}"
+    where = "" if result.target is None else f" on {targets.get(result.target, result.target)}"
     case = ET.SubElement(
         suite,
         "testcase",
         classname="onnxpress.gates",
-        name=f"{gate.label} {gate.rule} {limit_value(gate.value)}{where}",
+        name=f"{gate_text(gate)}{where}",
     )
     if result.outcome == "pass":
         return

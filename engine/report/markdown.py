@@ -6,6 +6,7 @@ from typing import assert_never
 from engine.report.byte_account import BYTE_KINDS
 from engine.report.counted_time import counted
 from engine.report.detail_parts import Detail
+from engine.report.figures.layers import LAYERS_CAPTION, layer_table
 from engine.report.folded import folded
 from engine.report.generation_markdown import generation_gain, generation_rows
 from engine.report.loading_markdown import loading_lines
@@ -28,20 +29,28 @@ from engine.report.values import (
     StepReport,
 )
 from engine.report.wording import (
+    CONFIDENCE,
     MARKS,
     data_sentence,
     difference,
-    limit_value,
+    gate_text,
     machine,
     metric_value,
+    milliseconds,
+    parameters_left,
     parts_sentence,
+    share,
     speed,
+    speed_between,
     table,
+    target_name,
     tf32_sentence,
     times_less,
     times_smaller,
 )
 from engine.report.wording import size as size_text
+
+_MOST_LAYERS = 40
 
 
 def summarise(
@@ -101,7 +110,7 @@ def _lines(report: Report) -> Iterator[str]:
             ("gate", "outcome", "reason"),
             (
                 (
-                    f"{result.gate.label} {result.gate.rule} {limit_value(result.gate.value)}",
+                    gate_text(result.gate),
                     MARKS[result.outcome] + (" (warning only)" if result.gate.level == "warn" else ""),
                     result.reason,
                 )
@@ -137,6 +146,7 @@ def _details(report: Report) -> Iterator[str]:
     if report.steps:
         yield from ("", "## Steps", "")
         yield from table(("step", "status", "what happened", "seconds"), (_step(step) for step in report.steps))
+    yield from _layers(report)
     for step in report.steps:
         yield from quantization_lines(step)
         if step.change is not None and isinstance(step.change.details, Detail):
@@ -166,8 +176,8 @@ def measures(report: Report) -> Iterator[tuple[str, ...]]:
         for name in ("p50", "p95"):
             yield (
                 f"latency {name}",
-                f"{getattr(before, name + '_ms'):.3f} ms",
-                f"{getattr(after, name + '_ms'):.3f} ms",
+                milliseconds(getattr(before, f"{name}_ms")),
+                milliseconds(getattr(after, f"{name}_ms")),
                 f"{speed(report.latency.ratios[name])}{busy}",
             )
         if report.latency.counts == "cpu":
@@ -183,9 +193,20 @@ def measures(report: Report) -> Iterator[tuple[str, ...]]:
         if left.device_peak_bytes and right.device_peak_bytes is not None:
             of_device = times_less(left.device_peak_bytes, right.device_peak_bytes)
             yield "peak GPU memory", size_text(left.device_peak_bytes), size_text(right.device_peak_bytes), of_device
-        yield "load", f"{left.load_ms:.1f} ms", f"{right.load_ms:.1f} ms", ""
-    yield "parameters", str(report.original.parameters), str(report.compressed.parameters), report.more_parameters or ""
+        yield "load", milliseconds(left.load_ms), milliseconds(right.load_ms), ""
+    counts = report.original.parameters, report.compressed.parameters
+    yield "parameters", f"{counts[0]:,}", f"{counts[1]:,}", report.more_parameters or parameters_left(*counts)
     yield "operators", str(report.original.nodes), str(report.compressed.nodes), ""
+
+
+def _layers(report: Report) -> Iterator[str]:
+    """Show what became of each layer, those that cost most first."""
+    head, rows = layer_table(report)
+    if rows:
+        yield from ("", "## Layers", "", LAYERS_CAPTION, "")
+        yield from table(head, ((f"`{row[0]}`", *row[1:]) for row in rows[:_MOST_LAYERS]))
+    if len(rows) > _MOST_LAYERS:
+        yield from ("", f"And {len(rows) - _MOST_LAYERS} more, in report.json.")
 
 
 def _bytes(report: Report) -> Iterator[str]:
@@ -198,12 +219,12 @@ def _bytes(report: Report) -> Iterator[str]:
         (
             BYTE_KINDS[row.kind] + (f": {row.reason}" if row.reason else ""),
             str(row.tensors) if row.tensors else "",
-            str(row.bytes),
-            f"{row.bytes / account.total:.1%}",
+            f"{row.bytes:,}",
+            share(row.bytes / account.total),
         )
         for row in account.rows
     ]
-    yield from table(("what", "tensors", "bytes", "share"), (*rows, ("all", "", str(account.total), "")))
+    yield from table(("what", "tensors", "bytes", "share"), (*rows, ("all", "", f"{account.total:,}", "")))
 
 
 def _step(step: StepReport) -> tuple[str, ...]:
@@ -241,10 +262,11 @@ def _conditions(report: Report) -> Iterator[str]:
     where, latency = report.environment, report.latency
     target = report.target
     yield (
-        f"Measured on {machine(where)}, {target.provider}, {target.threads} thread(s), batch"
-        f" {target.batch}, ONNX Runtime {where.onnxruntime}, Python {where.python}, {where.system}."
+        f"Measured on {machine(where)}, {target_name(target)}, ONNX Runtime {where.onnxruntime}, Python {where.python},"
+        f" {where.system}."
     )
     yield from tf32_sentence(where)
+    yield CONFIDENCE
     yield parts_sentence(report)
     yield from data_sentence(report)
     if report.tuning is not None:
@@ -263,7 +285,7 @@ def _conditions(report: Report) -> Iterator[str]:
 
 def _by_cpu(latency: LatencyComparison) -> str:
     cpu = latency.cpu_ratio
-    return "" if cpu is None or cpu.value <= 0 else f"; by CPU time {1 / cpu.value:.2f}x as fast"
+    return "" if cpu is None or cpu.value <= 0 else f"; by CPU time {speed_between(cpu.value)}"
 
 
 def _cost(quality: Quality) -> str:

@@ -1,6 +1,6 @@
 """A report as OpenMetrics, which Prometheus reads as its own text format too."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import assert_never
 
 from engine.report.values import AnyReport, Latency, LatencyComparison, ProfileReport, Quality, Report
@@ -9,16 +9,43 @@ _PREFIX = "onnxpress_report"
 _OUTCOMES = ("pass", "fail", "inconclusive", "none")
 
 
+_HELP = {
+    "verdict": "1 for the outcome of the gates, 0 for the others.",
+    "unfinished": "1: the job ended without a result.",
+    "size_bytes": "Of the stored network.",
+    "latency_seconds": "Time of a run.",
+    "tokens_per_second": "Of a decoder, by load.",
+    "peak_memory_bytes": "Of a fresh process that loads the network and runs it once.",
+    "peak_device_memory_bytes": "Of the GPU, likewise.",
+    "quality": "A metric of the result, on the samples that judge.",
+}
+_UNITS = ("bytes", "seconds")
+
+
+def family(name: str, samples: "Samples") -> Iterator[str]:
+    """Yield the lines of one family of gauges; its samples come as labels with a value."""
+    full, unit = f"{_PREFIX}_{name}", name.rpartition("_")[2]
+    yield f"# TYPE {full} gauge"
+    if unit in _UNITS:
+        yield f"# UNIT {full} {unit}"
+    yield f"# HELP {full} {_HELP[name]}"
+    yield from (f"{full}{{{labels}}} {value:.9g}" for labels, value in samples)
+
+
+def verdict_family(verdict: str | None) -> Iterator[str]:
+    """Yield the family of the verdict; None: there is none."""
+    return family("verdict", [(f'outcome="{outcome}"', float(outcome == verdict)) for outcome in _OUTCOMES])
+
+
+def openmetrics(families: Iterable[str]) -> str:
+    """Give the text of families."""
+    return "\n".join([*families, "# EOF"]) + "\n"
+
+
 def prometheus(report: AnyReport) -> str:
     """Give the verdict and the main figures as gauges, in seconds and bytes, for a push gateway or a text collector."""
-    lines = ["# TYPE onnxpress_report_verdict gauge"]
-    lines += [
-        f'{_PREFIX}_verdict{{outcome="{outcome}"}} {int(outcome == report.verdict.outcome)}' for outcome in _OUTCOMES
-    ]
-    for name, samples in _gauges(report):
-        lines.append(f"# TYPE {_PREFIX}_{name} gauge")
-        lines += [f"{_PREFIX}_{name}{{{labels}}} {value:.9g}" for labels, value in samples]
-    return "\n".join([*lines, "# EOF"]) + "\n"
+    figures = (line for name, samples in _gauges(report) for line in family(name, samples))
+    return openmetrics([*verdict_family(report.verdict.outcome), *figures])
 
 
 Samples = list[tuple[str, float]]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from engine.report.values import OutputReport, Quality
-from engine.report.wording import difference, metric_value, table
+from engine.report.wording import metric_value, quality_change, table
 
 Row = tuple[str, str, str, str]
 
@@ -19,7 +19,7 @@ def quality_rows(quality: Sequence[Quality], selected: Sequence[Quality] = ()) -
         if each.output != main:
             continue
         original = "" if each.original is None else metric_value(each.metric, each.original)
-        change = [] if each.difference is None else [difference(each)]
+        change = [quality_change(each)]
         if (main, each.metric) in chosen:
             change.append(f"chosen at {metric_value(each.metric, chosen[main, each.metric])}")
         yield each.metric, original, metric_value(each.metric, each.compressed), "; ".join(change)

@@ -1,16 +1,18 @@
 """A report as one HTML file that opens anywhere: its figures, their numbers as tables, and nothing from outside."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 
 from engine.report.figures.figure import Figure
-from engine.report.figures.layers import Layer, layers
+from engine.report.figures.layers import LAYERS_CAPTION, layer_table
 from engine.report.figures.of_report import figures
+from engine.report.figures.search import PICK
 from engine.report.heading import Heading
 from engine.report.markdown import headline
+from engine.report.unfinished import Unfinished
 from engine.report.values import AnyReport, GateResult, Report
-from engine.report.wording import MARKS, limit_value, machine
+from engine.report.wording import CONFIDENCE, MARKS, gate_text, machine, target_name, target_names
 
 _STYLE = """
 :root{color-scheme:light dark;--back:#fff;--fore:#1b1f24;--quiet:#5c6570;--line:#d8dee4;--card:#f6f8fa;
@@ -21,9 +23,12 @@ _STYLE = """
 --chart-quiet:#6b7784;--chart-accent:#c4b5fd}}
 *{box-sizing:border-box}body{margin:0;background:var(--back);color:var(--fore);font:16px/1.5 system-ui,sans-serif}
 main{max-width:64rem;margin:0 auto;padding:2rem 1rem}h1{font-size:1.6rem;margin:0 0 .25rem}h2{font-size:1.2rem;margin:2.5rem 0 .25rem}
+h3{font-size:1rem;margin:1.5rem 0 .25rem}hr{border:0;border-top:1px solid var(--line);margin:3rem 0 0}
 .facts,.caption,footer{color:var(--quiet)}.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}
-th,td{text-align:left;vertical-align:top;padding:.35rem .6rem;border-bottom:1px solid var(--line);overflow-wrap:anywhere}
-details{margin:.5rem 0}summary{cursor:pointer}.figure{width:100%}.warning{background:var(--card);border-left:4px solid var(--chart-unsure);
+th,td{text-align:left;vertical-align:top;padding:.35rem .6rem;border-bottom:1px solid var(--line);overflow-wrap:break-word}
+thead th{white-space:nowrap}h1,h2,p{overflow-wrap:anywhere}a{color:var(--chart-compressed)}
+@media(max-width:480px){main{padding:1.25rem .75rem}table{font-size:.8rem}th,td{padding:.3rem .35rem}thead th{white-space:normal}}
+details{margin:.5rem 0}summary{cursor:pointer}.chart{width:100%;overflow:hidden}.warning{background:var(--card);border-left:4px solid var(--chart-unsure);
 padding:.5rem .75rem;margin:.5rem 0}.pass{color:var(--chart-good)}.fail{color:var(--chart-bad)}.inconclusive{color:var(--chart-unsure)}
 footer{margin-top:3rem;border-top:1px solid var(--line);padding-top:1rem;font-size:.85rem}
 """
@@ -42,59 +47,101 @@ function coloured(value, style) {
   }
   return value;
 }
-function draw() {
-  const style = getComputedStyle(document.documentElement);
+// Plotly's own way of following its place forgets how high a figure is.
+const widths = new ResizeObserver((entries) => {
+  for (const { target } of entries) if (target.clientWidth !== target.layout?.width) draw(byName.get(target.id));
+});
+const byName = new Map(figures.map((figure) => [figure.name, figure]));
+function draw(figure) {
+  const style = getComputedStyle(document.documentElement), place = document.getElementById(figure.name);
   const fore = style.getPropertyValue("--fore").trim(), line = style.getPropertyValue("--line").trim();
-  for (const figure of figures) {
-    const layout = coloured(figure.layout, style);
-    for (const name of Object.keys(layout)) if (/^[xy]axis/.test(name)) layout[name] = { gridcolor: line, zerolinecolor: line, ...layout[name] };
-    Plotly.react(figure.name, coloured(figure.data, style), {
-      margin: { t: 10, r: 10 }, ...layout, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { color: fore, family: "system-ui, sans-serif", size: 13 },
-    }, { responsive: true, displaylogo: false, displayModeBar: false });
+  const layout = coloured(figure.layout, style);
+  for (const name of Object.keys(layout)) if (/^[xy]axis/.test(name)) {
+    layout[name] = { gridcolor: line, zerolinecolor: line, fixedrange: true, ...layout[name] };
+    if (place.clientWidth < 480) layout[name].tickfont = { size: 10 };
   }
+  for (const shape of layout.shapes ?? []) shape.line = { color: fore, width: 1, ...shape.line };
+  place.style.height = `${layout.height}px`;
+  Plotly.react(place, coloured(figure.data, style), {
+    margin: { l: 8, r: 12, t: layout.legend ? 56 : 16, b: 36 }, hoverlabel: { align: "left" }, ...layout,
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", width: place.clientWidth, autosize: false,
+    font: { color: fore, family: "system-ui, sans-serif", size: 12 },
+  }, { displaylogo: false, displayModeBar: false }).then(() => widths.observe(place));
 }
-draw();
-dark.addEventListener("change", draw);
+const drawAll = () => figures.forEach(draw);
+drawAll();
+dark.addEventListener("change", drawAll);
 """
 
 
-def report_page(report: AnyReport, heading: Heading | None, plotly: str) -> str:
+def report_page(
+    report: AnyReport,
+    heading: Heading | None,
+    plotly: str,
+    *,
+    beside: tuple[AnyReport, Heading | None] | None = None,
+) -> str:
     """Give the whole page.
 
     Args:
         report: what was measured.
         heading: which job it is shown for.
         plotly: the text of `plotly.min.js`, which draws the figures.
+        beside: of the same result beside the network that it is to replace, whose figures come last.
     """
     shown = figures(report)
     outcome = report.verdict.outcome
-    title = f"{'Profile' if report.kind == 'profile' else 'Compression report'}: {MARKS[outcome]}"
+    kind = "Profile" if report.kind == "profile" else "Compression report"
     parts = [
-        f'<h1>{escape(title.partition(":")[0])}: <span class="{outcome}">{MARKS[outcome]}</span></h1>',
-        _facts(heading),
-        f"<p>{escape(report.summary)}</p>",
-        *_warnings(report.warnings),
+        f'<h1>{kind}: <span class="{outcome}">{MARKS[outcome]}</span></h1>',
+        *_told(report, heading),
+        *map(_figure, shown),
     ]
-    if isinstance(report, Report):
-        parts.append(_table(("", "original", "compressed", "change"), headline(report)))
-    if report.verdict.gates:
-        parts += ["<h2>Gates</h2>", _table(("gate", "outcome", "reason"), map(_gate, report.verdict.gates))]
-    parts += [_figure(figure) for figure in shown]
-    if isinstance(report, Report) and (found := layers(report)):
-        parts += ["<h2>Layers</h2><details><summary>What became of each</summary>", _layers(found), "</details>"]
+    if isinstance(report, Report) and (found := layer_table(report))[1]:
+        parts += [f'<h2>Layers</h2><p class="caption">{LAYERS_CAPTION}</p>', _table("Layers", *found)]
+    if beside is not None:
+        more = [figure.model_copy(update={"name": f"beside-{figure.name}"}) for figure in figures(beside[0])]
+        mark = beside[0].verdict.outcome
+        parts.append(f'<hr><h2>Beside what it is to replace: <span class="{mark}">{MARKS[mark]}</span></h2>')
+        parts += [*_told(*beside), *map(_figure, more)]
+        shown = (*shown, *more)
     parts.append(f"<footer>{escape(_where(report))}</footer>")
     data = [{"name": one.name, "data": one.data, "layout": one.layout} for one in shown]
+    drawn = f'<script type="application/json" id="figures">{_json(data)}</script><script>{plotly}</script><script>{_SCRIPT}</script>'
+    return _document(f"{kind}: {MARKS[outcome]}", parts, drawn)
+
+
+def unfinished_page(job: Unfinished, heading: Heading | None) -> str:
+    """Give the page of a job that ended without a result: that, and why."""
+    parts = [f"<h1>{escape(job.title)}</h1>", _facts(heading), f'<p class="warning">{escape(job.said)}</p>']
+    parts += [f"<p>{escape(job.hint)}</p>"] if job.hint else []
+    parts += [f'<p class="facts">Code: <code>{escape(job.code)}</code>.</p>'] if job.code else []
+    return _document(job.title, parts, "")
+
+
+def _document(title: str, parts: Iterable[str], scripts: str) -> str:
     return "".join(
         (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width,initial-scale=1">',
             f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>",
             *parts,
-            f'</main><script type="application/json" id="figures">{_json(data)}</script>',
-            f"<script>{plotly}</script><script>{_SCRIPT}</script></body></html>\n",
+            f"</main>{scripts}</body></html>\n",
         )
     )
+
+
+def _told(report: AnyReport, heading: Heading | None) -> Iterator[str]:
+    """Yield what comes before the figures: the result in words, its main rows and its gates."""
+    yield _facts(heading)
+    yield f"<p>{escape(report.summary)}</p>"
+    yield from _warnings(report.warnings)
+    if isinstance(report, Report):
+        yield _table("What changed", ("", "original", "compressed", "change"), headline(report))
+    if report.verdict.gates:
+        named = target_names(report)
+        rows = [_gate(result, named) for result in report.verdict.gates]
+        yield "<h3>Gates</h3>" + _table("Gates", ("gate", "outcome", "reason"), rows)
 
 
 def _facts(heading: Heading | None) -> str:
@@ -110,54 +157,32 @@ def _warnings(warnings: Iterable[str]) -> Iterator[str]:
         yield f'<p class="warning">{escape(warning)}</p>'
 
 
-def _gate(result: GateResult) -> tuple[str, ...]:
-    gate = result.gate
-    where = "" if result.target is None else f" on target {result.target + 1}"
-    softened = " (warning only)" if gate.level == "warn" else ""
-    return f"{gate.label} {gate.rule} {limit_value(gate.value)}{where}", MARKS[result.outcome] + softened, result.reason
+def _gate(result: GateResult, targets: Mapping[int, str]) -> tuple[str, ...]:
+    where = "" if result.target is None else f" on {targets.get(result.target, result.target)}"
+    softened = " (warning only)" if result.gate.level == "warn" else ""
+    return f"{gate_text(result.gate)}{where}", MARKS[result.outcome] + softened, result.reason
 
 
 def _figure(figure: Figure) -> str:
-    table = _table(figure.head, figure.rows)
+    table = _table(f"Numbers of {figure.title}", figure.head, figure.rows)
     return (
-        f'<section><h2>{escape(figure.title)}</h2><p class="caption" id="{figure.name}-caption">{escape(figure.caption)}</p>'
-        f'<div class="figure" id="{figure.name}" role="img" aria-labelledby="{figure.name}-caption"></div>'
+        f'<section><h2>{escape(figure.title)}</h2><p class="caption" id="{figure.name}-caption">{escape(figure.caption.removesuffix(PICK))}</p>'
+        f'<div class="chart" id="{figure.name}" role="img" aria-labelledby="{figure.name}-caption"></div>'
         f"<details><summary>The numbers</summary>{table}</details></section>"
     )
 
 
-def _layers(found: Sequence[Layer]) -> str:
-    """Give a row for each layer; columns that no layer has are left out."""
-    columns = {
-        "layer": [layer.node for layer in found],
-        "operator": [layer.op for layer in found],
-        "precision": [layer.precision for layer in found],
-        "time before": [_share(layer.time_before) for layer in found],
-        "time after": [_share(layer.time_after) for layer in found],
-        "SQNR": [f"{layer.sqnr_db:.1f} dB" if layer.sqnr_db is not None else "" for layer in found],
-        "sensitivity": [f"{layer.sensitivity:.3g}" if layer.sensitivity is not None else "" for layer in found],
-        "zeros": [_share(layer.zeros) for layer in found],
-        "what happened": [layer.told for layer in found],
-    }
-    kept = {name: cells for name, cells in columns.items() if any(cells)}
-    return _table(tuple(kept), zip(*kept.values(), strict=True))
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(name: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    inside = f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(name)}">'
+    return f"{inside}<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def _where(report: AnyReport) -> str:
     if isinstance(report, Report):
-        target = report.target
-        load = f"{target.provider}, {target.threads} thread(s), batch {target.batch}"
-        return f"Measured on {machine(report.environment)}, {load}, ONNX Runtime {report.environment.onnxruntime}."
+        where, load = report.environment, target_name(report.target)
+        return f"Measured on {machine(where)}, {load}, ONNX Runtime {where.onnxruntime}. {CONFIDENCE}"
     found = dict.fromkeys(machine(one.measured.environment) for one in report.targets if one.measured is not None)
     return f"Measured on {'; '.join(found)}." if found else "Nothing was measured."
 

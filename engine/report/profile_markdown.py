@@ -17,13 +17,16 @@ from engine.report.values import (
 from engine.report.wording import (
     MARKS,
     data_sentence,
-    limit_value,
+    gate_text,
     machine,
     milliseconds,
     profiled_parts_sentence,
+    share,
     size,
     speed,
     table,
+    target_name,
+    target_names,
     tf32_sentence,
 )
 
@@ -48,13 +51,13 @@ def profile_lines(report: ProfileReport) -> Iterator[str]:
     )
     if report.verdict.gates:
         yield from ("", "## Gates", "")
-        names = {each.index: _name(each) for each in report.targets}
+        names = target_names(report)
         yield from table(
             ("target", "gate", "outcome", "reason"),
             (
                 (
                     names.get(result.target if result.target is not None else -1, ""),
-                    f"{result.gate.label} {result.gate.rule} {limit_value(result.gate.value)}",
+                    gate_text(result.gate),
                     MARKS[result.outcome] + (" (warning only)" if result.gate.level == "warn" else ""),
                     result.reason,
                 )
@@ -72,8 +75,7 @@ def profile_lines(report: ProfileReport) -> Iterator[str]:
 
 
 def _name(profile: TargetProfile) -> str:
-    target = profile.target
-    return f"{target.provider}, {target.threads} thread{'s' * (target.threads > 1)}, batch {target.batch}"
+    return target_name(profile.target)
 
 
 def _sentence(profile: TargetProfile) -> str:
@@ -151,7 +153,7 @@ def _target(profile: TargetProfile) -> Iterator[str]:
     yield from table(
         ("node", "operator", "provider", "time", "share"),
         (
-            (f"`{each.node}`", each.op_type, each.provider, milliseconds(each.ms), f"{each.share:.1%}")
+            (f"`{each.node}`", each.op_type, each.provider, milliseconds(each.ms), share(each.share))
             for each in measured.slowest[:_MOST_ROWS]
         ),
     )
@@ -198,7 +200,7 @@ def _warm(memory: Memory) -> str:
 
 
 def _cost(cost: OpCost) -> tuple[str, ...]:
-    return cost.op_type, cost.provider, str(cost.count), milliseconds(cost.ms), f"{cost.share:.1%}"
+    return cost.op_type, cost.provider, str(cost.count), milliseconds(cost.ms), share(cost.share)
 
 
 def _placement(measured: TargetMeasurement) -> Iterator[str]:

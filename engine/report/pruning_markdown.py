@@ -17,7 +17,7 @@ from engine.report.pruning_details import (
     SparseLayer,
     TriedImportance,
 )
-from engine.report.wording import table
+from engine.report.wording import share, table
 
 # Most groups and refitted layers are like their neighbours.
 _MOST_LINES = 64
@@ -105,7 +105,7 @@ _REFITTED: tuple[tuple[str, Callable[[RefittedLayer], str]], ...] = (
 _SPARSE: tuple[tuple[str, Callable[[SparseLayer], str]], ...] = (
     ("layer", lambda layer: layer.node),
     ("operator", lambda layer: layer.op),
-    ("zeros", lambda layer: f"{layer.zeros:.1%}"),
+    ("zeros", lambda layer: share(layer.zeros)),
     ("method", lambda layer: layer.method),
     ("held-out error", _errors),
 )
@@ -113,7 +113,7 @@ _FACTORISED: tuple[tuple[str, Callable[[FactorisedLayer], str]], ...] = (
     ("layer", lambda layer: layer.node),
     ("operator", lambda layer: layer.op),
     ("ranks", lambda layer: ", ".join(map(str, layer.ranks))),
-    ("multiplications left", lambda layer: f"{layer.multiplications:.1%}"),
+    ("multiplications left", lambda layer: share(layer.multiplications)),
     ("time of a run", _time),
     ("method", lambda layer: layer.method),
     ("held-out error", _errors),

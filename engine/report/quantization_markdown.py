@@ -13,7 +13,7 @@ from engine.report.quantization_details import (
     WeightsDetails,
 )
 from engine.report.values import StepReport
-from engine.report.wording import metric_value, table
+from engine.report.wording import decibel, metric_value, share, table
 from engine.report.wording import size as size_text
 
 Column = tuple[str, str, Callable[[Any], str]]
@@ -79,7 +79,7 @@ def _levels(details: WeightsDetails) -> Iterator[str]:
     )
     yield from (
         "",
-        f"{details.accuracy.reason}. {details.accuracy.loss_share:.0%} of the noise with `int8` comes from rounding activations.",
+        f"{details.accuracy.reason}. {share(details.accuracy.loss_share, digits=0)} of the noise with `int8` comes from rounding activations.",
     )
 
 
@@ -154,11 +154,11 @@ _COLUMNS: tuple[Column, ...] = (
     ("bits", "bits", str),
     ("group", "group", str),
     ("method", "method", str),
-    ("accumulator load", "accumulator_load", "{:.1%}".format),
-    ("weight SQNR", "weight_sqnr_db", "{:.1f} dB".format),
-    ("output SQNR", "output_sqnr_db", "{:.1f} dB".format),
+    ("accumulator load", "accumulator_load", share),
+    ("weight SQNR", "weight_sqnr_db", decibel),
+    ("output SQNR", "output_sqnr_db", decibel),
     ("noise it adds to the outputs", "sensitivity", "{:.1e}".format),
-    ("time before", "time_share_before", "{:.1%}".format),
-    ("time after", "time_share_after", "{:.1%}".format),
+    ("time before", "time_share_before", share),
+    ("time after", "time_share_after", share),
     ("held-out error", "held_out_error", _errors),
 )

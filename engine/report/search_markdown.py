@@ -11,7 +11,7 @@ from engine.report.search import (
     SearchReport,
     StoryLine,
 )
-from engine.report.wording import SHARES, limit_value, metric_value, table
+from engine.report.wording import gate_text, limit_value, metric_change, speed_between, table
 from engine.report.wording import size as size_text
 
 # A long search has more trials than a person reads: the first and the last of them, and every one that was kept.
@@ -33,7 +33,7 @@ def search_lines(search: SearchReport) -> Iterator[str]:
 
 def _asked(search: SearchReport) -> str:
     goal = search.goal
-    limits = ", ".join(f"{gate.label} {gate.rule} {limit_value(gate.value)}" for gate in goal.subject_to)
+    limits = ", ".join(gate_text(gate) for gate in goal.subject_to)
     within = f", within {limits}" if limits else ", without any limit"
     may = []
     if search.budget.max_seconds is not None:
@@ -94,7 +94,7 @@ def _story_row(line: StoryLine, chosen: int | None) -> tuple[str, ...]:
     predicted = (
         ""
         if line.predicted is None
-        else f"{_speed(line.predicted.latency_ratio)}, {size_text(line.predicted.size_bytes)}"
+        else f"{speed_between(line.predicted.latency_ratio)}, {size_text(line.predicted.size_bytes)}"
     )
     measured = line.state if line.measured is None else _measured(line.measured)
     kept = f"{'kept' if line.kept else 'dropped'}: {line.why}"
@@ -120,7 +120,7 @@ def _front_row(point: FrontPoint, chosen: int | None) -> tuple[str, ...]:
     predicted = (
         ""
         if point.predicted is None
-        else f"{_speed(point.predicted.latency_ratio)}, {size_text(point.predicted.size_bytes)}"
+        else f"{speed_between(point.predicted.latency_ratio)}, {size_text(point.predicted.size_bytes)}"
     )
     return (
         str(point.trial),
@@ -197,13 +197,7 @@ def _time(measured: Measured) -> str:
     """Give the speed with its interval."""
     if not measured.latency_ratio:
         return ""
-    if not measured.latency_low or not measured.latency_high:
-        return _speed(measured.latency_ratio)
-    return f"{_speed(measured.latency_ratio)} ({1 / measured.latency_high:.2f} to {1 / measured.latency_low:.2f})"
-
-
-def _speed(ratio: float) -> str:
-    return f"{1 / ratio:.2f}x as fast"
+    return speed_between(measured.latency_ratio, measured.latency_low, measured.latency_high)
 
 
 def _quality(measured: Measured) -> str:
@@ -211,11 +205,7 @@ def _quality(measured: Measured) -> str:
     if not measured.quality:
         return ""
     first = measured.quality[0]
-    if first.difference is None:
-        return f"{first.metric} {metric_value(first.metric, first.compressed)}"
-    if first.metric in SHARES:
-        return f"{first.metric} {100 * first.difference:+.2f} points"
-    return f"{first.metric} {first.difference:+.4g}"
+    return metric_change(first.metric, first.compressed, first.difference)
 
 
 def _holds(holds: bool | None) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from engine.report.detail_parts import Detail
 from engine.report.training_details import DistillDetails, QuantizeAwareDetails, TrainingPoint, TrainingRecord
-from engine.report.wording import table
+from engine.report.wording import share, table
 
 _STOPPED = {
     "seconds": "its time was up",
@@ -44,7 +44,7 @@ def _integers(details: QuantizeAwareDetails, step: int) -> Iterator[str]:
         yield from table(
             ("layer", "operator", "bits", "integers changed", "scales changed by"),
             (
-                (each.node, each.op, str(each.bits), f"{each.codes_changed:.1%}", f"{each.scale_change:.1%}")
+                (each.node, each.op, str(each.bits), share(each.codes_changed), share(each.scale_change))
                 for each in details.weights
             ),
         )

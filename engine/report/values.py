@@ -10,6 +10,7 @@ from engine.inspection import Estimate, Preprocessing, TensorInfo
 from engine.outputs import OutputKind
 from engine.report.byte_account import ByteAccount
 from engine.report.details import AnyDetails
+from engine.report.layer_cost import LayerCost
 from engine.report.search import SearchReport
 from engine.target import Target
 
@@ -447,6 +448,9 @@ class Report(_Value):
     teacher: Learner | None = Field(None, description="What was learnt from; null: the original.")
     bytes: ByteAccount | None = Field(
         None, description="Where the bytes of the compressed network are. Null in reports of older workers."
+    )
+    layers: tuple[LayerCost, ...] = Field(
+        (), description="What each layer holds and takes. Empty in reports of older workers."
     )
     steps: tuple[StepReport, ...]
     size: Size

@@ -1,14 +1,19 @@
-"""Tables and numbers as reports for people write them."""
+"""Tables and numbers as reports for people write them: in every format, and on the terminal in the same words (`onnxpress.wording`)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from engine.gate import Gate, ProfileGate
 from engine.report.values import AnyReport, Environment, ProfileReport, Quality, Ratio, Report
+from engine.target import Target
 
 # Metrics that are shares of samples.
 SHARES = frozenset(
     {"top1", "top5", "f1", "iou", "top1_agreement", "neighbours", "r2", "mask_iou", "box_f1", "token_agreement"}
 )
 _SAME = 5e-3
+CONFIDENCE = "What stands in brackets behind a figure, or between which it lies, holds with 95 % confidence."
+# What stands in a table for what is not known.
+UNKNOWN = "\N{EN DASH}"
 # What an outcome is called in a table.
 MARKS = {"pass": "pass", "fail": "FAIL", "inconclusive": "inconclusive", "none": "none"}
 
@@ -24,18 +29,61 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 def difference(quality: Quality) -> str:
     """Give how a metric changed, with its interval."""
     assert quality.difference is not None
-    low, high, value = quality.interval.low, quality.interval.high, quality.difference
-    if quality.metric in SHARES:
-        return f"{100 * value:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
-    return f"{value:+.4g} ({low:+.4g} to {high:+.4g})"
+    low, high = (_signed(quality.metric, each) for each in (quality.interval.low, quality.interval.high))
+    return f"{change(quality.metric, quality.difference)} ({low} to {high})"
+
+
+def quality_change(quality: Quality) -> str:
+    """Give how a metric changed; of one that compares both networks, between what it lies."""
+    if quality.difference is not None:
+        return difference(quality)
+    low, high = (metric_value(quality.metric, each) for each in (quality.interval.low, quality.interval.high))
+    return f"between {low} and {high}"
+
+
+def change(metric: str, by: float) -> str:
+    """Give by how much a metric changed."""
+    return _signed(metric, by) + (" points" if metric in SHARES else "")
+
+
+def _signed(metric: str, by: float) -> str:
+    # What is zero has no sign that says something.
+    return f"{100 * by + 0.0:+.2f}" if metric in SHARES else f"{by + 0.0:+.4g}"
+
+
+def metric_change(metric: str, compressed: float, by: float | None) -> str:
+    """Give a metric with how it changed from the original's; of one that compares both, its value."""
+    return f"{metric} {metric_value(metric, compressed) if by is None else change(metric, by)}"
 
 
 def metric_value(metric: str, value: float) -> str:
     """Give a metric's value with the digits that say something."""
     if metric in SHARES:
-        return f"{100 * value:.2f} %"
+        return share(value, digits=2)
+    if metric == "sqnr_db":
+        return decibel(value)
     # A cosine says something only by how far it is from 1.
     return f"{value:.6f}" if metric == "cosine" else f"{value:.4g}"
+
+
+def share(value: float | None, *, digits: int = 1) -> str:
+    """Give a share in per cent; nothing where it is not known."""
+    return "" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def decibel(value: float | None) -> str:
+    """Give a ratio of signal to noise; nothing where it is not known."""
+    return "" if value is None else f"{value:.1f} dB"
+
+
+def gate_text(gate: Gate | ProfileGate) -> str:
+    """Write a gate as a job may: metric, output if it names one, rule and value."""
+    return f"{gate.label} {gate.rule} {limit_value(gate.value)}"
+
+
+def target_name(target: Target) -> str:
+    """Name what a network ran on."""
+    return f"{target.provider}, {target.threads} thread{'s' * (target.threads > 1)}, batch {target.batch}"
 
 
 def limit_value(value: float) -> str:
@@ -43,10 +91,20 @@ def limit_value(value: float) -> str:
     return f"{value:.0f}" if value.is_integer() else f"{value:.6g}"
 
 
+def target_names(report: AnyReport) -> dict[int, str]:
+    """Give what a profile's targets are called, by their index."""
+    return {} if isinstance(report, Report) else {each.index: target_name(each.target) for each in report.targets}
+
+
 def speed(ratio: Ratio) -> str:
     """Give a ratio of times as a speed with its interval."""
-    low, high = 1 / ratio.interval.high, 1 / ratio.interval.low
-    return f"{1 / ratio.value:.2f}x as fast ({low:.2f} to {high:.2f})"
+    return speed_between(ratio.value, ratio.interval.low, ratio.interval.high)
+
+
+def speed_between(ratio: float, low: float | None = None, high: float | None = None) -> str:
+    """Give a ratio of times as a speed, with its interval where there is one."""
+    told = f"{1 / ratio:.2f}x as fast"
+    return f"{told} ({1 / high:.2f} to {1 / low:.2f})" if low and high else told
 
 
 def times_smaller(before: int, after: int) -> str:
@@ -56,6 +114,11 @@ def times_smaller(before: int, after: int) -> str:
     if f"{max(before, after) / min(before, after):.2f}" == "1.00":
         return "of about the same size"
     return f"{before / after:.2f}x smaller" if after < before else f"{after / before:.2f}x larger"
+
+
+def parameters_left(before: int, after: int) -> str:
+    """Say how many parameters are left; nothing where all are."""
+    return "" if before == after or not before else f"{share(after / before)} left"
 
 
 def times_less(before: float, after: float) -> str:
@@ -74,6 +137,11 @@ def size(count: float) -> str:
             return f"{left:.0f} {unit}" if unit == "B" else f"{left:.1f} {unit}"
         left /= 1000
     return f"{left:.2f} GB"
+
+
+def size_or_nothing(count: float | None) -> str:
+    """Give bytes in decimal units; nothing where they are not known."""
+    return "" if count is None else size(count)
 
 
 def milliseconds(value: float) -> str:

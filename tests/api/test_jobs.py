@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from html import escape
 
 import httpx
 import pytest
@@ -415,5 +416,17 @@ def test_a_job_that_ended_without_a_result_has_a_report_that_says_so(client, bod
     known = {"If-None-Match": junit.headers["ETag"]}
     assert client.get(f"/v1/jobs/{job}/report.junit.xml", headers=known).status_code == 304
     assert 'unfinished{status="cancelled"} 1' in client.get(f"/v1/jobs/{job}/report.prom").text
-    for form in ("json", "html"):
-        assert client.get(f"/v1/jobs/{job}/report.{form}").json()["code"] == "no_report"
+    told = client.get(f"/v1/jobs/{job}/report.json").json()
+    assert (told["version"], told["kind"], told["job_kind"], told["status"]) == (
+        1,
+        "unfinished",
+        "compress",
+        "cancelled",
+    )
+    assert (told["code"], told["reason"]) == ("cancelled", listed[job]["message"])
+    assert client.get(f"/v1/jobs/{job}/report").json() == told
+    page = client.get(f"/v1/jobs/{job}/report.html")
+    assert page.headers["Content-Disposition"] == f'attachment; filename="{job}.html"'
+    assert "<h1>The compress job was cancelled</h1>" in page.text
+    assert escape(told["reason"]) in page.text
+    assert "<script" not in page.text

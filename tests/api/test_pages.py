@@ -253,7 +253,7 @@ def test_a_failed_job_says_why_and_what_to_do(service, browser, model):
 def test_a_report_is_shown_with_its_figures_layers_and_front(browser, done):
     search, compression = (browser.get(f"/jobs/{job}").text for job in done)
     shown = Page(compression).blocks
-    assert {"data-before-after", "data-latency", "data-timeline", "data-training-1", "data-sensitivity"} <= set(shown)
+    assert {"data-before-after", "data-latency", "data-timeline", "data-training-2", "data-sensitivity"} <= set(shown)
     assert shown["data-before-after"]["data"][0]["x"][0] == 25.0
     assert "Zeros save no time here. Leave it out." in compression
     assert "<code>body</code>" in compression

@@ -299,7 +299,7 @@ def shown(report):
 def test_a_report_is_shown_target_by_target(profile_report):
     text = shown(profile_report)
     row = next(line for line in text.splitlines() if "cpu, 2 threads" in line and "62.9 MB" in line)
-    for word in ("1.00 ms", "4.00 ms", "50.0 ms", "30.0 ms", "5.00 ms", "2.00x as fast (1.60 to 2.50)"):
+    for word in ("1.000 ms", "4.000 ms", "50.0 ms", "30.0 ms", "5.000 ms", "2.00x as fast (1.60 to 2.50)"):
         assert word in row
     assert "openvino, 1 thread, batch 1: The target has no kernel for Erf. Use float32." in text
     assert "900.0" in text

@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from onnxpress import formatting, render_report
+from onnxpress import formatting, render_report, wording
 
 
 def shown(report, width=160):
@@ -28,8 +28,8 @@ def test_the_numbers_stand_beside_the_original(report):
     assert line(text, "size ") == "│ size │ 729.0 kB │ 246.0 kB │ 2.96x smaller │"
     assert line(text, "latency p50") == ("│ latency p50 │ 1.200 ms │ 0.828 ms │ 1.45x as fast (1.39 to 1.52) │")
     assert "latency p95" in text
-    assert line(text, "│ top1 ") == "│ top1 │ 91.20 % │ 91.10 % │ -0.10 points (95 %: -0.40 to +0.20) │"
-    assert line(text, "sqnr_db") == "│ sqnr_db │ │ 34.1 dB │ 95 %: 33.9 dB to 34.3 dB │"
+    assert line(text, "│ top1 ") == "│ top1 │ 91.20 % │ 91.10 % │ -0.10 points (-0.40 to +0.20) │"
+    assert line(text, "sqnr_db") == "│ sqnr_db │ │ 34.1 dB │ between 33.9 dB and 34.3 dB │"
     assert "1.25x less" in line(text, "peak memory")
     assert "cpu, 1 thread, batch 1 on A CPU, onnxruntime 1.32.0" in text
 
@@ -86,7 +86,7 @@ def test_it_fits_a_narrow_terminal(report):
     ("size", "text"), [(0, "0 B"), (999, "999 B"), (1024, "1.0 kB"), (246_000, "246.0 kB"), (3 << 30, "3.22 GB")]
 )
 def test_sizes(size, text):
-    assert formatting.size(size) == text
+    assert wording.size(size) == text
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_how_it_did_where_it_was_chosen_stands_beside_how_it_is_judged(report):
     parts = {"calibrate": 512, "select": 300, "judge": 700, "select_is_judge": False, "reason": "because"}
     report |= {"parts": parts, "selected_quality": [{**report["quality"][0], "compressed": 0.925}]}
     text = shown(report, width=200)
-    assert line(text, "│ top1 ").endswith("-0.10 points (95 %: -0.40 to +0.20); chosen at 92.50 % │")
+    assert line(text, "│ top1 ").endswith("-0.10 points (-0.40 to +0.20); chosen at 92.50 % │")
     assert "chosen at" not in line(text, "sqnr_db")
     assert "judged on 700 samples, chosen on 300 others, 512 for calibration" in flowing(text)
     report["parts"] |= {"select_is_judge": True, "select": 700}
@@ -114,7 +114,7 @@ def test_other_outputs_take_one_line_each(report):
     shared = {**first, "original": None, "difference": None, "interval": interval}
     report["quality"] = [
         {**shared, "metric": "top1_agreement", "compressed": 0.995, "output": "logits"},
-        {**shared, "metric": "cosine", "compressed": 0.9999, "output": "vector"},
+        {**shared, "metric": "cosine", "compressed": 0.9999, "output": "vector", "kind": "embedding"},
         {**shared, "metric": "neighbours", "compressed": 0.9, "output": "vector"},
     ]
     report["outputs"] = [
@@ -122,7 +122,7 @@ def test_other_outputs_take_one_line_each(report):
         {"name": "aux", "kind": None, "reason": "nobody reads it", "ignored": True},
     ]
     text = shown(report)
-    assert line(text, "vector: cosine") == "│ vector: cosine │ │ 0.999900 │ neighbours 90.00 % │"
+    assert line(text, "output vector") == "│ output vector (embedding) │ │ │ cosine 0.999900, neighbours 90.00 % │"
     assert "output logits: judged as classes, because Softmax makes it" in text
     assert "output aux: not judged, because nobody reads it" in text
 
@@ -145,12 +145,12 @@ def test_a_decoders_reading_and_writing_stand_apart(report):
         "texts": 1,
         "prompt_tokens": 128,
         "prefill": rate(32.0, 40.0, 1, 128),
-        "decode": rate(4.0, 2.0, 1, 1, clock="cpu"),
+        "decode": rate(4.0, 2.0, 1, 1, clock="cpu", stable=False),
     }
     text = shown(report)
     assert (
         line(text, "first token after 128")
-        == "│ first token after 128 │ 32.0 ms │ 40.0 ms │ 0.80x as fast (1.67 to 2.50) │"
+        == "│ first token after 128 tokens │ 32.0 ms │ 40.0 ms │ 0.80x as fast (1.67 to 2.50) │"
     )
     assert "4000 tokens/s │ 3200 tokens/s │ 0.80x as fast" in line(text, "prompt read")
     assert "250 tokens/s │ 500 tokens/s │ 2.00x as fast (1.67 to 2.50) by CPU time" in line(text, "text written")

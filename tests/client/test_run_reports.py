@@ -2,15 +2,21 @@
 
 import json
 from html import escape
+from importlib import resources
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import jsonschema
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+import onnxpress
+from engine.report.unfinished import Unfinished
 from onnxpress.exit_codes import ExitCode
 from onnxpress.pipeline import Pipeline, fitting
 
 KEY = "opk_test_secret"
+SCHEMA = json.loads(resources.files(onnxpress).joinpath("run.schema.json").read_text())
 JOB = {
     "id": "job_1",
     "kind": "compress",
@@ -67,8 +73,12 @@ def press(scripted, report):
 def reports():
     """Give the files as they are read; the page says how it ended too."""
     told = json.loads(Path("report.json").read_text())
+    jsonschema.validate(told["run"], SCHEMA, format_checker=jsonschema.FormatChecker())
     page = Path("report.html").read_text()
     assert "<h1>Report</h1>" in page or escape(told["run"]["reason"]) in page
+    if told["kind"] == "unfinished":
+        assert Unfinished.model_validate(told, extra="allow").reason
+    assert list(text_string_to_metric_families(Path("report.prom").read_text()))
     return told["run"], Path("report.md").read_text(), ET.parse("report.xml").getroot(), Path("report.prom").read_text()
 
 
@@ -166,6 +176,9 @@ def test_production_is_replaced_on_a_pass_beside_it_only(press, cli, outcome, be
     assert f"## Report: {beside}" in text
     assert f"| latency_p50 max_ratio 1.05 | {beside} | as measured |" in text.partition("## Report")[0]
     assert [suite.get("name") for suite in junit] == ["onnxpress compress", "onnxpress beside @prod"]
+    # The service's page has the figures of both.
+    (page,) = scripted.asked("GET", "/jobs/job_1/report.html")
+    assert page.path.endswith("?beside=job_2")
 
 
 def test_whoever_waits_for_a_job_of_another_step_has_its_reports_too(press, cli):

@@ -192,6 +192,10 @@ def test_from_signing_in_to_a_picked_network(person, embedded, tmp_path):
         # The report that it was picked from, while the network is made.
         other.goto(search)
         person.look("report", other, every_way=True)
+        with other.expect_download() as kept:
+            other.get_by_role("link", name="one HTML file").click()
+        kept.value.save_as(tmp_path / "report.html")
+        opens_anywhere(person, tmp_path / "report.html")
         other.get_by_role("link", name="graph beside the original's").click()
         other.locator("#graph svg").wait_for()
         person.look("graph", other)
@@ -208,6 +212,19 @@ def test_from_signing_in_to_a_picked_network(person, embedded, tmp_path):
         urlsplit(embedded.url).netloc
     }
     assert not person.complaints
+
+
+def opens_anywhere(person, file):
+    """Look at a report that was kept, in a browser that reaches nobody: its charts follow the window, and keep their height."""
+    assert file.stat().st_size < 6_000_000
+    reader = Person(person.context.browser, None, person.pictures)
+    reader.context.set_offline(True)
+    reader.page.goto(file.as_uri())
+    reader.look("kept", every_way=True)
+    assert reader.page.locator(".chart").count() > 4
+    assert reader.asked == {file.as_uri()}
+    assert not reader.complaints
+    reader.close()
 
 
 def test_a_page_that_is_not_there_helps(person, embedded):

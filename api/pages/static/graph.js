@@ -110,7 +110,7 @@ function show(nodes) {
     group.append(make("title", {}, `${node.op} ${node.name}\n${node.told}\n${node.inputs.join(", ")} → ${node.outputs.join(", ")}`));
     group.append(make("rect", { width: WIDTH, height: HEIGHT, rx: 7 }));
     group.append(make("text", { x: 10, y: 18 }, cut(node.op, 26)));
-    group.append(make("text", { x: 10, y: 34, class: "graph-name" }, cut(node.state === "other" ? node.told : node.name || node.outputs[0], 28)));
+    group.append(make("text", { x: 10, y: 34, class: "graph-name" }, cut(node.state === "other" ? node.told : node.name || node.outputs[0], 24)));
     node.element = group;
     svg.append(group);
   }

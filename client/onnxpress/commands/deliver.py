@@ -39,10 +39,12 @@ def fetch(client: Client, record: RunRecord, delivery: Delivery) -> None:
     with about_job(job.id):
         forms = forms_wanted(delivery.reports, delivery.pipeline)
         record.report = client.jobs.report(job.id)
-        record.texts = report_texts(client, job.id, forms)
+        record.texts = report_texts(client, job.id, forms - ({"html"} if record.comparison is not None else set()))
         if record.comparison is not None:
             # The others hold what was measured of one network alone.
             record.texts_beside = report_texts(client, record.comparison.job.id, forms & {"md", "junit.xml"})
+            if "html" in forms:
+                record.texts["html"] = client.jobs.report_page(job.id, beside=record.comparison.job.id)
         if delivery.out:
             with LiveProgress(people()) as live, live.transfer(f"download {delivery.out.name}") as progress:
                 client.jobs.download(job.id, delivery.out, progress=progress, timeout=delivery.deadline.remaining())

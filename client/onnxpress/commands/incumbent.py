@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxpress import wording
 from onnxpress.aliases import UNSAID
 from onnxpress.client import Client
 from onnxpress.commands.options import is_id, is_stored_model
@@ -13,7 +14,6 @@ from onnxpress.deadline import Deadline
 from onnxpress.documents import Job
 from onnxpress.errors import NotFoundError, UsageError
 from onnxpress.live_progress import LiveProgress
-from onnxpress.metric_text import limit_text
 from onnxpress.network_files import digest_network
 from onnxpress.production import Incumbent, comparison_spec, usual_gates
 from onnxpress.run_record import Comparison, RunRecord
@@ -79,7 +79,7 @@ def compare(
     gates = asked.gates or usual_gates(
         job.document.get("spec") or {}, drop, client.datasets.get(judging) if judging else None
     )
-    limits = ", ".join(f"{gate['metric']} {gate['rule']} {limit_text(gate['value'])}" for gate in gates)
+    limits = ", ".join(map(wording.gate_text, gates))
     usual = "" if asked.gates else "; --baseline-gate says otherwise"
     tell(f"beside {incumbent.named} ({incumbent.model}): {limits}{usual}")
     request = JobRequest(comparison_spec(job.document, incumbent, gates), str(job.output_model))

@@ -11,7 +11,7 @@ import typer
 from rich.console import RenderableType
 from rich.table import Table
 
-from onnxpress import formatting
+from onnxpress import wording
 from onnxpress.commands.dataset import image_layout, image_size, number, numbers
 from onnxpress.commands.options import AsJson, Timeout, Url, is_stored_model, writable
 from onnxpress.dataset_conversion import Pixels, csv_to_npz, images_to_npz
@@ -89,7 +89,7 @@ def _table(found: Sequence[Model]) -> Table:
     for column in ("model", "name", "state", "size", "aliases", "tags", *(("expires",) if goes else ())):
         table.add_column(column, no_wrap=column == "model")
     for model in found:
-        size = "" if model.size is None else formatting.size(model.size)
+        size = "" if model.size is None else wording.size(model.size)
         alias = " ".join(model.document.get("aliases") or ())
         row: list[RenderableType] = [
             model.id,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from onnxpress import wording
 from onnxpress.client import Client
 from onnxpress.commands.options import is_id, is_stored_model
 from onnxpress.deadline import Deadline
@@ -16,7 +17,6 @@ from onnxpress.interrupts import cancelled_on_interrupt
 from onnxpress.live_progress import LiveProgress
 from onnxpress.live_search import wait_for
 from onnxpress.loss_limit import loss_limit
-from onnxpress.metric_text import limit_text
 from onnxpress.network_files import digest_network
 from onnxpress.problem import Problem
 from onnxpress.terminal import give, give_json, people, tell
@@ -130,7 +130,7 @@ def dry_run_submission(client: Client, request: JobRequest, deadline: Deadline, 
         tell(f"warning: {warning}")
     for gate in found.get("gate_samples") or ():
         usually = f", about {gate['usually']} where some decisions change" if gate.get("usually") else ""
-        named = f"gate {gate['gate']} {gate['rule']} {limit_text(gate['value'])}"
+        named = f"gate {gate['gate']} {gate['rule']} {wording.limit_value(gate['value'])}"
         tell(f"{named}: takes {gate['needed']} samples{usually}; {gate['judging']} judge")
     if found["cached_from"]:
         tell(f"the result of {found['cached_from']} would answer at once")

@@ -6,7 +6,17 @@ from engine.report.byte_account import BYTE_KINDS
 from engine.report.counted_time import counted
 from engine.report.figures.figure import ACCENT, BAD, COMPRESSED, GOOD, QUIET, UNSURE, Figure, axis, bars_height
 from engine.report.values import Quality, Report
-from engine.report.wording import SHARES, difference, metric_value, milliseconds, times_smaller
+from engine.report.wording import (
+    SHARES,
+    difference,
+    metric_value,
+    milliseconds,
+    parameters_left,
+    share,
+    speed,
+    times_less,
+    times_smaller,
+)
 from engine.report.wording import size as size_text
 
 
@@ -14,7 +24,7 @@ def before_after(report: Report) -> Figure:
     """Show what is left of each cost: size, time, memory, parameters."""
     found = list(_costs(report))
     names = [name for name, *_ in found]
-    shares = [100 * share for _, share, *_ in found]
+    shares = [100 * left for _, left, *_ in found]
     return Figure(
         name="before-after",
         title="Before and after",
@@ -27,7 +37,7 @@ def before_after(report: Report) -> Figure:
                 "orientation": "h",
                 "y": names,
                 "x": shares,
-                "marker": {"color": [GOOD if share < 99.5 else BAD if share > 100.5 else QUIET for share in shares]},
+                "marker": {"color": [GOOD if left < 99.5 else BAD if left > 100.5 else QUIET for left in shares]},
                 "text": [f"{before} → {after}" for _, _, before, after, _ in found],
                 "textposition": "auto",
                 "hovertemplate": "%{y}: %{x:.1f} % of the original<extra></extra>",
@@ -51,25 +61,27 @@ def _costs(report: Report) -> Iterator[tuple[str, float, str, str, str]]:
     size = report.size
     yield _bytes("size", size.original, size.compressed)
     if size.original_download is not None and size.compressed_download is not None:
-        yield _bytes("download", size.original_download, size.compressed_download)
+        yield _bytes("download (deflate)", size.original_download, size.compressed_download)
     if report.latency is not None:
         time = counted(report.latency)
-        before, after = report.latency.original, report.latency.compressed
-        told = (milliseconds(before.p50_ms), milliseconds(after.p50_ms))
-        yield "time of a run (p50)", time.ratio.value, *told, f"{1 / time.ratio.value:.2f}x as fast{time.said}"
-        ratio = report.latency.ratios["p95"].value
-        told = (milliseconds(before.p95_ms), milliseconds(after.p95_ms))
-        yield "time of a run (p95)", ratio, *told, f"{1 / ratio:.2f}x as fast"
+        for name, ratio in (("p50", time.ratio), ("p95", report.latency.ratios["p95"])):
+            before, after = (
+                milliseconds(getattr(of, f"{name}_ms")) for of in (report.latency.original, report.latency.compressed)
+            )
+            yield f"latency {name}", ratio.value, before, after, speed(ratio) + (time.said if name == "p50" else "")
     if report.generation is not None:
-        for name, rate in (("prompt", report.generation.prefill), ("next token", report.generation.decode)):
-            told = (f"{rate.original_tokens_per_s:.1f} tokens/s", f"{rate.compressed_tokens_per_s:.1f} tokens/s")
-            yield f"time of a {name}", rate.ratio.value, *told, f"{1 / rate.ratio.value:.2f}x as fast"
+        for name, rate in (("prompt read", report.generation.prefill), ("text written", report.generation.decode)):
+            before, after = (
+                f"{each:.4g} tokens/s" for each in (rate.original_tokens_per_s, rate.compressed_tokens_per_s)
+            )
+            yield name, rate.ratio.value, before, after, speed(rate.ratio)
     if report.memory is not None:
-        yield _bytes("peak memory", report.memory.original.peak_rss_bytes, report.memory.compressed.peak_rss_bytes)
-    before_count, after_count = report.original.parameters, report.compressed.parameters
-    if before_count:
-        share = after_count / before_count
-        yield "parameters", share, f"{before_count:,}", f"{after_count:,}", f"{100 * share:.1f} % left"
+        left, right = report.memory.original.peak_rss_bytes, report.memory.compressed.peak_rss_bytes
+        yield "peak memory", right / max(left, 1), size_text(left), size_text(right), times_less(left, right)
+    counts = report.original.parameters, report.compressed.parameters
+    if counts[0]:
+        change = report.more_parameters or parameters_left(*counts)
+        yield "parameters", counts[1] / counts[0], f"{counts[0]:,}", f"{counts[1]:,}", change
 
 
 def _bytes(name: str, before: int, after: int) -> tuple[str, float, str, str, str]:
@@ -190,7 +202,7 @@ def bytes_left(report: Report) -> Figure | None:
         return None
     rows = sorted(account.rows, key=lambda row: -row.bytes)
     names = [BYTE_KINDS[row.kind] + (f": {row.reason}" if row.reason else "") for row in rows]
-    biggest = f"{names[0]}, {rows[0].bytes / account.total:.0%}"
+    biggest = f"{names[0]}, {share(rows[0].bytes / account.total, digits=0)}"
     return Figure(
         name="bytes",
         title="Where the bytes are",
@@ -213,7 +225,7 @@ def bytes_left(report: Report) -> Figure | None:
         },
         head=("what", "tensors", "bytes", "share"),
         rows=tuple(
-            (name, str(row.tensors or ""), f"{row.bytes:,}", f"{row.bytes / account.total:.1%}")
+            (name, str(row.tensors or ""), f"{row.bytes:,}", share(row.bytes / account.total))
             for name, row in zip(names, rows, strict=True)
         ),
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from engine.report.detail_parts import Detail, LeftAlone
 from engine.report.figures.figure import UNSURE, Figure, axis, bars_height, shortened
+from engine.report.layer_cost import LayerCost
 from engine.report.pruning_details import DropBlocksDetails, FactoriseDetails, PruneChannelsDetails, PruneWeightsDetails
 from engine.report.quantization_details import (
     DynamicDetails,
@@ -18,8 +19,13 @@ from engine.report.quantization_details import (
     WeightsDetails,
 )
 from engine.report.values import Report
+from engine.report.wording import UNKNOWN, decibel, share, size_or_nothing
 
 _MOST_BARS = 24
+LAYERS_CAPTION = (
+    "Size and share of the time in the original and in the result; SQNR is of the layer's output or weights beside the original's."
+    f" {UNKNOWN}: not known, as where onnxruntime makes one kernel of several layers."
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,8 @@ class Layer:
     node: str
     op: str = ""
     precision: str = ""
+    bytes_before: int | None = None
+    bytes_after: int | None = None
     time_before: float | None = None
     time_after: float | None = None
     sqnr_db: float | None = None
@@ -38,15 +46,53 @@ class Layer:
 
 
 def layers(report: Report) -> tuple[Layer, ...]:
-    """Give what is known of each layer, those that took most of the time first, then in the order of the steps."""
+    """Give what is known of each layer: those that took most of the time first, else the largest, then in the order of the steps."""
     found: dict[str, Layer] = {}
     for step in report.steps:
         details = step.change.details if step.status == "applied" and step.change is not None else None
         if isinstance(details, Detail):
             for node, known in _of(details):
                 found[node] = replace(found.get(node, Layer(node)), **_joined(found.get(node), known))
-    timed = any(layer.time_before is not None for layer in found.values())
-    return tuple(sorted(found.values(), key=lambda layer: -(layer.time_before or 0.0)) if timed else found.values())
+    for cost in report.layers:
+        found[cost.node] = _measured(found.get(cost.node, Layer(cost.node)), cost)
+    return tuple(sorted(found.values(), key=lambda layer: (-(layer.time_before or 0.0), -(layer.bytes_before or 0))))
+
+
+def _measured(layer: Layer, cost: LayerCost) -> Layer:
+    """Add what was measured of the result to what the steps say; these know more of precision and noise."""
+    gone = cost.bytes_after is None and not layer.told
+    return replace(
+        layer,
+        op=layer.op or cost.op,
+        precision=layer.precision or cost.stored or "",
+        bytes_before=cost.bytes_before,
+        bytes_after=cost.bytes_after,
+        time_before=layer.time_before if cost.time_share_before is None else cost.time_share_before,
+        time_after=layer.time_after if cost.time_share_after is None else cost.time_share_after,
+        sqnr_db=cost.output_sqnr_db if layer.sqnr_db is None else layer.sqnr_db,
+        told="gone, or part of another layer" if gone else layer.told,
+    )
+
+
+def layer_table(report: Report) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Give head and rows of the table of layers: columns that no layer has are left out, cells that are not known are dashes."""
+    found = layers(report)
+    columns = {
+        "layer": [layer.node for layer in found],
+        "operator": [layer.op for layer in found],
+        "precision": [layer.precision for layer in found],
+        "size before": [size_or_nothing(layer.bytes_before) for layer in found],
+        "size after": [size_or_nothing(layer.bytes_after) for layer in found],
+        "time before": [share(layer.time_before) for layer in found],
+        "time after": [share(layer.time_after) for layer in found],
+        "SQNR": [decibel(layer.sqnr_db) for layer in found],
+        "sensitivity": ["" if layer.sensitivity is None else f"{layer.sensitivity:.3g}" for layer in found],
+        "zeros": [share(layer.zeros) for layer in found],
+    }
+    told = [layer.told for layer in found]
+    kept = {name: [cell or UNKNOWN for cell in cells] for name, cells in columns.items() if any(cells)}
+    kept |= {"what else": told} if any(told) else {}
+    return tuple(kept), tuple(zip(*kept.values(), strict=True))
 
 
 def _joined(before: Layer | None, known: dict[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
+from engine.report import wording
 from engine.report.figures.figure import ACCENT, COMPRESSED, LEGEND, ORIGINAL, QUIET, Figure, axis, bars_height
 from engine.report.figures.latency import distributions, ratios
 from engine.report.values import ProfileReport, TargetMeasurement, TargetProfile
-from engine.report.wording import milliseconds
+from engine.report.wording import milliseconds, share
 
 _MOST_KINDS = 12
 
@@ -31,9 +32,8 @@ def _at(target: TargetProfile, figure: Figure) -> Figure:
 
 
 def target_name(profile: TargetProfile) -> str:
-    """Name a target as the command line does."""
-    target = profile.target
-    return f"{target.provider}:threads={target.threads},batch={target.batch}"
+    """Name a target."""
+    return wording.target_name(profile.target)
 
 
 def _targets(measured: list[tuple[TargetProfile, TargetMeasurement]]) -> Figure:
@@ -79,7 +79,7 @@ def _operators(found: TargetMeasurement) -> Figure:
     return Figure(
         name="operators",
         title="Where the time goes",
-        caption=f"Time of one run by operator. Most of it: {shown[0].op_type}, {shown[0].share:.0%}.",
+        caption=f"Time of one run by operator. Most of it: {shown[0].op_type}, {share(shown[0].share, digits=0)}.",
         data=(
             {
                 "type": "bar",
@@ -98,7 +98,7 @@ def _operators(found: TargetMeasurement) -> Figure:
         },
         head=("operator", "nodes", "provider", "time of a run", "share"),
         rows=tuple(
-            (each.op_type, str(each.count), each.provider, milliseconds(each.ms), f"{each.share:.1%}")
+            (each.op_type, str(each.count), each.provider, milliseconds(each.ms), share(each.share))
             for each in found.by_type
         ),
     )

@@ -8,7 +8,7 @@ from typing import Any
 from engine.goal import Minimised
 from engine.report.figures.figure import ACCENT, BAD, COMPRESSED, GOOD, LEGEND, QUIET, Figure, axis, wrapped
 from engine.report.search import Level, Measured, MeasuredQuality, SearchReport
-from engine.report.wording import SHARES, metric_value
+from engine.report.wording import SHARES, metric_change, speed_between
 from engine.report.wording import size as size_text
 
 _COST: Mapping[Minimised, str] = {
@@ -17,6 +17,8 @@ _COST: Mapping[Minimised, str] = {
     "memory": "peak memory in bytes",
     "macs": "multiply-accumulates",
 }
+# Said where a point can be picked: on the service's page.
+PICK = " Choose a point to see its recipe and to make it."
 _LEVELS: Mapping[Level, str] = {"refit": "refitted", "short": "trained for a while", "full": "trained"}
 _SYMBOLS: Mapping[Level, str] = {"refit": "circle", "short": "diamond", "full": "square"}
 
@@ -117,7 +119,7 @@ def front_figure(minimise: Minimised, tried: Sequence[Candidate], chosen: int | 
     return Figure(
         name="front",
         title="What there is to choose from",
-        caption=f"{title} against {_COST[minimise]}. {count}{told} Choose a point to see its recipe and to make it.",
+        caption=f"{title} against {_COST[minimise]}. {count}{told}{PICK}",
         data=tuple(data),
         layout=layout,
         head=("trial", "what it is", "cost", metric.metric, "size", "recipe"),
@@ -156,7 +158,7 @@ def _hover(one: Candidate, metric: MeasuredQuality, quality: float) -> str:
     assert measured is not None
     figures = [_quality_text(metric, quality), size_text(measured.size_bytes)]
     if measured.latency_ratio:
-        figures.insert(0, f"{1 / measured.latency_ratio:.2f}x as fast")
+        figures.insert(0, speed_between(measured.latency_ratio, measured.latency_low, measured.latency_high))
     lines = [f"Trial {one.trial}, {_LEVELS[one.level]}", wrapped(one.tried), ", ".join(figures)]
     if one.recipe is not None:
         lines.append(wrapped(_recipe(one)))
@@ -194,9 +196,8 @@ def _axis_title(metric: MeasuredQuality) -> str:
 
 
 def _quality_text(metric: MeasuredQuality, quality: float) -> str:
-    if metric.difference is None:
-        return f"{metric.metric} {metric_value(metric.metric, quality / 100 if metric.metric in SHARES else quality)}"
-    return f"{metric.metric} {quality:+.2f} points" if metric.metric in SHARES else f"{metric.metric} {quality:+.4g}"
+    found = quality / 100 if metric.metric in SHARES else quality
+    return metric_change(metric.metric, found, None if metric.difference is None else found)
 
 
 def _cost(minimise: Minimised, measured: Measured) -> float | None:
@@ -214,7 +215,7 @@ def _cost(minimise: Minimised, measured: Measured) -> float | None:
 def _cost_text(minimise: Minimised, cost: float) -> str:
     match minimise:
         case "latency":
-            return f"{1 / cost:.2f}x as fast" if cost else ""
+            return speed_between(cost) if cost else ""
         case "macs":
             return f"{cost:,.0f}"
         case _:
@@ -222,9 +223,7 @@ def _cost_text(minimise: Minimised, cost: float) -> str:
 
 
 def story_figure(minimise: Minimised, tried: Sequence[Candidate], chosen: int | None) -> Figure | None:
-    """Show how the search went, trial by trial, and the best that held every limit so far; None before the first trial."""
-    if not tried:
-        return None
+    """Show how the search went, trial by trial, and the best that held every limit so far; None before the first has ended."""
     placed = [(one, _cost(minimise, one.measured)) for one in tried if one.measured is not None]
     measured = [(one, cost) for one, cost in placed if cost is not None]
     costs = {one.trial: cost for one, cost in measured}
@@ -233,6 +232,8 @@ def story_figure(minimise: Minimised, tried: Sequence[Candidate], chosen: int | 
         if one.holds and (not best or cost < best[-1][1]):
             best.append((one.trial, cost))
     failed = [one for one in tried if one.state == "failed"]
+    if not measured and not failed:
+        return None
     base = min((cost for _, cost in measured), default=0.0)
     held = sum(one.holds is True for one in tried)
     data: list[dict[str, Any]] = [
@@ -262,12 +263,12 @@ def story_figure(minimise: Minimised, tried: Sequence[Candidate], chosen: int | 
     return Figure(
         name="story",
         title="How the search went",
-        caption=f"Candidates in the order in which they were tried, each by its {_COST[minimise]}: {len(tried)} trials, {held}"
+        caption=f"Candidates in the order in which they were tried, each by its {_COST[minimise]}: {len(measured) + len(failed)} trials have ended, {held}"
         f" within the limits, {len(failed)} failed.{made}",
         data=tuple(trace for trace in data if trace["x"]),
         layout={
             "height": 340,
-            "xaxis": axis("trial"),
+            "xaxis": axis("trial", tickformat="d", dtick=max(1, tried[-1].trial // 12)),
             "yaxis": axis(
                 _COST[minimise], rangemode="tozero", **({} if minimise == "latency" else {"tickformat": "~s"})
             ),

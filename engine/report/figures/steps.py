@@ -20,7 +20,7 @@ def timeline(report: Report) -> Figure | None:
             {
                 "type": "bar",
                 "orientation": "h",
-                "y": [f"{step.index} {step.type}" for step in report.steps],
+                "y": [f"{step.number}: {step.type}" for step in report.steps],
                 "x": [max(step.seconds, 0.01) for step in report.steps],
                 "base": begins,
                 "marker": {"color": [GOOD if step.status == "applied" else QUIET for step in report.steps]},
@@ -38,7 +38,7 @@ def timeline(report: Report) -> Figure | None:
         },
         head=("step", "status", "seconds", "what happened"),
         rows=tuple(
-            (f"{step.index} {step.type}", step.status, f"{step.seconds:.1f}", happened(step)) for step in report.steps
+            (f"{step.number}: {step.type}", step.status, f"{step.seconds:.1f}", happened(step)) for step in report.steps
         ),
     )
 

@@ -14,7 +14,7 @@ def training_curves(report: Report) -> Iterator[Figure]:
         told = step.change or step.refusal
         details = None if told is None else told.details
         if isinstance(details, DistillDetails | QuantizeAwareDetails) and len(details.training.points) > 1:
-            yield _curve(step.index, step.type, details.training)
+            yield _curve(step.number, step.type, details.training)
 
 
 def _curve(index: int, kind: str, record: TrainingRecord) -> Figure:

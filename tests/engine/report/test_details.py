@@ -86,7 +86,7 @@ def test_markdown_has_a_column_for_what_any_layer_has():
     assert "### Layers of step 3" in text
     assert "it fits." in text
     assert "| layer | operator | activation | weight | accumulator load | weight SQNR | output SQNR |" in text
-    assert "| conv | Conv | uint8 | int8 | 50.0% | 40.0 dB | 33.2 dB |" in text
+    assert "| conv | Conv | uint8 | int8 | 50.0 % | 40.0 dB | 33.2 dB |" in text
     assert "| words | Gather |  |  |  | 41.0 dB |  |" in text
     assert "`head` stays in float: it is excluded." in text
 

@@ -20,7 +20,7 @@ def of(name, shown):
 def test_every_part_of_a_report_has_its_figure():
     names = [figure.name for figure in figures(SEARCHED)]
     assert names == [
-        "before-after", "front", "latency", "latency-ratio", "quality", "fidelity", "story", "timeline", "training-1",
+        "before-after", "front", "latency", "latency-ratio", "quality", "fidelity", "story", "timeline", "training-2",
         "sensitivity", "bytes",
     ]  # fmt: skip
     assert len(set(names)) == len(names)
@@ -39,7 +39,7 @@ def test_costs_are_shares_of_the_originals():
     figure = of("before-after", report())
     shares = dict(zip(figure.data[0]["y"], figure.data[0]["x"], strict=True))
     assert shares["size"] == 25.0
-    assert shares["time of a run (p50)"] == 50.0
+    assert shares["latency p50"] == 50.0
     assert ("size", "400.0 kB", "100.0 kB", "4.00x smaller") in figure.rows
 
 
@@ -77,13 +77,13 @@ def test_a_search_that_has_measured_nothing_has_no_front():
 
 def test_layers_that_take_most_come_first():
     found = layers(report())
-    assert [layer.node for layer in found] == ["body", "stem"]
+    assert [layer.node for layer in found] == ["body", "stem", "gone"]
     assert (found[0].precision, found[0].sqnr_db, found[0].sensitivity) == ("int8 weights, uint8", 25.0, 0.02)
 
 
 def test_refused_steps_say_why():
     rows = of("timeline", report()).rows
-    assert rows[2] == ("2 prune_weights", "refused", "1.0", "Zeros save no time here. Leave it out.")
+    assert rows[2] == ("3: prune_weights", "refused", "1.0", "Zeros save no time here. Leave it out.")
 
 
 def test_names_are_shortened_in_the_middle_and_markup_is_no_markup():

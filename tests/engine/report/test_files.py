@@ -75,7 +75,9 @@ def test_prometheus_has_verdict_and_sizes():
     assert 'onnxpress_report_verdict{outcome="pass"} 0\n' in text
     assert 'onnxpress_report_size_bytes{network="compressed"} 100\n' in text
     for line in text.splitlines():
-        assert line.startswith("# TYPE onnxpress_report_") or line == "# EOF" or float(line.rpartition(" ")[2]) >= 0
+        assert line.startswith(
+            ("# TYPE onnxpress_report_", "# HELP onnxpress_report_", "# UNIT onnxpress_report_", "# EOF")
+        ) or (float(line.rpartition(" ")[2]) >= 0)
     assert text.endswith("\n# EOF\n")
 
 
@@ -160,7 +162,7 @@ def test_every_output_is_in_the_files_for_people_and_for_dashboards():
     files = report_files(engine.read_report(told))
     text = files["report.md"].decode()
     assert "| top1_agreement |  | 99.00 % |" in text
-    assert '| output `the "state"` (state) |  | sqnr_db 22, cosine 0.999900 |' in text
+    assert '| output `the "state"` (state) |  | sqnr_db 22.0 dB, cosine 0.999900 |' in text
     assert "| **`logits`** | classes | 1 | so it is |" in text
     assert "| `map` | not judged |  | so it is |" in text
     assert 'metric="sqnr_db",output="the \\"state\\""} 22' in files["report.prom"].decode()

@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 from engine.report.figures.layers import layers
 from engine.report.figures.of_report import figures
 from engine.report.heading import Heading, with_heading
-from engine.report.page import report_page
+from engine.report.page import report_page, unfinished_page
+from engine.report.unfinished import Unfinished
 from tests.report_documents import report
 from tests.search_reports import search_report
 
@@ -45,8 +46,37 @@ def test_every_figure_is_there_with_its_numbers():
         assert {figure.name, f"{figure.name}-caption"} <= set(seen.ids)
     assert all(f"<td>{layer.node}</td>" in page for layer in layers(SEARCHED))
     assert page.count("<summary>The numbers</summary>") == len(figures(SEARCHED))
+    for name in ("size before", "time after", "SQNR", "precision"):
+        assert f'<th scope="col">{name}</th>' in page
+    for cell in ("40.0 kB", "10.0 kB", "20.0 %", "31.0 dB", "\N{EN DASH}"):
+        assert f"<td>{cell}</td>" in page
     data = json.loads(re.search(r'id="figures">(.*?)</script>', page).group(1))
     assert [one["name"] for one in data] == [figure.name for figure in figures(SEARCHED)]
+
+
+def test_what_it_is_to_replace_has_its_figures_behind_its_own():
+    other = report().model_copy(update={"search": None})
+    page = report_page(SEARCHED, HEADING, "/* plotly */", beside=(other, None))
+    seen = Seen(page)
+    assert len(seen.ids) == len(set(seen.ids))
+    assert {f"beside-{figure.name}" for figure in figures(other)} <= set(seen.ids)
+    assert "Beside what it is to replace" in page
+    data = json.loads(re.search(r'id="figures">(.*?)</script>', page).group(1))
+    assert len(data) == len(figures(SEARCHED)) + len(figures(other))
+    assert page.count("/* plotly */") == 1
+
+
+def test_a_job_that_ended_without_a_result_has_a_page_that_says_why():
+    told = Unfinished(
+        job_kind="search", status="failed", code="out_of_memory", reason="<b>Too much.", hint="Take less."
+    )
+    page = unfinished_page(told, HEADING)
+    assert Seen(page).open == []
+    assert "<h1>The search job failed</h1>" in page
+    assert "&lt;b&gt;Too much." in page
+    assert "Take less." in page
+    assert "<code>out_of_memory</code>" in page
+    assert "job_1" in page
 
 
 def test_it_asks_nothing_of_anybody_and_runs_nobodys_words():

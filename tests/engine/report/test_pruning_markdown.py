@@ -112,12 +112,12 @@ def test_what_an_older_worker_wrote_stays_a_table_of_facts():
         (
             WEIGHTS,
             [
-                "| fc | Gemm | 50.0% | wanda | wanda 0.12 |",
-                "| fc2 | Gemm | 50.0% | magnitude |  |",
+                "| fc | Gemm | 50.0 % | wanda | wanda 0.12 |",
+                "| fc2 | Gemm | 50.0 % | magnitude |  |",
                 "`head` stays as it is: the recipe excludes it.",
             ],
         ),
-        (FACTORISE, ["| fc | Gemm | 8, 16 | 25.0% |  | low rank | low rank 0.062 |"]),
+        (FACTORISE, ["| fc | Gemm | 8, 16 | 25.0 % |  | low rank | low rank 0.062 |"]),
         (
             BLOCKS,
             [

@@ -1,0 +1,91 @@
+"""One report says the same figures in the same words: on the terminal, in Markdown, in the file and on the page."""
+
+import re
+from html import unescape
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+import engine
+from engine.report import wording as of_service
+from engine.report.markdown import measures
+from onnxpress import render_report
+from onnxpress import wording as of_client
+from tests.report_documents import report
+from tests.search_reports import search_report
+
+NUMBERS = [0.0, 1e-4, 0.4999, 0.5, 0.996, 1.0, 1.004, 1.0051, 2.0, 9.9999, 10.0, 729_001.0, 3e9]
+
+
+def test_both_sides_have_the_same_words():
+    shared = {
+        "size",
+        "milliseconds",
+        "share",
+        "metric_value",
+        "change",
+        "limit_value",
+        "speed_between",
+        "times_smaller",
+    }
+    shared |= {"times_less", "parameters_left"}
+    assert shared <= {*vars(of_client)} & {*vars(of_service)}
+    for ours, theirs in ((of_client, of_service), (of_service, of_client)):
+        for value in NUMBERS:
+            for name in ("size", "milliseconds", "share", "limit_value"):
+                assert getattr(ours, name)(value) == getattr(theirs, name)(value), name
+            for metric in ("top1", "mse", "cosine", "sqnr_db"):
+                assert ours.metric_value(metric, value) == theirs.metric_value(metric, value)
+                assert ours.change(metric, -value) == theirs.change(metric, -value)
+            for other in NUMBERS[1:]:
+                for name in ("times_smaller", "times_less", "parameters_left"):
+                    assert getattr(ours, name)(value or 1, other) == getattr(theirs, name)(value or 1, other), name
+                assert ours.speed_between(other, other / 2, other * 2) == theirs.speed_between(
+                    other, other / 2, other * 2
+                )
+
+
+def plain(markup):
+    """Give what is read of Markdown or HTML."""
+    text = unescape(re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]+>", "\n", markup, flags=re.DOTALL))
+    return re.sub(r"[`*\\]", "", text)
+
+
+@pytest.fixture(scope="module")
+def told():
+    return report().model_copy(update={"search": search_report(), "kind": "search"})
+
+
+@pytest.fixture(scope="module")
+def terminal(told):
+    console = Console(width=400, record=True, file=StringIO())
+    render_report.show(told.model_dump(mode="json"), console)
+    return console.export_text()
+
+
+def test_every_row_of_the_table_is_said_alike(told, terminal):
+    page = plain(engine.report_page(told, None, ""))
+    lines = [" ".join(line.split()) for line in terminal.splitlines()]
+    for name, *cells in measures(told):
+        if name == "operators":
+            continue
+        row = f"│ {name} │ {' │ '.join(cells)} │"
+        assert " ".join(row.split()) in lines
+    for cells in {row[1:] for figure in engine.figures(told) if figure.name == "before-after" for row in figure.rows}:
+        assert all(cell in page and cell in terminal for cell in cells)
+
+
+def test_gates_and_steps_have_one_name_each(told, terminal):
+    files = engine.report_files(told)
+    written = [plain(files["report.md"].decode()), files["report.junit.xml"].decode()]
+    written.append(plain(engine.report_page(told, None, "")))
+    for result in told.verdict.gates:
+        name = of_service.gate_text(result.gate)
+        assert name == of_client.gate_text(result.gate.model_dump(mode="json"))
+        assert name in terminal
+        assert all(name in text for text in written)
+    markdown = written[0]
+    timeline = next(figure for figure in engine.figures(told) if figure.name == "timeline")
+    assert [row[0] for row in timeline.rows] == [f"{step.number}: {step.type}" for step in told.steps]
+    assert all(row[0] in markdown for row in timeline.rows)
