@@ -23,7 +23,7 @@ _STYLE = """
 --chart-quiet:#6b7784;--chart-accent:#c4b5fd}}
 *{box-sizing:border-box}body{margin:0;background:var(--back);color:var(--fore);font:16px/1.5 system-ui,sans-serif}
 main{max-width:64rem;margin:0 auto;padding:2rem 1rem}h1{font-size:1.6rem;margin:0 0 .25rem}h2{font-size:1.2rem;margin:2.5rem 0 .25rem}
-h3{font-size:1rem;margin:1.5rem 0 .25rem}hr{border:0;border-top:1px solid var(--line);margin:3rem 0 0}
+h3{font-size:1rem;margin:1.5rem 0 .25rem}.beside{border-top:1px solid var(--line);margin-top:3rem;padding-top:2rem}
 .facts,.caption,footer{color:var(--quiet)}.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{text-align:left;vertical-align:top;padding:.35rem .6rem;border-bottom:1px solid var(--line);overflow-wrap:break-word}
 thead th{white-space:nowrap}h1,h2,p{overflow-wrap:anywhere}a{color:var(--chart-compressed)}
@@ -102,7 +102,7 @@ def report_page(
     if beside is not None:
         more = [figure.model_copy(update={"name": f"beside-{figure.name}"}) for figure in figures(beside[0])]
         mark = beside[0].verdict.outcome
-        parts.append(f'<hr><h2>Beside what it is to replace: <span class="{mark}">{MARKS[mark]}</span></h2>')
+        parts.append(f'<h2 class="beside">Beside what it is to replace: <span class="{mark}">{MARKS[mark]}</span></h2>')
         parts += [*_told(*beside), *map(_figure, more)]
         shown = (*shown, *more)
     parts.append(f"<footer>{escape(_where(report))}</footer>")

@@ -13,10 +13,11 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
-from .test_searches import network
 from .test_targets import images
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -33,6 +34,26 @@ _AXE = """axe.run({exclude: [['.chart > *']]}, {resultTypes: ['violations'], pre
 _DRAWN = """[...document.querySelectorAll('.chart')].every((each) => each.querySelector('.main-svg')
   && Math.abs(each.querySelector('.main-svg').clientWidth - each.clientWidth) < 2
   && Math.abs(each.querySelector('.main-svg').clientHeight - each.layout.height) < 2)"""
+
+
+def network():
+    """One hidden layer: as little to measure as there is to search in."""
+    random = np.random.default_rng(0)
+    tensors = {"w1": random.normal(size=(144, 64)) / 12, "w2": random.normal(size=(64, 4)) / 8}
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["f"]),
+        helper.make_node("MatMul", ["f", "w1"], ["h"]),
+        helper.make_node("Relu", ["h"], ["hidden"]),
+        helper.make_node("MatMul", ["hidden", "w2"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "drawn",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, 12, 12])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 4])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in tensors.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
 
 
 @pytest.fixture(scope="module")
