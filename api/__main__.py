@@ -1,6 +1,7 @@
 """`python -m api`: the HTTP edge under uvicorn."""
 
 import ctypes
+import gc
 import ipaddress
 import platform
 import resource
@@ -135,7 +136,10 @@ def main() -> None:
         open_server_secret(settings)
     except (db.RevisionError, SecretError) as error:
         sys.exit(f"onnxpress: {error}")
-    Server(create_app(settings), settings).run()
+    server = Server(create_app(settings), settings)
+    # What is loaded by now stays: no request need wait for a collector that goes through all of it.
+    gc.freeze()
+    server.run()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The engine's compiled form, written where a child finds it: a child that is locked down writes nothing beside its folder."""
 
-import compileall
 import sys
 from pathlib import Path
 
@@ -14,4 +13,7 @@ def compile_engine() -> bool:
     """
     if sys.dont_write_bytecode:
         return False
+    # Children load this module too, and compile nothing.
+    import compileall  # noqa: PLC0415
+
     return bool(compileall.compile_dir(Path(str(engine.__file__)).parent, quiet=2))

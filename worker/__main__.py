@@ -5,6 +5,7 @@ at uploads; `--targets` says which of the proven targets it takes jobs for.
 """
 
 import argparse
+import gc
 import logging
 import os
 import secrets
@@ -49,18 +50,19 @@ def main(argv: list[str] | None = None) -> int:
     tasks.enter(identity)
     app.conf.worker_concurrency = identity.concurrency
     app.conf.task_queues = [Queue(name) for name in identity.queues]
-    app.worker_main(
-        [
-            "worker",
-            "--pool=prefork",
-            f"--loglevel={settings.log_level}",
-            # Workers need not know of each other: the rows do.
-            "--without-gossip",
-            "--without-mingle",
-            "--without-heartbeat",
-        ]
+    # Not by its command line, which loads all of Celery's commands and what draws them in a terminal.
+    worker = app.Worker(
+        pool="prefork",
+        loglevel=settings.log_level,
+        # Workers need not know of each other: the rows do.
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
     )
-    return 0
+    # Pool processes share what is loaded by now: a collector that went through it would copy it, and find nothing to free.
+    gc.freeze()
+    worker.start()
+    return int(worker.exitcode or 0)
 
 
 def _parser(settings: Settings) -> argparse.ArgumentParser:

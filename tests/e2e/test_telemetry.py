@@ -1,5 +1,6 @@
 """P9: nothing phones home, and nothing is left under HOME."""
 
+import json
 import os
 import subprocess
 import sys
@@ -26,8 +27,6 @@ print(json.dumps({"code": code, "sockets": [fd for fd in fds if fd.startswith("s
 
 
 def test_a_run_leaves_home_empty_and_opens_no_socket(tmp_path):
-    import json
-
     home = tmp_path / "home"
     home.mkdir()
     # CI hides onnxruntime's telemetry, so it must not be set here.
@@ -35,7 +34,10 @@ def test_a_run_leaves_home_empty_and_opens_no_socket(tmp_path):
     with np.load(EXAMPLE / "data.npz", allow_pickle=False) as arrays:
         few = {name: array[-200:] for name, array in arrays.items()}
     np.savez(tmp_path / "few.npz", allow_pickle=False, **few)
-    argv = [EXAMPLE / "residual_cnn.onnx", EXAMPLE / "job.json", tmp_path / "few.npz", tmp_path / "out"]
+    passes = [{"type": "simplify"}, {"type": "quantize_static", "measure_layers": False}]
+    spec = {"recipe": {"passes": passes}, "target": {"provider": "cpu", "threads": 1}}
+    (tmp_path / "job.json").write_text(json.dumps(spec))
+    argv = [EXAMPLE / "residual_cnn.onnx", tmp_path / "job.json", tmp_path / "few.npz", tmp_path / "out"]
     done = subprocess.run(
         [sys.executable, "-c", PROBE, *map(str, argv)],
         env=env,
