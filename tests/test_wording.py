@@ -76,6 +76,19 @@ def test_every_row_of_the_table_is_said_alike(told, terminal):
         assert all(cell in page and cell in terminal for cell in cells)
 
 
+def test_a_search_tells_its_speeds_alike(told, terminal):
+    markdown = plain(engine.report_files(told)["report.md"].decode())
+    (point,) = told.search.front
+    told_speed = of_service.speed_between(
+        point.measured.latency_ratio, point.measured.latency_low, point.measured.latency_high
+    )
+    hovers = [trace["text"] for each in engine.figures(told) if each.name == "front" for trace in each.data]
+    assert told_speed == "2.00x as fast (1.96 to 2.04)"
+    assert told_speed in markdown
+    assert told_speed in terminal
+    assert any(told_speed in text for texts in hovers for text in texts)
+
+
 def test_gates_and_steps_have_one_name_each(told, terminal):
     files = engine.report_files(told)
     written = [plain(files["report.md"].decode()), files["report.junit.xml"].decode()]

@@ -69,7 +69,7 @@ def _front_row(point: FrontPoint, chosen: int | None, more: Sequence[str]) -> tu
     costs = {"memory": "" if peak is None else wording.size(peak), "macs": f"{measured['macs']:,}"}
     return (
         str(point.number),
-        _speed(_ratio(measured)),
+        _raced(measured),
         wording.size(measured["size_bytes"]),
         *(costs[name] for name in more),
         _quality(measured.get("quality") or ()),
@@ -91,7 +91,12 @@ def trials_table(trials: Iterable[Trial]) -> Table:
         size = wording.size(values["size_bytes"]) if values else ""
         because = f"{point_text(trial.point, trial.level)}; {trial.because}"
         failed = f". {trial.problem}" if trial.problem else ""
-        row = (str(trial.number), _speed(_ratio(values)), size, _quality(values.get("quality") or ()))
+        row = (
+            str(trial.number),
+            _speed((values.get("latency") or {}).get("value")),
+            size,
+            _quality(values.get("quality") or ()),
+        )
         took = formatting.duration(trial.seconds) if trial.seconds else ""
         table.add_row(*map(safe_text, (*row, _predicted(trial.predicted), trial.state, because + failed, took)))
     return table
@@ -145,7 +150,7 @@ def _report_front(points: Sequence[Json], chosen: int | None) -> Table:
         measured = point["measured"]
         table.add_row(
             str(point["trial"]),
-            _speed(measured.get("latency_ratio")),
+            _measured_speed(measured),
             wording.size(measured["size_bytes"]),
             safe_text(_quality(measured["quality"])),
             _predicted(point.get("predicted")),
@@ -209,15 +214,23 @@ def _ended(search: Json) -> str:
 def _measured(measured: Json | None) -> str:
     if measured is None:
         return ""
-    speed = _speed(measured.get("latency_ratio"))
+    speed = _measured_speed(measured)
     return ", ".join(
         filter(None, (speed, wording.size(measured["size_bytes"]), _quality(measured.get("quality") or ())))
     )
 
 
-def _ratio(values: Json) -> float | None:
+def _raced(values: Json) -> str:
+    """Give the speed of a trial with its interval."""
     latency = values.get("latency")
-    return None if latency is None else float(latency["value"])
+    return "" if latency is None else wording.speed(latency)
+
+
+def _measured_speed(measured: Json) -> str:
+    """Give the speed of what a report tells of, with its interval where there is one."""
+    names = ("latency_ratio", "latency_low", "latency_high")
+    ratio, low, high = (measured.get(name) for name in names)
+    return wording.speed_between(ratio, low, high) if ratio else ""
 
 
 def _speed(ratio: float | None) -> str:

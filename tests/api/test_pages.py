@@ -248,6 +248,10 @@ def test_a_failed_job_says_why_and_what_to_do(service, browser, model):
     text = browser.get(f"/jobs/{job}").text
     assert "Node `odd` cannot be run." in text
     assert "Export it again." in text
+    # What ended without a result has its reports too.
+    links = [each for each in Page(text).addresses if f"/v1/jobs/{job}/report." in each]
+    assert len(links) == len(engine.REPORT_FORMATS) + 1
+    assert "Export it again." in browser.get(next(each for each in links if each.endswith(".html"))).text
 
 
 def test_a_report_is_shown_with_its_figures_layers_and_front(browser, done):

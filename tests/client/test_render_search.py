@@ -79,7 +79,7 @@ def test_a_front_has_predicted_beside_measured_and_says_which_is_chosen(minimise
     text = shown(render_search.front_table(front))
     assert f"front of job_1: the least {minimise} first, so far" in text
     row = line(text, "2.00x as fast")
-    assert row.startswith("│ 4 │ 2.00x as fast │ 180.0 kB │ ")
+    assert row.startswith("│ 4 │ 2.00x as fast (1.96 to 2.04) │ 180.0 kB │ ")
     assert "top1 -0.40 points │ 2.08x as fast, 181.0 kB" in row
     assert row.endswith("distilled │ chosen │")
     assert more in row

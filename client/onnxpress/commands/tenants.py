@@ -10,11 +10,11 @@ from rich.table import Table
 
 from onnxpress.commands.options import AsJson, Url
 from onnxpress.errors import UsageError
-from onnxpress.formatting import size
 from onnxpress.quantities import parse_bytes, parse_number, parse_seconds
 from onnxpress.tenants import Tenant
 from onnxpress.terminal import give, give_json, people, session, tell
 from onnxpress.terminal_text import safe_text
+from onnxpress.wording import size
 
 tenants = typer.Typer(no_args_is_help=True, help="Make, list and limit tenants; needs a key with the scope operator.")
 TenantId = Annotated[
