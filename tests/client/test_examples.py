@@ -9,7 +9,6 @@ import httpx
 import numpy as np
 import onnx
 import pytest
-from sklearn.datasets import load_digits
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -29,6 +28,9 @@ def _serve(folder):
     ],
 )
 def test_an_example_ends_with_a_network_that_is_served(embedded, key, tmp_path, example, name, prepare, right):
+    # Here: it takes seconds to load, and every process with tests reads this file.
+    from sklearn.datasets import load_digits
+
     env = {**os.environ, "ONNXPRESS_URL": embedded.url, "ONNXPRESS_API_KEY": key}
     command = [sys.executable, str(EXAMPLES / example / "compress.py"), "--out", "served"]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)

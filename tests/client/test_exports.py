@@ -12,8 +12,6 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import onnxruntime
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 import onnxpress
 from onnxpress.exit_codes import ExitCode
@@ -44,6 +42,10 @@ def _verified(folder, key, signature="model.sig"):
 
 def _bill(service, model_id):
     bill = service.exports.bill_of_materials(model_id)
+    # Here: it loads a grammar for seconds, and every process with tests reads this file.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
     return bill["metadata"]["component"]
 

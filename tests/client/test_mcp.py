@@ -3,8 +3,6 @@
 import sys
 
 import anyio
-import mcp
-from mcp import StdioServerParameters
 
 TOOLS = {
     "list_models",
@@ -22,6 +20,9 @@ TOOLS = {
 
 def _ask(embedded, key, talk):
     """Start the server as an agent's host does, and talk to it."""
+    # Here: it takes a second to load, and every process with tests reads this file.
+    import mcp
+    from mcp import StdioServerParameters
 
     async def session():
         env = {"ONNXPRESS_URL": embedded.url, "ONNXPRESS_API_KEY": key}

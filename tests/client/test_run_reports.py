@@ -6,7 +6,6 @@ from importlib import resources
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-import jsonschema
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
@@ -73,6 +72,9 @@ def press(scripted, report):
 def reports():
     """Give the files as they are read; the page says how it ended too."""
     told = json.loads(Path("report.json").read_text())
+    # Here: it loads a grammar for seconds, and every process with tests reads this file.
+    import jsonschema
+
     jsonschema.validate(told["run"], SCHEMA, format_checker=jsonschema.FormatChecker())
     page = Path("report.html").read_text()
     assert "<h1>Report</h1>" in page or escape(told["run"]["reason"]) in page
