@@ -328,14 +328,18 @@ class _Resampled:
         chosen = np.flatnonzero(kept)
         chosen = chosen[np.argsort(times[chosen], kind="stable")]
         ordered, drawn = times[chosen], weights[:, chosen]
-        reached = np.cumsum(drawn, axis=1)
-        totals = np.maximum(reached[:, -1], 1)
+        # All resamples behind each other, so that one search finds a quantile in each: nobody else works while this does.
+        reached = np.cumsum(drawn)
+        ends = np.arange(1, len(drawn) + 1) * len(ordered)
+        before = np.concatenate([[0], reached[ends[:-1] - 1]])
+        totals = np.maximum(reached[ends - 1] - before, 1)
         value = {"mean": float(ordered.mean())}
         resampled = {"mean": drawn @ ordered / totals}
         for name, share in _QUANTILES.items():
             # The quantile is always a run that was made, never something between two.
             value[name] = float(np.quantile(ordered, share, method="inverted_cdf"))
-            rank = (reached < (share * totals)[:, None]).sum(axis=1)
+            wanted = np.ceil(share * totals).astype(reached.dtype)
+            rank = np.searchsorted(reached, before + wanted) - (ends - len(ordered))
             resampled[name] = ordered[np.minimum(rank, len(ordered) - 1)]
         return cls(len(ordered), value, resampled)
 

@@ -8,9 +8,11 @@ import os
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import Distribution, distributions
+from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,7 @@ def check_single_onnxruntime(folders: Iterable[Path] | None = None) -> str:
     Raises:
         TargetUnavailableError: none is installed, or more than one owns the folder.
     """
-    owners = _owners_here() if folders is None else _owners(distributions(path=[str(folder) for folder in folders]))
+    owners = _owners_here() if folders is None else _owners(folders)
     if not owners:
         raise TargetUnavailableError(
             "onnxruntime is not installed", hint="Install exactly one of the extras cpu, gpu and openvino."
@@ -87,12 +89,22 @@ def run_errors() -> tuple[type[Exception], ...]:
 
 @cache
 def _owners_here() -> list[str]:
-    """Once per process: what every distribution says of itself takes as long to read as onnxruntime to load."""
-    return _owners(distributions())
+    """Once per process: what was installed when onnxruntime was loaded is what is used."""
+    return _owners(map(Path, sys.path))
 
 
-def _owners(found: Iterable[Distribution]) -> list[str]:
-    return sorted({owner.name for owner in found if _owns_onnxruntime(owner)})
+def _owners(folders: Iterable[Path]) -> list[str]:
+    return sorted({owner.name for owner in _candidates(folders) if _owns_onnxruntime(owner)})
+
+
+def _candidates(folders: Iterable[Path]) -> Iterator[Distribution]:
+    """Give what may own it by its folder's name: to read what every distribution says of itself takes as long as to load it."""
+    for folder in folders:
+        # Zips and folders that are not there may be in the path.
+        with suppress(OSError):
+            for path in sorted(folder.iterdir()):
+                if path.suffix == ".dist-info" and path.name.lower().startswith(("onnxruntime", "ort_", "ort-")):
+                    yield Distribution.at(path)
 
 
 def _owns_onnxruntime(distribution: Distribution) -> bool:
