@@ -164,7 +164,17 @@ def block_weights(turns: int, resamples: int, seed: int) -> NDArray[np.int32]:
     """
     length = max(1, round(turns ** (1 / 3)))
     blocks = -(-turns // length)
-    starts = np.random.default_rng(seed).integers(0, turns, size=(resamples, blocks, 1))
-    drawn = ((starts + np.arange(length)) % turns).reshape(resamples, -1)[:, :turns]
-    flat = drawn + np.arange(resamples)[:, None] * turns
-    return np.bincount(flat.ravel(), minlength=resamples * turns).reshape(resamples, turns).astype(np.int32)
+    starts = np.random.default_rng(seed).integers(0, turns, size=(resamples, blocks))
+    lengths = np.full(blocks, length)
+    # So many turns are drawn as there are: the last block is what is left.
+    lengths[-1] = turns - (blocks - 1) * length
+    # Where blocks begin and end, in rows that go on for as far as a block may reach over the end.
+    width = turns + length
+    first = starts + np.arange(resamples)[:, None] * width
+    begun, ended = (
+        np.bincount(each.ravel(), minlength=resamples * width).astype(np.int16) for each in (first, first + lengths)
+    )
+    covered = np.cumsum((begun - ended).reshape(resamples, width), axis=1, dtype=np.int32)
+    drawn = covered[:, :turns].copy()
+    drawn[:, :length] += covered[:, turns:]
+    return drawn

@@ -327,14 +327,14 @@ class _Resampled:
         """Weigh the kept samples by how often each resample drew their turn."""
         chosen = np.flatnonzero(kept)
         chosen = chosen[np.argsort(times[chosen], kind="stable")]
-        ordered, drawn = times[chosen], weights[:, chosen]
+        ordered, drawn = times[chosen], np.take(weights, chosen, axis=1)
         # All resamples behind each other, so that one search finds a quantile in each: nobody else works while this does.
-        reached = np.cumsum(drawn)
+        reached = np.cumsum(drawn, dtype=np.int32)
         ends = np.arange(1, len(drawn) + 1) * len(ordered)
-        before = np.concatenate([[0], reached[ends[:-1] - 1]])
+        before = np.concatenate([np.zeros(1, np.int32), reached[ends[:-1] - 1]])
         totals = np.maximum(reached[ends - 1] - before, 1)
         value = {"mean": float(ordered.mean())}
-        resampled = {"mean": drawn @ ordered / totals}
+        resampled = {"mean": np.einsum("ij,j->i", drawn, ordered) / totals}
         for name, share in _QUANTILES.items():
             # The quantile is always a run that was made, never something between two.
             value[name] = float(np.quantile(ordered, share, method="inverted_cdf"))

@@ -176,6 +176,7 @@ def test_it_gets_no_environment_and_no_descriptors_of_ours(workspace, monkeypatc
                 "TMPDIR",
                 "LANG",
                 "ORT_DISABLE_TELEMETRY",
+                "PYDANTIC_DISABLE_PLUGINS",
             }
             assert process.environ()["HOME"] == str(workspace)
             opened = {str(path.readlink()) for path in (Path("/proc") / str(process.pid) / "fd").iterdir()}
