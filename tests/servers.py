@@ -20,7 +20,7 @@ from pathlib import Path
 
 import trustme
 
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 _PORTS = range(12_000, 32_000)
 _reserved = Path(tempfile.gettempdir()) / f"onnxpress-test-ports-{os.getuid()}"
 _reserved.mkdir(exist_ok=True)
@@ -236,7 +236,7 @@ class Proxy:
         self._thread.start()
         self._passes.set()
         made = asyncio.start_server(self._pass_on, "127.0.0.1", 0, ssl=self._context)
-        self._server = asyncio.run_coroutine_threadsafe(made, self._loop).result(10)
+        self._server = asyncio.run_coroutine_threadsafe(made, self._loop).result(PATIENCE_S)
         return self
 
     @property
@@ -260,7 +260,7 @@ class Proxy:
     def _do(self, action):
         done = threading.Event()
         self._loop.call_soon_threadsafe(lambda: (action(), done.set()))
-        assert done.wait(10)
+        assert done.wait(PATIENCE_S)
 
     def _cut(self):
         for writer in self._connections:
@@ -274,7 +274,7 @@ class Proxy:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
 
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(end(), self._loop).result(PATIENCE_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(PATIENCE_S)
         self._loop.close()

@@ -139,7 +139,7 @@ def test_interrupted(step, service):
         assert ran.code != 0
         assert _reported(step)["ended"] == "interrupted"
     with pytest.raises(onnxpress.JobFailedError) as caught:
-        service.jobs.wait(jobs[0], timeout=60)
+        service.jobs.wait(jobs[0], timeout=240)
     assert caught.value.job.status == "cancelled"
 
 

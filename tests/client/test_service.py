@@ -122,14 +122,14 @@ def test_an_interrupt_cancels_the_real_job(service, embedded, key, network, data
     argv = [sys.executable, "-m", "onnxpress", *words]
     with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         job_id = process.stdout.readline().strip()
-        for job in service.jobs.updates(job_id, timeout=60):
+        for job in service.jobs.updates(job_id, timeout=240):
             if job.status == "running":
                 break
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=240)
     assert process.returncode == ExitCode.INTERRUPTED, told
     with pytest.raises(onnxpress.JobFailedError) as caught:
-        service.jobs.wait(job_id, timeout=60)
+        service.jobs.wait(job_id, timeout=240)
     assert caught.value.job.status == "cancelled"
 
 
@@ -159,7 +159,7 @@ def test_chains_cached_results_and_archives(service, net, npz, tmp_path):
     first = service.jobs.submit(spec)
     second = service.jobs.submit({**spec, "model": first.output_model})
     assert service.jobs.wait(second.id, timeout=300).succeeded
-    kinds = [event.type for event in service.jobs.events(second.id, timeout=60)]
+    kinds = [event.type for event in service.jobs.events(second.id, timeout=240)]
     assert (kinds[0], kinds[-1]) == ("waiting", "succeeded")
     assert kinds.index("released") < kinds.index("running")
     assert "succeeded" in service.jobs.logs(first.id)
@@ -264,7 +264,7 @@ def test_an_archive_is_sent_once_and_its_download_taken_up(service, net, tmp_pat
 
     cut = []
     monkeypatch.setattr(httpx.Response, "iter_raw", broken)
-    service.models.download(first.id, tmp_path / "back.zip", timeout=60)
+    service.models.download(first.id, tmp_path / "back.zip", timeout=240)
     assert len(cut) == 1
     assert sum(sizes) == (tmp_path / "back.zip").stat().st_size, "no byte came twice"
     with zipfile.ZipFile(tmp_path / "back.zip") as archive:

@@ -125,7 +125,7 @@ class System:
         with self.database.transaction() as session:
             key = keys.create(session, TENANT, "test", ("read", "write")).text
         client = httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {key}"}, timeout=60
+            base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {key}"}, timeout=240
         )
         self.clients.append(client)
         end = time.monotonic() + PATIENCE_S

@@ -57,7 +57,7 @@ class SmallDisk:
     def close(self):
         self.client.close()
         self.process.send_signal(signal.SIGINT)
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=240)
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_a_worker_that_nobody_reaches_commits_nothing_and_works_on_later(system,
     assert (job.status, job.problem) == ("succeeded", None), system.log()
     before = (job.version, [event.id for event in system.events(job_id)])
     far.pass_on()
-    child.wait(60)
+    child.wait(240)
     system.kill_tree(near)
     assert system.inspected(system.upload_network(1)).state == "ready"
     assert (system.job(job_id).version, [event.id for event in system.events(job_id)]) == before

@@ -68,7 +68,7 @@ def test_a_migration_waits_for_the_one_that_is_on(empty):
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=1)
             assert db.revision(empty).state == "empty"
-        waiting.result(timeout=60)
+        waiting.result(timeout=240)
     assert db.revision(empty).state == "current"
 
 

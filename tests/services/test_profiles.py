@@ -234,7 +234,7 @@ def test_ends_and_cancels_at_once_wait_for_each_other_in_one_order(service, ask)
         steps += [lambda claim=claim: end(claim) for claim in claims]
         with ThreadPoolExecutor(3) as pool:
             for done in [pool.submit(step) for step in steps]:
-                done.result(30)
+                done.result(120)
         messages(service)
         assert service.job(job.id).status == "cancelled"
         assert not set(units(service, job).values()) & {"queued", "running", "waiting"}

@@ -279,7 +279,7 @@ def test_a_cancel_beside_a_spawn_leaves_nothing_open(service):
         ]
         with ThreadPoolExecutor(2) as pool:
             for done in [pool.submit(step) for step in steps]:
-                done.result(30)
+                done.result(120)
         assert service.job(job.id).status == "cancelled"
         assert not set(statuses(service, job)) & {"waiting", "queued", "running"}
         messages(service)

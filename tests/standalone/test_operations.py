@@ -50,7 +50,7 @@ def test_no_process_starts_on_a_database_of_another_revision(data, module, revis
     set_revision(data, revision)
     env = {**os.environ, "ONNXPRESS_DATA_DIR": str(data), "ONNXPRESS_PORT": "0"}
     done = subprocess.run(
-        [sys.executable, "-m", module], env=env, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", module], env=env, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 1
     assert sentence in done.stderr

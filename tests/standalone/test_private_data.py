@@ -73,7 +73,7 @@ def test_no_password_is_printed_where_nothing_answers(tmp_path):
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     said = done.stdout + done.stderr

@@ -12,7 +12,7 @@ def _service(tmp_path, name, code, **more):
     return Service(name, [sys.executable, "-c", code], dict(os.environ), tmp_path / f"{name}.log", **more)
 
 
-def _until(condition, seconds=60):
+def _until(condition, seconds=240):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

@@ -14,7 +14,7 @@ from models import Unit
 from services import analyses, jobs, uploads
 from services.attempts import expire_lease
 
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from worker.__main__ import _parser
 from worker.presence import Identity, Presence
 from worker.proof import Proof, prove
 
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 
 
 def test_every_provider_is_proven_or_has_a_reason(tmp_path):
