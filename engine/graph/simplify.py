@@ -19,6 +19,7 @@ from engine.contract import Context
 from engine.errors import EngineError, VerificationFailedError
 from engine.graph import io, verify
 from engine.graph.declaration import Declaration
+from engine.graph.fixed_sizes import use_fixed_sizes
 from engine.graph.self_difference import SelfDifferences
 from engine.graph.spatial_mean import use_global_average_pool
 from engine.graph.tree_ensembles import holds_ensembles, shorten, to_version_5, why_kept
@@ -40,6 +41,7 @@ _BROKEN_RESULT = (
 _SHORTER_TREES, _NEW_TREES = "shorter tree ensembles", "tree ensembles of ai.onnx.ml 5"
 _OF_TREES = frozenset({_SHORTER_TREES, _NEW_TREES})
 _CONTROL_FLOW = frozenset({"If", "Loop"})
+_CONTROL_FLOW_STAGE, _FOLDING, _FOLDING_ALONE = "control flow", "constant folding and fusion", "constant folding"
 
 
 def simplify(model: ir.Model, context: Context) -> Change | Refusal:
@@ -59,6 +61,9 @@ def simplify(model: ir.Model, context: Context) -> Change | Refusal:
         attempt, reason = _attempt(model, (name, stage), (reference, own), feeds, context)
         if attempt is None:
             dropped.append(DroppedStage(stage=name, reason=reason))
+            if name == _FOLDING and stages[0][0] != _CONTROL_FLOW_STAGE:
+                # The other library folds less, and may fold right what this one does not.
+                stages.insert(position + 1, (_FOLDING_ALONE, _fold_by_sizes))
         elif _has_helped(name, model, attempt):
             trees += _saved(model, attempt) if name in _OF_TREES else 0
             _replace(model, attempt)
@@ -93,8 +98,8 @@ class _LibraryFailedError(Exception):
 
 def _stages(model: ir.Model) -> Iterator[tuple[str, Stage]]:
     if any(node.op_type in _CONTROL_FLOW for node in model.graph.all_nodes()) or model.functions:
-        yield "control flow", _onnxscript
-    yield "constant folding and fusion", _onnxslim
+        yield _CONTROL_FLOW_STAGE, _onnxscript
+    yield _FOLDING, _onnxslim
     yield "batch normalisation", _fold_batch_norms
     yield "spatial means", use_global_average_pool
     if holds_ensembles(model):
@@ -137,6 +142,9 @@ def _has_helped(stage: str, before: ir.Model, after: ir.Model) -> bool:
     """Say whether a stage changed anything for the better; those of trees rewrite lists inside nodes."""
     if stage in _OF_TREES:
         return _saved(before, after) > 0
+    if stage == _FOLDING_ALONE:
+        # It also writes operators otherwise that are as many as before.
+        return sum(_counts(after).values()) < sum(_counts(before).values())
     return _counts(after) != _counts(before)
 
 
@@ -151,10 +159,26 @@ def _onnxscript(model: ir.Model) -> ir.Model:
     return rewritten
 
 
-def _onnxslim(model: ir.Model) -> ir.Model:
-    serialized = ir.to_proto(model)
+def _fold_by_sizes(model: ir.Model) -> ir.Model:
+    """Fold constants, and what is computed from sizes of axes that are fixed where those of others, such as the batch, are not."""
     with _library():
-        slimmed: onnx.ModelProto = onnxslim.slim(serialized)
+        folded: ir.Model = onnxscript.optimizer.optimize(model)
+        if use_fixed_sizes(folded):
+            folded = onnxscript.optimizer.optimize(folded)
+    # It folds what the other one leaves, such as tensors of one value; what it took shapes for was wrong.
+    return _slim(folded, infer_shapes=False)
+
+
+def _onnxslim(model: ir.Model) -> ir.Model:
+    return _slim(model)
+
+
+def _slim(model: ir.Model, *, infer_shapes: bool = True) -> ir.Model:
+    serialized = ir.to_proto(model)
+    # Its own annotation takes each option for all of them.
+    options: Any = {"no_shape_infer": not infer_shapes}
+    with _library():
+        slimmed: onnx.ModelProto = onnxslim.slim(serialized, **options)
     return ir.from_proto(slimmed)
 
 
