@@ -173,6 +173,11 @@ class Pass(BaseModel):
         """Whether weights are changed, or chosen, by gradients: then the worker needs PyTorch."""
         return False
 
+    @property
+    def reads_gates(self) -> bool:
+        """Whether what it makes depends on the job's limits on quality, beside whether it is kept: it works towards them."""
+        return False
+
     def work(self, load: Workload) -> Work:
         """Say what the pass will have to do, for an estimate of its time."""
         del load

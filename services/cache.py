@@ -28,7 +28,7 @@ Mode = Literal["use", "refuse"]
 def key(inputs: JobInputs, spec: "engine.Spec") -> str | None:
     """Name the work; None while the network has no bytes, and for profiles: whoever measures wants to know how it is now.
 
-    Limits change no result, so they do not count; nor does what a compression's gates say of costs, for it can be judged anew.
+    Limits on resources change no result, so they do not count; nor do those of a compression's gates that can be judged anew.
     """
     if inputs.model.artifact_digest is None or not engine.makes_network(spec):
         return None
@@ -51,7 +51,7 @@ def _work(spec: "engine.Spec") -> dict[str, Any]:
     # By what gates mean for the work: whoever changes a limit alone asks for the same.
     return {
         "spec": spec.model_dump(mode="json", exclude={"limits", "gates"}),
-        "gates": engine.work_of_gates(spec.gates),
+        "gates": engine.work_of_gates(spec.gates, spec.recipe.passes),
     }
 
 
@@ -140,7 +140,9 @@ def _judged_anew(session: Session, store: Store | None, job: Job, model: Model, 
     except (KeyError, ValueError):
         # Of a version that wrote otherwise.
         return None
-    anew = engine.rejudged(report, spec.gates) if isinstance(report, engine.Report) else None
+    if not isinstance(report, engine.Report):
+        return None
+    anew = engine.rejudged(report, spec.gates, exact=spec.recipe.exact)
     return None if anew is None or anew.verdict.outcome == "inconclusive" else Answer(job, model, anew)
 
 

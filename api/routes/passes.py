@@ -25,6 +25,10 @@ class PassInfo(BaseModel):
     trains: bool = Field(
         description="True: with these defaults it takes a worker with PyTorch; GET /v1/targets says which has it."
     )
+    reads_gates: bool = Field(
+        description="True: with these defaults it works towards the limits on quality, so a job with other ones is other work."
+        " Where no pass of a recipe does, figures of an earlier job are held against them."
+    )
     json_schema: dict[str, Any] = Field(alias="schema", description="JSON schema of the pass in a recipe.")
     defaults: dict[str, Any]
     search_space: dict[str, Any] = Field(description="Parameters that a search may turn, with range or choices.")

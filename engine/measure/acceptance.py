@@ -110,6 +110,13 @@ def _breaks(gate: Gate, quality: Sequence[Quality], size: Size, of_original: Siz
     return None if gate.rule in {"min", "max"} and any(beyond) else found.reason
 
 
+def breaks_quality(quality: Sequence[Quality], gates: Sequence[Gate]) -> bool:
+    """Say whether a gate on quality speaks against a step without loss."""
+    on_quality = (gate for gate in gates if gate.metric in (*TASK_METRICS, *FIDELITY_METRICS))
+    # Such a gate looks at no size.
+    return any(_breaks(gate, quality, Size(original=1, compressed=1), None) is not None for gate in on_quality)
+
+
 def _told_size(change: Change, size: Size) -> Size:
     """Give the sizes that a step is judged by: zeros do not make the file smaller, but its download."""
     if not change.download or size.original_download is None or size.compressed_download is None:

@@ -58,6 +58,7 @@ def _describe(kind: type[Pass]) -> dict[str, Any]:
         "lossless": kind.lossless,
         "needs_data": kind.needs_data,
         "trains": kind().trains,
+        "reads_gates": kind().reads_gates,
         "schema": kind.model_json_schema(),
         "defaults": kind().model_dump(mode="json", exclude={"type"}),
         "search_space": {

@@ -65,6 +65,11 @@ class MixedPrecision(Pass):
             exclude=self.exclude,
         )
 
+    @property
+    def reads_gates(self) -> bool:
+        """Layers stay in float until the limits hold."""
+        return True
+
     def work(self, load: Workload) -> Work:
         """Many networks are made; how much they are run is bounded by time."""
         networks = 3 * len(self.candidates)

@@ -93,6 +93,11 @@ class QuantizeWeights(Pass):
             head_bits=self.head_bits,
         )
 
+    @property
+    def reads_gates(self) -> bool:
+        """How products compute is chosen among what the limits allow."""
+        return self.accuracy == "auto"
+
     def work(self, load: Workload) -> Work:
         """GPTQ runs the calibration samples once for each stage of layers, and solves for each weight."""
         fits = self.method != "rtn" and load.calibrate > 0
