@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from engine import (
@@ -52,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument(
         "spec",
         type=Path,
-        help=f"JSON file: a whole job spec, or only its goal or recipe; or the name of a recipe: {named}",
+        help=f"JSON or YAML (.yaml, .yml) file: a whole job, or only its goal or recipe; or the name of a recipe: {named}",
     )
     job.add_argument("--baseline", type=Path, help=".onnx file that a profile compares with")
     job.add_argument("--student", type=Path, help=".onnx file that the recipe works on instead: `distill` teaches it")
@@ -80,8 +81,12 @@ def _inspect(parsed: argparse.Namespace) -> int:
 def _run(parsed: argparse.Namespace) -> int:
     try:
         spec = _read_spec(parsed.spec)
-    except (ValidationError, json.JSONDecodeError) as error:
-        _say(f"{parsed.spec} is not a job spec: {error}")
+    except FileNotFoundError:
+        named = ", ".join(recipe["name"] for recipe in list_recipes())
+        _say(f"no file {parsed.spec}, and no recipe of that name: {named}")
+        return _USAGE
+    except (ValidationError, ValueError, yaml.YAMLError) as error:
+        _say(f"{parsed.spec} is not a job: {error}")
         return _USAGE
     if parsed.baseline is not None and makes_network(spec):
         _say("--baseline is for profiles: a compression compares with the network that it was given")
@@ -120,7 +125,8 @@ def _complete(parsed: argparse.Namespace) -> None:
 def _read_spec(path: Path) -> Spec:
     if not path.exists() and str(path) in {recipe["name"] for recipe in list_recipes()}:
         return read_spec({"recipe": str(path)})
-    body = json.loads(path.read_bytes())
+    text = path.read_text(encoding="utf-8")
+    body = yaml.safe_load(text) if path.suffix in {".yaml", ".yml"} else json.loads(text)
     if isinstance(body, dict) and "passes" in body:
         body = {"recipe": body}
     elif (

@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import yaml
 
 from engine.__main__ import main
 
@@ -61,8 +62,8 @@ def test_compresses_and_says_so_with_its_exit_code(call, files):
         "recipe": {"passes": [{"type": "simplify"}]},
         "gates": [{"metric": "size_bytes", "rule": "max_ratio", "value": 0.1}],
     }
-    (files / "job.json").write_text(json.dumps(spec))
-    code, out, _ = call("run", "net.onnx", "job.json", "--data", "data.npz", "--out", "made")
+    (files / "job.yaml").write_text(yaml.safe_dump(spec))
+    code, out, _ = call("run", "net.onnx", "job.yaml", "--data", "data.npz", "--out", "made")
     assert code == 3
     assert "fail: size_bytes" in out
 
@@ -95,7 +96,14 @@ def test_a_second_file_judges(call, files, images):
 
 def test_bad_input_has_its_own_codes(call, files):
     (files / "bad.json").write_text(json.dumps({"passes": [{"type": "magic"}]}))
-    assert call("run", "net.onnx", "bad.json", "--out", "made")[0] == 2
+    (files / "bad.yaml").write_text("passes: [unclosed")
+    for name, told in (
+        ("bad.json", "bad.json is not a job"),
+        ("bad.yaml", "bad.yaml is not a job"),
+        ("none.yaml", "no file none.yaml, and no recipe of that name: small, fast, fastest"),
+    ):
+        code, _, err = call("run", "net.onnx", name, "--out", "made")
+        assert (code, told in err) == (2, True), err
     (files / "good.json").write_text(json.dumps({"passes": [{"type": "simplify"}]}))
     code, _, err = call("run", "net.onnx", "good.json", "--baseline", "net.onnx", "--out", "made")
     assert code == 2
