@@ -13,6 +13,7 @@ from engine.gate import FIDELITY_METRICS, KIND_METRICS, KIND_TASKS, MEASURED_WIT
 from engine.gate_samples import GateSamples, gate_samples, too_few
 from engine.inspection import ArrayInfo, DatasetInspection, Inspection, TensorInfo
 from engine.outputs import OutputDeclaration
+from engine.report.wording import SHARES
 from engine.spec import Compress, Profile, Search, Spec, makes_network, targets_of
 from engine.target import Target
 
@@ -405,6 +406,19 @@ def _check_gates(judge: DatasetInspection | None, sizes: Sizes | None, gates: Se
                 )
         elif gate.metric in FIDELITY_METRICS and judge is None:
             raise SpecInvalidError(f"The gate on {gate.metric} needs data, but the job names no dataset.")
+        _refuse_unreachable(gate)
+
+
+def _refuse_unreachable(gate: Gate) -> None:
+    """Raise SpecInvalidError for a limit on a share of samples that no network holds."""
+    if gate.metric in SHARES and gate.rule == "min" and gate.value > 1:
+        raise SpecInvalidError(
+            f"The gate on {gate.label} asks for {100 * gate.value:g} %, which no network reaches.", hint=_as_share(gate)
+        )
+
+
+def _as_share(gate: Gate) -> str:
+    return f"Shares are from 0 to 1: {min(gate.value, 100):g} % is {min(gate.value, 100) / 100:g}."
 
 
 def _check_outputs(inspection: Inspection, spec: Spec, declared: Mapping[str, OutputDeclaration]) -> None:
@@ -511,6 +525,9 @@ def _warnings_of_parts(sizes: Sizes, spec: Spec) -> Iterator[str]:
         few = too_few(gate, sizes.judge)
         if few is not None:
             yield few
+        if gate.metric in SHARES and gate.rule == "max_drop" and gate.value >= 1:
+            lost = f"The gate on {gate.label} allows a loss of {100 * gate.value:g} points, which nothing can exceed."
+            yield f"{lost} {_as_share(gate)}"
     if sizes.judge_labelled == 0:
         yield "The data that judge have no labels: quality is fidelity to the original, not accuracy."
     elif sizes.judge_labelled < _FEW_JUDGED:

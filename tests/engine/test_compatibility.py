@@ -292,6 +292,18 @@ def test_what_too_few_samples_leave_out_is_said():
     assert said(200, "quantize_weights", "prune_channels", "prune_weights") == []
 
 
+def test_a_limit_that_no_network_holds_is_refused_and_one_that_all_hold_is_told():
+    def checked(rule, value):
+        return check_fit(_network(), _data(), _spec(gates=[{"metric": "top1", "rule": rule, "value": value}]))
+
+    with pytest.raises(SpecInvalidError, match="asks for 9500 %") as refused:
+        checked("min", 95)
+    assert refused.value.hint == "Shares are from 0 to 1: 95 % is 0.95."
+    (told,) = checked("max_drop", 1)
+    assert "a loss of 100 points, which nothing can exceed. Shares are from 0 to 1: 1 % is 0.01." in told
+    assert checked("min", 0.95) == checked("max_drop", 0.05) == []
+
+
 def test_gates_that_cannot_pass_on_so_few_samples_are_told_before():
     gates = [{"metric": "top1", "rule": "max_drop", "value": 0.01}]
     few = _data(shape=(300, 3, 8, 8), labelled=240)
