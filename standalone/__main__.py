@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 from services.errors import ServiceError
@@ -94,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="onnxpress-server", description="Compress ONNX networks on your own machines."
     )
+    version = metadata.version("onnxpress-server")
+    parser.add_argument("--version", action="version", version=version, help="show it")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, text: str, run: _Run) -> argparse.ArgumentParser:
@@ -118,10 +121,22 @@ def _processes(verb: _Verb, settings: Settings) -> None:
         _serve,
     )
     _add_data(serving, settings)
-    serving.add_argument("--host", default=settings.host)
-    serving.add_argument("--port", type=int, default=settings.port, help="0 takes a free one (default: %(default)s)")
-    serving.add_argument("--workers", type=int, default=1, help="jobs at the same time (default: %(default)s)")
-    demonstration = verb("demo", "compress a bundled network and show the result", _demo)
+    serving.add_argument(
+        "--host",
+        default=settings.host,
+        help="address to listen at; 0.0.0.0: all of this machine's (default: %(default)s)",
+    )
+    serving.add_argument(
+        "--port", type=int, default=settings.port, help="port to listen at; 0 takes a free one (default: %(default)s)"
+    )
+    serving.add_argument(
+        "--workers", type=int, default=1, help="worker processes, so many jobs at the same time (default: %(default)s)"
+    )
+    demonstration = verb(
+        "demo",
+        "search for a goal on a bundled network and show the result",
+        _demo,
+    )
     demonstration.add_argument(
         "--out", type=Path, default=Path("var/demo"), help="folder of the artifact and its report"
     )
@@ -141,7 +156,7 @@ def _operations(verb: _Verb, settings: Settings) -> None:
     restoring.add_argument("--incomplete", action="store_true", help="also where bytes were damaged already")
     _add_data(restoring, settings)
 
-    pruning = verb("prune", "remove now what the keep_ settings let go", _operation("prune"))
+    pruning = verb("prune", "remove now what the settings ONNXPRESS_KEEP_... let go", _operation("prune"))
     pruning.add_argument("--dry-run", action="store_true", help="only count it")
     _add_data(pruning, settings)
 
@@ -149,7 +164,7 @@ def _operations(verb: _Verb, settings: Settings) -> None:
     billing.add_argument("--out", type=Path, help="file to write (default: print it)")
 
     checking = verb("doctor", "look at every part of the service, and say what to do", _operation("doctor"))
-    checking.add_argument("--json", action="store_true", help="for programs")
+    checking.add_argument("--json", action="store_true", help="give one JSON document")
     _add_data(checking, settings)
 
     testing = verb(
@@ -178,7 +193,8 @@ def _keys(parser: argparse.ArgumentParser, settings: Settings) -> None:
     making.add_argument("--scope", action="append", choices=SCOPES, required=True, help="may be given more than once")
     making.add_argument("--days", type=_days, help="how long it is valid (default: until it is revoked)")
     verb("list", "list the keys", _operation("list_keys"))
-    verb("revoke", "end a key's validity", _operation("revoke_key")).add_argument("id")
+    revoking = verb("revoke", "end a key's validity", _operation("revoke_key"))
+    revoking.add_argument("id", help="the key's, as `keys list` shows it")
 
 
 def _tenants(parser: argparse.ArgumentParser, settings: Settings) -> None:

@@ -71,3 +71,10 @@ def test_options_are_in_small_letters():
     options = [name for one in _commands(typer.main.get_command(app)) for each in one.params for name in each.opts]
     assert len(options) > 100
     assert [name for name in options if name != name.lower()] == []
+
+
+def test_every_command_and_option_says_what_it_is_for():
+    commands = _commands(typer.main.get_command(app))
+    silent = [(one.name, each.name) for one in commands for each in one.params if not (each.help or "").strip()]
+    assert silent == []
+    assert [one.name for one in commands if not (one.help or "").strip()] == []

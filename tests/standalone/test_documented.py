@@ -1,5 +1,6 @@
 """docs/operations.md says what is: its commands parse, its settings exist, its files are there."""
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from settings import Settings
-from standalone.__main__ import _parser
+from standalone.__main__ import _parser, main
 from standalone.docs import _settings
 from worker.__main__ import _parser as worker_parser
 
@@ -25,6 +26,30 @@ def test_every_command_is_one(command):
         worker_parser(Settings()).parse_args(words[1:])
     else:
         assert callable(_parser().parse_args(words).run)
+
+
+# What is not typed here goes on until it is stopped, or is typed elsewhere.
+ELSEWHERE = {
+    "serve": "tests/standalone/test_serve.py",
+    "api": "tests/api/test_process.py",
+    "worker": "tests/worker",
+    "doctor": "tests/e2e/test_doctor.py",
+}
+
+
+def test_the_page_is_typed_in_its_order(tmp_path, monkeypatch, capsys):
+    for name in [name for name in os.environ if name.startswith("ONNXPRESS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ONNXPRESS_DATA_DIR", str(tmp_path / "var"))
+    typed = set()
+    for line in (line for block in BLOCKS for line in block.splitlines() if line.startswith("onnxpress-server ")):
+        _, *words = shlex.split(line, comments=True)
+        if words[0] not in ELSEWHERE:
+            words = [re.sub("^/(srv|backup)/", f"{tmp_path}/", word) for word in words]
+            assert main(words) == 0, (line, capsys.readouterr().err)
+            typed.add(words[0])
+    assert typed == {"migrate", "keys", "tenants", "backup", "restore", "prune"}
+    assert all((ROOT / named).exists() for named in ELSEWHERE.values())
 
 
 def test_every_verb_is_documented():
@@ -48,3 +73,21 @@ def test_every_setting_is_listed_with_what_it_does():
 def test_links_lead_somewhere():
     for link in re.findall(r"\]\(([^)#]+)\)", PAGE):
         assert (ROOT / "docs" / link).exists(), link
+
+
+def _parsers(parser):
+    yield parser
+    for action in parser._actions:
+        for each in (action.choices or {}).values() if action.nargs == "A..." else ():
+            yield from _parsers(each)
+
+
+def test_every_option_says_what_it_is_for():
+    parsers = [*_parsers(_parser()), worker_parser(Settings())]
+    silent = [
+        (parser.prog, action.dest)
+        for parser in parsers
+        for action in parser._actions
+        if not action.help and action.nargs != "A..."
+    ]
+    assert (len(parsers) > 15, silent) == (True, [])
