@@ -128,24 +128,15 @@ def run_action(file, given, folder, github=None, *, env=None, during=None):
     return ran
 
 
-def run_gitlab_job(file, given, folder, *, env=None, during=None):
-    """Run the template's job as GitLab does: what is before it, its script, and what comes after whatever happened."""
+def run_gitlab_job(file, given, folder, *, env=None, during=None, after=False):
+    """Run the template's job as GitLab does: what is before it and its script in one shell; `after`: also what comes after."""
     job = yaml.safe_load(Path(file).read_text())[".onnxpress"]
     settings = {**environment(folder), "GITLAB_CI": "true", **job["variables"], **given, **(env or {})}
+    shell = ["bash", "-eo", "pipefail", "-c"]
     ran = Ran()
-    for part in ("before_script", "script"):
-        code, log = _run(
-            ["bash", "-eo", "pipefail", "-c", "\n".join(job[part])],
-            folder,
-            settings,
-            during if part == "script" else None,
-        )
-        ran.log += log
-        ran.code = ran.code or code
-        if code:
-            break
-    after = _run(["bash", "-eo", "pipefail", "-c", "\n".join(job["after_script"])], folder, settings, None)
-    ran.log += after[1]
+    ran.code, ran.log = _run([*shell, "\n".join([*job["before_script"], *job["script"]])], folder, settings, during)
+    if after:
+        ran.log += _run([*shell, "\n".join(job["after_script"])], folder, settings, None)[1]
     return ran
 
 
