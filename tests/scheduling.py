@@ -21,6 +21,7 @@ TOGETHER = (
         "tests/client/test_pipelines.py",
         "tests/client/test_examples.py",
         "tests/client/test_mlflow.py",
+        "tests/client/test_documented_commands.py",
     ),
     (
         "tests/faults/test_kills.py",
