@@ -43,11 +43,12 @@ _ID = "[0-9a-hjkmnp-tv-z]{26}"
 _TEXT = r"^[^\x00-\x1f\x7f]*$"
 
 _ALIAS = "[a-z0-9][a-z0-9._-]{0,63}"
+_VERSION = r"[^\x00-\x1f\x7f]{1,200}@[1-9][0-9]{0,8}"
 ModelId = Annotated[
     str,
     Field(
-        pattern=f"^(mdl_{_ID}|@{_ALIAS})$",
-        description="A model's id, or `@` and an alias: the model that has it at that moment.",
+        pattern=f"^(mdl_{_ID}|@{_ALIAS}|{_VERSION})$",
+        description="A model's id; or `@` and an alias: the model that has it at that moment; or `NAME@VERSION`, such as `net@3`.",
         examples=["mdl_01jc3f9w3e8q4m2y7d5t6v8xbn"],
     ),
 ]
@@ -321,6 +322,10 @@ class ModelSummary(BaseModel):
 
     id: str
     name: str
+    version: int | None = Field(
+        description="Which one of its name it is, from 1: `NAME@VERSION` stands for the id. The same bytes under a name are the same"
+        " version, and no other bytes ever get its number. null: it is not ready."
+    )
     state: models.ModelState = Field(description="Only a `ready` one can be worked on.")
     sha256: str | None = Field(description="Of the bytes at `content`; null until there are some.")
     artifact: str | None = Field(description="The artifact's digest.")
@@ -344,6 +349,7 @@ class ModelSummary(BaseModel):
         return cls(
             id=row.id,
             name=row.name,
+            version=row.version,
             state=row.in_state,
             sha256=content_sha256(row.artifact),
             artifact=row.artifact_digest,

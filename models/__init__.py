@@ -1,6 +1,17 @@
 """The tables and their states. They know no web, no queue and no engine."""
 
-from models.artifacts import Alias, AliasMove, Archive, Artifact, ArtifactFile, Blob, Dataset, Model, Prunability
+from models.artifacts import (
+    Alias,
+    AliasMove,
+    Archive,
+    Artifact,
+    ArtifactFile,
+    Blob,
+    Dataset,
+    Model,
+    ModelVersion,
+    Prunability,
+)
 from models.base import Base, UtcDateTime, new_id
 from models.jobs import (
     FIRST_OUTPUT,
@@ -58,6 +69,7 @@ __all__ = [
     "LibraryPiece",
     "Model",
     "ModelState",
+    "ModelVersion",
     "Prunability",
     "Tenant",
     "Trial",

@@ -118,11 +118,35 @@ class Model(Weighed, Base):
 
     artifact: Mapped[Artifact | None] = relationship(viewonly=True)
     aliases: Mapped[list["Alias"]] = relationship(viewonly=True, order_by="Alias.moved_at.desc()")
+    numbered: Mapped["ModelVersion | None"] = relationship(
+        viewonly=True,
+        primaryjoin="and_(foreign(Model.tenant_id) == ModelVersion.tenant_id, foreign(Model.name) == ModelVersion.name,"
+        " foreign(Model.artifact_digest) == ModelVersion.digest)",
+    )
 
     @property
     def in_state(self) -> ModelState:
         """The state as a value of the closed set."""
         return ModelState(self.state)
+
+    @property
+    def version(self) -> int | None:
+        """Which version of its name it is, from 1; None before it was ready."""
+        return None if self.numbered is None else self.numbered.version
+
+
+class ModelVersion(Base):
+    """A number that bytes have under a name: the same for the same bytes, and never another's, whatever is deleted or renamed."""
+
+    __tablename__ = "model_version"
+    __table_args__ = (Index(None, "tenant_id", "name", "digest", unique=True),)
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    # Of the artifact, which may be gone.
+    digest: Mapped[str]
+    created_at: Mapped[datetime]
 
 
 class Alias(Base):

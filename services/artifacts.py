@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from sqlalchemy import ColumnElement, Select, delete, func, or_, select
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import InstrumentedAttribute, Session, defer, joinedload, selectinload
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, defer, joinedload, selectinload
 
 from models import (
     Alias,
@@ -22,10 +22,11 @@ from models import (
     Job,
     Model,
     ModelState,
+    ModelVersion,
     Trial,
     new_id,
 )
-from services import db
+from services import db, model_versions
 from services.errors import FieldError, InvalidError, NotFoundError, UnavailableError
 from services.problems import Problem
 from services.storage import Found, Store, Stored
@@ -204,8 +205,8 @@ def add_dataset(
 
 
 def get_model(session: Session, tenant_id: str, model_id: str) -> Model:
-    """Give the tenant's network by its id, or by an alias as `@production`; raises NotFoundError."""
-    return _model(session, _models(tenant_id).where(_is(tenant_id, model_id)), model_id)
+    """Give the tenant's network by its id, an alias as `@production`, or a version as `net@3`; raises NotFoundError."""
+    return _model(session, tenant_id, _models(tenant_id).where(_is(tenant_id, model_id)), model_id)
 
 
 def get_dataset(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
@@ -214,9 +215,9 @@ def get_dataset(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
 
 
 def use_model(session: Session, tenant_id: str, model_id: str) -> Model:
-    """Give the network, by id or `@alias`, which cannot change its state before the transaction ends; raises NotFoundError."""
+    """Give the network, named as for `get_model`, which cannot change its state before the transaction ends; raises NotFoundError."""
     asked = _models(tenant_id).where(_is(tenant_id, model_id)).with_for_update(read=True, of=Model)
-    return _model(session, asked, model_id)
+    return _model(session, tenant_id, asked, model_id)
 
 
 def use_dataset(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
@@ -232,23 +233,28 @@ def list_models(
     *,
     state: ModelState | None = None,
     name: str | None = None,
+    version: int | None = None,
     alias: str | None = None,
     tags: Sequence[str] = (),
     limit: int = 50,
     before: str | None = None,
     whole: bool = False,
 ) -> list[Model]:
-    """Give the tenant's networks, the newest first, those before an id and with all the tags; those of one name are its versions.
+    """Give the tenant's networks, the newest first, those before an id and with all the tags; of one name, of one version of it.
 
     Unless they are wanted `whole`, what they are is not read: of hundreds it is megabytes.
     """
     asked = _models(tenant_id).order_by(Model.id.desc()).limit(limit)
     left_out = () if whole else (defer(Model.inspection),)
-    asked = asked.options(joinedload(Model.artifact), selectinload(Model.aliases), *left_out)
+    asked = asked.options(
+        joinedload(Model.artifact), joinedload(Model.numbered), selectinload(Model.aliases), *left_out
+    )
     if state is not None:
         asked = asked.where(Model.state == state)
     if name is not None:
         asked = asked.where(Model.name == name)
+    if version is not None:
+        asked = asked.where(Model.numbered.has(ModelVersion.version == version))
     if alias is not None:
         asked = asked.where(_is(tenant_id, f"{ALIASED}{alias}"))
     asked = asked.where(*(_has_tag(session, Model.tags, tag) for tag in tags))
@@ -283,14 +289,38 @@ def _models(tenant_id: str) -> Select[Model]:
 
 
 def _is(tenant_id: str, named: str) -> ColumnElement[bool]:
+    version = model_versions.split(named)
+    if version is not None:
+        return Model.id == _newest_of(tenant_id, *version).scalar_subquery()
     if not named.startswith(ALIASED):
         return Model.id == named
     alias = (Alias.tenant_id == tenant_id, Alias.name == named.removeprefix(ALIASED))
     return Model.id.in_(select(Alias.model_id).where(*alias))
 
 
-def _model(session: Session, asked: Select[Model], named: str) -> Model:
+def _newest_of(tenant_id: str, name: str, number: int) -> Select[str]:
+    """Give the newest network with a version's bytes; under another name where none has this one any more."""
+    version = (ModelVersion.tenant_id == tenant_id, ModelVersion.name == name, ModelVersion.version == number)
+    digest = select(ModelVersion.digest).where(*version).scalar_subquery()
+    one = aliased(Model)
+    same = (one.tenant_id == tenant_id, one.artifact_digest == digest, one.state == ModelState.READY)
+    return select(one.id).where(*same).order_by((one.name == name).desc(), one.id.desc()).limit(1)
+
+
+def _no_version(session: Session, tenant_id: str, name: str, number: int) -> NotFoundError:
+    last = model_versions.newest(session, tenant_id, name)
+    if not last:
+        return NotFoundError(f"No model has the name {name}.")
+    if number > last:
+        return NotFoundError(f"The model {name} has no version {number}; the newest is {last}.")
+    return NotFoundError(f"Version {number} of the model {name} has been deleted.")
+
+
+def _model(session: Session, tenant_id: str, asked: Select[Model], named: str) -> Model:
     found = session.scalars(asked).one_or_none()
+    version = model_versions.split(named)
+    if found is None and version is not None:
+        raise _no_version(session, tenant_id, *version)
     if found is None and named.startswith(ALIASED):
         raise NotFoundError(f"No model has the alias {named.removeprefix(ALIASED)}.")
     if found is None:

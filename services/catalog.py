@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from models import Dataset, DatasetState, Job, JobStatus, Model, ModelState, is_final
-from services import aliases, artifacts, variant_library
+from services import aliases, artifacts, model_versions, variant_library
 from services.errors import ConflictError
 from services.storage import Store
 from services.transitions import advance, record
@@ -50,7 +50,10 @@ def update_model(
         aliases.move(session, tenant_id, changes.alias, model.id, mover=mover)
     elif changes.alias is not None:
         aliases.take_all(session, model, mover=mover)
-    return _described(session, model, changes)
+    changed = _described(session, model, changes)
+    if changes.name is not None and changed.in_state is ModelState.READY:
+        model_versions.number(session, changed)
+    return changed
 
 
 def update_dataset(session: Session, tenant_id: str, dataset_id: str, changes: Changes) -> Dataset:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 import engine
 from models import Job, Model, ModelState, Trial, TrialState, is_final, new_id
-from services import db, jobs, trials
+from services import db, jobs, model_versions, trials
 from services.errors import ConflictError, NotFoundError
 from services.transitions import record
 from settings import Settings
@@ -144,6 +144,7 @@ def _network(session: Session, job: Job, trial: Trial) -> Model | None:
     session.add(network)
     session.flush()
     trial.model_id = network.id
+    model_versions.number(session, network)
     record(session, network, "ready", {"trial": trial.number})
     return network
 

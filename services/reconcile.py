@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from models import Job, JobStatus, Unit, UnitStatus, is_final
-from services import attempts, db, retention, units, workers
+from services import attempts, db, model_versions, retention, units, workers
 from services.errors import ServiceError
 from services.problems import PENDING_LIMIT, no_worker_for
 from services.routing import is_train_queue, provider_of
@@ -105,6 +105,7 @@ class Reconciler:
                 if self._workspaces is not None:
                     sweep_workspaces(self._database, self._workspaces)
                 if time.monotonic() >= look_at:
+                    model_versions.number_the_rest(self._database)
                     left = retention.apply_due(self._place, self._settings)
                     look_at = time.monotonic() + (0.0 if left else _RETENTION_S)
             except (SQLAlchemyError, ServiceError, OSError) as error:

@@ -21,7 +21,7 @@ from models import (
     is_final,
     text_bytes,
 )
-from services import db
+from services import db, model_versions
 from services.errors import ConflictError
 from services.webhooks import deliveries
 
@@ -43,6 +43,8 @@ def advance(session: Session, subject: Subject, state: JobStatus | ModelState | 
             subject.progress = None
     else:
         subject.state = state
+        if isinstance(subject, Model) and state is ModelState.READY:
+            model_versions.number(session, subject)
     record(session, subject, state, data)
     deliveries.announce(session, subject, state)
 

@@ -98,6 +98,9 @@ def list_models(  # noqa: PLR0917 - FastAPI calls it by name
     name: Annotated[
         str | None, Query(max_length=200, description="Only those of this name: its versions, the newest first.")
     ] = None,
+    version: Annotated[
+        int | None, Query(ge=1, le=999_999_999, description="With a name: only those that are this version of it.")
+    ] = None,
     alias: Annotated[Alias | None, Query(description="Only the one that has this alias.")] = None,
     tag: Tags = [],  # noqa: B006 - FastAPI copies it
     limit: PageSize = 50,
@@ -109,6 +112,7 @@ def list_models(  # noqa: PLR0917 - FastAPI calls it by name
         scope.tenant_id,
         state=state,
         name=name,
+        version=version,
         alias=alias,
         tags=tag,
         limit=limit + 1,

@@ -61,7 +61,7 @@ class Aliases:
         return Alias.from_document(self._transport.json(ApiRequest("GET", f"/aliases/{name}")))
 
     def move(self, name: str, model: str, *, expected: str | Unsaid | None = UNSAID, note: str | None = None) -> Alias:
-        """Have an alias name a network, given by its id or as `@alias`.
+        """Have an alias name a network, given by its id, `@alias` or `name@version`.
 
         With `expected`, the id of the network that has it as far as the caller knows, or None for nobody, it moves only if
         that is still so; else ConflictError.

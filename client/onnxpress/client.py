@@ -26,6 +26,7 @@ from onnxpress.errors import (
 )
 from onnxpress.exports import Exports
 from onnxpress.file_transfer import Digested, Progress, digest, download
+from onnxpress.model_names import in_address
 from onnxpress.network_files import digest_network
 from onnxpress.pages import PAGE, items, pages
 from onnxpress.problem import Problem
@@ -136,7 +137,7 @@ class _Collection(Generic[S]):
         self._kind = kind
 
     def get(self, item_id: str) -> S:
-        """Give one by its id; a model also as `@alias`."""
+        """Give one by its id; a model also as `@alias` or `name@version`."""
         return self._get(item_id, NEVER)
 
     def list(self, *, tags: Sequence[str] = (), limit: int | None = None) -> Iterator[S]:
@@ -145,7 +146,7 @@ class _Collection(Generic[S]):
         return (self._kind.from_document(one) for one in found)
 
     def _get(self, item_id: str, deadline: Deadline) -> S:
-        return self._kind.from_document(self._transport.json(ApiRequest("GET", f"{self._path}/{item_id}"), deadline))
+        return self._kind.from_document(self._transport.json(ApiRequest("GET", self._address(item_id)), deadline))
 
     def _upload(
         self,
@@ -213,12 +214,13 @@ class _Collection(Generic[S]):
 
     def delete(self, item_id: str) -> None:
         """Remove it; raises ConflictError while a job needs it."""
-        self._transport.fetch(ApiRequest("DELETE", f"{self._path}/{item_id}"))
+        self._transport.fetch(ApiRequest("DELETE", self._address(item_id)))
 
     def _change(self, item_id: str, changes: Mapping[str, Any]) -> S:
-        return self._kind.from_document(
-            self._transport.json(ApiRequest("PATCH", f"{self._path}/{item_id}", body=changes))
-        )
+        return self._kind.from_document(self._transport.json(ApiRequest("PATCH", self._address(item_id), body=changes)))
+
+    def _address(self, item_id: str) -> str:
+        return f"{self._path}/{item_id}"
 
     def _inspected(self, item: S, deadline: Deadline) -> S:
         """Wait until the service has looked at it; raises InvalidError when it was rejected."""
@@ -267,12 +269,12 @@ class Models(_Collection[Model]):
         self, model_id: str, path: AnyPath, *, progress: Progress | None = None, timeout: float | None = None
     ) -> Path:
         """Fetch a model's file, a zip where it has external data; `path` appears complete and checked or not at all."""
-        deadline = Deadline.after(timeout)
-        model = self._get(model_id, deadline)
+        deadline, address = Deadline.after(timeout), self._address(model_id)
+        model = Model.from_document(self._transport.json(ApiRequest("GET", address), deadline))
         digest_of = model.sha256 or model.artifact
         if digest_of is None:
             raise ConflictError(Problem(f"model {model_id} has no bytes yet", code="not_finished"))
-        source = f"/models/{model_id}/content"
+        source = f"{address}/content"
         several = model.sha256 is None
         return download(self._transport, source, digest_of, path, several=several, progress=progress, deadline=deadline)
 
@@ -287,7 +289,7 @@ class Models(_Collection[Model]):
         return self._change(model_id, changes)
 
     def list(self, *, tags: Sequence[str] = (), limit: int | None = None, name: str | None = None) -> Iterator[Model]:
-        """Yield those that have all the tags, newest first; those of one `name` are its versions. `limit` ends the list."""
+        """Yield those that have all the tags, newest first; those of one `name` are its versions, which have numbers. `limit` ends the list."""
         query: dict[str, Any] = {"tag": [*tags]} if tags else {}
         found = pages(self._transport, self._path, query | ({"name": name} if name is not None else {}), limit)
         return (Model.from_document(one) for one in found)
@@ -304,10 +306,10 @@ class Models(_Collection[Model]):
 
         Raises InvalidError where the model cannot be analysed, WaitTimeoutError after `timeout` seconds.
         """
-        deadline = Deadline.after(timeout)
+        deadline, address = Deadline.after(timeout), self._address(model_id)
         while True:
             seconds = max(round(deadline.left(POLL_S), 1), 0.1)
-            request = ApiRequest("GET", f"{self._path}/{model_id}/prunability", query={"wait": seconds}, wait_s=seconds)
+            request = ApiRequest("GET", f"{address}/prunability", query={"wait": seconds}, wait_s=seconds)
             answer = self._transport.fetch(request, deadline)
             if answer.status_code != httpx.codes.ACCEPTED:
                 return Prunability.from_document(read_json(answer))
@@ -316,7 +318,10 @@ class Models(_Collection[Model]):
 
     def lineage(self, model_id: str) -> dict[str, Any]:
         """Give what a model was made from and what was made from it."""
-        return self._transport.json(ApiRequest("GET", f"/models/{model_id}/lineage"))
+        return self._transport.json(ApiRequest("GET", f"{self._address(model_id)}/lineage"))
+
+    def _address(self, item_id: str) -> str:
+        return f"{self._path}/{in_address(self._transport, item_id)}"
 
 
 class Datasets(_Collection[Dataset]):

@@ -53,6 +53,11 @@ class Stored:
 class Model(Stored):
     """A stored network, uploaded or the result of a job."""
 
+    @property
+    def version(self) -> int | None:
+        """Which one of its name it is, from 1; None before it is ready."""
+        return self.document.get("version")
+
 
 @dataclass(frozen=True)
 class Dataset(Stored):

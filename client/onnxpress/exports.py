@@ -9,6 +9,7 @@ from typing import Any, Literal
 from onnxpress.deadline import Deadline
 from onnxpress.errors import UnexpectedAnswerError, UsageError
 from onnxpress.file_transfer import Progress, download
+from onnxpress.model_names import in_address
 from onnxpress.transport import ApiRequest, Transport
 
 Layout = Literal["hub", "triton"]
@@ -26,15 +27,19 @@ class Exports:
 
         Raises ConflictError for one that no job has made.
         """
-        return self._transport.json(ApiRequest("GET", f"/models/{model_id}/loading"))
+        return self._transport.json(ApiRequest("GET", f"/models/{in_address(self._transport, model_id)}/loading"))
 
     def card(self, model_id: str) -> str:
         """Give a network's model card as Markdown."""
-        return self._transport.fetch(ApiRequest("GET", f"/models/{model_id}/card", headers={"Accept": "*/*"})).text
+        return self._transport.fetch(
+            ApiRequest("GET", f"/models/{in_address(self._transport, model_id)}/card", headers={"Accept": "*/*"})
+        ).text
 
     def bill_of_materials(self, model_id: str) -> dict[str, Any]:
         """Give a network's bill of materials (CycloneDX 1.6): digests, ancestors, recipe, measured figures."""
-        return self._transport.json(ApiRequest("GET", f"/models/{model_id}/bom", headers={"Accept": "*/*"}))
+        return self._transport.json(
+            ApiRequest("GET", f"/models/{in_address(self._transport, model_id)}/bom", headers={"Accept": "*/*"})
+        )
 
     def signing_key(self) -> bytes:
         """Give the public key, in PEM, that this service signs with; raises ConflictError where it cannot sign."""
@@ -59,7 +64,7 @@ class Exports:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise UsageError(f"{target} is not an empty folder; name one that is new")
         query = f"layout={layout}&original={str(original).lower()}&max_batch={max_batch}"
-        source = f"/models/{model_id}/export?{query}"
+        source = f"/models/{in_address(self._transport, model_id)}/export?{query}"
         with tempfile.TemporaryDirectory(prefix="onnxpress-") as scratch:
             packed = Path(scratch) / "export.zip"
             digest = self._digest(source, deadline)

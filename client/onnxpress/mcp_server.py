@@ -16,6 +16,7 @@ from onnxpress.errors import OnnxpressError, UsageError, WaitTimeoutError
 from onnxpress.gates import cost_limits, parse_gate
 from onnxpress.goal import MINIMISED
 from onnxpress.loss_limit import loss_limit
+from onnxpress.model_names import is_id, is_stored_model
 from onnxpress.quantities import parse_loss
 
 # An agent's host gives up on a tool that stays silent for longer.
@@ -67,9 +68,12 @@ def _told(tool: Callable[..., Any], failed: type[Exception]) -> Callable[..., An
 
 
 def list_models(client: Client, tag: str | None = None) -> list[dict[str, Any]]:
-    """List stored networks, the newest first: id, name, state, size, alias, tags, and the job that made it."""
+    """List stored networks, the newest first: id, name, version, state, size, aliases, tags, and the job that made it.
+
+    Wherever a network is named, `@ALIAS` or `NAME@VERSION` may stand for the id.
+    """
     found = client.models.list(tags=[tag] if tag else (), limit=_MOST)
-    names = ("id", "name", "state", "size_bytes", "alias", "tags", "parent", "job")
+    names = ("id", "name", "version", "state", "size_bytes", "aliases", "tags", "parent", "job")
     return [{name: model.document.get(name) for name in names} for model in found]
 
 
@@ -103,16 +107,16 @@ def compress(  # noqa: PLR0917 - what an agent may say of a job
 ) -> dict[str, Any]:
     """Submit a compression and give the job at once; `wait` for it then.
 
-    `model` and `data` are files on this machine or ids. With `goal` (latency, size, memory, macs) the service searches under the limits;
+    `model` and `data` are files on this machine or ids; a model also @ALIAS or NAME@VERSION. With `goal` (latency, size, memory, macs) the service searches under the limits;
     with `recipe` (small, fast, fastest, simplify...) it applies that. `max_drop` is what quality may lose, `max_size` such as 2MB or 25%,
     `min_speedup` such as 3, `gates` any other limit such as 'top1 max_drop 0.01'. `effort` is low (3 min), medium (10) or high (30).
     """
     if goal not in MINIMISED:
         raise UsageError(f"goal {goal!r} is not known; it is one of {', '.join(MINIMISED)}")
-    stored = client.models.get(model) if _is_id(model, "mdl_") else client.models.upload(model)
+    stored = client.models.get(model) if is_stored_model(model) else client.models.upload(model)
     dataset = None
     if data is not None:
-        dataset = client.datasets.get(data) if _is_id(data, "dst_") else client.datasets.upload(data, metric=metric)
+        dataset = client.datasets.get(data) if is_id(data, "dst_") else client.datasets.upload(data, metric=metric)
     limits = [parse_gate(gate) for gate in gates or ()] + cost_limits(min_speedup=min_speedup, max_size=max_size)
     if dataset is not None:
         limits.append(loss_limit(parse_loss(max_drop, f"max_drop {max_drop}"), stored, dataset, {}).gate)
@@ -143,12 +147,12 @@ def report(client: Client, job: str) -> str:
 
 
 def card(client: Client, model: str) -> str:
-    """Give a stored network's card (by id or a job's result): what was measured, what it was made from, lines that load it."""
+    """Give a stored network's card (or a job's result): what was measured, what it was made from, lines that load it."""
     return client.exports.card(_result(client, model))
 
 
 def download(client: Client, model: str, path: str, folder: bool = False) -> str:
-    """Write a network (by id, or a job's result) to a new file, or with `folder` as a signed folder with card and bill of materials."""
+    """Write a network (or a job's result) to a new file, or with `folder` as a signed folder with card and bill of materials."""
     target = Path(path)
     if target.exists():
         raise UsageError(f"{target} is there already; name a new one")
@@ -168,10 +172,6 @@ def _result(client: Client, named: str) -> str:
     if output is None:
         raise UsageError(f"job {named} has made no network")
     return output
-
-
-def _is_id(text: str, prefix: str) -> bool:
-    return text.startswith(prefix) and not Path(text).exists()
 
 
 def _of_job(job: Job) -> dict[str, Any]:

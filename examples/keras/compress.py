@@ -1,7 +1,7 @@
 """Keras 3 -> ONNX -> onnxpress: a classifier of 8x8 digits is trained, exported, compressed and written as a folder to serve.
 
-It needs keras 3 with a backend (`KERAS_BACKEND=torch` or `tensorflow`; tensorflow also takes tf2onnx), scikit-learn (for the digits), the
-onnxpress client, and a running service (`make serve`): `python compress.py --out digits`
+It needs keras 3 with PyTorch as its backend (tensorflow takes tf2onnx beside it), onnxscript, scikit-learn (for the digits), the onnxpress
+client, and a running service (`make serve`): `KERAS_BACKEND=torch python compress.py --out digits`. Keras warns of what it traces.
 """
 
 import argparse
@@ -47,7 +47,10 @@ def main() -> None:
             "model": client.models.upload(model).id,
             "dataset": client.datasets.upload(data, metric="top1").id,
             "recipe": {"passes": [{"type": "simplify"}, {"type": "fuse"}, {"type": "quantize_static"}]},
-            "gates": [{"metric": "top1", "rule": "max_drop", "value": 0.03}],
+            "gates": [
+                {"metric": "top1", "rule": "max_drop", "value": 0.03},
+                {"metric": "size_bytes", "rule": "max_ratio", "value": 0.5},
+            ],
         }
         job = client.jobs.wait(client.jobs.submit(spec).id)
         print(client.jobs.report(job.id)["summary"])

@@ -109,6 +109,25 @@ def test_names_tags_and_aliases(service, client):
     assert {one["state"] for one in client.get("/v1/models", params={"state": "ready"}).json()["items"]} == {"ready"}
 
 
+def test_versions_over_http(service, client, stranger):
+    first, second = (service.ready_model(client, content) for content in (b"1", b"2"))
+    name = "numbered"
+    for model in (first, second):
+        client.patch(f"/v1/models/{model}", json={"name": name})
+    assert [client.get(f"/v1/models/{name}@{number}").json()["id"] for number in (1, 2)] == [first, second]
+    (found,) = client.get("/v1/models", params={"name": name, "version": 2}).json()["items"]
+    assert (found["id"], found["version"]) == (second, 2)
+    assert client.put("/v1/aliases/numbered", json={"model": f"{name}@1"}).json()["model"] == first
+    missing = client.put("/v1/aliases/numbered", json={"model": f"{name}@3"})
+    assert (missing.status_code, missing.json()["detail"]) == (
+        404,
+        "The model numbered has no version 3; the newest is 2.",
+    )
+    assert stranger.get(f"/v1/models/{name}@1").status_code == 404
+    assert client.put("/v1/aliases/numbered", json={"model": f"{name}@0"}).status_code == 422
+    assert client.delete("/v1/aliases/numbered").status_code == 204
+
+
 def test_aliases_over_http(service, client, stranger):
     first, second = service.ready_model(client, b"one"), service.ready_model(client, b"two")
     moved = client.put("/v1/aliases/prod", json={"model": first, "expected": None, "note": "first release"})

@@ -292,6 +292,7 @@ def test_an_alias_has_a_trend_of_what_it_has_named(service, browser, done):
 
 def test_a_model_is_shown_with_where_it_comes_from(service, browser, model, done):
     text = browser.get(f"/models/{model}").text
+    assert "version 1" in text
     assert "Gemm" in text
     with service.client() as client:
         output = client.get(f"/v1/jobs/{done[1]}").json()["output_model"]

@@ -214,6 +214,19 @@ def test_completion_is_offered():
     assert told.stdout.split() == ["keys"], told.stderr
 
 
+def test_a_version_stands_for_its_network(scripted, cli, tmp_path):
+    scripted.on("GET", "/models", {"json": {"items": [MODEL | {"version": 2}], "next_cursor": None}})
+    scripted.on("GET", "/models/mdl_1", {"json": MODEL})
+    scripted.on("GET", "/models/mdl_1/content", {"body": LARGE})
+    done = cli(scripted.url, KEY, "download", "a/net@2", "--out", tmp_path / "out.onnx")
+    assert (done.code, (tmp_path / "out.onnx").read_bytes()) == (0, LARGE), done.stderr
+    assert "name=a%2Fnet" in scripted.requests[0].path
+    assert "version=2" in scripted.requests[0].path
+    scripted.on("GET", "/models", {"json": {"items": [], "next_cursor": None}})
+    gone = cli(scripted.url, KEY, "download", "net@9", "--out", tmp_path / "other.onnx")
+    assert (gone.code, "no model net@9" in gone.stderr) == (ExitCode.USAGE, True), gone.stderr
+
+
 def test_aliases(scripted, cli):
     moves = [
         {"model": "mdl_2", "rollback": False, "key": "key_1", "note": "faster", "at": "2026-01-02T03:04:05Z"},

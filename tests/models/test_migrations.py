@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
 
-from models import Base, Dataset, Job, Unit, Worker
+from models import Base, Dataset, Job, Model, Unit, Worker
 from services import db
 
 
@@ -175,6 +175,23 @@ def test_live_rows_of_the_second_revision_go_on(empty):
         command.downgrade(config, "0002")
         payload = connection.execute(text("SELECT payload FROM unit WHERE id = 'j2a'")).scalar_one()
         assert "fast" in str(payload)
+
+
+def test_networks_that_are_there_get_the_numbers_of_their_names(empty):
+    db.upgrade_database(empty, "0010")
+    rows = [("m1", "net", "a"), ("m2", "net", "b"), ("m3", "net", "a"), ("m4", "other", "b"), ("m5", "net", None)]
+    with empty.connect() as connection:
+        _insert(connection, "tenant", id="a", name="a")
+        for digest in "ab":
+            _insert(connection, "artifact", tenant_id="a", digest=digest, kind="model", size=1)
+        for name, called, digest in rows:
+            _insert(connection, "model", id=name, tenant_id="a", name=called, tags="[]", updated_at=_DAY,
+                    state="ready" if digest else "pending", artifact_digest=digest)  # fmt: skip
+        connection.commit()
+    db.upgrade_database(empty)
+    with empty.reading() as session:
+        found = {model.id: model.version for model in session.query(Model)}
+    assert found == {"m1": 1, "m2": 2, "m3": 1, "m4": 1, "m5": None}
 
 
 def test_what_processes_of_the_version_before_insert_is_taken(empty):

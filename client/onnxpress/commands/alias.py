@@ -53,7 +53,9 @@ def history(name: Name, *, as_json: AsJson = False, url: Url = None) -> None:
 @alias.command("set")
 def set_alias(
     name: Name,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Id of a stored model, or @ALIAS.", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A stored model: its id, @ALIAS or NAME@VERSION.", show_default=False)
+    ],
     *,
     note: Note = None,
     as_json: AsJson = False,

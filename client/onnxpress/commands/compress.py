@@ -33,7 +33,9 @@ from onnxpress.terminal import session, tell
 def compress(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="ONNX file, or the id or @ALIAS of a stored model.", show_default=False),
+        typer.Argument(
+            metavar="MODEL", help="ONNX file, or a stored model: its id, @ALIAS or NAME@VERSION.", show_default=False
+        ),
     ],
     *,
     data: Data = None,
@@ -105,13 +107,15 @@ def compress(
     student: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE|ID|@ALIAS",
+            metavar="MODEL",
             help="Network of another architecture with the same inputs and outputs that the recipe works on: `distill` teaches it.",
         ),
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(metavar="FILE|ID|@ALIAS", help="Network that `distill` learns from; by default MODEL."),
+        typer.Option(
+            metavar="MODEL", help="Network that `distill` learns from; by default the one that is compressed."
+        ),
     ] = None,
     gate: Annotated[
         list[str] | None, typer.Option("--gate", metavar="GATE", help=f"Repeatable, any limit: {gates.GATE_FORM}.")
@@ -138,8 +142,8 @@ def compress(
     baseline: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE|ID|@ALIAS",
-            help="What is in production: the result is measured beside it too, and has to hold --baseline-gate.",
+            metavar="MODEL",
+            help="What is in production, such as @prod: the result is measured beside it too, and has to hold --baseline-gate.",
         ),
     ] = None,
     baseline_gate: Annotated[
@@ -172,7 +176,7 @@ def compress(
     front` shows what else there is to choose from, `onnxpress pick` makes it. With --recipe the passes are applied as they stand.
 
     Hashes and uploads, submits, shows progress, prints what was measured beside the original, downloads with the digest
-    checked. stdout holds the job's id, or one JSON document with --json. Exit codes: 0 ok, 2 usage or spec invalid, 3 a
+    checked. stdout holds the job's id, or one JSON document with --json. Exit codes: 0 ok, 2 usage or job invalid, 3 a
     gate failed, 4 the job failed, 5 service error, 6 timeout, 7 inconclusive, 130 interrupted (the remote job is
     cancelled). The network is downloaded whatever the gates say: trust the exit code.
 
@@ -203,7 +207,7 @@ def compress(
         }
         spec = _asked_for(goal_, recipe, search)
         if spec["kind"] == "search" and (student or teacher):
-            raise UsageError("--student and --teacher are for a recipe that teaches; a goal is about MODEL alone")
+            raise UsageError("--student and --teacher are for a recipe that teaches; a goal is about one network alone")
         limits = [
             *map(gates.parse_gate, gate or []),
             *gates.cost_limits(min_speedup=min_speedup, max_size=max_size, max_memory=max_memory, max_p99=max_p99),

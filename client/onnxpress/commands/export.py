@@ -16,6 +16,7 @@ from onnxpress.exit_codes import ExitCode, code_of_verdict
 from onnxpress.exports import LAYOUTS, Layout
 from onnxpress.live_progress import LiveProgress
 from onnxpress.mlflow_registry import register
+from onnxpress.model_names import split_version
 from onnxpress.oci_registry import Reference, Registry
 from onnxpress.ort_format import write_ort_format
 from onnxpress.problem import Problem
@@ -27,7 +28,7 @@ Stored = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="Id of a stored model, `@ALIAS`, or a finished job, whose result it is.",
+        help="Id of a stored model, @ALIAS or NAME@VERSION, or a finished job, whose result it is.",
         show_default=False,
     ),
 ]
@@ -146,17 +147,19 @@ def _check(form: str, to: str, alias: str | None) -> None:
 
 
 def _model_id(client: Client, named: str) -> str:
-    """Give the id of the model that is meant: by its id, its alias, or as a job's result."""
-    if named.startswith("@"):
-        return client.models.by_alias(named[1:]).id
+    """Give the id of the model that is meant: by its id, an alias, a version, or as a job's result."""
     if named.startswith("job_"):
         output = client.jobs.get(named).output_model
         if output is None:
             raise ConflictError(Problem(f"job {named} has made no network", code="no_model"))
         return output
-    if not named.startswith("mdl_"):
-        raise UsageError(f"{named!r} is neither the id of a model or job nor an @alias; `onnxpress push` stores a file")
-    return named
+    if named.startswith("mdl_"):
+        return named
+    if named.startswith("@") or split_version(named) is not None:
+        return client.models.get(named).id
+    raise UsageError(
+        f"{named!r} is neither the id of a model or job nor @ALIAS nor NAME@VERSION; `onnxpress push` stores a file"
+    )
 
 
 def _fetch(

@@ -8,12 +8,12 @@ from typing import Any
 from onnxpress import wording
 from onnxpress.aliases import UNSAID
 from onnxpress.client import Client
-from onnxpress.commands.options import is_id, is_stored_model
 from onnxpress.commands.submit import JobRequest, submit
 from onnxpress.deadline import Deadline
 from onnxpress.documents import Job
 from onnxpress.errors import NotFoundError, UsageError
 from onnxpress.live_progress import LiveProgress
+from onnxpress.model_names import is_id, is_stored_model
 from onnxpress.network_files import digest_network
 from onnxpress.production import Incumbent, comparison_spec, usual_gates
 from onnxpress.run_record import Comparison, RunRecord

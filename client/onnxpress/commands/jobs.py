@@ -27,6 +27,7 @@ from onnxpress.errors import NotFoundError, UsageError
 from onnxpress.interrupts import cancelled_on_interrupt
 from onnxpress.live_progress import LiveProgress
 from onnxpress.live_search import wait_for
+from onnxpress.model_names import split_version
 from onnxpress.pipeline import Pipeline
 from onnxpress.render_report import STYLES, show
 from onnxpress.report_formats import FORMS_HELP, form_of, report_text, report_texts
@@ -188,7 +189,8 @@ def download(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="JOB|MODEL|SHA256", help="A finished job, a model or its @ALIAS, data, or an artifact's digest."
+            metavar="JOB|MODEL|SHA256",
+            help="A finished job, a model (or @ALIAS, NAME@VERSION), data, or an artifact's digest.",
         ),
     ],
     out: Annotated[
@@ -203,14 +205,16 @@ def download(
         with LiveProgress(people()) as live, live.transfer(f"download {out.name}") as progress:
             if SHA256.fullmatch(what):
                 client.artifacts.download(what, out, progress=progress)
-            elif what.startswith(("mdl_", "@")):
+            elif what.startswith(("mdl_", "@")) or split_version(what) is not None:
                 client.models.download(what, out, progress=progress)
             elif what.startswith("dst_"):
                 client.datasets.download(what, out, progress=progress)
             elif what.startswith("job_"):
                 client.jobs.download(what, out, progress=progress)
             else:
-                raise UsageError(f"{what!r} is neither the id of a job, model or dataset, nor an @ALIAS, nor a sha256")
+                raise UsageError(
+                    f"{what!r} is neither the id of a job, model or dataset, nor @ALIAS, nor NAME@VERSION, nor a sha256"
+                )
         if as_json:
             give_json({"out": str(out), "exit_code": 0})
         else:

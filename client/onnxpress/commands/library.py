@@ -13,12 +13,13 @@ from rich.table import Table
 
 from onnxpress import wording
 from onnxpress.commands.dataset import image_layout, image_size, number, numbers
-from onnxpress.commands.options import AsJson, Timeout, Url, is_stored_model, writable
+from onnxpress.commands.options import AsJson, Timeout, Url, writable
 from onnxpress.dataset_conversion import Pixels, csv_to_npz, images_to_npz
 from onnxpress.deadline import Deadline
 from onnxpress.documents import Model
 from onnxpress.errors import UsageError
 from onnxpress.live_progress import LiveProgress
+from onnxpress.model_names import is_stored_model
 from onnxpress.network_files import digest_network
 from onnxpress.render_prunability import show_prunability
 from onnxpress.terminal import give, give_json, people, session, tell
@@ -56,6 +57,8 @@ def push(
         if as_json:
             give_json({"model": stored.document, "exit_code": 0})
         else:
+            if stored.version is not None:
+                tell(f"{stored.name}@{stored.version}")
             give(stored.id)
 
 
@@ -65,7 +68,7 @@ def models(
         list[str] | None, typer.Option("--tag", metavar="TAG", help="Repeatable: only those with all of them.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="TEXT", help="Only those of this name: its versions.")
+        str | None, typer.Option("--name", metavar="TEXT", help="Only those of this name, which are its versions.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Only so many, the newest.")] = 20,
     as_json: AsJson = False,
@@ -86,7 +89,7 @@ def models(
 def _table(found: Sequence[Model]) -> Table:
     table = Table()
     goes = any(model.document.get("expires_at") for model in found)
-    for column in ("model", "name", "state", "size", "aliases", "tags", *(("expires",) if goes else ())):
+    for column in ("model", "name", "version", "state", "size", "aliases", "tags", *(("expires",) if goes else ())):
         table.add_column(column, no_wrap=column == "model")
     for model in found:
         size = "" if model.size is None else wording.size(model.size)
@@ -94,6 +97,7 @@ def _table(found: Sequence[Model]) -> Table:
         row: list[RenderableType] = [
             model.id,
             safe_text(model.name),
+            str(model.version or ""),
             model.state,
             size,
             safe_text(alias),
@@ -108,7 +112,9 @@ def _table(found: Sequence[Model]) -> Table:
 def prunability(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="ONNX file, or the id or @ALIAS of a stored model.", show_default=False),
+        typer.Argument(
+            metavar="MODEL", help="ONNX file, or a stored model: its id, @ALIAS or NAME@VERSION.", show_default=False
+        ),
     ],
     *,
     timeout: Timeout = None,

@@ -9,6 +9,7 @@ from onnxpress.client import Client
 from onnxpress.commands.options import AsJson, Url
 from onnxpress.documents import Dataset, Model
 from onnxpress.errors import UsageError
+from onnxpress.model_names import split_version
 from onnxpress.terminal import give, give_json, session, tell
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -16,7 +17,10 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 def link(
     what: Annotated[
-        str, typer.Argument(metavar="WHAT", help="A finished job, a model, @ALIAS, a dataset, or an artifact's digest.")
+        str,
+        typer.Argument(
+            metavar="WHAT", help="A finished job, a model, @ALIAS, NAME@VERSION, a dataset, or an artifact's digest."
+        ),
     ],
     *,
     hours: Annotated[float, typer.Option(min=0.001, metavar="N", help="How long it is valid.")] = 24.0,
@@ -38,9 +42,7 @@ def _named(client: Client, what: str) -> tuple[str, str | None]:
     """Give the digest that is downloaded, and the file's name."""
     if _SHA256.fullmatch(what):
         return what, None
-    if what.startswith("@"):
-        return _digest(client.models.by_alias(what[1:]))
-    if what.startswith("mdl_"):
+    if what.startswith(("mdl_", "@")) or split_version(what) is not None:
         return _digest(client.models.get(what))
     if what.startswith("dst_"):
         return _digest(client.datasets.get(what))
@@ -49,7 +51,7 @@ def _named(client: Client, what: str) -> tuple[str, str | None]:
         if output is None:
             raise UsageError(f"{what} makes no network")
         return _digest(client.models.get(output))
-    raise UsageError(f"{what!r} is neither the id of a job, model or dataset nor an alias nor a sha256")
+    raise UsageError(f"{what!r} is neither the id of a job, model or dataset nor @ALIAS nor NAME@VERSION nor a sha256")
 
 
 def _digest(found: Model | Dataset) -> tuple[str, str | None]:

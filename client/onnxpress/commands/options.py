@@ -47,16 +47,6 @@ Metric = Annotated[str | None, typer.Option(metavar="NAME", help="What the label
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.", show_default=False)]
 
 
-def is_id(text: str, prefix: str) -> bool:
-    """Tell the id of something stored from the name of a file."""
-    return text.startswith(prefix) and not Path(text).exists()
-
-
-def is_stored_model(text: str) -> bool:
-    """Tell the id or the `@alias` of a stored model from the name of a file."""
-    return is_id(text, "mdl_") or is_id(text, "@")
-
-
 def writable(path: Path | None, option: str) -> None:
     """Refuse a path that cannot be written before work is done for it; raises UsageError."""
     if path is None:

@@ -29,7 +29,9 @@ from onnxpress.terminal import give_json, people, session
 def profile(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="ONNX file, or the id or @ALIAS of a stored model.", show_default=False),
+        typer.Argument(
+            metavar="MODEL", help="ONNX file, or a stored model: its id, @ALIAS or NAME@VERSION.", show_default=False
+        ),
     ],
     *,
     target: Annotated[
@@ -40,7 +42,9 @@ def profile(
     ] = None,
     baseline: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="ONNX file, or the id or @ALIAS of a stored model, to compare with."),
+        typer.Option(
+            metavar="MODEL", help="ONNX file, or a stored model: its id, @ALIAS or NAME@VERSION, to compare with."
+        ),
     ] = None,
     data: Data = None,
     judge: Judge = None,

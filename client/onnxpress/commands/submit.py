@@ -6,7 +6,6 @@ from typing import Any
 
 from onnxpress import wording
 from onnxpress.client import Client
-from onnxpress.commands.options import is_id, is_stored_model
 from onnxpress.deadline import Deadline
 from onnxpress.documents import Job
 from onnxpress.errors import UsageError, error_for
@@ -17,6 +16,7 @@ from onnxpress.interrupts import cancelled_on_interrupt
 from onnxpress.live_progress import LiveProgress
 from onnxpress.live_search import wait_for
 from onnxpress.loss_limit import loss_limit
+from onnxpress.model_names import is_id, is_stored_model
 from onnxpress.network_files import digest_network
 from onnxpress.problem import Problem
 from onnxpress.terminal import give, give_json, people, tell
