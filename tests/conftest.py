@@ -24,7 +24,7 @@ from sqlalchemy import create_engine, make_url, text
 
 import sandbox
 
-from . import scheduling, servers
+from . import rewriting, scheduling, servers
 from .reaper import PROC, Reaper
 from .servers import S3, Redis
 
@@ -61,6 +61,8 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_sessionstart(session):
     if "PYTEST_XDIST_WORKER" not in os.environ and not session.config.option.collectonly:
         sandbox.compile_engine()
+        if getattr(session.config.option, "numprocesses", None):
+            rewriting.rewrite_all(Path(__file__).parent)
     if PROC.is_dir() and not session.config.option.collectonly:
         session.config.stash[_reaper] = Reaper()
         servers.watch = session.config.stash[_reaper].watch
