@@ -24,7 +24,8 @@ from sandbox import processes
 
 MOST_S, END_S = 0.2, 5.0
 PATIENCE_S = 60.0
-BARE = "import sys, engine; from pathlib import Path; engine.inspect_model(Path(sys.argv[1]))"
+# It ends as a child does, without putting Python away.
+BARE = "import os, sys, engine; from pathlib import Path; engine.inspect_model(Path(sys.argv[1])); os._exit(0)"
 FLOOD = """
 import os, signal, sys
 import sandbox.child as child

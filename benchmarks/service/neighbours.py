@@ -39,7 +39,6 @@ HOSTILE: dict[str, Any] = {
     "kind": "profile",
     "targets": [{"provider": "cpu"}],
     "limits": {"max_runtime_s": RUNTIME_S},
-    "cache": "refuse",
 }
 
 

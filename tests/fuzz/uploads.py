@@ -6,6 +6,7 @@ meanwhile. One line of JSON at the end: what was answered, what blames the servi
 
 import itertools
 import json
+import multiprocessing
 import sys
 import tempfile
 import threading
@@ -41,7 +42,9 @@ def made(which):
 class Senders:
     """Upload, and count what becomes of it."""
 
-    def __init__(self, url, key):
+    def __init__(self, url, key, seconds):
+        self._end = time.monotonic() + seconds
+        self.count = 0
         self.client = httpx.Client(
             base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=2 * _WAIT_S, trust_env=False
         )
@@ -50,8 +53,15 @@ class Senders:
         self.errors = {}
         self.blamed = {}
 
+    @property
+    def have_time(self):
+        return time.monotonic() < self._end
+
     def send(self, file):
+        if not self.have_time:
+            return
         name, kind, content = file
+        self.count += 1
         route = _ROUTES[kind]
         answer = self.client.post(
             f"/v1/{route}?wait={_WAIT_S}", content=content, headers={"Content-Type": "application/octet-stream"}
@@ -100,19 +110,21 @@ class Health:
 def upload_all(service, names, seconds):
     """Send files of these names for so long; gives what is printed."""
     before = {name: service.pid(name) for name in PROCESSES}
-    senders = Senders(service.url, service.key_file.read_text().strip())
-    end = time.monotonic() + seconds
-    count = 0
+    senders = Senders(service.url, service.key_file.read_text().strip(), seconds)
     # They are made in another process, so that making them holds nobody up here.
-    with ProcessPoolExecutor(1) as maker, ThreadPoolExecutor(_SIDE_BY_SIDE) as threads, Health(service.url) as health:
-        while time.monotonic() < end and (some := list(itertools.islice(names, _AT_ONCE))):
+    apart = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(1, apart) as maker,
+        ThreadPoolExecutor(_SIDE_BY_SIDE) as threads,
+        Health(service.url) as health,
+    ):
+        while senders.have_time and (some := list(itertools.islice(names, _AT_ONCE))):
             list(threads.map(senders.send, maker.map(made, some)))
-            count += len(some)
             service.tend()
     died = [name for name in PROCESSES if service.pid(name) != before[name]]
     log = (service.data_dir / "log" / "inspect.log").read_text()
     return {
-        "files": count,
+        "files": senders.count,
         "states": dict(senders.states),
         "errors": senders.errors,
         "blamed": senders.blamed,
