@@ -4,12 +4,14 @@ What would take minutes is asked as a dry run: everything is read, uploaded and 
 typed here says why, and who does it.
 """
 
+import importlib
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import wave
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,7 @@ NOT_HERE = {
     "oci://": "takes a registry: tests/client/test_exports.py",
     "mlflow://": "takes an MLflow server: tests/client/test_mlflow.py",
     "model_signing ": "tests/client/test_exports.py",
+    "keras": "keras is not installed: the page says what it was run with",
     "serve.py ": "tests/client/test_examples.py",
     ":9000/predict": "tests/client/test_examples.py",
     "cuda": "takes a GPU",
@@ -49,6 +52,8 @@ NOT_HERE = {
     "box_f1": "takes a detector: tests/engine/measure",
     "perplexity": "takes a decoder: tests/engine/job/test_decoders.py",
 }
+# The extra `text` of the client.
+HAS_TOKENIZERS = find_spec("tokenizers") is not None
 # Blocks whose lines need what another one says.
 SCRIPTS = {"README.md": "tests/e2e/test_readme_curl.py", "docs/transfers.md": "test_an_upload_in_pieces_by_curl"}
 
@@ -66,7 +71,8 @@ def _commands(page):
 
 
 def _is_typed_here(line):
-    return not any(part in line for part in NOT_HERE)
+    is_text = "dataset text" in line or "sentences.npz" in line
+    return not any(part in line for part in NOT_HERE) and (HAS_TOKENIZERS or not is_text)
 
 
 def _saved(path, nodes, inputs, outputs, **weights):
@@ -96,10 +102,17 @@ def _networks(folder):
         _saved(folder / f"{name}.onnx", [node("MatMul", ["input", "w"], ["scores"])], given, said, w=random((width, 2)))
 
 
+def _tokenizer(path):
+    tokenizers = importlib.import_module("tokenizers")
+    words = {word: at for at, word in enumerate(("[PAD]", "[UNK]", "good", "bad"))}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(path))
+
+
 def _raw_data(folder):
     """Make images, recordings, texts and a table of the names that pages give them."""
     pillow = pytest.importorskip("PIL.Image", reason="the extra `images` of the client")
-    tokenizers = pytest.importorskip("tokenizers", reason="the extra `text` of the client")
     random = np.random.default_rng(0)
     for name in ("photos", "FOLDER"):
         for kind in ("cats", "dogs"):
@@ -111,10 +124,8 @@ def _raw_data(folder):
         with wave.open(str(folder / "recordings" / f"{at}.wav"), "wb") as file:
             file.setparams((1, 2, 16000, 0, "NONE", ""))
             file.writeframes(random.integers(-9999, 9999, 16000 * 4, dtype=np.int16).tobytes())
-    words = {word: at for at, word in enumerate(("[PAD]", "[UNK]", "good", "bad"))}
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    made.save(str(folder / "tokenizer.json"))
+    if HAS_TOKENIZERS:
+        _tokenizer(folder / "tokenizer.json")
     (folder / "sentences.txt").write_text("good\nbad\n" * 64)
     (folder / "reviews.csv").write_text("text,mood\n" + "good,1\nbad,0\n" * 8)
     (folder / "rows.csv").write_text("a,b,c,outcome\n" + "1,2,3,0\n4,5,7,1\n" * 64)
