@@ -2,7 +2,8 @@
 
     python -m benchmarks.quantization [case ...] [--only ours|peers] [--keep] [--quick]
 
-Cases are those of benchmarks.cases, and `int4`, `calibration`, `large`, `gptq` and `gptq_layers`. Results go to var/benchmarks/quantization.
+Cases are those of benchmarks.cases, and `int4`, `calibration`, `large`, `gptq`, `gptq_encoder_layers`
+and `gptq_decoder_layers`. Results go to var/benchmarks/quantization.
 """
 
 import argparse
