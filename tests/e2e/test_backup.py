@@ -64,6 +64,15 @@ class Load:
         self.pool = ThreadPoolExecutor(2)
         self.clients = [self.pool.submit(self._run, number) for number in range(2)]
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_exc):
+        # Whatever has failed: nobody waits for what no longer comes.
+        self.stopped.set()
+        self.goes_on.set()
+        self.pool.shutdown()
+
     def _run(self, number):
         turns = 0
         with client_of(self.service) as client:
@@ -92,9 +101,7 @@ class Load:
     def stop(self):
         self.stopped.set()
         self.goes_on.set()
-        turns = sum(one.result() for one in self.clients)
-        self.pool.shutdown()
-        return turns
+        return sum(one.result() for one in self.clients)
 
 
 def listed(client, what):
@@ -160,8 +167,10 @@ def test_a_backup_under_load_restores_to_a_service_that_serves_all(urls, tmp_pat
     # What ran or waited at the moment of the backup is taken when its lease is over, or its message counts as lost.
     for name, seconds in {"LEASE": 5, "RENEW": 1, "RESEND": 2, "RECONCILE": 0.5}.items():
         monkeypatch.setenv(f"ONNXPRESS_{name}_S", str(seconds))
-    with Embedded(tmp_path / "one", host="127.0.0.1", port=0, workers=1, say=print) as service:
-        load = Load(service)
+    with (
+        Embedded(tmp_path / "one", host="127.0.0.1", port=0, workers=1, say=print) as service,
+        Load(service) as load,
+    ):
         with closing(client_of(service)) as client:
             until_jobs(client, lambda statuses: "succeeded" in statuses)
         load.goes_on.set()
