@@ -27,6 +27,8 @@ from engine.target import Target
 _MOVES = frozenset(
     {"Cast", "DequantizeLinear", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 )
+# ONNX Runtime computes them in the kernel of the layer before them.
+_ACTIVATIONS = frozenset({"Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
 _DEPTH = 8
 # Tables of fewer numbers are axes, shapes and epsilons.
 _FEWEST = 16
@@ -58,12 +60,27 @@ class _Network:
     makers: Mapping[str, str]
     # By node outside branches and loops: its first output, where that is of floats.
     floats: Mapping[str, str]
+    # By node of an activation function: its operator, and the node that it follows.
+    activations: Mapping[str, tuple[str, str]]
+    all_named: bool
 
     @classmethod
     def of(cls, path: Path) -> Self:
         model = io.load(path)
         makers = {str(output.name): node_name(node) for node in model.graph.all_nodes() for output in node.outputs}
-        return cls(path, _held(model), makers, dict(_floats(model)))
+        all_named = all(node.name for node in model.graph.all_nodes())
+        return cls(path, _held(model), makers, dict(_floats(model)), dict(_activations(model)), all_named)
+
+    def profiled(self) -> sessions.ModelSource:
+        """Give the network with a name for every node: a profile says nothing of the others."""
+        if self.all_named:
+            return self.path
+        model = io.load(self.path)
+        if io.weight_bytes(model) > io.SINGLE_FILE_BYTES:
+            return self.path
+        for node in model.graph.all_nodes():
+            node.name = node_name(node)
+        return io.to_bytes(model)
 
 
 class LayerCosts:
@@ -82,7 +99,7 @@ class LayerCosts:
         """Add each layer's share of the time of all nodes, as far as onnxruntime's profile names it."""
         names = {cost.node for cost in self.costs}
         before, after = (
-            _shares(latency.per_op(network.path, feeds, target, lock=lock, runs=_RUNS), names, network.makers)
+            _shares(latency.per_op(network.profiled(), feeds, target, lock=lock, runs=_RUNS), names, network)
             for network in (self._original, self._result)
         )
         self.costs = tuple(
@@ -211,12 +228,17 @@ def _layer_of(name: str, layers: Container[str]) -> str | None:
     return None
 
 
-def _shares(profile: OpProfile, layers: Container[str], makers: Mapping[str, str]) -> dict[str, float]:
-    """Give each layer's share of the time; kernels have the name of a node, or of its output."""
+def _shares(profile: OpProfile, layers: Container[str], network: _Network) -> dict[str, float]:
+    """Give each layer's share of the time; kernels have the name of a node, or of its output.
+
+    A kernel that takes in the activation function behind a layer has that one's name, and the layer's operator.
+    """
     total, found = sum(cost.ms for cost in profile.by_node), dict[str, float]()
     for cost in profile.by_node:
         kernel = KERNEL_SUFFIX.sub("", cost.node or "")
-        layer = _layer_of(makers.get(kernel, kernel), layers)
+        name = network.makers.get(kernel, kernel)
+        operator, before = network.activations.get(name, (cost.op_type, name))
+        layer = _layer_of(name if operator == cost.op_type else before, layers)
         if layer is not None and total > 0:
             found[layer] = found.get(layer, 0.0) + cost.ms / total
     return {layer: round(share, 4) for layer, share in found.items()}
@@ -228,6 +250,13 @@ def _floats(model: ir.Model) -> Iterator[tuple[str, str]]:
         output = node.outputs[0]
         if output.name and (output.dtype is None or output.dtype.is_floating_point()):
             yield node_name(node), output.name
+
+
+def _activations(model: ir.Model) -> Iterator[tuple[str, tuple[str, str]]]:
+    for node in model.graph:
+        maker = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+        if node.op_type in _ACTIVATIONS and maker is not None and len(maker.outputs[0].uses()) == 1:
+            yield node_name(node), (node.op_type, node_name(maker))
 
 
 def _giving(model: ir.Model, names: Iterable[str]) -> bytes:

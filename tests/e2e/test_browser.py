@@ -182,11 +182,9 @@ def test_from_signing_in_to_a_picked_network(person, embedded, tmp_path):
 
     # What can be looked at while it goes on, in another tab.
     other = person.tab()
-    other.goto("/jobs/new")
-    person.look("new-job", other, every_way=True)
-    for name in ("jobs", "models", "targets", "keys"):
-        other.goto(f"/{name}")
-        person.look(name, other)
+    for path in ("jobs/new", "jobs", "models", "targets", "keys"):
+        other.goto(f"/{path}")
+        person.look(path.replace("/", "-"), other)
     # Nothing is reloaded by hand: the page is told of candidates while they are tried, and of the end.
     page.locator("#live #figure-story").wait_for(state="attached")
     person.look("live")

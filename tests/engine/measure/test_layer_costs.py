@@ -76,6 +76,17 @@ def test_layers_keep_their_names_however_they_compute(pair, step):
     assert 10 < told["fc_2"] < 200
 
 
+def test_nodes_without_names_are_called_by_their_outputs_and_timed_too(tmp_path):
+    model = network()
+    for node in model.graph.node:
+        node.name = ""
+    onnx.save(model, tmp_path / "unnamed.onnx")
+    found = LayerCosts(tmp_path / "unnamed.onnx", tmp_path / "unnamed.onnx")
+    found.time([{"x": np.ones((1, 3, 8, 8), np.float32)}], Target(), HostLock(None))
+    assert [cost.node for cost in found.costs] == ["c", "h", "y"]
+    assert all(cost.time_share_before and cost.time_share_after for cost in found.costs)
+
+
 def test_the_same_network_is_the_same_and_what_is_gone_has_no_bytes(tmp_path):
     whole, cut = network(), network()
     del cut.graph.node[4], cut.graph.initializer[3]
