@@ -2,9 +2,9 @@
 
 Each that waits for its turn, or has it, has a file there, which it locks: a file that nobody locks is of somebody who is dead.
 Any number may work, or one may measure. Work that asks after a measurement did waits for it, so that a measurement always gets
-its turn; of those that want to measure, the tenant comes first whose turn was the longest ago. One whose measurement had to be ended
-while another tenant waited measures no more beside that one's jobs for ten times as long as it was waited for: who never leaves by
-itself costs a job of others one wait, and not one at each of its measurements.
+its turn; of those that want to measure, the tenant comes first whose turn was the longest ago. One whose work had to be stopped while
+another tenant waited stands back behind that one's jobs for as long as it was waited for, and for ten times as long where a measurement had
+to be ended: who never leaves by itself costs a job of others one wait, and not one at each of its measurements.
 """
 
 import errno
@@ -23,8 +23,9 @@ Side = Literal["working", "measuring"]
 # `present`: it neither waits nor is inside, but its job goes on.
 State = Literal["waiting", "inside", "paused", "present"]
 _GUARD, _SERVED, _OWED = ".guard", ".served", ".owed"
-# How often the time that others waited is given back to them, and the most of it.
-_TIMES, _MOST_OWED_S = 10.0, 3600.0
+# How often the time that others waited is given back to them: for work that was stopped, and for a measurement that was ended, which
+# each new job may begin anew. And the most of it.
+_STOPPED_TIMES, _ENDED_TIMES, _MOST_OWED_S = 1.0, 10.0, 3600.0
 _MOST_REMEMBERED = 1000
 # Of a place in its file: all of it is there from the beginning, so that a change of it needs no more of the disk.
 _ROOM_BYTES = 4096
@@ -63,6 +64,7 @@ class Turn:
     def pause(self) -> None:
         """Stand aside, until `enter` says that it may go on."""
         with self._room.guarded():
+            self._room.charge(self.place, self._entered, _STOPPED_TIMES)
             self._write(replace(self.place, state="paused", since=time.monotonic()))
 
     def is_wanted(self) -> bool:
@@ -77,7 +79,7 @@ class Turn:
         """Leave, or stop waiting; `by_force`: a measurement was ended, and did not end."""
         with self._room.guarded():
             if by_force and self.place.side == "measuring" and self.place.state == "inside":
-                self._room.charge(self.place, self._entered)
+                self._room.charge(self.place, self._entered, _ENDED_TIMES)
             (self._room.folder / self.place.name).unlink(missing_ok=True)
         os.close(self._descriptor)
 
@@ -176,14 +178,14 @@ class Room:
         """Note that it was this tenant's turn to measure."""
         self._keep(_SERVED, {**self._times(_SERVED), tenant: time.monotonic()})
 
-    def charge(self, place: Place, entered: float) -> None:
-        """Note that a tenant's measurement, inside since then, was ended, if others waited for it."""
+    def charge(self, place: Place, entered: float, times: float) -> None:
+        """Note that one who was inside since then had to make room, if other tenants waited for it."""
         since = [
             other.since for other in self.wanting(place) if other.tenant != place.tenant and other.state != "inside"
         ]
         if since:
             now = time.monotonic()
-            until = now + min(_MOST_OWED_S, _TIMES * (now - max(entered, min(since))))
+            until = now + min(_MOST_OWED_S, times * (now - max(entered, min(since))))
             self._keep(_OWED, {**self._times(_OWED), place.tenant: until})
 
     def _owing(self) -> frozenset[str]:
@@ -205,8 +207,8 @@ class Room:
 
 
 def _stands_back(place: Place, everybody: Sequence[Place], owing: Collection[str]) -> bool:
-    """Tell whether one that wants to measure owes its turn to another tenant, whose job goes on."""
-    return (place.side, place.state) == ("measuring", "waiting") and (
+    """Tell whether one that is outside owes its turn to another tenant, whose job goes on."""
+    return place.state in {"waiting", "paused"} and (
         place.tenant in owing and any(other.tenant != place.tenant and other.tenant not in owing for other in everybody)
     )
 

@@ -300,6 +300,9 @@ def _check_names(names: Sequence[str]) -> None:
         raise DatasetInvalidError(
             f"An array has a name of {len(long)} letters, `{long[:40]}...`; {NAME_LETTERS} are the limit."
         )
+    unreadable = next((name for name in names if "\0" in name), None)
+    if unreadable is not None:
+        raise DatasetInvalidError(f"The name of an array holds a NUL: {unreadable[:40]!r}; name it in plain letters.")
 
 
 def _count(headers: Mapping[str, Header]) -> int:

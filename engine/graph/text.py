@@ -9,16 +9,23 @@ from google.protobuf.message import Message
 from engine.errors import ModelInvalidError
 
 _SHOWN_BYTES = 40
+# What people wrote for people; all else are names, which stand in lists, errors and databases, and those take no NUL.
+_PROSE = frozenset({"doc_string", "value"})
+_HINT = "Name it in plain letters in what wrote the file, and write it again."
 
 
 def check_text(message: Message) -> None:
-    """Raise ModelInvalidError where a name or another text is not UTF-8: ONNX takes the bytes, and nothing after it does."""
+    """Raise ModelInvalidError where a text is not UTF-8 or a name holds a NUL: ONNX takes the bytes, and nothing after it does."""
     for name, value in _texts(message):
         # What protobuf cannot decode it gives as bytes.
         if isinstance(value, bytes):
             raise ModelInvalidError(
                 f"The field `{name}` of a {message.DESCRIPTOR.name} is no text: the bytes {value[:_SHOWN_BYTES]!r} are not UTF-8.",
-                hint="Name it in plain letters in what wrote the file, and write it again.",
+                hint=_HINT,
+            )
+        if isinstance(value, str) and "\0" in value and name not in _PROSE:
+            raise ModelInvalidError(
+                f"The field `{name}` of a {message.DESCRIPTOR.name} holds a NUL: {value[:_SHOWN_BYTES]!r}.", hint=_HINT
             )
     for part in _parts(message):
         check_text(part)

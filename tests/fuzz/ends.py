@@ -21,6 +21,7 @@ import engine
 from engine.graph import io
 from engine.runtime.sessions import session
 from engine.target import Target
+from sandbox import messages
 
 from .malformed import CASES
 from .networks import Networks
@@ -35,11 +36,14 @@ def inspected(kind, folder):
     """What the service does with an upload."""
     path = folder / _FILES[kind]
     if kind == "network":
-        return engine.inspect_model(path)
-    if kind == "archive":
+        found = engine.inspect_model(path)
+    elif kind == "archive":
         (folder / "out").mkdir()
-        return engine.inspect_archive(path, folder / "out", limit=1 << 28)
-    return engine.inspect_dataset(path, metric=None)
+        found = engine.inspect_archive(path, folder / "out", limit=1 << 28)
+    else:
+        found = engine.inspect_dataset(path, metric=None)
+    # What a parent takes of its child.
+    messages.read(json.dumps({"type": "result", "value": found.model_dump(mode="json")}).encode())
 
 
 def loaded(folder):

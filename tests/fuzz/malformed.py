@@ -332,6 +332,7 @@ _TENSORS = {
     "places below zero": lambda: safetensors(ARRAYS, x={"data_offsets": [-96, 0]}),
     "places of no number": lambda: safetensors(ARRAYS, x={"data_offsets": [None, "a"]}),
     "three places": lambda: safetensors(ARRAYS, x={"data_offsets": [0, 48, 96]}),
+    "name of a NUL": lambda: safetensors({"x\0y": ARRAYS["x"]}),
     "array that is none": lambda: b"\x0b\0\0\0\0\0\0\0" + b'{"x": null}',
     "array without a place": lambda: b"\x16\0\0\0\0\0\0\0" + b'{"x": {"dtype": "F32"}}'[:22],
 }

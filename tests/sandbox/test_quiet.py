@@ -63,7 +63,7 @@ def test_turns_to_measure_go_round_among_tenants(room):
 
 
 def test_who_had_to_be_ended_measures_no_more_beside_others_jobs(room, monkeypatch):
-    monkeypatch.setattr(quiet, "_TIMES", 1e9)
+    monkeypatch.setattr(quiet, "_ENDED_TIMES", 1e9)
     hostile, job = room.ask("measuring", "hostile"), room.attend("other")
     assert hostile.enter()
     waiting = room.ask("measuring", "other")
@@ -85,6 +85,26 @@ def test_who_had_to_be_ended_measures_no_more_beside_others_jobs(room, monkeypat
     measuring.leave()
     job.leave()
     assert again.enter()
+
+
+def test_who_had_to_be_stopped_in_working_stands_back_behind_others_jobs(room, monkeypatch):
+    monkeypatch.setattr(quiet, "_STOPPED_TIMES", 1e9)
+    looping, job = room.ask("working", "loops"), room.attend("other")
+    assert looping.enter()
+    measuring = room.ask("measuring", "other")
+    assert not measuring.enter()
+    looping.pause()
+    assert measuring.enter()
+    assert not measuring.is_wanted()
+    measuring.leave()
+    # The next measurement of that job waits for nobody.
+    assert not looping.enter()
+    assert not room.ask("working", "loops").enter()
+    again = room.ask("measuring", "other")
+    assert again.enter()
+    again.leave()
+    job.leave()
+    assert looping.enter()
 
 
 def test_who_ends_a_measurement_that_nobody_waits_for_owes_nothing(room):

@@ -328,6 +328,10 @@ def test_text_that_is_none_is_the_owners_fault(tmp_path, word):
     path.write_bytes(model.SerializeToString().replace(word, b"\xff\xfe" + word[2:]))
     with pytest.raises(ModelInvalidError, match="not UTF-8"):
         inspect_model(path)
+    if word != b"dddd":
+        path.write_bytes(model.SerializeToString().replace(word, b"\0\0" + word[2:]))
+        with pytest.raises(ModelInvalidError, match="holds a NUL"):
+            inspect_model(path)
 
 
 def _as_only_the_runtime_takes_it():
