@@ -11,7 +11,6 @@ from engine.errors import ModelInvalidError
 _SHOWN_BYTES = 40
 # What people wrote for people; all else are names, which stand in lists, errors and databases, and those take no NUL.
 _PROSE = frozenset({"doc_string", "value"})
-_HINT = "Name it in plain letters in what wrote the file, and write it again."
 
 
 def check_text(message: Message) -> None:
@@ -21,11 +20,12 @@ def check_text(message: Message) -> None:
         if isinstance(value, bytes):
             raise ModelInvalidError(
                 f"The field `{name}` of a {message.DESCRIPTOR.name} is no text: the bytes {value[:_SHOWN_BYTES]!r} are not UTF-8.",
-                hint=_HINT,
+                hint="Name it in plain letters in what wrote the file, and write it again.",
             )
         if isinstance(value, str) and "\0" in value and name not in _PROSE:
             raise ModelInvalidError(
-                f"The field `{name}` of a {message.DESCRIPTOR.name} holds a NUL: {value[:_SHOWN_BYTES]!r}.", hint=_HINT
+                f"The field `{name}` of a {message.DESCRIPTOR.name} holds a NUL: {value[:_SHOWN_BYTES]!r}.",
+                hint="Name it in plain letters in what wrote the file, and write it again.",
             )
     for part in _parts(message):
         check_text(part)
