@@ -38,6 +38,8 @@ _LIBRARY_ERRORS = (
 _BROKEN_RESULT = (
     EngineError, ir.serde.SerdeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError,
 )  # fmt: skip
+# Samples that a stage is verified on one by one, beside those of other sizes; the host's lock is held meanwhile.
+_SINGLES = 6
 _SHORTER_TREES, _NEW_TREES = "shorter tree ensembles", "tree ensembles of ai.onnx.ml 5"
 _OF_TREES = frozenset({_SHORTER_TREES, _NEW_TREES})
 _CONTROL_FLOW = frozenset({"If", "Loop"})
@@ -51,7 +53,9 @@ def simplify(model: ir.Model, context: Context) -> Change | Refusal:
     with context.working():
         own = SelfDifferences(reference, context.untimed)
         # What the whole is verified on: a stage that fails at another size shall not take all others with it.
-        feeds = [] if context.calibration is None else verify.several_sizes(own.reference, context.calibration)
+        feeds = (
+            [] if context.calibration is None else verify.several_sizes(own.reference, context.calibration, _SINGLES)
+        )
     helped: list[str] = []
     dropped: list[DroppedStage] = []
     stages, trees = list(_stages(model)), 0

@@ -3,6 +3,7 @@ kill them."""
 
 import contextlib
 import io
+import itertools
 import os
 import shutil
 import signal
@@ -215,8 +216,9 @@ class System:
         """The process that works on a job, once there is one. It has a keeper above it."""
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
-            # To look at every process costs those that work: not before there is a folder to work in.
-            children = self.children() if any(self.data_dir.glob("work/unt_*")) else ()
+            # To look at every process costs those that work: not before there is a folder to work in, here or on another host.
+            places = itertools.chain(self.data_dir.glob("work/unt_*"), self.data_dir.glob("*/work/unt_*"))
+            children = self.children() if any(places) else ()
             for child in children:
                 with contextlib.suppress(psutil.Error):
                     if "/unt_" in child.environ()["HOME"] and child.parent() in children:
