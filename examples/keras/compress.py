@@ -49,7 +49,7 @@ def main() -> None:
             "recipe": {"passes": [{"type": "simplify"}, {"type": "fuse"}, {"type": "quantize_static"}]},
             "gates": [
                 {"metric": "top1", "rule": "max_drop", "value": 0.03},
-                {"metric": "size_bytes", "rule": "max_ratio", "value": 0.5},
+                {"metric": "size_bytes", "rule": "max_ratio", "value": 0.6},
             ],
         }
         job = client.jobs.wait(client.jobs.submit(spec).id)
