@@ -138,14 +138,19 @@ def upload_all(service, names, seconds):
     }
 
 
+def _say(text):
+    sys.stderr.write(f"{text}\n")
+
+
 def main(words):
     """Serve, send, tell."""
     seed, count, seconds = int(words[0]), int(words[1]), float(words[2])
     names = itertools.chain(CASES, (f"{seed}/{number}" for number in range(count)))
-    with tempfile.TemporaryDirectory(prefix="onnxpress-fuzz-") as folder:
-        say = lambda text: sys.stderr.write(text + "\n")  # noqa: E731
-        with Embedded(Path(folder) / "var", host="127.0.0.1", port=0, workers=1, say=say) as service:
-            told = upload_all(service, names, seconds)
+    with (
+        tempfile.TemporaryDirectory(prefix="onnxpress-fuzz-") as folder,
+        Embedded(Path(folder) / "var", host="127.0.0.1", port=0, workers=1, say=_say) as service,
+    ):
+        told = upload_all(service, names, seconds)
     sys.stdout.write(json.dumps({"seed": seed, **told}) + "\n")
 
 

@@ -67,15 +67,15 @@ def show(
 
 
 @tenants.command()
-def create(  # noqa: PLR0917 - one per option
+def create(
     tenant: TenantId,
+    *,
     name: Name = None,
     quota_bytes: QuotaBytes = None,
     quota_jobs: QuotaJobs = None,
     quota_cpu: QuotaCpu = None,
     rate: Rate = None,
     burst: Burst = None,
-    *,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
@@ -86,15 +86,15 @@ def create(  # noqa: PLR0917 - one per option
 
 
 @tenants.command("set")
-def set_tenant(  # noqa: PLR0917 - one per option
+def set_tenant(
     tenant: TenantId,
+    *,
     name: Name = None,
     quota_bytes: QuotaBytes = None,
     quota_jobs: QuotaJobs = None,
     quota_cpu: QuotaCpu = None,
     rate: Rate = None,
     burst: Burst = None,
-    *,
     suspended: Annotated[
         bool | None,
         typer.Option("--suspend/--resume", help="Its keys open nothing; its jobs go on.", show_default=False),
