@@ -51,7 +51,7 @@ $(VENV)/.docs-$(EP): pyproject.toml client/pyproject.toml | $(BIN)/python
 	$(PIP) -e '.[$(EP),docs]' -e client
 	@touch $@
 
-.PHONY: demo serve worker test chaos fuzz check lock bench docs clean
+.PHONY: demo serve worker test soak chaos fuzz check lock bench docs clean
 demo: $(VENV)/.run-$(RUN)  ## Compress a real network and show the measured result (no server needed)
 	@$(BIN)/python -m standalone demo
 
@@ -62,7 +62,11 @@ worker: $(VENV)/.run-$(RUN)  ## Run one more worker beside `make serve`, say wit
 	@exec $(BIN)/python -m worker --queues work --targets $(TARGETS) --concurrency $(WORKERS)
 
 test: $(VENV)/.dev-$(EP)  ## Run the tests on real parts (SQLite, Postgres, Valkey, ONNX Runtime)
+	@$(BIN)/python -m tests.environments openvino
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+
+soak: $(VENV)/.dev-$(EP)  ## What CI tests beside it: every fault on the other stack, a minute of chaos, random networks
+	@$(BIN)/python -m pytest -m "soak and not chaos" $(SIDE_BY_SIDE)
 
 chaos: $(VENV)/.dev-$(EP)  ## Kill processes and stop servers under many jobs, on both stacks, for half an hour
 	@$(BIN)/python -m pytest -m chaos

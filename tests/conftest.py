@@ -1,19 +1,13 @@
 """Real parts that several rooms' tests need: the two databases, and a second execution provider."""
 
-import fcntl
 import gc
-import hashlib
 import itertools
-import json
 import os
-import platform
 import shutil
 import signal
 import site
-import subprocess
 import sys
 import tempfile
-import tomllib
 import venv
 from pathlib import Path
 
@@ -24,7 +18,7 @@ from sqlalchemy import create_engine, make_url, text
 
 import sandbox
 
-from . import rewriting, scheduling, servers
+from . import environments, rewriting, scheduling, servers
 from .reaper import PROC, Reaper
 from .servers import S3, Redis
 
@@ -50,7 +44,6 @@ hypothesis.settings.load_profile("repeatable")
 
 _numbers = itertools.count(1)
 _reaper = pytest.StashKey[Reaper]()
-_ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -246,11 +239,11 @@ def _execute(server, statement):
 def openvino_python():
     """The Python of an environment with `onnxruntime-openvino`, which cannot share ours: the second provider that is real.
 
-    Made at the first run (half a minute, 0.7 GB), then kept until what it needs changes.
+    `make test` makes it before the tests.
     """
-    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+    if not environments.has_openvino():
         pytest.skip("onnxruntime-openvino has no wheel for this machine")
-    return environment("openvino")
+    return environments.python_of("openvino")
 
 
 @pytest.fixture(scope="session")
@@ -272,24 +265,4 @@ def gpu_python():
         pytest.skip("set ONNXPRESS_TEST_GPU_WORKER=1: its environment takes a minute and a gigabyte")
     if shutil.which("nvidia-smi"):
         pytest.skip("this host has a GPU: the trap is one only without")
-    return environment("gpu")
-
-
-def environment(extra):
-    """Give the Python of an environment below var/ with one of the project's extras."""
-    folder = _ROOT / "var" / "environments" / extra
-    folder.mkdir(parents=True, exist_ok=True)
-    python, stamp = folder / "bin" / "python", folder / "requirements.sha256"
-    project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
-    needed = [sys.version, project["dependencies"], project["optional-dependencies"][extra]]
-    wanted = hashlib.sha256(json.dumps(needed).encode()).hexdigest()
-    with (folder.parent / f"{extra}.lock").open("w") as lock:
-        # Another run of the tests may be making it.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not stamp.exists() or stamp.read_text() != wanted:
-            install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-e", f"{_ROOT}[{extra}]"]
-            for command in ([sys.executable, "-m", "venv", "--clear", folder], install):
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                assert done.returncode == 0, done.stderr[-2000:]
-            stamp.write_text(wanted)
-    return python
+    return environments.python_of("gpu")

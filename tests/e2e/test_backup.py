@@ -142,7 +142,7 @@ def assert_all_served(client):
     return served
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.soak)])
 def urls(request, monkeypatch):
     """Where the service's database is, and where the restored one is to be; empty: in the data folder."""
     if request.param == "sqlite":

@@ -4,9 +4,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from standalone import selftest
 
 
+@pytest.mark.soak
 def test_this_installation_holds_what_it_promises_and_the_real_service_is_not_touched(tmp_path):
     real = tmp_path / "real"
     env = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "ONNXPRESS_DATA_DIR": str(real)}
