@@ -28,6 +28,8 @@ class Plan:
 
     seconds: after so many no piece runs on but the judging; what did not end is left out. None: all of it ends.
     race_s: how long the results of a network are raced.
+    keep: what an earlier run made and left there is not made again.
+    judge: whether networks are judged and raced; without it they are only made.
     """
 
     recipes: Sequence[str]
@@ -35,6 +37,8 @@ class Plan:
     lanes: int = 1
     seconds: float | None = None
     race_s: float = 20.0
+    keep: bool = False
+    judge: bool = True
 
 
 @dataclass(order=True)
@@ -91,7 +95,8 @@ class Bench:
                     judged = self._settle(running.pop(done), done)
                     if judged is not None:
                         yield judged
-        for name in (name for name, course in self._courses.items() if not course.judging):
+        unjudged = [name for name, course in self._courses.items() if not course.judging] if self._plan.judge else []
+        for name in unjudged:
             print(f"{name}: left out, time was over", file=sys.stderr, flush=True)
 
     def _pieces(self, course: _Course) -> Iterator[_Piece]:
@@ -130,6 +135,8 @@ class Bench:
         return piece
 
     def _to_judge(self) -> _Piece | None:
+        if not self._plan.judge:
+            return None
         for course in self._courses.values():
             if course.made and not course.waiting and not course.running and not course.judging:
                 course.judging = True
@@ -144,14 +151,14 @@ class Bench:
     def _work(self, piece: _Piece) -> Callable[[], Any]:
         course, place = self._courses[piece.name], self._folder / piece.name
         if piece.setting == _PREPARE:
-            return partial(measure.prepare, course.network, self._downloads, place)
+            return partial(measure.prepare, course.network, self._downloads, place, keep=self._plan.keep)
         if piece.setting == _JUDGE:
             made = sorted(course.made, key=lambda one: _ORDER.index((one.maker, one.setting)))
             return partial(measure.judged, course.network, place, made, self._plan.race_s)
         timeout = min(measure.TIMEOUT_S, self._left())
         if piece.maker == OURS:
-            return partial(measure.ours, place, piece.setting, timeout)
-        return partial(measure.peer, course.network, place, piece.setting, timeout)
+            return partial(measure.ours, place, piece.setting, timeout, keep=self._plan.keep)
+        return partial(measure.peer, course.network, place, piece.setting, timeout, keep=self._plan.keep)
 
     def _settle(self, piece: _Piece, done: Future[Any]) -> tuple[Network, list[Result]] | None:
         """Note what came of a piece; give the network's results where that was the last."""

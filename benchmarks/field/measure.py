@@ -30,7 +30,7 @@ MOST_SECONDS = 240.0
 _SAME_SIZE, _SAME_SPEED = 1.02, 1.05
 TIMEOUT_S = 900.0
 OURS, PEER = "onnxpress", "onnxruntime"
-_MODEL, _DATASET, _CALIBRATION = "model.onnx", "data.npz", "calibration.npz"
+_MODEL, _DATASET, _CALIBRATION, _RESULT = "model.onnx", "data.npz", "calibration.npz", "result.json"
 _RACE_FEEDS = 8
 
 SIMPLIFY: Mapping[str, Any] = {"type": "simplify"}
@@ -39,7 +39,10 @@ RECIPES: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "static": (SIMPLIFY, FUSE, {"type": "quantize_static"}),
     "dynamic": (SIMPLIFY, FUSE, {"type": "quantize_dynamic"}),
     "mixed": (SIMPLIFY, FUSE, {"type": "mixed_precision"}),
+    "weights": (SIMPLIFY, FUSE, {"type": "quantize_weights"}),
 }
+# The others are for networks of which something else is claimed.
+EVERYWHERE = ("static", "dynamic", "mixed")
 PEERS: Mapping[str, Mapping[str, Any]] = {
     "static": {"kind": "static", "activations": "uint8", "weights": "int8", "per_channel": True},
     "static per tensor": {"kind": "static", "activations": "uint8", "weights": "int8"},
@@ -102,6 +105,14 @@ class _Samples:
             names = set(stored.files) - {"part"} - set(network.constants)
             return cls(network, {name: stored[name] for name in sorted(names)}, stored["part"])
 
+    @staticmethod
+    def are_stored(network: Network, folder: Path) -> bool:
+        """Say whether the network and as many samples of each part as it asks for lie there."""
+        if not all((folder / name).exists() for name in (_MODEL, _DATASET, _CALIBRATION)):
+            return False
+        with np.load(folder / _DATASET) as stored:
+            return tuple(np.bincount(stored["part"], minlength=3)) == network.counts
+
     def feeds(self, part: int) -> Iterator[Feed]:
         for index in np.flatnonzero(self.part == part):
             one = {name: array[index : index + 1] for name, array in self.arrays.items()}
@@ -117,17 +128,21 @@ class _Samples:
         np.savez(folder / _CALIBRATION, allow_pickle=False, **chosen, **self.network.constants)
 
 
-def prepare(network: Network, downloads: Path, folder: Path) -> None:
-    """Put the network and its samples into `folder`, which is emptied first."""
+def prepare(network: Network, downloads: Path, folder: Path, *, keep: bool = False) -> None:
+    """Put the network and its samples into `folder`, which is emptied first; with `keep` only where other samples lie there."""
+    if keep and _Samples.are_stored(network, folder):
+        return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     network.unpack(downloads, folder)
     _Samples.of(network, downloads).store(folder)
 
 
-def ours(folder: Path, setting: str, timeout: float = TIMEOUT_S) -> Result:
-    """Compress a prepared network by one recipe, in a process of its own."""
+def ours(folder: Path, setting: str, timeout: float = TIMEOUT_S, *, keep: bool = False) -> Result:
+    """Compress a prepared network by one recipe, in a process of its own; with `keep` only where that was not done yet."""
     place = _place(folder, OURS, setting)
+    if keep and (kept := _kept(place)) is not None:
+        return kept
     spec = {"recipe": {"passes": [dict(step) for step in RECIPES[setting]]}}
     request = {
         "model": str(folder / _MODEL),
@@ -139,18 +154,22 @@ def ours(folder: Path, setting: str, timeout: float = TIMEOUT_S) -> Result:
     report = json.loads((place / "report.json").read_text()) if spent.problem is None else {}
     steps = [_step(step) for step in spent.value.get("steps", ())]
     outputs = {one["name"]: one["kind"] or "not compared" for one in report.get("outputs", ()) if not one["ignored"]}
-    return replace(
+    result = replace(
         _result(OURS, setting, spent, place),
         steps=tuple(steps),
         outputs=outputs,
         unchanged=bool(spent.value.get("unchanged")),
         summary=spent.value.get("summary"),
     )
+    _keep(result, place)
+    return result
 
 
-def peer(network: Network, folder: Path, setting: str, timeout: float = TIMEOUT_S) -> Result:
-    """Quantize a prepared network by onnxruntime's own tool, in its environment."""
+def peer(network: Network, folder: Path, setting: str, timeout: float = TIMEOUT_S, *, keep: bool = False) -> Result:
+    """Quantize a prepared network by onnxruntime's own tool, in its environment; with `keep` only where it was not done yet."""
     place = _place(folder, PEER, setting)
+    if keep and (kept := _kept(place)) is not None:
+        return kept
     request = {
         "model": str(folder / _MODEL),
         "calibration": str(folder / _CALIBRATION),
@@ -160,7 +179,9 @@ def peer(network: Network, folder: Path, setting: str, timeout: float = TIMEOUT_
     }
     script = HERE / "peers" / "onnxruntime_quantize.py"
     spent = spend(environments.interpreter("onnxruntime"), script, request, place, timeout=timeout)
-    return _result(PEER, setting, spent, place)
+    result = _result(PEER, setting, spent, place)
+    _keep(result, place)
+    return result
 
 
 def judged(network: Network, folder: Path, made: Sequence[Result], seconds: float) -> list[Result]:
@@ -193,24 +214,41 @@ def _result(maker: str, setting: str, spent: Spent, place: Path) -> Result:
     )
 
 
+def _keep(result: Result, place: Path) -> None:
+    """Store what was made, for a run that keeps it; what failed is made again."""
+    if result.bytes is not None:
+        (place / _RESULT).write_text(json.dumps(result.record()))
+
+
+def _kept(place: Path) -> Result | None:
+    path = place / _RESULT
+    return Result(**json.loads(path.read_text())) if path.exists() else None
+
+
 def _step(step: Mapping[str, Any]) -> str:
     reason = f": {step['reason']}" if step["reason"] else ""
     return f"{step['type']} {step['status']}{reason}"
 
 
 def _judged(results: Sequence[Result], paths: Mapping[str, Path], samples: _Samples) -> list[Result]:
+    """Score what has no score yet; that of a kept network was kept with it."""
     network = samples.network
+    if all(result.score is not None for result in results[1:] if result.name in paths):
+        return list(results)
     original = _answers(session(paths[results[0].name], ONE_THREAD), samples)
     judged = []
     for result in results:
-        if result.name not in paths:
+        if result.name not in paths or result.score is not None:
             judged.append(result)
             continue
         try:
             answers = _answers(session(paths[result.name], ONE_THREAD), samples)
-            judged.append(replace(result, score=network.judge.score(answers, original)))
         except (EngineError, ValueError) as error:
             judged.append(replace(result, problem=f"does not run: {error}".splitlines()[0]))
+            continue
+        judged.append(replace(result, score=network.judge.score(answers, original)))
+        if result.maker != results[0].maker:
+            _keep(judged[-1], paths[result.name].parent)
     return judged
 
 

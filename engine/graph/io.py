@@ -79,8 +79,16 @@ def initializers(model: ir.Model) -> Iterator[tuple[ir.Graph, ir.Value]]:
 
 
 def weight_bytes(model: ir.Model) -> int:
-    """Add up the bytes of all initializers."""
-    return sum(value.const_value.nbytes for _, value in initializers(model) if value.const_value is not None)
+    """Add up the bytes of all initializers and constants: some exporters write every weight as a Constant."""
+    stored = sum(value.const_value.nbytes for _, value in initializers(model) if value.const_value is not None)
+    return stored + sum(tensor.nbytes for graph in model.graphs() for tensor in _constants(graph))
+
+
+def _constants(graph: ir.Graph) -> Iterator[ir.TensorProtocol]:
+    for node in graph:
+        held = node.attributes.get("value") if node.op_type == "Constant" else None
+        if held is not None and held.type == ir.AttributeType.TENSOR:
+            yield held.as_tensor()
 
 
 def external_files(path: Path) -> list[Path]:

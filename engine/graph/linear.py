@@ -283,6 +283,13 @@ def constant_root(value: ir.Value) -> tuple[ir.Value, tuple[ir.Node, ...]] | Non
     return (value, tuple(moves)) if is_constant(value) else None
 
 
+def picks_from_table(node: ir.Node) -> bool:
+    """Say whether a Gather reads constant numbers, and no sizes, places or results of other operators."""
+    value = node.inputs[0]
+    found = None if value is None else constant_root(value)
+    return found is not None and _tensor(found[0]).dtype.is_floating_point()
+
+
 def is_constant(value: ir.Value) -> bool:
     """Say whether a value is an initializer that no caller may replace."""
     return value.is_initializer() and not value.is_graph_input() and value.const_value is not None

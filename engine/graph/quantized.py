@@ -38,3 +38,10 @@ def holds_integer_weights(node: ir.Node) -> bool:
     value = node.inputs[0]
     constant = value.const_value if value is not None and value.is_initializer() else None
     return constant is not None and constant.dtype in _SMALL
+
+
+def reads_integer_weights(node: ir.Node) -> bool:
+    """Say whether a node reads stored integers through what restores them: then its weights are not in float."""
+    makers = (value.producer() for value in node.inputs if value is not None)
+    restored = (maker.inputs[0] for maker in makers if maker is not None and holds_integer_weights(maker))
+    return any(value is not None and value.is_initializer() for value in restored)

@@ -26,6 +26,7 @@ from onnx import (
 from engine.errors import ModelInvalidError, ModelUnsupportedError
 from engine.graph import checker, runtime_operators
 from engine.graph.cache_sizes import with_cache_sizes
+from engine.graph.dense import make_dense
 from engine.graph.foreign_formats import recognise, recognise_broken
 from engine.graph.names import tell_apart
 from engine.graph.network_cost import network_cost
@@ -78,6 +79,7 @@ def inspect_model(path: Path, *, alone: bool = False, mend: bool = False) -> Ins
 
     `mend`: put a file in its place in which operators of one name, with which ONNX Runtime does not load it, are told apart,
     and in which what only ONNX Runtime takes is written as ONNX asks: the order of nodes, the name of the standard domain.
+    Sparse tensors are dense in it.
 
     Raises ModelInvalidError where the bytes are not an ONNX network, ModelUnsupportedError where it is one, but is over a
     limit or uses what is not taken here. Call it in a sandbox: parsers have bugs.
@@ -94,6 +96,7 @@ def inspect_model(path: Path, *, alone: bool = False, mend: bool = False) -> Ins
     runtime_operators.register()
     model = _parse(path)
     _check_versions(model)
+    made_dense = make_dense(model)
     nodes = _Counted(model)
     _check_domains(model, nodes)
     for graph in nodes.graphs:
@@ -102,7 +105,7 @@ def inspect_model(path: Path, *, alone: bool = False, mend: bool = False) -> Ins
     strays = sorted(file.name for file in path.parent.iterdir() if file not in {path, *external}) if alone else []
     if strays:
         raise ModelInvalidError(f"The archive holds `{strays[0]}`, which the network does not name as external data.")
-    settled = settle(model)
+    settled = (*made_dense, *settle(model))
     if settled:
         nodes = _Counted(model)
     _check_required_inputs(model, nodes)
@@ -218,11 +221,6 @@ class _Counted:
             raise ModelUnsupportedError(f"The network nests subgraphs more than {DEPTH} deep.")
         self.graphs.append(graph)
         self.tensors.extend(graph.initializer)
-        if graph.sparse_initializer:
-            raise ModelUnsupportedError(
-                f"The initializer `{graph.sparse_initializer[0].values.name}` is stored sparse, which is not taken.",
-                hint="Store it dense.",
-            )
         self._collect(graph.node, depth)
 
     def _collect(self, nodes: Iterable[NodeProto], depth: int) -> None:

@@ -42,7 +42,7 @@ from engine.measure.quality import Evaluator, Network
 from engine.measure.rejudge import chosen_on
 from engine.measure.runs import seconds_per_sample
 from engine.measure.size import compare_size
-from engine.report.in_float import in_float_reasons
+from engine.report.in_float import in_float_reasons, refused_to_quantize
 from engine.report.layer_cost import LayerCost
 from engine.report.markdown import summarise
 from engine.report.values import (
@@ -311,7 +311,7 @@ class BesideOriginal:
             student=self._learners.student,
             teacher=self._learners.teacher,
             compressed=io.facts(result),
-            bytes=byte_account(result, in_float_reasons(steps)),
+            bytes=byte_account(result, in_float_reasons(steps), refused_to_quantize(steps)),
             layers=self._layers(result, by_steps=bool(steps)),
             steps=steps,
             size=size,

@@ -1,6 +1,6 @@
 """Where the bytes of a stored network are: every tensor by what it is for, weights in float by the reason, and the rest."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -81,10 +81,11 @@ class _Stored:
     of_trees: bool = False
 
 
-def byte_account(path: Path, reasons: Mapping[str, str]) -> ByteAccount:
+def byte_account(path: Path, reasons: Mapping[str, str], refused: Sequence[str] = ()) -> ByteAccount:
     """Say where every byte of a stored network is.
 
     `reasons`: why nodes' weights are in float, by the node's name or, where it has none, that of its first output.
+    `refused`: the passes that would have quantized weights and were refused.
     """
     model, total = load_structure(path), stored_bytes(path)
     found: dict[tuple[ByteKind, str | None], tuple[int, int]] = {}
@@ -100,7 +101,7 @@ def byte_account(path: Path, reasons: Mapping[str, str]) -> ByteAccount:
             continue  # Tensors of external data may be the same bytes.
         places.add(place)
         kind: ByteKind
-        kind, reason = ("tree_ensembles", None) if stored.of_trees else _kind(stored, reasons)
+        kind, reason = ("tree_ensembles", None) if stored.of_trees else _kind(stored, reasons, refused)
         add(kind, reason, 1, data_bytes(stored.tensor))
     trees = sum(_attribute_bytes(node) for node in _nodes(model) if node.op_type in _TREES)
     if trees:
@@ -147,7 +148,7 @@ def _item_bytes(data_type: int) -> int:
     return int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize)
 
 
-def _kind(stored: _Stored, reasons: Mapping[str, str]) -> tuple[ByteKind, str | None]:
+def _kind(stored: _Stored, reasons: Mapping[str, str], refused: Sequence[str]) -> tuple[ByteKind, str | None]:
     tensor = stored.tensor
     uses = [use for name in stored.names for use in _readers(name, stored.scope)]
     role = next((role for use in uses if (role := _role(use)) is not None), None)
@@ -165,12 +166,16 @@ def _kind(stored: _Stored, reasons: Mapping[str, str]) -> tuple[ByteKind, str | 
     biases = uses and all(node.op_type in _RECURRENT and index > 2 for node, index in uses)
     if biases or not counts_as_weights(tensor.dims):
         return "other_floats", None
-    return "float_weights", told or _unsaid(uses)
+    return "float_weights", told or _unsaid(uses, refused)
 
 
-def _unsaid(uses: list[_Use]) -> str:
+def _unsaid(uses: list[_Use], refused: Sequence[str]) -> str:
     kinds = sorted({node.op_type for node, _ in uses})
-    return f"weights of {', '.join(kinds)}: no step of this job quantizes them" if kinds else "nothing reads them"
+    if not kinds:
+        return "nothing reads them"
+    verb = "was" if len(refused) == 1 else "were"
+    why = f"{' and '.join(refused)} {verb} refused" if refused else "no step of this job quantizes them"
+    return f"weights of {', '.join(kinds)}: {why}"
 
 
 def _role(use: _Use) -> ByteKind | None:

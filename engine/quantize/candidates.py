@@ -17,6 +17,7 @@ from engine.measure.acceptance import main_metrics
 from engine.quantize import float16, integer_types, regions
 from engine.quantize.candidate_fidelity import CandidateFidelity
 from engine.quantize.dynamic_plan import DynamicSettings
+from engine.quantize.dynamic_plan import make_plan as make_dynamic_plan
 from engine.quantize.effort import Effort
 from engine.quantize.float16 import Float16Settings
 from engine.quantize.methods import Method, dynamic_method, float16_method, static_method, weights_method
@@ -302,7 +303,8 @@ class CandidateMaker:
         if made is None:
             return candidate
         name = f"{candidate.name}, other weights stored in 8 bits"
-        smaller = self._candidate(name, name, (made[0], (*candidate.steps, *made[1])))
+        steps = without_taken_later([*candidate.steps, *made[1]])
+        smaller = self._candidate(name, name, (made[0], steps))
         return smaller if self._fidelity.accepts(smaller.fidelity) else candidate
 
     def _safer(self, names: frozenset[str], kept: int) -> Iterator[Candidate]:
@@ -325,16 +327,18 @@ class CandidateMaker:
             yield from self._with_small_tables(candidate, [dynamic_method(dynamic_settings(self._exclude))])
         convolutions = [layer.node for layer in self._all.layers if layer.node.op_type == "Conv"]
         matrices = frozenset(str(layer.node.name) for layer in self._all.layers if layer.node.op_type in _MATRIX)
-        if made is None or not convolutions or not matrices:
+        if made is None or not convolutions or not matrices or not self._observations:
             return
+        refused = make_dynamic_plan(self._model, dynamic_settings(self._exclude)).refused
         why = "its input's range is taken in every run"
-        static = self._static_network(dict.fromkeys(sorted(matrices), why))
+        static = self._static_network({name: refused.get(name, why) for name in sorted(matrices)})
         if static is None:
             return
         both = self._applied(static[0], [dynamic_method(dynamic_settings(self._exclude))])
         if both is not None:
             what = "convolutions in integers with fixed ranges, matrix products with fresh ones"
-            yield self._candidate("static convolutions, dynamic products", what, both)
+            steps = without_taken_later([*static[1], *both[1]])
+            yield self._candidate("static convolutions, dynamic products", what, (both[0], steps))
 
     def _with_small_tables(self, candidate: Candidate, steps: Sequence[Method]) -> Iterator[Candidate]:
         """Give the same with tables of embeddings in 4 bits: they are the larger part of small encoders."""
@@ -432,14 +436,19 @@ _Made = tuple[ir.Model, tuple[MethodDetails, ...]]
 
 
 def without_taken_later(steps: Sequence[MethodDetails]) -> tuple[MethodDetails, ...]:
-    """Leave out of what the first methods left in float whatever a later one has quantized."""
+    """Leave out of what the first methods left in float whatever a later one has quantized, and say nothing twice."""
     taken = {layer.node for step in steps if isinstance(step, DynamicDetails | WeightsDetails) for layer in step.layers}
-    return tuple(
-        step.model_copy(update={"in_float": tuple(each for each in step.in_float if each.node not in taken)})
-        if isinstance(step, StaticDetails)
-        else step
-        for step in steps
-    )
+    told: set[tuple[str, str]] = set()
+    found: list[MethodDetails] = []
+    for step in steps:
+        if isinstance(step, Float16Details):
+            found.append(step)
+            continue
+        left = [each for each in step.in_float if (each.node, each.reason) not in told]
+        left = [each for each in left if each.node not in taken] if isinstance(step, StaticDetails) else left
+        told |= {(each.node, each.reason) for each in left}
+        found.append(step.model_copy(update={"in_float": tuple(left)}))
+    return tuple(found)
 
 
 def without_duplicates(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[SameAs]]:

@@ -15,9 +15,11 @@ from engine.graph.linear import (
     constant_root,
     is_constant,
     node_name,
+    picks_from_table,
     read,
     why_not_constant,
 )
+from engine.graph.quantized import reads_integer_weights
 from engine.quantize.integer_types import AskedWeights
 
 OPERATORS = ("MatMul", "Gemm", "LSTM", "Gather")
@@ -75,7 +77,9 @@ def make_plan(model: ir.Model, settings: DynamicSettings) -> DynamicPlan:
     plan = DynamicPlan()
     found: list[IntegerNode] = []
     for node in model.graph.all_nodes():
-        if node.domain not in STANDARD:
+        if node.domain not in STANDARD or reads_integer_weights(node):
+            continue
+        if node.op_type == "Gather" and not picks_from_table(node):
             continue
         if node.op_type in _NO_KERNEL:
             plan.refused[node_name(node)] = _NO_KERNEL[node.op_type]

@@ -31,6 +31,8 @@ _LARGEST_BYTES = 1 << 30
 # What a race of a few seconds can tell from noise.
 _GAIN = 0.02
 _AS_FAST = 1.03
+# Fewer bytes than this are not worth any loss.
+_AS_SMALL = 1.05
 _FEWEST_SAMPLES = 2
 _DEFAULT_DROP = 0.01
 _SHARES = frozenset({"top1", "top5", "f1", "iou"})
@@ -169,6 +171,11 @@ class _Choice:
             candidate.quality = self.context.evaluate(candidate.model)
             candidate.why_not = next(self._faults(candidate), None)
             if candidate.why_not is None:
+                for other in useful:
+                    if other.size < candidate.size and other.time <= candidate.time:
+                        other.why_not = (
+                            "it is hardly smaller or faster than the chosen one, and further from the original"
+                        )
                 return candidate
         return None
 
@@ -177,11 +184,13 @@ class _Choice:
         return faster or (candidate.time <= 1 + _GAIN and candidate.size < given.size)
 
     def _best(self, candidates: Sequence[Candidate]) -> Candidate:
-        """Give the fastest; the smallest of those that are as fast as it, as far as a short race can tell."""
+        """Give the fastest; of those that are as fast as it, as far as a short race can tell, the smallest; of those the nearest."""
         if self.minimise == "size":
             return min(candidates, key=lambda each: each.size)
         fastest = min(each.time for each in candidates)
-        return min((each for each in candidates if each.time <= fastest * _AS_FAST), key=lambda each: each.size)
+        fast = [each for each in candidates if each.time <= fastest * _AS_FAST]
+        smallest = min(each.size for each in fast)
+        return max((each for each in fast if each.size <= smallest * _AS_SMALL), key=_closeness)
 
     def _faults(self, candidate: Candidate) -> Iterator[str]:
         """Yield what the job's gates and the dataset's metric say against a candidate."""

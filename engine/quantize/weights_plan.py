@@ -21,9 +21,11 @@ from engine.graph.linear import (
     constant_root,
     is_constant,
     node_name,
+    picks_from_table,
     read,
     why_not_constant,
 )
+from engine.graph.quantized import reads_integer_weights
 from engine.solve.grid import Bits
 
 # The operator sets in which DequantizeLinear took an axis, and then blocks and 4-bit types.
@@ -135,7 +137,9 @@ def make_plan(model: ir.Model, settings: WeightsSettings) -> WeightsPlan:
     bits = settings.head_bits or settings.bits
     wider = heads(model) if bits != settings.bits else frozenset[ir.Node]()
     for node in model.graph.all_nodes():
-        if node.op_type not in settings.operators or node.domain not in STANDARD:
+        if node.op_type not in settings.operators or node.domain not in STANDARD or reads_integer_weights(node):
+            continue
+        if node.op_type == "Gather" and not picks_from_table(node):
             continue
         asked = replace(settings, bits=bits) if node in wider else settings
         layer = _read(node, asked, io.opset(model))

@@ -84,9 +84,13 @@ def _levels(details: WeightsDetails) -> Iterator[str]:
 
 
 def stay_lines(left: Sequence[LeftAlone], how: str) -> Iterator[str]:
-    """Yield a paragraph for each node that stays as it is."""
+    """Yield a paragraph for each reason to leave nodes as they are, with all of them."""
+    by_reason: dict[str, list[str]] = {}
     for each in left:
-        yield from ("", f"`{each.node}` stays {how}: {each.reason}.")
+        by_reason.setdefault(each.reason, []).append(f"`{each.node}`")
+    for reason, nodes in by_reason.items():
+        verb = f"stays {how}" if len(nodes) == 1 else f"stay {how}, each for the same reason"
+        yield from ("", f"{', '.join(nodes)} {verb}: {reason}.")
 
 
 def layer_table(columns: Sequence[Column], layers: Sequence[Detail]) -> Iterator[str]:

@@ -3,14 +3,16 @@
 import hashlib
 import os
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.field import judging, lanes
+from benchmarks.field import judging, lanes, tables
 from benchmarks.field.lanes import Bench, Plan
 from benchmarks.field.networks import Network
+from benchmarks.field.tables import Measured
 from benchmarks.networks.packages import Package
 
 
@@ -55,8 +57,15 @@ def network(tmp_path):
 
 def test_each_network_is_made_and_judged_by_itself(network, tmp_path, capsys):
     plan = Plan(recipes=["dynamic"], peers=False, lanes=2, race_s=0.2)
-    bench = Bench([network("one"), network("deaf", missing)], plan, tmp_path, tmp_path / "work")
+    chosen = [network("one"), network("deaf", missing)]
+    first = Bench(chosen, replace(plan, judge=False), tmp_path, tmp_path / "work")
+    # Where networks are only made, nothing but what failed has a result yet.
+    assert [each.name for each, _ in first.results()] == ["deaf"]
+    artifact = tmp_path / "work" / "one" / "onnxpress_dynamic" / "model.onnx"
+    made_at = artifact.stat().st_mtime_ns
+    bench = Bench(chosen, replace(plan, keep=True), tmp_path, tmp_path / "work")
     found = {each.name: results for each, results in bench.results()}
+    assert artifact.stat().st_mtime_ns == made_at
     original, ours = found["one"]
     assert original.score == 120
     assert ours.problem is None
@@ -65,6 +74,10 @@ def test_each_network_is_made_and_judged_by_itself(network, tmp_path, capsys):
     assert "no recordings" in found["deaf"][-1].problem
     assert found["deaf"][-1].faults
     assert "one: onnxpress dynamic" in capsys.readouterr().err
+    shown = tables.table([Measured(network("one"), [original, ours])])
+    assert f"| {original.bytes / ours.bytes:.2f}x |" in shown
+    assert f"signal to noise {ours.score:.2f} dB" in shown
+    assert "judged as values" in shown
 
 
 def test_what_cannot_be_begun_in_time_is_left_out(network, tmp_path, capsys):

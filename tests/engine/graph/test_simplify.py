@@ -216,6 +216,19 @@ def test_constants_that_are_stored_now_are_told(simplified):
     )
 
 
+def test_weights_that_were_stored_as_constants_are_not_called_new(simplified):
+    """Paddle writes every weight as a Constant, which nothing computes in a run."""
+    weight = numpy_helper.from_array(np.random.default_rng(0).standard_normal((4, 4, 3, 3)).astype(np.float32), "w")
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=weight),
+        helper.make_node("Identity", ["x"], ["same"]),
+        helper.make_node("Conv", ["same", "w"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    after, change = simplified(_unary(nodes), {"x": np.ones((4, 4, 6, 6), np.float32)})
+    assert _ops(after) == ["Conv"]
+    assert change.summary == "3 operators became 1."
+
+
 def test_nothing_simplified_because_stages_failed_is_said(simplified, residual_cnn, monkeypatch):
     once, _ = simplified(residual_cnn())
 

@@ -91,14 +91,6 @@ def _huge_weight():
     return _model([helper.make_node("MatMul", ["x", "w"], ["y"])], initializers=[weight])
 
 
-def _sparse():
-    values = numpy_helper.from_array(np.ones(1, np.float32), "w")
-    indices = numpy_helper.from_array(np.zeros(1, np.int64), "i")
-    model = _model([_relu()])
-    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4]))
-    return model
-
-
 INVALID = {
     "no operators": lambda: _model([]),
     "cycle": lambda: _model([helper.make_node("Add", ["x", "y"], ["z"]), helper.make_node("Relu", ["z"], ["y"])]),
@@ -136,7 +128,6 @@ UNSUPPORTED = {
     "nested too deep": _nested,
     "160 GB weight": _huge_weight,
     "160 GB declared": lambda: _model([_relu()], inputs=(("x", [400_000, 400_000]),)),
-    "sparse weight": _sparse,
     "input called label": lambda: _model([helper.make_node("Relu", ["label"], ["y"])], inputs=(("label", [2, 2]),)),
     "no inputs": lambda: _model(
         [helper.make_node("Relu", ["w"], ["y"])],

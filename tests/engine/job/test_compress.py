@@ -227,6 +227,8 @@ def test_what_costs_nothing_and_gains_nothing_is_kept_only_for_steps_after_it(wo
     )
     assert report.unchanged
     assert report.steps[0].refusal.reason.endswith("It had been kept for the steps after it, none of which was kept.")
+    in_float = {row.reason for row in report.bytes.rows if row.kind == "float_weights"}
+    assert in_float == {"weights of Conv: quantize_static was refused"}
     report = compress(workspace(straight, name="built", image=images(20)), BOTH)
     assert [step.status for step in report.steps] == ["applied", "applied"]
 

@@ -112,6 +112,51 @@ def test_the_fastest_that_is_near_enough_wins(tools, tmp_path):
     assert all(each.why_not for each in front[1:] if not each.chosen)
 
 
+def test_what_one_method_has_quantized_no_other_says_to_be_in_float(tools, tmp_path):
+    """Convolutions with fixed ranges, products with fresh ones: two methods, each of which leaves the other's layers."""
+    nodes = [
+        node("Conv", ["x", "w1"], "c1", pads=[1, 1, 1, 1]),
+        node("Relu", ["c1"], "r1"),
+        node("Flatten", ["r1"], "f"),
+        node("MatMul", ["f", "w2"], "h"),
+        node("Relu", ["h"], "r2"),
+        node("MatMul", ["r2", "w3"], "y"),
+    ]
+    weights = {"w1": draw(8, 3, 3, 3), "w2": draw(512, 64) / 20, "w3": draw(64, 10)}
+    model = tools.build(nodes, {"x": ["n", 3, 8, 8]}, {"y": ["n", 10]}, weights)
+    samples = tools.Feeds(x=draw(60, 3, 8, 8))
+    given = context(tools, model, samples, tmp_path, race=lambda models: [1.0, *[0.9] * (len(models) - 2), 0.5])
+    outcome = apply(io.copy(model), MixedPrecision(candidates=("dynamic",), max_drop=0.2), given)
+    # Without fixed ranges there are no others to make, and no reason to look for in the data.
+    assert ([each.name for each in outcome.details.front], outcome.details.not_made) == (["float32", "dynamic"], ())
+    outcome = apply(model, MixedPrecision(candidates=("static", "dynamic"), max_drop=0.2), given)
+    assert {each.name: each.why_not for each in outcome.details.front}["static convolutions, dynamic products"] is None
+    fixed, fresh = outcome.details.steps
+    assert ([layer.node for layer in fixed.layers], [layer.node for layer in fresh.layers]) == (["c1"], ["h"])
+    # The last product has too few weights for a range of its own in every run.
+    left = [(each.node, each.reason) for step in (fixed, fresh) for each in step.in_float]
+    assert left == [("y", "it has fewer than 4096 weights")]
+
+
+def test_hardly_smaller_is_not_worth_a_loss(tools, tmp_path):
+    """Convolutions of single channels have no blocks of 4 bits, so that only the product at the end gets smaller by them."""
+    nodes = [
+        node("Conv", ["x", "w1"], "c1", group=1024),
+        node("Flatten", ["c1"], "f"),
+        node("MatMul", ["f", "w2"], "y"),
+    ]
+    model = tools.build(
+        nodes, {"x": ["n", 1024, 5, 5]}, {"y": ["n", 2]}, {"w1": draw(1024, 1, 5, 5), "w2": draw(1024, 2)}
+    )
+    samples = tools.Feeds(x=draw(30, 1024, 5, 5))
+    given = context(tools, model, samples, tmp_path, race=lambda models: [1.0, 0.9, 0.9][: len(models)])
+    outcome = apply(model, MixedPrecision(candidates=("weights8", "weights4"), max_drop=0.5), given)
+    _, eight, four = outcome.details.front
+    assert 0.95 * eight.size_bytes < four.size_bytes < eight.size_bytes
+    assert (eight.chosen, eight.why_not) == (True, None)
+    assert four.why_not == "it is hardly smaller or faster than the chosen one, and further from the original"
+
+
 def test_nothing_pays_is_one_plain_sentence(tools, tmp_path):
     model = products(tools)
     samples = tools.Feeds(x=draw(40, 64))

@@ -219,6 +219,45 @@ def test_tables_of_positions_are_called_so():
     assert all("tables of positions" in reason for reason in left.values())
 
 
+def picking():
+    """Gathers that pick sizes and results of other operators, as exporters of dynamic shapes leave them."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "product"),
+        helper.make_node("Gather", ["h", "first"], ["y"], "last_step", axis=1),
+        helper.make_node("Shape", ["x"], ["sizes"], "sizes"),
+        helper.make_node("Gather", ["sizes", "first"], ["batch"], "batch"),
+        helper.make_node("Gather", ["lengths", "batch"], ["length"], "length"),
+    ]
+    weights = {"w": _normal(H, 2 * H), "first": np.array(0), "lengths": np.arange(64).reshape(32, 2)}
+    return _build(nodes, weights, FLOATS)
+
+
+@pytest.mark.parametrize("step", [QuantizeDynamic(), QuantizeWeights(method="rtn", operators=("MatMul", "Gather"))])
+def test_what_reads_no_weights_is_not_said_to_stay_in_float(step, context, feeds_of):
+    serialized = picking()
+    _, change = _applied(serialized, step, context, _samples(serialized, feeds_of))
+    assert [layer.node for layer in change.details.layers] == ["product"]
+    assert change.details.in_float == ()
+
+
+@pytest.mark.parametrize(
+    "step", [QuantizeDynamic(smallest=1), QuantizeWeights(method="rtn", operators=("MatMul", "Conv"))]
+)
+def test_what_is_quantized_already_is_not_said_to_stay_in_float(step, context, feeds_of):
+    nodes = [
+        helper.make_node("Unsqueeze", ["x", "axis"], ["image"], "image"),
+        helper.make_node("Conv", ["image", "w"], ["c"], "conv"),
+        helper.make_node("MatMul", ["c", "m"], ["y"], "product"),
+    ]
+    serialized = _build(nodes, {"axis": [1], "w": _normal(4, 1, 3, 3), "m": _normal(H - 2, H)}, FLOATS)
+    samples = _samples(serialized, feeds_of)
+    before = QuantizeStatic(improve=False, measure_layers=False, exclude=("product",))
+    model, _ = _applied(serialized, before, context, samples)
+    _, change = _applied(io.to_bytes(model), step, context, samples)
+    assert [layer.node for layer in change.details.layers] == ["product"]
+    assert change.details.in_float == ()
+
+
 @STEPS
 def test_excluded_products_keep_their_form(step, context, feeds_of):
     serialized, _ = fused()

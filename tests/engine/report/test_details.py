@@ -102,6 +102,16 @@ def test_markdown_of_a_choice_has_the_front_and_each_method_of_the_chosen_one():
     assert "`softmax`" not in refused
 
 
+def test_markdown_names_nodes_of_one_reason_together():
+    left = tuple(
+        LeftAlone(node=node, reason=reason)
+        for node, reason in (("a", "it is small"), ("b", "no"), ("c", "it is small"))
+    )
+    text = _lines(STATIC.model_copy(update={"in_float": left}))
+    assert "`a`, `c` stay in float, each for the same reason: it is small." in text
+    assert "`b` stays in float: no." in text
+
+
 def test_markdown_says_nothing_of_what_has_no_type():
     assert _lines({"layers": [{"node": "conv"}]}) == ""
 
