@@ -263,6 +263,8 @@ class _Program:
 
     def solve(self, minimise: Quantity, seconds: float) -> Choice:
         """Solve it and read the choice."""
+        if not self.places:
+            return self._only_choice()
         objective = self._objective(minimise)
         # Loaded late: it is slow.
         optimize: Any = import_module("scipy.optimize")
@@ -283,6 +285,12 @@ class _Program:
         if result.x is None or (result.status == _TIME_LIMIT and "ime limit" in result.message):
             raise Unsolved(result.message)
         return self._read(result.x)
+
+    def _only_choice(self) -> Choice:
+        """Give the choice of nothing, where there is nothing to choose from: only limits and other choices may rule it out."""
+        if any(low > 0 or high < 0 for low, high in zip(self._rows.low, self._rows.high, strict=True)):
+            raise Infeasible
+        return Choice((), (), ())
 
     def _read(self, found: Array) -> Choice:
         return Choice(

@@ -1,5 +1,7 @@
 """The integer program and the descent, held against every choice of small networks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,18 @@ def test_what_cannot_be_is_said():
     with pytest.raises(Infeasible):
         optimum(made, "damage", {"latency": least_time * 0.99})
     optimum(made, "damage", {"latency": least_time * 1.001})
+
+
+def test_where_nothing_is_to_be_chosen_it_is_that_or_nothing():
+    made = replace(tables(1, groups=1, blocks=0, layers=0), groups=(), moments=())
+    nothing = Choice((), (), ())
+    cost = made.total(nothing)["latency"]
+    for minimise in QUANTITIES:
+        assert optimum(made, minimise, {"latency": cost * 1.001}) == nothing
+    with pytest.raises(Infeasible):
+        optimum(made, "damage", {"latency": cost * 0.99})
+    with pytest.raises(Infeasible):
+        optimum(made, "latency", {}, different_from=[nothing])
 
 
 def test_answers_differ_in_as_many_places_as_asked_and_get_no_better():
