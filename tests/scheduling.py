@@ -4,6 +4,8 @@ import pytest
 
 # Rooms whose tests measure: one at a time, whatever else runs beside them.
 ALONE = ("tests/engine/measure/",)
+# Rooms that go to one process each: PyTorch takes seconds to load in every one that asks for it.
+WHOLE = ("tests/engine/train/",)
 # Files of one process, one after the other: some share the whole service, and those that kill mostly wait, so that two
 # processes with them leave room for others that work.
 TOGETHER = (
@@ -66,12 +68,12 @@ LONG = (
 
 
 def scope_of(nodeid: str) -> str:
-    """What goes to one process as a whole: a file, whose fixtures are made once, a room that is alone, or files together."""
+    """What goes to one process as a whole: a file, whose fixtures are made once, a whole room, or files together."""
     path = nodeid.partition("::")[0]
     for files in TOGETHER:
         if path in files:
             return files[0]
-    return next((room for room in ALONE if path.startswith(room)), path)
+    return next((room for room in (*ALONE, *WHOLE) if path.startswith(room)), path)
 
 
 def urgency_of(nodeid: str) -> int:

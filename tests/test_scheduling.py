@@ -10,7 +10,9 @@ from . import scheduling
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("named", [*scheduling.ALONE, *chain(*scheduling.TOGETHER), *scheduling.LONG])
+@pytest.mark.parametrize(
+    "named", [*scheduling.ALONE, *scheduling.WHOLE, *chain(*scheduling.TOGETHER), *scheduling.LONG]
+)
 def test_what_is_named_is_there(named):
     assert (ROOT / named).exists()
 
@@ -21,8 +23,9 @@ def test_the_longest_begins_first_and_short_ones_keep_their_order():
 
 
 def test_a_room_that_is_alone_and_files_that_go_together_go_to_one_process():
-    measured = [f"tests/engine/measure/{name}.py::a" for name in ("test_size", "test_latency")]
-    assert len({scheduling.scope_of(one) for one in measured}) == 1
+    for room in ("measure", "train"):
+        files = [f"tests/engine/{room}/{name}.py::a" for name in ("test_one", "test_other")]
+        assert len({scheduling.scope_of(one) for one in files}) == 1
     assert [len({scheduling.scope_of(f"{path}::a") for path in files}) for files in scheduling.TOGETHER] == [1, 1, 1, 1]
     assert scheduling.scope_of("tests/e2e/test_backup.py::a") == "tests/e2e/test_backup.py"
 

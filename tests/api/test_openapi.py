@@ -1,6 +1,7 @@
 """The description says what the service does."""
 
 import httpx
+import pytest
 
 from api.app import create_app
 from api.schemas import NewJob
@@ -10,20 +11,25 @@ from settings import Settings
 KEYLESS = {"/livez", "/readyz", "/v1/links/{digest}"}
 
 
+@pytest.fixture(scope="module")
+def document():
+    """Give what a process says that serves nothing."""
+    return create_app(Settings()).openapi()
+
+
 def operations(document):
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             yield method, path, operation
 
 
-def test_the_description_is_public_and_the_same_without_a_server(service):
+def test_the_description_is_public_and_the_same_without_a_server(service, document):
     told = httpx.get(service.url + "/openapi.json", timeout=60).json()
-    assert told == create_app(Settings()).openapi()
+    assert told == document
     assert told["openapi"].startswith("3.1")
 
 
-def test_every_operation_has_a_name_a_tag_and_typed_errors():
-    document = create_app(Settings()).openapi()
+def test_every_operation_has_a_name_a_tag_and_typed_errors(document):
     names = [operation["operationId"] for _, _, operation in operations(document)]
     assert len(names) == len(set(names))
     assert all(name.replace("_", "").isalpha() for name in names)
@@ -48,8 +54,7 @@ def test_every_operation_has_a_name_a_tag_and_typed_errors():
                 }, (path, status)
 
 
-def test_every_reference_leads_somewhere():
-    document = create_app(Settings()).openapi()
+def test_every_reference_leads_somewhere(document):
 
     def references(node):
         if isinstance(node, dict):
@@ -66,16 +71,16 @@ def test_every_reference_leads_somewhere():
     assert {one.removeprefix("#/components/schemas/") for one in found} <= set(document["components"]["schemas"])
 
 
-def test_a_recipe_is_a_discriminated_union_of_passes():
-    schemas = create_app(Settings()).openapi()["components"]["schemas"]
+def test_a_recipe_is_a_discriminated_union_of_passes(document):
+    schemas = document["components"]["schemas"]
     items = schemas["Recipe"]["properties"]["passes"]["items"]
     assert items["discriminator"]["propertyName"] == "type"
     assert {"simplify", "quantize_static"} <= set(items["discriminator"]["mapping"])
     assert len(items["oneOf"]) == len(items["discriminator"]["mapping"])
 
 
-def test_examples_are_valid():
-    examples = create_app(Settings()).openapi()["components"]["schemas"]["CompressJob"]["examples"]
+def test_examples_are_valid(document):
+    examples = document["components"]["schemas"]["CompressJob"]["examples"]
     assert examples
     for example in examples:
         NewJob.model_validate(example)

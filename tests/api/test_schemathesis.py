@@ -17,7 +17,7 @@ DESCRIPTION = Path(__file__).parents[2] / "docs" / "openapi.json"
 @pytest.mark.parametrize(
     "bounds",
     [
-        ("--phases=examples,fuzzing,stateful", "--max-examples=10", "--seed=1"),
+        pytest.param(("--phases=examples,fuzzing,stateful", "--max-examples=10", "--seed=1"), marks=pytest.mark.soak),
         pytest.param(("--max-examples=450", "--max-time=150"), marks=pytest.mark.fuzz),
     ],
 )

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -16,6 +18,7 @@ def _block() -> str:
     return found.group(1)
 
 
+@pytest.mark.soak
 def test_the_readme_by_curl(embedded, tmp_path):
     (tmp_path / "var").symlink_to(embedded.data_dir)
     shutil.copytree(ROOT / "examples", tmp_path / "examples")

@@ -71,6 +71,8 @@ def until(client, address, word):
     return text
 
 
+# tests/engine/job/test_search.py searches for real in one process, tests/faults/test_units.py over a whole service.
+@pytest.mark.soak
 def test_a_goal_becomes_a_network_with_a_front_whose_points_can_be_made_real(client, typed, tmp_path):
     words = [
         "compress",

@@ -33,7 +33,7 @@ TENANT = keys.DEFAULT_TENANT
 # Generous: the tests run beside others. What is asserted are outcomes, and bounds that the product promises.
 PATIENCE_S = 240.0
 # How often a test looks whether something has happened: looking costs those that work.
-_LOOK_S = 0.05
+_LOOK_S = 0.1
 SHORT = {
     "ONNXPRESS_LEASE_S": "3",
     "ONNXPRESS_RENEW_S": "0.5",
@@ -135,7 +135,7 @@ class System:
                 if client.get("/readyz").status_code == 200:
                     return client
             assert time.monotonic() < end, (self.data_dir / "api.log").read_text()
-            time.sleep(0.05)
+            time.sleep(_LOOK_S)
 
     def upload(self, register, content, **fields):
         with self.store.writer(TENANT, limit=1 << 30) as writer:
@@ -236,7 +236,7 @@ class System:
         end = time.monotonic() + PATIENCE_S
         while not self.finished_steps():
             assert time.monotonic() < end, self.log()
-            time.sleep(0.01)
+            time.sleep(0.02)
         child.suspend()
         return child, self.finished_steps()
 
@@ -266,7 +266,7 @@ class System:
         end = time.monotonic() + PATIENCE_S
         while self.children():
             assert time.monotonic() < end, self.children()
-            time.sleep(0.05)
+            time.sleep(_LOOK_S)
 
     def assert_committed_once(self, job_id):
         ends = [event for event in self.events(job_id) if event.type in {"succeeded", "failed", "cancelled"}]

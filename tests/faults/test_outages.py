@@ -36,7 +36,7 @@ class Prober:
         self._thread.join(PATIENCE_S)
 
     def _run(self):
-        while not self._stopped.wait(0.2):
+        while not self._stopped.wait(0.5):
             for path in self._paths:
                 self.told.append(self._client.get(path))
 

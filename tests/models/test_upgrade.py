@@ -22,7 +22,7 @@ _CHANGED = {"0002": {("unit", "queue"): "run.openvino"}}
 _FILLED = {"job_output", "alias", "alias_move"}
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.soak)])
 def empty(request, tmp_path):
     is_sqlite = request.param == "sqlite"
     url = f"sqlite:///{tmp_path / 'x.db'}" if is_sqlite else request.getfixturevalue("empty_postgres_url")

@@ -232,7 +232,7 @@ def sqlite_file(tmp_path_factory):
     return tmp_path_factory.mktemp("embedded") / "x.db"
 
 
-@pytest.fixture(params=["embedded", "production"])
+@pytest.fixture(params=["embedded", pytest.param("production", marks=pytest.mark.soak)])
 def service(request, tmp_path, migrate, open_database, sqlite_file):
     """A service on each of the two stacks: SQLite and a folder, Postgres and a bucket."""
     if request.param == "embedded":

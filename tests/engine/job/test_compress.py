@@ -16,7 +16,9 @@ from engine.report.values import Memory, Refusal, SessionOptions, Tuning
 from engine.runtime import sessions
 from engine.target import Target
 
-BOTH = [{"type": "simplify"}, {"type": "quantize_static", "measure_layers": False}]
+# What static quantization tries besides is its own tests' matter.
+STATIC = {"type": "quantize_static", "measure_layers": False, "improve": False}
+BOTH = [{"type": "simplify"}, STATIC]
 SIZE = [{"metric": "size_bytes", "rule": "max_ratio", "value": 0.5}]
 
 
@@ -44,8 +46,9 @@ def job(workspace, residual_cnn, images):
     def make(name="job", count=60, **options):
         serialized = residual_cnn(**options)
         image = images(count)
+        opened = sessions.session(serialized, Target())
         scores = np.concatenate(
-            [sessions.session(serialized, Target()).run({"image": each[None].astype(np.float32)})["scores"] for each in image]
+            [opened.run({"image": each[None].astype(np.float32)})["scores"] for each in image]
         ) if not options else np.zeros((count, 5))  # fmt: skip
         label = scores.argmax(axis=1).astype(np.int64)
         label[:20] = -1
@@ -83,7 +86,7 @@ def _is_loaded_as_told(folder, loading, monkeypatch):
 
 def test_a_job_gives_a_verified_smaller_network_and_its_report(job, compress, monkeypatch):
     folder, events = job(), []
-    report = compress(folder, events=events)
+    report = compress(folder, [BOTH[0], {**STATIC, "improve": True}], events=events)
     assert [step.status for step in report.steps] == ["applied", "applied"]
     assert report.size.compressed < 0.4 * report.size.original
     assert not report.unchanged
@@ -143,7 +146,7 @@ def test_each_network_is_measured_with_its_best_options(job, monkeypatch):
     monkeypatch.setattr(timing, "compare", compare)
     # However busy this machine is.
     monkeypatch.setattr(timing, "in_doubt", lambda _latency: False)
-    body = {"recipe": {"passes": [{"type": "quantize_static", "measure_layers": False}]}, "gates": SIZE, "tune": {}}
+    body = {"recipe": {"passes": [STATIC]}, "gates": SIZE, "tune": {}}
     plain = run(Compress.model_validate(body), job("plain"), lambda _: None, probe=_probe)
     # The step pays without; then the stored result beside the original.
     assert seen == [(None, None), (2, None)]
@@ -182,7 +185,7 @@ def test_a_step_that_crashed_is_left_out_and_the_rest_done(job, compress):
 def test_keeps_the_original_bytes_where_nothing_helps(job, compress):
     folder = job()
     impossible = [{"metric": "sqnr_db", "rule": "min", "value": 500}]
-    report = compress(folder, [{"type": "quantize_static"}], gates=impossible)
+    report = compress(folder, [STATIC], gates=impossible)
     assert report.unchanged
     assert report.steps[0].refusal.code == "too_lossy"
     assert report.steps[0].change is not None
@@ -222,7 +225,7 @@ def test_what_costs_nothing_and_gains_nothing_is_kept_only_for_steps_after_it(wo
     assert again.unchanged
     report = compress(
         workspace(straight, name="refused", image=images(20)),
-        [simplify, {"type": "quantize_static"}],
+        [simplify, STATIC],
         gates=[impossible],
     )
     assert report.unchanged
@@ -353,9 +356,9 @@ def test_a_recurrent_network_is_fed_one_whole_sample_at_a_time(step, workspace, 
         "state": random.standard_normal((40, 2, 1, 8)).astype(np.float32),
         "rate": np.full(40, 16000),
     }
-    options = {"quantize_static": {"measure_layers": False}, "quantize_weights": {"bits": 8}}.get(step, {})
+    options = {"quantize_static": STATIC, "quantize_weights": {"bits": 8}}.get(step, {})
     size = [{"metric": "size_bytes", "rule": "max_ratio", "value": 0.9}]
-    report = compress(workspace(_recurrent(), **arrays), [{"type": step, **options}], gates=size)
+    report = compress(workspace(_recurrent(), **arrays), [{**options, "type": step}], gates=size)
     assert any("one at a time" in text and "state, rate" in text for text in report.warnings)
     assert report.steps[0].status == "applied", report.steps[0].refusal
     assert (report.calibration_samples, report.held_out_samples) == (20, 20)

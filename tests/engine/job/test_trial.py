@@ -1,5 +1,6 @@
 """A trial in its workspace: what is measured of a candidate, that an ordinary job makes the same network, what it never reads."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from engine.job.data import JobData
 from engine.job.frame import Frame
 from engine.job.search_bench import SearchBench
 from engine.job.trial import tried, try_candidate
-from engine.measure import memory
+from engine.measure import latency, memory
 from engine.runtime.host_lock import HostLock
 from engine.search.recipe import recipe_of
 from engine.search.values import Point, Proposal, TrialValues
@@ -27,6 +28,7 @@ EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "fashion-mnist"
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
+    monkeypatch.setattr(latency, "_no_garbage_collection", nullcontext)
     monkeypatch.setattr(trial, "_TIMED_S", dict.fromkeys(trial._TIMED_S, 0.1))
     for name in ("STEP_TIMED_S", "RESULT_TIMED_S"):
         monkeypatch.setattr(timing, name, 0.1)

@@ -311,7 +311,9 @@ def test_without_layers_or_already_quantized(tools, tmp_path):
     assert refusal.code == "not_applicable"
 
 
-@pytest.mark.parametrize("opset", [11, 13, 17])
+@pytest.mark.parametrize(
+    "opset", [pytest.param(11, marks=pytest.mark.soak), 13, pytest.param(17, marks=pytest.mark.soak)]
+)
 def test_regions_measured_on_this_machine_keep_the_outputs(tools, tmp_path, opset):
     """The whole pass with the real profile: whatever it makes is valid and near the original."""
     nodes = [

@@ -17,7 +17,8 @@ ON_GPUS = {("com.microsoft", "BiasAdd"), ("com.microsoft", "BiasSoftmax")}
 LISTED = Path(__file__).parents[3] / "docs" / "training_operators.md"
 
 
-# One test: what makes the data takes seconds, in each process that asks for them.
+# test_operator_parity.py tries every operator beside onnxruntime at every run. One test: what makes the data takes seconds, in each process that asks for them.
+@pytest.mark.soak
 def test_every_case_that_the_table_covers_gives_the_stated_results_and_true_gradients():
     failures = defaultdict(dict)
     passed = []
