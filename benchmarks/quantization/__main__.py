@@ -2,7 +2,7 @@
 
     python -m benchmarks.quantization [case ...] [--only ours|peers] [--keep] [--quick]
 
-Cases are those of benchmarks.cases, and `int4`, `calibration`, `large`, `gptq`, `gptq_encoder_layers`
+Cases are those of benchmarks.cases, and `int4`, `calibration`, `large`, `gptq`, `gptq_decoder`, `gptq_encoder_layers`
 and `gptq_decoder_layers`. Results go to var/benchmarks/quantization.
 """
 

@@ -191,8 +191,8 @@ class _StageSums:
     def _new(self, site: Site) -> list[InputSums]:
         alone = sum(each.reads == site.reads for each in self._stage) == 1
         if alone and site.groups == 1 and site.outputs <= _NARROW * site.inputs:
-            return [InputSums(site.inputs, site.weights())]
-        return [InputSums(site.inputs) for _ in range(site.groups)]
+            return [InputSums(site.inputs, site.weights(), threads=threads())]
+        return [InputSums(site.inputs, threads=threads()) for _ in range(site.groups)]
 
     def add(self, run: int, feed: Tensors, was: Tensors, now: Tensors) -> None:
         valid = valid_positions(feed, sample_count(feed))

@@ -17,6 +17,8 @@ from engine.contract import Context
 from engine.graph.derived import Opened
 from engine.quantize.weights_plan import StoredLayer
 from engine.report.wording import rough_duration
+from engine.runtime.processor import threads
+from engine.solve.blas_threads import one_blas_thread, side_by_side
 from engine.solve.gptq import Curvature, curvature, round_by
 from engine.solve.grid import Quantized, round_to_nearest
 from engine.solve.input_sums import Inputs
@@ -29,6 +31,8 @@ _AIMED = "gptq, aimed"
 _TRIED_OUTPUTS = 96
 # Outputs that are rounded at once: bounds memory where a layer has a vocabulary of them.
 _OUTPUTS_AT_ONCE = 4096
+# Factors of fewer inputs are not worth a thread each, those of more take too much memory to be found side by side.
+_FACTORED_SIDE_BY_SIDE = (256, 4096)
 _SEARCHED_RANGES, _SWEEPS = 16, 2
 
 Singles = npt.NDArray[np.float32]
@@ -76,7 +80,8 @@ def solve(
     assert context.calibration is not None
     by_name = {layer.name: layer for layer in layers}
     progress = _Progress(context, layers)
-    with tempfile.TemporaryDirectory(prefix="moments-") as folder:
+    # What is independent goes side by side instead.
+    with one_blas_thread(), tempfile.TemporaryDirectory(prefix="moments-") as folder:
         stages = LayerInputs(
             model,
             [_site(layer) for layer in layers],
@@ -173,7 +178,7 @@ class _Together:
         """Give the layers, each rounded by what does best on some of its outputs."""
         for inputs in self._inputs:
             with self._working():
-                self._curves.append({name: self._curvature(inputs, each) for name, each in _DAMPINGS.items()})
+                self._curves.append(self._curvatures(inputs))
         with self._working():
             chosen = self._choose()
         for layer, weights, (choice, errors) in zip(self._layers, self._weights, chosen, strict=True):
@@ -186,8 +191,13 @@ class _Together:
                         parts.append(self._round(whole[some], group, some, choice))
             yield SolvedLayer(layer, _join(parts), choice.method, errors, self._inputs[0].rows)
 
-    def _curvature(self, inputs: Inputs, damping: float) -> Curvature:
-        return curvature(inputs.xtx, damping=damping, activation_order=self._order, dtype=np.float32)
+    def _curvatures(self, inputs: Inputs) -> dict[str, Curvature]:
+        def find(damping: float) -> Curvature:
+            return curvature(inputs.xtx, damping=damping, activation_order=self._order, dtype=np.float32)
+
+        least, most = _FACTORED_SIDE_BY_SIDE
+        count = threads() if least <= len(inputs.xtx) <= most else 1
+        return dict(zip(_DAMPINGS, side_by_side(find, list(_DAMPINGS.values()), threads=count), strict=True))
 
     def _choose(self) -> list[tuple[_Choice, dict[str, float]]]:
         """Let all candidates round some outputs of each layer, and compare them on held-out rows."""
@@ -248,7 +258,7 @@ class _Together:
         """
         if aim is None or pull is None:
             return weights
-        aimed: Singles = weights + self._curves[group][aim].solve(pull).T.astype(np.float32)
+        aimed: Singles = weights + self._curves[group][aim].solve(pull, threads=threads()).T.astype(np.float32)
         return aimed
 
     def _round(self, weights: Singles, group: int, outputs: slice, choice: _Choice) -> Quantized:
@@ -256,9 +266,8 @@ class _Together:
             return round_to_nearest(weights, search=_NEAREST[choice.method], **self._grid)
         pull = None if choice.aim is None else self._inputs[group].pull(weights, outputs)
         aimed = self._aimed(weights, pull, group, choice.aim)
-        return round_by(
-            aimed, self._curves[group][choice.damping], search=_SEARCHED_RANGES, sweeps=_SWEEPS, **self._grid
-        )
+        curved = self._curves[group][choice.damping]
+        return round_by(aimed, curved, search=_SEARCHED_RANGES, sweeps=_SWEEPS, threads=threads(), **self._grid)
 
 
 def _some(outputs: int) -> npt.NDArray[np.intp]:

@@ -1,19 +1,36 @@
-"""How many threads NumPy and SciPy multiply matrices with.
+"""How many threads NumPy and SciPy multiply matrices with, and independent parts of a computation side by side.
 
 OpenBLAS gives each process a thread for each core, and they spin while they wait for each other: several processes on one host
-then take many times as long for small matrices as with one thread each.
+then take many times as long for small matrices as with one thread each. NumPy and SciPy bring an OpenBLAS each, so that one
+process that computes with both has two pools that are in each other's way.
 """
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 _MAPS = Path("/proc/self/maps")
 # As OpenBLAS calls its functions, and as the builds in NumPy's and SciPy's wheels do.
 _PREFIXES, _SUFFIXES = ("openblas_", "scipy_openblas_"), ("", "64_")
+
+PartT = TypeVar("PartT")
+ResultT = TypeVar("ResultT")
+
+
+def side_by_side(work: Callable[[PartT], ResultT], parts: Sequence[PartT], *, threads: int) -> list[ResultT]:
+    """Give the results of independent parts, so many at a time, in which each matrix is multiplied by one thread.
+
+    Unlike BLAS with several threads, what comes out does not depend on their number. Parts should take a millisecond or more.
+    """
+    with one_blas_thread():
+        if threads < 2 or len(parts) < 2:
+            return [work(part) for part in parts]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(work, parts))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy import linalg
 
+from engine.solve.blas_threads import side_by_side
 from engine.solve.grid import Bits, Quantized, fit
 
 Floats = NDArray[np.floating]
@@ -15,6 +16,10 @@ Doubles = NDArray[np.float64]
 
 # Inputs within which errors are fed back row by row; beyond them a matrix product does it.
 _PART = 32
+# Outputs for which equations are solved by one thread, and multiplications that one takes in a part of a product.
+_SOLVED_BY_ONE, _MULTIPLIED_BY_ONE = 256, 1 << 25
+# Rows of a part of a product, below which its other factor is read too often.
+_FEWEST_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -25,22 +30,37 @@ class Curvature:
     """
 
     hessian: Floats  # (inputs, inputs)
-    root: Floats  # upper triangular R with R R^T = H, inputs in `order`
+    # With R the upper triangular factor, R R^T = H with inputs in `order`: R[k, j] / R[j, j], what input j takes over of the
+    # error of each input k before it.
+    shares: Floats
+    diagonal: Floats  # of R
     order: NDArray[np.intp]  # in which inputs are rounded
     by_energy: bool  # whether that is by falling diagonal, not as they come
 
     @property
     def importance(self) -> Floats:
         """Give what an error of each input costs once the inputs after it have made good what they can: R[j, j]^2."""
-        found = np.empty(len(self.order), self.root.dtype)
-        found[self.order] = np.square(np.diag(self.root))
+        found = np.empty_like(self.diagonal)
+        found[self.order] = np.square(self.diagonal)
         return found
 
-    def solve(self, right: Floats) -> Floats:
+    def solve(self, right: Floats, *, threads: int = 1) -> Floats:
         """Give H^-1 times a matrix (inputs, any)."""
-        half = linalg.solve_triangular(self.root, right[self.order], check_finite=False)
-        found = np.empty_like(right)
-        found[self.order] = linalg.solve_triangular(self.root, half, trans="T", check_finite=False)
+        parts = [right[:, start : start + _SOLVED_BY_ONE] for start in range(0, right.shape[1], _SOLVED_BY_ONE)]
+        return np.concatenate(side_by_side(self._solve, parts, threads=threads), axis=1)
+
+    def _solve(self, right: Floats) -> Floats:
+        # Column-major as BLAS has it, a row-major array is its transpose, and X S^T = B^T stands for S X^T = B.
+        (divide,) = linalg.get_blas_funcs(("trsm",), (self.shares, right))
+        turned = np.array(right[self.order] if self.by_energy else right, divide.dtype, order="C").T
+        turned = divide(1.0, self.shares.T, turned, side=1, lower=1, diag=1, overwrite_b=1)
+        turned /= np.square(self.diagonal)
+        turned = divide(1.0, self.shares.T, turned, side=1, lower=1, trans_a=1, diag=1, overwrite_b=1)
+        if not self.by_energy:
+            solved: Floats = turned.T
+            return solved
+        found = np.empty(right.shape, turned.dtype)
+        found[self.order] = turned.T
         return found
 
 
@@ -51,7 +71,9 @@ def curvature(
     hessian: Floats = damped(xtx, damping).astype(dtype, copy=False)
     order = np.argsort(-np.diag(hessian), kind="stable") if activation_order else np.arange(len(hessian))
     root = root_factor(hessian[np.ix_(order, order)] if activation_order else hessian)
-    return Curvature(hessian, np.ascontiguousarray(root, dtype), order, activation_order)
+    diagonal = np.diag(root).copy()
+    shares = np.divide(root, diagonal, out=np.empty(root.shape, dtype), casting="same_kind")
+    return Curvature(hessian, shares, diagonal.astype(dtype), order, activation_order)
 
 
 def gptq(
@@ -100,15 +122,18 @@ def round_by(
     search: int = 16,
     sweeps: int = 0,
     block: int = 128,
+    threads: int = 1,
 ) -> Quantized:
-    """Do what `gptq` does with a factorisation that is known; outputs do not depend on each other."""
+    """Do what `gptq` does with a factorisation that is known; outputs do not depend on each other.
+
+    `threads` share the large products, each of which is cut in the same way for any number of them.
+    """
     outputs, inputs = weights.shape
     group = min(group or inputs, inputs)
     # A group never reaches past the block that it begins in, so its weights are up to date when its grid is fitted.
     block = group * max(1, block // group) if group < inputs else block
     order, dtype = curved.order, _precision(weights)
-    # By column: what each input takes over from the errors of those before it.
-    shares = curved.root / np.diag(curved.root)
+    shares = curved.shares
     grids = _Grids(outputs, inputs, bits, group, symmetric=symmetric, search=search, importance=curved.importance)
     # One row per input: the inner loop then works on contiguous memory.
     target = np.array(weights.T, dtype, order="C")
@@ -137,11 +162,35 @@ def round_by(
                 columns=order[rows],
                 errors=errors[first - start :],
             )
-        moved[stop:] += shares[start:stop, stop:].T @ errors
+        if stop < inputs:
+            _add_product(moved[stop:], 1.0, shares[start:stop, stop:], errors, threads=threads)
 
     if sweeps:
-        _descend(target, curved.hessian, codes, grids, sweeps=sweeps, block=block)
+        block = block if group < inputs else inputs
+        _descend(target, curved.hessian, codes, grids, sweeps=sweeps, block=block, threads=threads)
     return Quantized(np.ascontiguousarray(codes.T), grids.scale, grids.zero, bits, group)
+
+
+def _add_product(total: Floats, factor: float, left: Floats, right: Floats, *, threads: int) -> None:
+    """Add factor * left^T right in place; `total` and `right` are contiguous, row by row.
+
+    BLAS adds while it multiplies: a product of its own and a sum would go through memory thrice, which takes as long again.
+    """
+    (multiply,) = linalg.get_blas_funcs(("gemm",), (total,))
+
+    def add(rows: slice) -> None:
+        # Column-major as BLAS has it, a row-major array is its transpose.
+        some = np.ascontiguousarray(left[:, rows])
+        multiply(factor, right.T, some.T, beta=1.0, c=total[rows].T, trans_b=True, overwrite_c=True)
+
+    side_by_side(add, list(_rows_of_one(len(total), right.size)), threads=threads)
+
+
+def _rows_of_one(rows: int, work: int) -> Iterator[slice]:
+    """Cut rows into parts for one thread, of so many multiplications each."""
+    step = max(_FEWEST_ROWS, _MULTIPLIED_BY_ONE // work)
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
 
 
 def _parts(start: int, stop: int, group: int) -> Iterator[tuple[int, int]]:
@@ -201,12 +250,13 @@ def root_factor(hessian: Floats) -> Doubles:
     factorise = linalg.get_lapack_funcs("potrf", dtype=np.float64)
     raised = 0.0
     for _ in range(12):
-        turned = np.array(hessian[::-1, ::-1], np.float64, order="F")
+        # Symmetric, so that a row-major copy is a column-major one too, which is a copy in the order of memory.
+        turned = np.array(hessian[::-1, ::-1], np.float64, order="C")
         if raised:
             turned[np.diag_indices_from(turned)] += raised
-        lower, failed = factorise(turned, lower=1, clean=1, overwrite_a=1)
+        upper, failed = factorise(turned.T, lower=0, clean=1, overwrite_a=1)
         if not failed:
-            root: Doubles = lower[::-1, ::-1]
+            root: Doubles = upper.T[::-1, ::-1]
             return root
         raised = max(raised * 10, 1e-8 * float(np.trace(hessian)) / len(hessian))
     raise linalg.LinAlgError("X^T X has no Cholesky factor, even with its diagonal raised")
@@ -276,28 +326,35 @@ class _Grids:
 
 
 def _descend(
-    target: Floats, hessian: Floats, codes: NDArray[np.uint8], grids: _Grids, *, sweeps: int, block: int
+    target: Floats,
+    hessian: Floats,
+    codes: NDArray[np.uint8],
+    grids: _Grids,
+    *,
+    sweeps: int,
+    block: int,
+    threads: int,
 ) -> None:
     """Improve codes (inputs, outputs) and scales in place; `target` is (inputs, outputs).
 
     For inputs j the residual H (w - q) is kept; q_j + residual_j / H_jj is the best value of q_j while all others stand,
     and since the objective is a parabola in q_j, its nearest code is the best code.
     """
-    inputs = len(target)
-    residual = hessian @ (target - grids.values(codes))
+    inputs, outputs = target.shape
+    residual = np.zeros(target.shape, target.dtype)
+    _add_product(residual, 1.0, hessian, target - grids.values(codes), threads=threads)
     for _ in range(sweeps):
         for start in range(0, inputs, block):
             stop = min(start + block, inputs)
-            moved = np.empty((stop - start, target.shape[1]), target.dtype)
+            moved = np.empty((stop - start, outputs), target.dtype)
             for first, last in _parts(start, stop, grids.group):
                 done = moved[: first - start]
                 rows = residual[first:last] - hessian[first:last, start:first] @ done
                 _move_part(rows, hessian, codes, grids, moved=moved[first - start : last - start], first=first)
-            residual -= hessian[:, start:stop] @ moved
-        for start in range(0, grids.count, max(1, block // grids.group)):
-            _refit(
-                range(start, min(start + max(1, block // grids.group), grids.count)), hessian, residual, codes, grids
+            moved += _refit(
+                start, residual[start:stop] - hessian[start:stop, start:stop] @ moved, hessian, codes, grids
             )
+            _add_product(residual, -1.0, hessian[start:stop], moved, threads=threads)
 
 
 def _move_part(
@@ -322,14 +379,17 @@ def _move_part(
         np.multiply(move, scale, out=move)
 
 
-def _refit(indices: range, hessian: Floats, residual: Floats, codes: NDArray[np.uint8], grids: _Grids) -> None:
-    """Move the scales of neighbouring groups to their least-squares optimum for the present codes, where that gains."""
-    begin, end = grids.span(indices.start).start, grids.span(indices.stop - 1).stop
-    moved = np.empty((end - begin, residual.shape[1]), residual.dtype)
-    for index in indices:
+def _refit(start: int, residual: Floats, hessian: Floats, codes: NDArray[np.uint8], grids: _Grids) -> Floats:
+    """Move the scales of neighbouring groups to their least-squares optimum for the present codes, where that gains.
+
+    Takes the rows of the residual of the groups' inputs, the first of which is `start`; gives by how much weights move.
+    """
+    moved = np.zeros_like(residual)
+    for index in range(start // grids.group, -(-(start + len(residual)) // grids.group)):
         span = grids.span(index)
-        done = moved[: span.start - begin]
-        rows = residual[span] - hessian[span, begin : span.start] @ done
+        done = moved[: span.start - start]
+        own = slice(span.start - start, span.stop - start)
+        rows = residual[own] - hessian[span, start : span.start] @ done
         steps = codes[span].astype(residual.dtype)
         steps -= grids.zero[:, index]
         slope = np.einsum("io,io->o", steps, rows)
@@ -341,8 +401,8 @@ def _refit(indices: range, hessian: Floats, residual: Floats, codes: NDArray[np.
         # Rounding the scale to float32 may undo a gain that was tiny to begin with.
         change = np.where(change * (slope - 0.5 * curve * change) > 0, change, 0.0)
         grids.moved(index, np.where(change != 0, new, old))
-        np.multiply(steps, change, out=moved[span.start - begin : span.stop - begin])
-    residual -= hessian[:, begin:end] @ moved
+        np.multiply(steps, change, out=moved[own])
+    return moved
 
 
 def _precision(weights: NDArray[Any]) -> type[np.floating]:

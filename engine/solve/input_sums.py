@@ -1,13 +1,18 @@
 """What a layer's inputs say of its weights: X'^T X', what the inputs lack, and rows that candidates are judged on."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.solve.blas_threads import side_by_side
+
 Floats = NDArray[np.floating]
 Singles = NDArray[np.float32]
-_SLAB = 256
+# Columns that are summed by one thread at a time.
+_SLAB = 384
 
 
 @dataclass(frozen=True)
@@ -44,23 +49,25 @@ class Inputs:
 class InputSums:
     """Accumulates `Inputs` in constant memory, in blocks that do not depend on how rows were cut into batches.
 
-    Products are summed in float32: what rounding leaves of them is far below the damping of every solver. Only a triangle
-    of X'^T X' is computed (BLAS syrk). `weights` (outputs, inputs), if given, are multiplied with what the inputs lack at
-    once, which is less work where outputs are fewer than inputs.
+    Products are summed in float32: what rounding leaves of them is far below the damping of every solver. Only the lower
+    triangle of X'^T X' is computed, in slabs of columns that `threads` work on side by side. `weights` (outputs, inputs), if
+    given, are multiplied with what the inputs lack at once, which is less work where outputs are fewer than inputs.
     """
 
-    def __init__(self, inputs: int, weights: Floats | None = None, *, block: int = 1024) -> None:
-        from scipy.linalg import get_blas_funcs  # noqa: PLC0415  # slow to load, and most jobs take no sums
-
+    def __init__(self, inputs: int, weights: Floats | None = None, *, block: int = 1024, threads: int = 1) -> None:
         self._weights = None if weights is None else np.asarray(weights, np.float32)
         self._block = block
+        self._threads = threads
         self._rows = self.held_out = 0
         self._waiting = 0
         self._now = np.zeros((block, inputs), np.float32)
         self._lack = np.zeros((block, inputs), np.float32)
-        # Column-major, as BLAS takes it without a copy.
-        self._xtx = np.zeros((inputs, inputs), np.float32, order="F")
-        self._syrk = get_blas_funcs("syrk", (self._xtx,))
+        self._inputs = inputs
+        # By slab, its columns from the diagonal down.
+        self._triangle = {
+            start: np.zeros((inputs - start, min(_SLAB, inputs - start)), np.float32)
+            for start in range(0, inputs, _SLAB)
+        }
         self._cross: Singles | None = None
         self._held_out: list[tuple[Singles, Singles]] = []
 
@@ -87,26 +94,42 @@ class InputSums:
         """Give the sums; nothing may be added after that."""
         if self._waiting:
             self._flush()
-        width = len(self._xtx)
-        xtx = self._xtx
-        # Copy the triangle over in slabs: a whole copy or two of it would be the largest arrays of the solver.
-        for start in range(0, width, _SLAB):
-            stop = min(start + _SLAB, width)
-            square = np.tril(xtx[start:stop, start:stop])
-            xtx[start:stop, start:stop] = square + np.tril(square, -1).T
-            xtx[start:stop, stop:] = xtx[stop:, start:stop].T
+        width = self._inputs
+        xtx = np.empty((width, width), np.float32)
+        for start in list(self._triangle):
+            # Each is let go of as it is copied: a whole copy of the sums would be the largest array of the solver.
+            columns = self._triangle.pop(start)
+            stop = start + columns.shape[1]
+            xtx[start:, start:stop] = columns
+            xtx[start:stop, start:] = columns.T
         pairs = self._held_out or [(np.zeros((0, width), np.float32),) * 2]
         held_out, original = (np.concatenate(side) for side in zip(*pairs, strict=True))
         return Inputs(self._rows, xtx, self._cross, self._weights is not None, held_out, original)
 
     def _flush(self) -> None:
-        now, lack = self._now[: self._waiting], self._lack[: self._waiting]
-        # The transpose of a row-major matrix is column-major already.
-        self._xtx = self._syrk(1.0, now.T, beta=1.0, c=self._xtx, lower=1, overwrite_c=1)
-        if self._cross is not None or lack.any():
-            part = np.asarray(now.T @ (lack if self._weights is None else lack @ self._weights.T), np.float32)
-            if self._cross is None:
-                self._cross = part
-            else:
-                self._cross += part
+        if self._cross is None and self._lack[: self._waiting].any():
+            outputs = self._inputs if self._weights is None else len(self._weights)
+            self._cross = np.zeros((self._inputs, outputs), np.float32)
+        # A thread costs more than it saves where there is little to multiply.
+        threads = self._threads if self._inputs * self._waiting >= _SLAB * _SLAB else 1
+        side_by_side(lambda work: work(), list(self._sums()), threads=threads)
         self._waiting = 0
+
+    def _sums(self) -> Iterator[Callable[[], None]]:
+        """Give what has to be added up, in parts that do not touch each other."""
+        now, lack = self._now[: self._waiting], self._lack[: self._waiting]
+
+        def square(start: int, total: Singles) -> None:
+            total += now[:, start:].T @ now[:, start : start + _SLAB]
+
+        def cross(total: Singles, start: int) -> None:
+            some = slice(start, start + _SLAB)
+            right = lack[:, some] if self._weights is None else lack @ self._weights[some].T
+            total[:, some] += now.T @ right
+
+        # The longest ones first: the last ones are then short.
+        if self._cross is not None:
+            for start in range(0, self._cross.shape[1], _SLAB):
+                yield partial(cross, self._cross, start)
+        for start, total in self._triangle.items():
+            yield partial(square, start, total)

@@ -12,6 +12,7 @@ from engine.passes.quantize_weights import QuantizeWeights
 from engine.report.detail_parts import LeftAlone
 from engine.report.values import Change, Refusal
 from engine.runtime import tracing
+from engine.solve import blas_threads
 from engine.target import Target
 
 
@@ -453,3 +454,25 @@ def test_progress_rises_and_says_how_long_it_will_take(tools):
     assert fractions == sorted(fractions)
     layers = [message for _, message in told if message.startswith("solved")]
     assert [" left" in message for message in layers] == [True] * (len(layers) - 1) + [False]
+
+
+@pytest.mark.parametrize("inputs", [128, 400])
+def test_the_same_bytes_for_any_number_of_threads(tools, monkeypatch, inputs):
+    """Outputs are rounded, and inputs summed up, in parts whose sizes do not depend on the machine."""
+    weights = {"w": noise((inputs, 1100), 1) / 8}
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="wide")]
+    made, seen = [], set()
+    for cores in ("1", "2"):
+        monkeypatch.setenv("OMP_NUM_THREADS", cores)
+        model = tools.build(nodes, {"x": ["n", inputs]}, {"y": ["n", 1100]}, weights, ir_version=10)
+        context = replace(
+            tools.context(io.copy(model), tools.Feeds(x=correlated(600, inputs))),
+            progress=lambda *_: seen.update(library.get() for library in blas_threads._libraries()),
+        )
+        step = QuantizeWeights(accuracy="float32")
+        step.prepare(model)
+        assert "GPTQ" in step.apply(model, {}, context).summary
+        made.append(io.to_bytes(model))
+    assert made[0] == made[1]
+    # BLAS has no threads of its own meanwhile: those of NumPy's and of SciPy's would spin against each other.
+    assert seen <= {1}

@@ -55,3 +55,19 @@ def test_held_out_rows_give_the_error_of_a_candidate() -> None:
     errors = found.errors(found.targets(weights), 1.1 * weights)
     expected = np.square(now[:50] @ (1.1 * weights).T - was[:50] @ weights.T).mean(0)
     np.testing.assert_allclose(errors, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("outputs", [None, 500])
+def test_sums_do_not_depend_on_the_number_of_threads(outputs: int | None) -> None:
+    now, was = rows(6, 900, 800)
+    weights = None if outputs is None else np.random.default_rng(7).standard_normal((outputs, 800)).astype(np.float32)
+    found = []
+    for threads in (1, 2):
+        sums = InputSums(800, weights, block=512, threads=threads)
+        sums.update(now, was)
+        found.append(sums.result())
+    np.testing.assert_array_equal(found[0].xtx, found[1].xtx)
+    np.testing.assert_array_equal(found[0].lack, found[1].lack)
+    np.testing.assert_allclose(found[0].xtx, now.T.astype(np.float64) @ now, rtol=1e-3, atol=0.05)
+    lack = now.T.astype(np.float64) @ (was - now)
+    np.testing.assert_allclose(found[0].lack, lack if weights is None else lack @ weights.T, rtol=1e-2, atol=0.05)
