@@ -246,7 +246,7 @@ class _Cascade:
         distilling = self._distilling(before)
         propose = distilling.more_shorts if more else distilling.shorts
         planned = self._remembered(f"short{more}", before, lambda: propose(count, train_s, number))
-        each_s = train_s + self._clock.around_s(self._told, "refit")
+        each_s = train_s + self._clock.around_training_s(self._told, "short")
         return self._affordable(self._open(planned, number), self._clock.short_s, each_s=each_s)
 
     def _stored(self, before: Sequence[Told], number: int, *, stage: Stage, count: int) -> list[Proposal]:
@@ -259,7 +259,9 @@ class _Cascade:
             parents = distilling.promising(parents)
         level: Level = "full" if stage == "full" else "refit"
         planned = self._remembered(f"stored{stage}", before, lambda: distilling.stored(parents, level, number, count))
-        return self._affordable(self._open(planned, number), self._clock.left_s)
+        # What a trial took that trained says nothing of one that only stores.
+        each_s = self._clock.careful_s(self._told) if level == "full" else None
+        return self._affordable(self._open(planned, number), self._clock.left_s, each_s=each_s)
 
     def _full(self, before: Sequence[Told], number: int) -> list[Proposal]:
         if self._began(number + 1):
@@ -275,7 +277,7 @@ class _Cascade:
 
     def _full_s(self) -> float:
         """Give how long a full distillation may train, in whole steps where it is long."""
-        around = self._clock.around_s(self._told, "refit")
+        around = self._clock.around_training_s(self._told, "full")
         careful = self._clock.careful_s(self._told)
         left = self._clock.left_s - around - 2 * careful
         if left > _FULL_SHARED_S and not any(each.proposal.stage == "full" for each in self._told):

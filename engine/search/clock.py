@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from engine.search.values import Level, Told
+from engine.search.values import Level, Stage, Told
 
 # Shares of the time before the report. Where nothing is trained, the rest is for quantizing the best with more care.
 _LIBRARY_UNTIL, _LOOKING_UNTIL, _SHORT_UNTIL = 0.22, 0.36, 0.56
@@ -13,6 +13,8 @@ _LOOKING_ALONE_UNTIL = 0.85
 _FIRST_TRIAL_S, _SLOWER = 6.0, 1.3
 # Quantizing with care takes so much longer than the usual trial, until one has shown it.
 _CAREFUL = 3.0
+# Training is surrounded by this many times what surrounds a refit, until a trial has shown it.
+_AROUND_TRAINING = 1.5
 # A short distillation, as a share of the time and in seconds at least and at most.
 _SHORT_SHARE, _SHORT_LEAST_S, _SHORT_MOST_S = 0.05, 3.0, 90.0
 # A report times the result for this long at most, and evaluates both networks again; a search leaves that time to it.
@@ -79,6 +81,14 @@ class Clock:
         if not taken:
             taken = [max(each.seconds - each.proposal.train_s, 0.1) for each in told if each.state == "succeeded"]
         return _SLOWER * median(taken) if taken else self.trial_s
+
+    def around_training_s(self, told: Sequence[Told], stage: Stage) -> float:
+        """Give what a trial of a stage that trains takes beside its training, by those that trained: more than a refit alone."""
+        trained = [each for each in told if each.state == "succeeded" and each.proposal.train_s > 0]
+        same = [each for each in trained if each.proposal.stage == stage] or trained
+        if not same:
+            return _AROUND_TRAINING * self.around_s(told, "refit")
+        return _SLOWER * median([max(each.seconds - each.proposal.train_s, 0.1) for each in same])
 
     def careful_s(self, told: Sequence[Told]) -> float:
         """Give what it takes to store a trained network in a precision with the care that a result gets."""

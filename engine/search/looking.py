@@ -13,6 +13,7 @@ from engine.search.ledger import Ledger, in_float
 from engine.search.library import VariantLibrary
 from engine.search.prediction import Prediction
 from engine.search.task import Caps, Task, key_of
+from engine.search.terms import Term
 from engine.search.values import Point, Predicted, Proposal, Stage
 
 # Rounds of the solver, each around what the rounds before have measured.
@@ -28,6 +29,8 @@ _AIMS_AS_IT_IS = {1: (0.9, 0.5), 2: (0.7, 1.1), 3: (0.8, 0.95)}
 _DISTANCE = 2
 # The solver is asked in the precisions that cost least, and to differ from the latest candidates: each more takes it longer.
 _PRECISIONS, _REMEMBERED = 2, 16
+# Precisions whose layers compute with integers, so that some are faster in float.
+_WITH_FLOATS = frozenset[Precision](("static", "dynamic"))
 # Below these, damage and loss are noise and tell nothing of how one follows from the other.
 _LEAST_DAMAGE, _LEAST_STRAIN = 1e-6, 0.05
 
@@ -91,10 +94,50 @@ class Looking:
         return self._prediction.predict(point)
 
     def stored_best(self, architecture: Point, count: int = 1) -> tuple[Point, ...]:
-        """Give an architecture in the precisions that cost least and keep the limits on other costs, the best first."""
-        points = [self._normal(architecture.model_copy(update={"precision": each})) for each in self.precisions]
-        points.sort(key=lambda each: (self._caps.beyond(self._prediction.predict(each)) > 0, self.cost(each)))
-        return tuple(points[:count])
+        """Give an architecture in the precisions that cost least and keep the limits on other costs, the best first.
+
+        Each precision once: with all layers in it, with those in float that are cheaper so, or as a trial had it, whichever costs least.
+        """
+        measured = self._measured(architecture)
+
+        def price(point: Point) -> tuple[bool, float]:
+            known = measured.get(key_of(point))
+            cost = self.cost(point) if known is None else known[1]
+            return self._caps.beyond(self._prediction.predict(point)) > 0, cost
+
+        best = []
+        for precision in self.precisions:
+            whole = self._normal(architecture.model_copy(update={"precision": precision}))
+            tried = [point for point, _ in measured.values() if point.precision == precision]
+            best.append(min([whole, self._with_floats(whole), *tried], key=price))
+        return tuple(sorted(best, key=price)[:count])
+
+    def _measured(self, architecture: Point) -> dict[str, tuple[Point, float]]:
+        """Give what trials of an architecture without other options cost, by their points."""
+        wanted = key_of(in_float(architecture))
+        return {
+            key_of(each.point): (each.point, each.cost)
+            for each in self._ledger.judged
+            if not each.point.options and key_of(each.architecture) == wanted
+        }
+
+    def _with_floats(self, whole: Point) -> Point:
+        """Give a point with those layers in float that take less time so, their conversions counted; files never shrink by it."""
+        if self._task.spec.goal.minimise != "latency" or whole.precision not in _WITH_FLOATS:
+            return whole
+        floats = [
+            term.layer
+            for term in self._prediction.alive(whole)
+            if term.layer is not None and term.layer not in whole.ranks and self._cheaper_in_float(term, whole)
+        ]
+        return self._normal(whole.model_copy(update={"in_float": tuple(floats)}))
+
+    def _cheaper_in_float(self, term: Term, point: Point) -> bool:
+        as_float, as_integer = (
+            self._prediction.cost(term, point.precision, point.widths, in_float=each).latency_ratio
+            for each in (True, False)
+        )
+        return as_float < as_integer
 
     def singles(self) -> Iterator[Proposal]:
         """Yield the precisions that cost least by themselves: no result may cost more than the best single pass."""

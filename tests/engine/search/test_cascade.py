@@ -27,14 +27,18 @@ from engine.target import Target
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "fashion-mnist" / "residual_cnn.onnx"
 _SPEED = {"float32": 1.0, "static": 0.55}
+_SLOW = 0.3
 _STORED = {"float32": 1.0, "static": 0.27}
 
 
 class World:
-    """A network whose candidates cost and lose what simple laws say; training halves a loss every `halves_s` seconds."""
+    """A network whose candidates cost and lose what simple laws say; training halves a loss every `halves_s` seconds.
 
-    def __init__(self, *, halves_s=8.0, loses=1.0, trial_s=2.0):
-        self.halves_s, self.loses, self.trial_s = halves_s, loses, trial_s
+    slow: a layer that takes so much more of the time with integers than in floats, as a share of the whole network's.
+    """
+
+    def __init__(self, *, halves_s=8.0, loses=1.0, trial_s=2.0, around_s=0.0, slow=None):
+        self.halves_s, self.loses, self.trial_s, self.around_s, self.slow = halves_s, loses, trial_s, around_s, slow
         self.model = io.load(EXAMPLE)
 
     def asked(self, *, drop=0.01, gates=(), seconds=300.0, trials=36, **more):
@@ -78,12 +82,16 @@ class World:
         structure = self._structure
         shares = {term.name: term.macs_at({}, structure.full) for term in structure.terms}
         total = sum(shares.values())
+        terms = {name: _SPEED[precision] * each / total for name, each in shares.items()}
+        for term in structure.terms:
+            if self.slow and term.layer == self.slow and precision == "static":
+                terms[term.name] += _SLOW
         whole = Timed(
-            ratio=_SPEED[precision],
+            ratio=sum(terms.values()),
             size_bytes=round(750_000 * _STORED[precision]),
             ms=1.0,
             kernels_ms=1.0,
-            terms={name: _SPEED[precision] * each / total for name, each in shares.items()},
+            terms=terms,
         )
         return Times(precision=precision, networks=(whole,))
 
@@ -104,6 +112,7 @@ class World:
         lost += 0.002 if point.precision != "float32" else 0.0
         share = architecture.macs_at(point) / architecture.macs
         ratio = _SPEED[point.precision] * (0.1 + 0.9 * share)
+        ratio += _SLOW if self.slow and point.precision == "static" and self.slow not in point.in_float else 0.0
         values = TrialValues(
             size_bytes=round(750_000 * _STORED[point.precision] * share),
             macs=round(architecture.macs * share),
@@ -123,7 +132,7 @@ class World:
                     kind="classes",
                 ),
             ),
-            seconds=self.trial_s + proposal.train_s,
+            seconds=self.trial_s + proposal.train_s + (self.around_s if proposal.train_s else 0.0),
         )
         return Told(number=number, proposal=proposal, state="succeeded", values=values, seconds=values.seconds)
 
@@ -210,6 +219,22 @@ def test_what_is_too_lossy_after_the_refit_is_distilled_and_stored_in_the_fastes
     refitted = [each for each in whole.told if each.proposal.stage in {"single", "round", "study"}]
     holding = [each.values.latency.value for each in refitted if whole.lost(each) <= 0.01]
     assert whole.chosen.values.latency.value < 0.9 * min(holding)
+
+
+def test_what_was_trained_keeps_those_layers_in_float_that_integers_would_slow_down():
+    world = World(slow="node_Conv_138")
+    done = world.search(world.asked())
+    stored = done.of("stored")
+    assert stored
+    assert all("node_Conv_138" in each.proposal.point.in_float for each in stored)
+    assert done.chosen in stored
+
+
+def test_what_was_trained_last_is_stored_too_where_training_takes_more_than_its_own_time():
+    world = World(around_s=25.0)
+    done = world.search(world.asked(seconds=400))
+    assert {each.proposal.inherits for each in done.of("stored")} >= {each.number for each in done.of("full")}
+    assert done.elapsed <= 400
 
 
 def test_it_ends_inside_its_budget(whole):
