@@ -142,7 +142,7 @@ def assert_all_served(client):
     return served
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.soak)])
+@pytest.fixture(params=["sqlite", "postgres"])
 def urls(request, monkeypatch):
     """Where the service's database is, and where the restored one is to be; empty: in the data folder."""
     if request.param == "sqlite":
@@ -162,6 +162,8 @@ def urls(request, monkeypatch):
     engine.dispose()
 
 
+# tests/services/test_backup.py has uploads and deletions beside backups at every run.
+@pytest.mark.soak
 def test_a_backup_under_load_restores_to_a_service_that_serves_all(urls, tmp_path, monkeypatch):
     monkeypatch.setenv("ONNXPRESS_DATABASE_URL", urls[0])
     # What ran or waited at the moment of the backup is taken when its lease is over, or its message counts as lost.
