@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.connections import RESERVE, Connections
-from api.door import doors
+from api.door import MOST_HELD, TurnedAway, doors
 from api.uvicorn_protocol import Protocol
 from services import db, logs
 from services.server_secret import SecretError, open_server_secret
@@ -42,6 +42,7 @@ class Server(uvicorn.Server):
         self._connections = Connections(
             settings.max_connections, settings.max_connections_per_address, app.state.proxies
         )
+        self._turned_away = TurnedAway(_files_left(settings.max_connections))
         super().__init__(
             uvicorn.Config(
                 app,
@@ -68,7 +69,7 @@ class Server(uvicorn.Server):
         """Start serving. asyncio has one number for both, so that the system is told the other one afterwards."""
         if sockets is None:
             try:
-                sockets = list(doors(self.config.host, self.config.port, self._connections))
+                sockets = list(doors(self.config.host, self.config.port, self._connections, self._turned_away))
             except OSError as error:
                 sys.exit(f"onnxpress: cannot serve on {self.config.host}, port {self.config.port}: {error}")
         await super().startup(sockets)
@@ -79,6 +80,7 @@ class Server(uvicorn.Server):
         """Stop serving."""
         self._app.state.watcher.close()
         await super().shutdown(sockets)
+        self._turned_away.close()
 
 
 def refuse_unless_private(host: str, *, authenticated: bool) -> None:
@@ -100,13 +102,23 @@ def _accepted_at_once(settings: Settings) -> int:
 
 
 def _allow_files(connections: int) -> None:
-    """Have as many descriptors as the connections may take, each with a file, where the system lets us."""
-    needed = 2 * (connections + RESERVE) + FILES
+    """Have as many descriptors as the connections may take, each with a file, and those at the door, where the system lets us."""
+    wanted = _files(connections) + MOST_HELD
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
+    if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(
-            resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else min(needed, hard), hard)
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
         )
+
+
+def _files_left(connections: int) -> int:
+    """Give how many descriptors are left for who is turned away."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_HELD if soft == resource.RLIM_INFINITY else max(0, min(MOST_HELD, soft - _files(connections)))
+
+
+def _files(connections: int) -> int:
+    return 2 * (connections + RESERVE) + FILES
 
 
 def _keep_memory() -> None:

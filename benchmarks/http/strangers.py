@@ -1,4 +1,7 @@
-"""Strangers without a key: idle connections by the thousand and bodies without end, and what a health check and a client feel of it."""
+"""Strangers without a key: idle connections by the thousand, some back whenever they are closed, and bodies without end.
+
+What a health check and a client feel of them.
+"""
 
 import os
 import socket
@@ -32,6 +35,36 @@ for number in range(count):
 print("ready", flush=True)
 # They ask nothing, and whoever is sent away stays away.
 select.select([], [], [])
+"""
+# Whoever is sent away is back after so long.
+RETURNING = """
+import heapq, resource, select, socket, sys, time
+host, port, count, addresses, pause = sys.argv[1], int(sys.argv[2]), *map(int, sys.argv[3:5]), float(sys.argv[5])
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(4 * count, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
+poll, held, away = select.epoll(), {}, [(0.0, number) for number in range(count)]
+
+def connect(number):
+    link = socket.socket()
+    link.setblocking(False)
+    link.bind((f"127.0.{1 + number % addresses}.1", 0))
+    link.connect_ex((host, port))
+    held[link.fileno()] = link, number
+    poll.register(link, select.EPOLLIN)
+
+told = False
+while True:
+    while away and away[0][0] <= time.monotonic():
+        connect(heapq.heappop(away)[1])
+    if not told and not away:
+        told = True
+        print("ready", flush=True)
+    for descriptor, _ in poll.poll(max(0, min(0.05, away[0][0] - time.monotonic())) if away else 0.05):
+        link, number = held.pop(descriptor)
+        link.close()
+        heapq.heappush(away, (time.monotonic() + pause, number))
+        if not told:
+            told = True
+            print("ready", flush=True)
 """
 POSTER = """
 import socket, sys
@@ -67,16 +100,23 @@ def measure(api: Api, log: Path, idle: int, posters: int) -> dict[str, Felt]:
         "alone": _felt(api, log),
         f"{idle} idle connections of one address": _among(api, log, idle=idle),
         f"{idle} idle connections of 200 addresses": _among(api, log, idle=idle, addresses=200),
+        f"{idle} that come back after a second, of one address": _among(api, log, idle=idle, pause_s=1.0),
+        f"{idle} that come back at once, of one address": _among(api, log, idle=idle, pause_s=0.0),
+        f"{idle} that come back at once, of 200 addresses": _among(api, log, idle=idle, addresses=200, pause_s=0.0),
         f"{posters} keyless posters of 1 MiB": _among(api, log, posters=posters),
         "both": _among(api, log, idle=idle, addresses=200, posters=posters),
     }
 
 
-def _among(api: Api, log: Path, *, idle: int = 0, addresses: int = 1, posters: int = 0) -> Felt:
+def _among(
+    api: Api, log: Path, *, idle: int = 0, addresses: int = 1, posters: int = 0, pause_s: float | None = None
+) -> Felt:
     host, port = api.url.removeprefix("http://").split(":")
     with ExitStack() as stack:
         if idle:
-            stack.enter_context(_running(IDLE, host, port, str(idle), str(addresses)))
+            words = (host, port, str(idle), str(addresses))
+            comes_back = () if pause_s is None else (str(pause_s),)
+            stack.enter_context(_running(RETURNING if comes_back else IDLE, *words, *comes_back))
         for _ in range(posters):
             stack.enter_context(_running(POSTER, host, port))
         time.sleep(0.5)

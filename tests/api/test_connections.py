@@ -1,5 +1,6 @@
 """Who holds connections open, sends slowly or has no key keeps nobody else from being answered."""
 
+import asyncio
 import json
 import select
 import socket
@@ -9,7 +10,7 @@ from contextlib import ExitStack, closing
 import httpx
 import pytest
 
-from api import uvicorn_protocol
+from api import door, uvicorn_protocol
 from api.client_address import Proxies
 from api.connections import REPLACED_BURST, REPLACED_PER_S, RESERVE_OF_ONE, Connections
 from settings import Settings
@@ -289,6 +290,34 @@ def test_who_comes_again_and_again_is_turned_away_and_others_are_not():
         connections.opened(Line(), f"192.0.2.{number}")
     assert not connections.turns_away("192.0.2.2")
     assert [connections.turns_away("192.0.2.3") for _ in range(REPLACED_BURST + 1)][-1]
+
+
+def test_who_is_turned_away_is_let_wait_and_the_first_goes_where_there_are_too_many(monkeypatch):
+    def is_closed(link):
+        try:
+            return link.recv(1) == b""
+        except BlockingIOError:
+            return False
+
+    async def turn_away(count):
+        with ExitStack() as stack:
+            pairs = [socket.socketpair() for _ in range(count)]
+            for theirs, _ in pairs:
+                stack.enter_context(theirs).setblocking(False)
+            held = door.TurnedAway(most=3)
+            for _, ours in pairs[:-1]:
+                held.hold(ours)
+            assert [is_closed(theirs) for theirs, _ in pairs] == [True] * (count - 4) + [False] * 4
+            loop = asyncio.get_running_loop()
+            assert [await loop.sock_recv(theirs, 1) for theirs, _ in pairs[:-1]] == [b""] * (count - 1)
+            assert len(held) == 0
+            last, ours = pairs[-1]
+            held.hold(ours)
+            held.close()
+            assert is_closed(last)
+
+    monkeypatch.setattr(door, "HELD_S", 0.05)
+    asyncio.run(turn_away(6))
 
 
 @pytest.mark.parametrize(
