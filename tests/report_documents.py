@@ -6,6 +6,7 @@ from engine.gate import Gate
 from engine.report.byte_account import ByteAccount, ByteRow
 from engine.report.layer_cost import LayerCost
 from engine.report.quantization_details import QuantizedLayer, StaticDetails
+from engine.report.run_facts import Memory
 from engine.report.training_details import DistillDetails, TrainingPoint, TrainingRecord
 from engine.report.values import (
     Change,
@@ -15,7 +16,6 @@ from engine.report.values import (
     Interval,
     Latency,
     LatencyComparison,
-    Memory,
     MemoryComparison,
     ModelFacts,
     Quality,

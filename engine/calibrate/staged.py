@@ -13,7 +13,7 @@ import onnx_ir as ir
 from engine.calibrate.observe import network_inputs
 from engine.graph import io
 from engine.graph.dtypes import bodies
-from engine.report.values import SessionOptions
+from engine.report.run_facts import SessionOptions
 from engine.runtime import sessions
 from engine.target import Target
 

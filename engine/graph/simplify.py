@@ -10,9 +10,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxscript.optimizer
-import onnxscript.rewriter
-import onnxslim
 from onnx_ir.passes import common
 
 from engine.contract import Context
@@ -21,6 +18,7 @@ from engine.graph import io, verify
 from engine.graph.declaration import Declaration
 from engine.graph.fixed_sizes import use_fixed_sizes
 from engine.graph.self_difference import SelfDifferences
+from engine.graph.slimming import slim
 from engine.graph.spatial_mean import use_global_average_pool
 from engine.graph.tree_ensembles import holds_ensembles, shorten, to_version_5, why_kept
 from engine.report.detail_parts import CountChange
@@ -158,6 +156,9 @@ def _saved(before: ir.Model, after: ir.Model) -> int:
 
 def _onnxscript(model: ir.Model) -> ir.Model:
     with _library():
+        import onnxscript.optimizer  # noqa: PLC0415  # few networks have control flow, and all would wait for it
+        import onnxscript.rewriter  # noqa: PLC0415
+
         optimised: ir.Model = onnxscript.optimizer.optimize(model)
         rewritten: ir.Model = onnxscript.rewriter.rewrite(optimised)
     return rewritten
@@ -166,6 +167,8 @@ def _onnxscript(model: ir.Model) -> ir.Model:
 def _fold_by_sizes(model: ir.Model) -> ir.Model:
     """Fold constants, and what is computed from sizes of axes that are fixed where those of others, such as the batch, are not."""
     with _library():
+        import onnxscript.optimizer  # noqa: PLC0415  # only where the other library has failed
+
         folded: ir.Model = onnxscript.optimizer.optimize(model)
         if use_fixed_sizes(folded):
             folded = onnxscript.optimizer.optimize(folded)
@@ -179,10 +182,8 @@ def _onnxslim(model: ir.Model) -> ir.Model:
 
 def _slim(model: ir.Model, *, infer_shapes: bool = True) -> ir.Model:
     serialized = ir.to_proto(model)
-    # Its own annotation takes each option for all of them.
-    options: Any = {"no_shape_infer": not infer_shapes}
     with _library():
-        slimmed: onnx.ModelProto = onnxslim.slim(serialized, **options)
+        slimmed = slim(serialized, infer_shapes=infer_shapes)
     return ir.from_proto(slimmed)
 
 

@@ -13,7 +13,8 @@ from engine.errors import EngineError, ModelInvalidError, ModelUnsupportedError,
 from engine.job.workspace import write_atomically
 from engine.measure.memory import store_feed
 from engine.report.files import report_files
-from engine.report.values import AnyReport, Memory, Refusal
+from engine.report.run_facts import Memory
+from engine.report.values import AnyReport, Refusal
 from engine.runtime.engine_cache import keep_engines_in
 from engine.runtime.host_lock import HostLock
 from engine.runtime.sessions import Feed

@@ -21,7 +21,8 @@ from engine.measure.latency import compare, measure_alone, without_warm_up
 from engine.measure.quality import Evaluator
 from engine.measure.throughput import measure_throughput
 from engine.measure.tune import find_options
-from engine.report.values import LatencyComparison, Memory, OutputReport, Placement, Quality, TargetMeasurement
+from engine.report.run_facts import Memory
+from engine.report.values import LatencyComparison, OutputReport, Placement, Quality, TargetMeasurement
 from engine.runtime import sessions, tracing
 from engine.runtime.environment import environment
 from engine.runtime.kernel_times import NodeRun, OpProfile, summarise

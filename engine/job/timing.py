@@ -11,7 +11,8 @@ from engine.measure.acceptance import DECIDES, in_doubt
 from engine.measure.decoding import generation
 from engine.measure.latency import compare
 from engine.measure.tune import find_options
-from engine.report.values import Generation, LatencyComparison, SessionOptions, Tuning
+from engine.report.run_facts import SessionOptions
+from engine.report.values import Generation, LatencyComparison, Tuning
 from engine.runtime.sessions import Feed
 from engine.spec import Compress, Search
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from engine.measure.gates import FEWEST_RUNS
 from engine.measure.intervals import Floats, block_weights
 from engine.report.counted_time import clock_that_counts
-from engine.report.values import MOST_RUNS, Interval, Latency, LatencyComparison, Ratio, SessionOptions
+from engine.report.run_facts import SessionOptions
+from engine.report.values import MOST_RUNS, Interval, Latency, LatencyComparison, Ratio
 from engine.runtime.failures import explain_run
 from engine.runtime.host_lock import HostLock
 from engine.runtime.kernel_times import OpProfile, Run, summarise

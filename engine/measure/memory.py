@@ -20,7 +20,7 @@ import numpy as np
 from engine import errors
 from engine.errors import EngineError, ModelInvalidError, OutOfTimeError
 from engine.measure.fresh_process import starter
-from engine.report.values import Memory
+from engine.report.run_facts import Memory
 from engine.runtime.discovery import prove
 from engine.runtime.gpu import memory_watch
 from engine.runtime.network_files import stored_files

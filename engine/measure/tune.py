@@ -11,8 +11,9 @@ from engine.errors import EngineError, VerificationFailedError
 from engine.graph.agreement import agreement
 from engine.graph.operators import has_convolutions
 from engine.measure.latency import judge_turns, take_turns
+from engine.report.run_facts import SessionOptions
 from engine.report.usage import usage
-from engine.report.values import ImpossibleOptions, LatencyComparison, OptionTrial, SessionOptions, Tuning
+from engine.report.values import ImpossibleOptions, LatencyComparison, OptionTrial, Tuning
 from engine.runtime.device_binding import DeviceRun
 from engine.runtime.host_lock import HostLock
 from engine.runtime.native_output import held_back

@@ -19,7 +19,7 @@ from engine.graph import io
 from engine.graph.quantized import CONVERSIONS
 from engine.measure.latency import per_op
 from engine.quantize.static_plan import StaticPlan, final_output
-from engine.report.values import OpCost
+from engine.report.run_facts import OpCost
 from engine.runtime import sessions
 from engine.runtime.kernel_times import OpProfile
 

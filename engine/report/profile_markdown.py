@@ -5,11 +5,10 @@ from collections.abc import Iterator, Sequence
 from engine.report.counted_time import counted
 from engine.report.folded import folded
 from engine.report.outputs_markdown import output_lines, quality_rows
+from engine.report.run_facts import Memory, OpCost
 from engine.report.tuning_markdown import tuning_lines
 from engine.report.values import (
     LatencyComparison,
-    Memory,
-    OpCost,
     ProfileReport,
     TargetMeasurement,
     TargetProfile,

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from engine.report.values import OptionTrial, SessionOptions, Tuning
+from engine.report.run_facts import SessionOptions
+from engine.report.values import OptionTrial, Tuning
 from engine.report.wording import milliseconds, speed, table
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from engine.report.values import SessionOptions
+from engine.report.run_facts import SessionOptions
 from engine.target import Target
 
 _LEVELS = {

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from engine.gate import Gate, ProfileGate
 from engine.inspection import Estimate, Preprocessing, TensorInfo
@@ -11,18 +11,14 @@ from engine.outputs import OutputKind
 from engine.report.byte_account import ByteAccount
 from engine.report.details import AnyDetails
 from engine.report.layer_cost import LayerCost
+from engine.report.run_facts import Memory, NodePlacement, OpCost, SessionOptions, Value
 from engine.report.search import SearchReport
 from engine.target import Target
 
 Outcome = Literal["pass", "fail", "inconclusive", "none"]
 
 
-class _Value(BaseModel):
-    # What a newer version says besides is left out: during an upgrade both read what the other has stored.
-    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
-
-
-class Interval(_Value):
+class Interval(Value):
     """Two-sided interval of a value."""
 
     low: float
@@ -30,7 +26,7 @@ class Interval(_Value):
     confidence: float = 0.95
 
 
-class Quality(_Value):
+class Quality(Value):
     """One metric of the compressed network beside the original, on the same samples.
 
     For task metrics `original` and `compressed` are the metric's values and `difference` is compressed - original, paired
@@ -53,7 +49,7 @@ class Quality(_Value):
     weight: float = Field(1.0, description="How much the output counts where several are taken together.")
 
 
-class OutputReport(_Value):
+class OutputReport(Value):
     """What an output of the network was taken for, and why."""
 
     name: str
@@ -71,7 +67,7 @@ class OutputReport(_Value):
 MOST_RUNS = 1000
 
 
-class Latency(_Value):
+class Latency(Value):
     """Wall time of one run in milliseconds, from raw samples that no other process disturbed."""
 
     mean_ms: float
@@ -92,14 +88,14 @@ class Latency(_Value):
     )
 
 
-class Ratio(_Value):
+class Ratio(Value):
     """compressed / original with a bootstrap interval; below 1 is better."""
 
     value: float
     interval: Interval
 
 
-class DataParts(_Value):
+class DataParts(Value):
     """How many samples did what. What is chosen on some samples looks better there than it is; those that judge never chose."""
 
     calibrate: int = Field(description="For statistics, fits and training.")
@@ -113,7 +109,7 @@ class DataParts(_Value):
 Clock = Literal["wall", "cpu"]
 
 
-class LatencyComparison(_Value):
+class LatencyComparison(Value):
     """Original and compressed, run by run in turn in one process."""
 
     original: Latency
@@ -139,7 +135,7 @@ class LatencyComparison(_Value):
     )
 
 
-class TokenRate(_Value):
+class TokenRate(Value):
     """Tokens per second of a decoder under one load, original and compressed in turn."""
 
     original_ms: float = Field(description="Median of one run.")
@@ -152,7 +148,7 @@ class TokenRate(_Value):
     unstable_because: str | None = None
 
 
-class Generation(_Value):
+class Generation(Value):
     """A decoder's two loads: `prefill` reads a prompt at once, `decode` writes one token behind it, with the prompt in the cache."""
 
     texts: int = Field(description="At the same time, as the target's batch says.")
@@ -161,7 +157,7 @@ class Generation(_Value):
     decode: TokenRate
 
 
-class Size(_Value):
+class Size(Value):
     """Bytes of the stored network, its external data included."""
 
     original: int
@@ -172,32 +168,14 @@ class Size(_Value):
     compressed_download: int | None = None
 
 
-class Memory(_Value):
-    """Of a fresh process that loads the network and runs it once."""
-
-    peak_rss_bytes: int
-    load_ms: float = Field(
-        description="From the file to a session that can run; profiles drop the file from the page cache before."
-    )
-    first_run_ms: float
-    warm_load_ms: float | None = Field(
-        None, description="The same again in the same process, after the peak was read; in profiles only."
-    )
-    device_peak_bytes: int | None = Field(
-        None,
-        description="Most of the GPU's memory that loading and running took, over what the provider itself takes; null where"
-        " there is no GPU, or it does not tell.",
-    )
-
-
-class MemoryComparison(_Value):
+class MemoryComparison(Value):
     """The same fresh process for the original and for the compressed network."""
 
     original: Memory
     compressed: Memory
 
 
-class Refusal(_Value):
+class Refusal(Value):
     """Why a pass was not applied, in words for the network's owner."""
 
     code: Literal[
@@ -222,7 +200,7 @@ class Refusal(_Value):
     )
 
 
-class Change(_Value):
+class Change(Value):
     """What a pass did."""
 
     summary: str = Field(description="One plain sentence.")
@@ -241,7 +219,7 @@ class Change(_Value):
     )
 
 
-class Credit(_Value):
+class Credit(Value):
     """More loss than is allowed, which a step was granted because a later one teaches the network."""
 
     reason: str = Field(description="What was lost.")
@@ -250,7 +228,7 @@ class Credit(_Value):
     )
 
 
-class StepReport(_Value):
+class StepReport(Value):
     """One execution of a pass."""
 
     index: int
@@ -271,7 +249,7 @@ class StepReport(_Value):
         return self.index + 1
 
 
-class GateResult(_Value):
+class GateResult(Value):
     """One gate with the measured value and the bound that was held against the limit."""
 
     gate: Gate | ProfileGate
@@ -282,7 +260,7 @@ class GateResult(_Value):
     reason: str
 
 
-class Verdict(_Value):
+class Verdict(Value):
     """The gates taken together: fail if an error gate fails, else inconclusive if one is, else pass; none without gates."""
 
     outcome: Outcome
@@ -298,7 +276,7 @@ class Verdict(_Value):
         return cls(outcome=found, gates=tuple(gates))
 
 
-class Environment(_Value):
+class Environment(Value):
     """Where the numbers were measured."""
 
     cpu: str
@@ -327,7 +305,7 @@ class Environment(_Value):
     )
 
 
-class ModelFacts(_Value):
+class ModelFacts(Value):
     """What the report says of one network."""
 
     sha256: str
@@ -337,7 +315,7 @@ class ModelFacts(_Value):
     ops: dict[str, int]
 
 
-class Learner(_Value):
+class Learner(Value):
     """A network that took part in learning besides the job's: what was started from, or learnt from."""
 
     name: str | None = Field(description="What its owner calls it.")
@@ -347,27 +325,7 @@ class Learner(_Value):
     )
 
 
-class SessionOptions(_Value):
-    """Options of an onnxruntime session and its provider that change its speed, and its numbers by no more than rounding."""
-
-    threads: int = Field(description="Intra-op threads.")
-    inter_op_threads: int = 1
-    execution_mode: Literal["sequential", "parallel"] = "sequential"
-    graph_optimization: Literal["disabled", "basic", "extended", "all"] = "all"
-    spinning: bool = Field(default=True, description="Whether idle pool threads spin instead of sleeping.")
-    provider_options: dict[str, str] = Field(
-        default_factory=dict, description="Of the execution provider, beside what it is always given."
-    )
-    inputs_on_device: bool = Field(
-        default=False, description="Whether inputs and outputs stay in the device's memory, by IOBinding."
-    )
-    fixed_axes: dict[str, int] = Field(
-        default_factory=dict,
-        description="Open axes of the inputs, by name, that are given a size when the session is made; it takes no other then.",
-    )
-
-
-class OptionTrial(_Value):
+class OptionTrial(Value):
     """Options that were tried, in turn with the target's own."""
 
     options: SessionOptions
@@ -376,14 +334,14 @@ class OptionTrial(_Value):
     stable: bool
 
 
-class ImpossibleOptions(_Value):
+class ImpossibleOptions(Value):
     """Options with which the network does not run, or gives other numbers."""
 
     options: SessionOptions
     reason: str
 
 
-class Tuning(_Value):
+class Tuning(Value):
     """The search for better session options on a target."""
 
     default: SessionOptions = Field(description="The target's own.")
@@ -395,14 +353,14 @@ class Tuning(_Value):
     usage: str = Field("", description="Python that makes a session with the chosen options, or the target's own.")
 
 
-class TuningComparison(_Value):
+class TuningComparison(Value):
     """The best session options of the original and of the compressed network."""
 
     original: Tuning
     compressed: Tuning
 
 
-class Loading(_Value):
+class Loading(Value):
     """How to load the result so that it runs as it was measured."""
 
     provider: str = Field(description="Execution provider, as onnxruntime names it.")
@@ -422,7 +380,7 @@ class Loading(_Value):
     usage: str = Field(description="Python that makes the session.")
 
 
-class SelfDifference(_Value):
+class SelfDifference(Value):
     """How far the original differs from itself: what no step can be blamed for."""
 
     outputs: dict[str, float] = Field(
@@ -431,7 +389,7 @@ class SelfDifference(_Value):
     words: str = Field(description="The same as a sentence, with what was compared.")
 
 
-class Report(_Value):
+class Report(Value):
     """The whole result of a job."""
 
     version: Literal[1] = 1
@@ -495,26 +453,7 @@ class Report(_Value):
     warnings: tuple[str, ...] = ()
 
 
-class OpCost(_Value):
-    """Time per run of the network, and its share of the time of all nodes."""
-
-    op_type: str
-    node: str | None
-    provider: str
-    count: int
-    ms: float
-    share: float
-
-
-class NodePlacement(_Value):
-    """A node of the network and the execution provider that the session gave it to."""
-
-    node: str
-    op_type: str
-    provider: str
-
-
-class Placement(_Value):
+class Placement(Value):
     """Which provider runs what, as onnxruntime tells it."""
 
     nodes_by_provider: dict[str, int] = Field(
@@ -527,7 +466,7 @@ class Placement(_Value):
     fallback_share: float = Field(description="The fallbacks' share of the time of all kernels.")
 
 
-class Throughput(_Value):
+class Throughput(Value):
     """Runs per second with so many callers of one session at the same time."""
 
     concurrency: int
@@ -538,7 +477,7 @@ class Throughput(_Value):
     runs: int
 
 
-class TargetMeasurement(_Value):
+class TargetMeasurement(Value):
     """What a network costs on one target."""
 
     environment: Environment
@@ -563,7 +502,7 @@ class TargetMeasurement(_Value):
     tuning: Tuning | None = None
 
 
-class TargetProfile(_Value):
+class TargetProfile(Value):
     """One target of a profile: measured, or the reason why the network does not run there."""
 
     index: int = Field(description="Of the target in the job's spec.")
@@ -573,7 +512,7 @@ class TargetProfile(_Value):
     seconds: float
 
 
-class ProfileReport(_Value):
+class ProfileReport(Value):
     """The whole result of a profile."""
 
     version: Literal[1] = 1

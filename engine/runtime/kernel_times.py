@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from engine.report.values import OpCost
+from engine.report.run_facts import OpCost
 
 # Their time is that of the nodes inside them, which are listed too.
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import TargetUnavailableError
-from engine.report.values import SessionOptions
+from engine.report.run_facts import SessionOptions
 from engine.runtime.device_binding import bind_on_device, unrecorded
 from engine.runtime.failures import explain_load, explain_run
 from engine.runtime.library import load_errors, onnxruntime_module, run_errors

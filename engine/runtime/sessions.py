@@ -1,6 +1,6 @@
 """Sessions on a proven target: the one way to run a network."""
 
-from engine.report.values import SessionOptions
+from engine.report.run_facts import SessionOptions
 from engine.runtime.discovery import prove
 from engine.runtime.loading import Feed, ModelSource, Port, Session, captures, default_options, load, session_options
 from engine.runtime.providers import exact_target, untimed_target

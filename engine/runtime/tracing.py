@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import TargetUnavailableError
-from engine.report.values import NodePlacement
+from engine.report.run_facts import NodePlacement
 from engine.runtime.failures import explain_run
 from engine.runtime.kernel_times import NodeRun, read_profile
 from engine.runtime.library import run_errors

@@ -11,7 +11,7 @@ import yaml
 
 from engine.__main__ import main
 from engine.measure import memory
-from engine.report.values import Memory
+from engine.report.run_facts import Memory
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from engine.graph.declaration import Declaration, contradictions
 from engine.graph.validate import inspect_model
 from engine.passes.float16 import Float16
 from engine.passes.simplify import Simplify
-from engine.report.values import Memory
+from engine.report.run_facts import Memory
 
 _VALUE = helper.make_tensor_value_info
 

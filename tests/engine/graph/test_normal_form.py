@@ -9,7 +9,7 @@ from engine import Compress, run
 from engine.errors import ModelInvalidError
 from engine.graph import io
 from engine.graph.validate import inspect_model
-from engine.report.values import Memory
+from engine.report.run_facts import Memory
 from engine.runtime.sessions import session
 from engine.target import Target
 

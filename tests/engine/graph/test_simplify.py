@@ -146,7 +146,7 @@ def test_a_library_that_stumbles_over_a_network_costs_its_stage_alone(simplified
     def stumble(_model, **_options):
         raise IndexError("a library's own bug")
 
-    monkeypatch.setattr(simplify.onnxslim, "slim", stumble)
+    monkeypatch.setattr(simplify, "slim", stumble)
     net = network()
     x = net.norm(net.conv("image", 3, 5, name="a"), 5, name="bn")
     _, change = simplified(net.build(net.op("Flatten", net.op("GlobalAveragePool", x))))

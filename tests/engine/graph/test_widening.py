@@ -11,7 +11,7 @@ from engine import Compress, run
 from engine.errors import BaselineFailedError
 from engine.graph import io
 from engine.graph.widening import widen
-from engine.report.values import Memory
+from engine.report.run_facts import Memory
 from engine.runtime.sessions import session
 from engine.target import Target
 

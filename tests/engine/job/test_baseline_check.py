@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engine import Compress, Profile, run
 from engine.errors import BaselineFailedError
-from engine.report.values import Memory
+from engine.report.run_facts import Memory
 
 DRAW = np.random.default_rng(9)
 # Pixels: four classes, each a colour and brightness of its own.

@@ -12,7 +12,8 @@ from engine.errors import BaselineFailedError, DatasetInvalidError, SpecInvalidE
 from engine.job import compress as compress_module
 from engine.job import timing, workbench
 from engine.report.markdown import markdown
-from engine.report.values import Memory, Refusal, SessionOptions, Tuning
+from engine.report.run_facts import Memory, SessionOptions
+from engine.report.values import Refusal, Tuning
 from engine.runtime import sessions
 from engine.target import Target
 

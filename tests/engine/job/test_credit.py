@@ -5,7 +5,7 @@ import pytest
 
 from engine import Compress, run
 from engine.report.markdown import markdown
-from engine.report.values import Memory
+from engine.report.run_facts import Memory
 
 pytestmark = pytest.mark.usefixtures("short_measurements")
 PRUNE = {"type": "prune_channels", "sparsity": 0.75, "reconstruct": False, "importance": "magnitude"}

@@ -10,7 +10,7 @@ from engine.job import workbench
 from engine.measure.gates import Costs, judge
 from engine.report.counted_time import counted
 from engine.report.files import report_files
-from engine.report.values import Memory
+from engine.report.run_facts import Memory
 from tests.engine.small_decoders import SHAPE, small_decoder, texts
 
 RECIPE = [{"type": "quantize_weights", "head_bits": 8, "operators": ["MatMul"]}]

@@ -6,7 +6,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from engine import Compress, Profile, run
-from engine.report.values import Memory
+from engine.report.run_facts import Memory
 
 DRAW = np.random.default_rng(3)
 GATES = [{"metric": "size_bytes", "rule": "max_ratio", "value": 1.0}]

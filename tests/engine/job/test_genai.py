@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.networks import genai_folder
 from engine import Compress, run
-from engine.report.values import Memory
+from engine.report.run_facts import Memory
 from engine.runtime import sessions
 from engine.target import Target
 from tests.engine.small_decoders import SHAPE, small_decoder, texts

@@ -15,7 +15,8 @@ from engine.job import workbench
 from engine.measure import latency
 from engine.measure.latency import compare
 from engine.passes.float16 import Float16
-from engine.report.values import Change, Memory
+from engine.report.run_facts import Memory
+from engine.report.values import Change
 from engine.target import Target
 
 observe_module = importlib.import_module("engine.calibrate.observe")  # its package has a function of that name

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from engine import Compress, run
 from engine.errors import SpecInvalidError
 from engine.report.markdown import markdown
-from engine.report.values import Memory
+from engine.report.run_facts import Memory
 
 pytestmark = pytest.mark.usefixtures("short_measurements")
 

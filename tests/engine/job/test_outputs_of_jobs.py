@@ -10,7 +10,7 @@ import pytest
 from engine import Compress, run
 from engine.errors import DatasetInvalidError, SpecInvalidError
 from engine.report.markdown import markdown
-from engine.report.values import Memory
+from engine.report.run_facts import Memory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "measure"))
 import judged_networks as networks

@@ -16,7 +16,8 @@ from engine.job.data import JobData
 from engine.measure.metrics import Output
 from engine.measure.scores import new_task
 from engine.passes.float16 import Float16
-from engine.report.values import Change, Memory
+from engine.report.run_facts import Memory
+from engine.report.values import Change
 
 CALIBRATES, SELECTS, JUDGES = 0, 1, 2
 GATES = [{"metric": "top1", "rule": "max_drop", "value": 0.01}]

@@ -13,8 +13,8 @@ from onnx import helper, load_from_string
 from engine import EngineError, merge_reports, read_report, read_spec, run
 from engine.errors import BaselineFailedError, SpecInvalidError, TargetUnavailableError
 from engine.report.markdown import markdown
+from engine.report.run_facts import Memory
 from engine.report.unmeasured import unmeasured
-from engine.report.values import Memory
 
 SIZE = {"metric": "size_bytes", "rule": "max", "value": 10}
 ROOMY = {"metric": "size_bytes", "rule": "max", "value": 1e9}

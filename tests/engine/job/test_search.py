@@ -11,8 +11,8 @@ import pytest
 import engine
 from engine.job import search, timing, trial
 from engine.measure import latency
+from engine.report.run_facts import Memory
 from engine.report.search import SearchReport
-from engine.report.values import Memory
 from engine.search import clock, kernel_times
 from engine.search.values import Proposal, Told
 

@@ -3,7 +3,8 @@ import pytest
 from engine.gate import Gate
 from engine.measure.gates import Costs, judge, runs_needed, verdict
 from engine.measure.intervals import tango
-from engine.report.values import Interval, Latency, LatencyComparison, Memory, MemoryComparison, Quality, Ratio, Size
+from engine.report.run_facts import Memory
+from engine.report.values import Interval, Latency, LatencyComparison, MemoryComparison, Quality, Ratio, Size
 
 NONE = Costs()
 

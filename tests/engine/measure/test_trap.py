@@ -53,7 +53,7 @@ print(json.dumps(told))
 # Of the processor's own turn in the second job.
 _MEMORY = """
 def providers_memory():
-    from engine.report.values import Memory
+    from engine.report.run_facts import Memory
     return Memory(peak_rss_bytes=1, load_ms=1.0, first_run_ms=1.0)
 """
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from engine.report.run_facts import SessionOptions
 from engine.report.usage import usage
-from engine.report.values import SessionOptions
 from engine.runtime.providers import PROVIDERS
 from engine.target import Target
 

@@ -16,7 +16,7 @@ import json, sys
 sys.path[:0] = sys.argv[1:3]
 import numpy as np
 from onnx import TensorProto, helper
-from engine.report.values import SessionOptions
+from engine.report.run_facts import SessionOptions
 from engine.runtime.discovery import available_targets
 from engine.runtime.environment import environment
 from engine.runtime.sessions import session

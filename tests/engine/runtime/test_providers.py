@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from engine.errors import DatasetInvalidError, ModelInvalidError, ModelUnsupportedError, TargetUnavailableError
-from engine.report.values import SessionOptions
+from engine.report.run_facts import SessionOptions
 from engine.runtime import discovery, kernel_times, library, plugins, providers, tracing
 from engine.runtime.discovery import available_targets
 from engine.runtime.environment import environment

@@ -6,7 +6,7 @@ import pytest
 
 import engine
 from engine.job import search_bench, trial
-from engine.report.values import Memory
+from engine.report.run_facts import Memory
 from engine.search import kernel_times, ledger
 from engine.search.feasibility import cost
 from engine.search.values import Point, Told

@@ -10,7 +10,7 @@ import pytest
 
 from engine import Compress, run
 from engine.graph import io
-from engine.report.values import Memory
+from engine.report.run_facts import Memory
 from engine.runtime import sessions
 from engine.target import Target
 
