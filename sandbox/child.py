@@ -1,4 +1,4 @@
-"""The child: locks itself down, then enters the engine's front door. Started as `python -I -m sandbox.child`.
+"""The child: locks itself down, then enters the engine's front door. Started as `python -I -m sandbox.child`, or forked.
 
 It reads JSON lines from the control descriptor, and dies when that is closed: first its limits and its folder, and when its
 parent has seen that it is locked down, its order. It writes JSON lines to its events descriptor, the last one the result. What
@@ -6,6 +6,7 @@ libraries print goes to the log and means nothing.
 """
 
 import errno
+import gc
 import json
 import os
 import sys
@@ -25,14 +26,20 @@ Tell = Callable[[dict[str, Any]], None]
 _PROGRESS_S = 0.05
 
 
-def main(argv: list[str]) -> int:
-    """Do one order: this process becomes the keeper, the one below it works."""
+def main(argv: list[str]) -> NoReturn:
+    """Do one order."""
     control, events, parent = (int(word) for word in argv)
-    confine.die_with_parent(parent)
     # Nothing that this process starts inherits them.
     os.set_inheritable(control, False)
     os.set_inheritable(events, False)
+    keep(control, events, parent)
+
+
+def keep(control: int, events: int, parent: int) -> NoReturn:
+    """Do one order: this process becomes the keeper, the one below it works."""
+    # Its parent is sure to be its own when it has said something, also where it was forked elsewhere.
     setup = json.loads(_line(control))
+    confine.die_with_parent(parent)
     confine.limit(**setup["limits"])
     if not setup["devices"]:
         confine.separate()
@@ -108,6 +115,11 @@ def _result(order: dict[str, Any], workspace: Path, tell: Tell) -> dict[str, Any
 def _work(order: dict[str, Any], workspace: Path, tell: Tell) -> dict[str, Any]:
     """Do the order beside no measurement of another child: a job sees to that itself, and merging reports is no work."""
     host = order["host"]
+    # What is loaded for it stays. The collector would go through all of it again and again, while it is loaded too.
+    gc.disable()
+    getattr(engine, _LOADED.get(order["verb"], order["verb"]))
+    gc.freeze()
+    gc.enable()
     if order["verb"] in _JOBS:
         deadline = time.monotonic() + order["runtime_s"]
         return _JOBS[order["verb"]](workspace, order["payload"], tell, host, deadline)
@@ -212,6 +224,13 @@ def _training(_workspace: Path, _payload: dict[str, Any], _tell: Tell) -> dict[s
     return engine.training()
 
 
+# What an order takes of the engine, where that has another name.
+_LOADED = {
+    "merge": "merge_reports",
+    "search": "search_turn",
+    "variants": "measure_variants",
+    "trial": "try_candidate",
+}
 # They see to it themselves that nobody measures while they work.
 _JOBS: dict[str, Callable[[Path, dict[str, Any], Tell, Host | None, float], dict[str, Any]]] = {
     "run": _run,
@@ -240,4 +259,4 @@ def _line(descriptor: int) -> bytes:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

@@ -60,8 +60,13 @@ def limit(*, cpu_s: int, memory_bytes: int, file_bytes: int, open_files: int) ->
     # Where the machine runs out of memory, it is this process that goes.
     Path("/proc/self/oom_score_adj").write_text(_OOM_FIRST)
     # Orphans below stay below, where the parent finds them.
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    take_orphans(take=True)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def take_orphans(*, take: bool) -> None:
+    """Have what loses its parent below this process become its child, or no longer."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, int(take))
 
 
 def separate() -> None:

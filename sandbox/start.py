@@ -4,14 +4,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from sandbox.environment import environment_for
+from sandbox.fork_server import VERBS, Forked, ForkServer
 from sandbox.level import Level
 from sandbox.quiet import Room
-from sandbox.watch import Child, Limits, Setting
+from sandbox.watch import Child, Limits, Process, Setting
 
 Verb = Literal[
     "inspect_model",
@@ -30,8 +33,6 @@ Verb = Literal[
 _CHILD = ("-I", "-m", "sandbox.child")
 # Device files of NVIDIA, of AMD, of Intel and others, and of NPUs.
 _DEVICES = ("nvidia*", "nvidia-caps/*", "kfd", "dri/*", "accel/*", "dxg")
-# These name devices and libraries that a GPU provider needs; everything else of our environment stays here.
-_PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES")
 
 
 @dataclass(frozen=True)
@@ -52,29 +53,61 @@ class Order:
     isolation: Level = "rlimits"
 
 
-def start(order: Order, *, limits: Limits) -> Child:
-    """Start a child for an order: own session, minimal environment, no descriptors but its control, events and log."""
+def start(order: Order, *, limits: Limits, server: ForkServer | None = None) -> Child:
+    """Start a child for an order: own session, minimal environment, no descriptors but its control, events and log.
+
+    With a `server` it may be forked from that, where the order is one of those that take longer to start than to do.
+    """
+    if server is not None and order.verb in VERBS:
+        child = _connected(order, limits, partial(_forked, order, server))
+        if child is not None:
+            return child
+    child = _connected(order, limits, partial(_started, order))
+    assert child is not None
+    return child
+
+
+def _connected(order: Order, limits: Limits, make: Callable[[int, int], Process | None]) -> Child | None:
     control_read, control_write = os.pipe()
     events_read, events_write = os.pipe()
+    process: Process | None = None
     try:
-        process = subprocess.Popen(
-            [sys.executable, *_CHILD, str(control_read), str(events_write), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=order.workspace,
-            env=_environment(order.workspace),
-            pass_fds=(control_read, events_write),
-            start_new_session=True,
-        )
-    except OSError:
-        os.close(control_write)
-        os.close(events_read)
-        raise
+        process = make(control_read, events_write)
     finally:
         os.close(control_read)
         os.close(events_write)
+        if process is None:
+            os.close(control_write)
+            os.close(events_read)
+    if process is None:
+        return None
     return Child(process, control_write, events_read, limits, _setting(order, limits))
+
+
+def _started(order: Order, control: int, events: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, *_CHILD, str(control), str(events), str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=order.workspace,
+        env=environment_for(order.workspace),
+        pass_fds=(control, events),
+        start_new_session=True,
+    )
+
+
+def _forked(order: Order, server: ForkServer, control: int, events: int) -> Forked | None:
+    read, write = os.pipe()
+    printed = os.fdopen(read, "rb", buffering=0)
+    try:
+        pid = server.fork(order.workspace, (control, events, write))
+    finally:
+        os.close(write)
+    if pid is None:
+        printed.close()
+        return None
+    return Forked(pid, printed)
 
 
 def _setting(order: Order, limits: Limits) -> Setting:
@@ -111,16 +144,3 @@ def _setting(order: Order, limits: Limits) -> Setting:
 def devices() -> tuple[str, ...]:
     """Give the device files of this machine's accelerators."""
     return tuple(str(path) for pattern in _DEVICES for path in sorted(Path("/dev").glob(pattern)))
-
-
-def _environment(workspace: Path) -> dict[str, str]:
-    passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    return {
-        **passed,
-        "HOME": str(workspace),
-        "TMPDIR": str(workspace / "tmp"),
-        "LANG": "C.UTF-8",
-        "ORT_DISABLE_TELEMETRY": "1",
-        # They would be looked for in all that is installed, and could send what they see elsewhere.
-        "PYDANTIC_DISABLE_PLUGINS": "__all__",
-    }

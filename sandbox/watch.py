@@ -16,12 +16,14 @@ from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
 from sandbox import level, messages, processes
+from sandbox.fork_server import Forked
 from sandbox.level import Confinement, Level
 from sandbox.messages import GarbledError
 from sandbox.quiet import Room
 from sandbox.turns import Turns
 
 _log = logging.getLogger(__name__)
+Process = subprocess.Popen[bytes] | Forked
 Kind = Literal[
     "done",
     "refused",
@@ -95,7 +97,12 @@ class Child:
     """A running child. Its own thread watches it; `start` it from a thread that outlives it, or the kernel kills it."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], control: int, events: int, limits: Limits, setting: Setting
+        self,
+        process: Process,
+        control: int,
+        events: int,
+        limits: Limits,
+        setting: Setting,
     ) -> None:
         # Of the keeper: all that the child is lies below it.
         self.pid = process.pid

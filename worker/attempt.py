@@ -72,7 +72,9 @@ class Attempts:
         queues: frozenset[str],
         classes: frozenset[str] = frozenset(),
         draining: Callable[[], bool],
+        fork_server: sandbox.ForkServer | None = None,
     ) -> None:
+        self.fork_server = fork_server
         self.database = database
         self.store = store
         self.settings = settings
@@ -155,7 +157,9 @@ class _Attempt:
 
     def _work(self, workspace: Workspace) -> bool:
         """Give whether the unit is final; its checkpoints stay for the next attempt where it is not."""
-        child = self._child = sandbox.start(self._order(workspace), limits=self._limits())
+        child = self._child = sandbox.start(
+            self._order(workspace), limits=self._limits(), server=self._place.fork_server
+        )
         why: Why = "lost"
         try:
             why = self._watch(child)

@@ -7,6 +7,7 @@ from typing import Any
 
 from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
 
+import sandbox
 from services.db import Database
 from services.publisher import BrokerPublisher
 from services.reconcile import Reconciler
@@ -31,6 +32,7 @@ class Place:
         publisher = BrokerPublisher(settings)
         folder = workspaces(settings)
         self.database = Database.from_settings(settings, publisher)
+        self._fork_server = sandbox.ForkServer()
         self.attempts = Attempts(
             self.database,
             # Longer than a client would wait, shorter than a lease.
@@ -41,6 +43,7 @@ class Place:
             queues=frozenset(worker.queues),
             classes=frozenset(target_classes(worker.proof.targets)),
             draining=is_draining,
+            fork_server=self._fork_server,
         )
         self.reconciler = Reconciler(self.database, settings, publisher.waiting, folder)
         self.presence = Presence(self.database, worker, is_draining)
@@ -55,6 +58,7 @@ class Place:
         self.presence.stop(leave=is_draining())
         self.reconciler.stop()
         self.database.dispose()
+        self._fork_server.close()
 
 
 _here: list[Place] = []

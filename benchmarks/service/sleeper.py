@@ -57,9 +57,11 @@ class SleepingChild:
 _really_start = sandbox.start
 
 
-def _start(order: sandbox.Order, *, limits: sandbox.Limits) -> sandbox.Child | SleepingChild:
+def _start(
+    order: sandbox.Order, *, limits: sandbox.Limits, server: sandbox.ForkServer | None = None
+) -> sandbox.Child | SleepingChild:
     # What a worker can run it finds out as ever.
-    return SleepingChild() if order.verb == "inspect_model" else _really_start(order, limits=limits)
+    return SleepingChild() if order.verb == "inspect_model" else _really_start(order, limits=limits, server=server)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ SHORT = {
 }
 INPUT = (1, 16, 16)
 # What a worker's child runs, and what that of a worker runs that knows a coordinator.
-_CHILDREN = {"sandbox.child", str(Path(__file__).with_name("study_child.py"))}
+_CHILDREN = {"sandbox.child", "sandbox.forking", str(Path(__file__).with_name("study_child.py"))}
 
 
 def network(seed: int = 0) -> bytes:
@@ -208,7 +208,7 @@ class System:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if _CHILDREN & set(process.cmdline()) and process.environ().get("HOME", "").startswith(mine):
+                if _CHILDREN & set(process.cmdline()) and process.cwd().startswith(mine):
                     found.append(process)
         return found
 
@@ -221,7 +221,7 @@ class System:
             children = self.children() if any(places) else ()
             for child in children:
                 with contextlib.suppress(psutil.Error):
-                    if "/unt_" in child.environ()["HOME"] and child.parent() in children:
+                    if "/unt_" in child.cwd() and child.parent() in children:
                         return child
             time.sleep(_LOOK_S)
         raise AssertionError(f"no child\n{self.log()}")

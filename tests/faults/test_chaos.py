@@ -100,8 +100,8 @@ class Chaos:
             return jobs.submit(session, TENANT, request).job.id
 
     def kill_child(self):
-        child = self.random.choice([one for one in self.system.children() if _UNIT.search(one.environ()["HOME"])])
-        unit = _UNIT.search(child.environ()["HOME"])[1]
+        child = self.random.choice([one for one in self.system.children() if _UNIT.search(f"{one.cwd()}/")])
+        unit = _UNIT.search(f"{child.cwd()}/")[1]
         if self._crashes[unit] >= _MOST_CRASHES:
             raise IndexError
         self._crashes[unit] += 1

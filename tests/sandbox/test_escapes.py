@@ -36,6 +36,18 @@ TRY = """
 """
 
 
+@pytest.fixture(scope="module", params=["started", "forked"])
+def server(request, tmp_path_factory):
+    """A child that is forked from a prepared process is behind the same walls as one that is started."""
+    if request.param == "started":
+        yield None
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        found = hostile.fork_server(tmp_path_factory.mktemp("server"), patch)
+        yield found
+        found.close()
+
+
 @pytest.fixture
 def outside(tmp_path):
     """A folder as the data folder is: with a secret, and with another job's files."""
@@ -47,11 +59,11 @@ def outside(tmp_path):
     return tmp_path
 
 
-def found_by(outside, monkeypatch, code, **more):
+def found_by(outside, monkeypatch, server, code):
     """Give what came of each attempt in the code, in a child that is confined as strictly as can be."""
     where = f"outside, parent = Path({str(outside)!r}), {os.getpid()}"
     parts = [where, textwrap.dedent(TRY), textwrap.dedent(code), "answer = found"]
-    child = hostile.start(outside, monkeypatch, "\n".join(parts), **more)
+    child = hostile.start(outside, monkeypatch, "\n".join(parts), server=server)
     outcome = child.wait(PATIENCE_S)
     assert outcome.kind == "done", outcome
     assert child.confinement == sandbox.Confinement("strict")
@@ -63,10 +75,11 @@ def all_refused(found):
     assert {name: what for name, what in found.items() if what != "refused"} == {}
 
 
-def test_files_outside(outside, monkeypatch):
+def test_files_outside(outside, monkeypatch, server):
     found = found_by(
         outside,
         monkeypatch,
+        server,
         """
     attempt("a secret", lambda: (outside / "admin.key").read_text())
     attempt("another job's network", lambda: (outside / "work/other/model.onnx").read_bytes())
@@ -97,10 +110,11 @@ def test_files_outside(outside, monkeypatch):
     assert sorted(path.name for path in outside.iterdir()) == ["admin.key", "script.py", "work"]
 
 
-def test_links_devices_and_what_is_left_behind(outside, monkeypatch):
+def test_links_devices_and_what_is_left_behind(outside, monkeypatch, server):
     found = found_by(
         outside,
         monkeypatch,
+        server,
         """
     attempt("a symbolic link", lambda: os.symlink(outside / "admin.key", "model.onnx"))
     attempt("a hard link", lambda: os.link(outside / "admin.key", "model.onnx"))
@@ -113,10 +127,11 @@ def test_links_devices_and_what_is_left_behind(outside, monkeypatch):
     all_refused(found)
 
 
-def test_other_processes(outside, monkeypatch):
+def test_other_processes(outside, monkeypatch, server):
     found = found_by(
         outside,
         monkeypatch,
+        server,
         """
     keeper = os.getppid()
     for name, pid in (("parent", parent), ("keeper", keeper)):
@@ -143,12 +158,13 @@ def test_other_processes(outside, monkeypatch):
     all_refused(found)
 
 
-def test_the_network(outside, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+def test_the_network(outside, monkeypatch, server):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         found = found_by(
             outside,
             monkeypatch,
+            server,
             f"""
     attempt("a connection", lambda: socket.create_connection(("127.0.0.1", {port}), timeout=5))
     for family in ("AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK", "AF_PACKET"):
@@ -159,10 +175,11 @@ def test_the_network(outside, monkeypatch):
         all_refused(found)
 
 
-def test_programs_and_processes(outside, monkeypatch):
+def test_programs_and_processes(outside, monkeypatch, server):
     found = found_by(
         outside,
         monkeypatch,
+        server,
         """
     attempt("a program", lambda: subprocess.run(["/bin/true"]))
     attempt("a program in its place", lambda: os.execv(sys.executable, [sys.executable, "-c", "1"]))
@@ -187,6 +204,7 @@ def test_programs_and_processes(outside, monkeypatch):
     found = found_by(
         outside,
         monkeypatch,
+        server,
         """
     attempt("a ring", lambda: call(425, 1, 0))
     attempt("a newer call", lambda: call(467, 0))
@@ -282,10 +300,11 @@ def _works_in(pid, folder):
         return False
 
 
-def test_libraries_work_behind_the_walls(outside, monkeypatch):
+def test_libraries_work_behind_the_walls(outside, monkeypatch, server):
     found = found_by(
         outside,
         monkeypatch,
+        server,
         """
     import tempfile, zipfile, concurrent.futures
     import numpy as np

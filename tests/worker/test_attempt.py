@@ -176,7 +176,7 @@ def test_every_child_takes_turns_with_those_of_its_host(
 ):
     """Inspections and analyses too: nothing of ours works beside a measurement."""
     orders, start = [], sandbox.start
-    monkeypatch.setattr(sandbox, "start", lambda order, *, limits: orders.append(order) or start(order, limits=limits))
+    monkeypatch.setattr(sandbox, "start", lambda order, **more: orders.append(order) or start(order, **more))
     upload(uploads.register_model, network)
     upload(uploads.register_dataset, data)
     for unit_id in database.publisher.sent:
