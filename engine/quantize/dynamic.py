@@ -18,7 +18,7 @@ from engine.quantize import integer_types
 from engine.quantize.dynamic_plan import OPERATORS, DynamicPlan, DynamicSettings, make_plan
 from engine.quantize.dynamic_writer import DynamicWriter
 from engine.quantize.rest_in_float import rest_in_float
-from engine.report.detail_parts import left_alone
+from engine.report.detail_parts import counted, left_alone, stay
 from engine.report.quantization_details import DynamicDetails
 from engine.report.values import Change, Refusal
 from engine.runtime import processor
@@ -97,7 +97,7 @@ def quantize(model: ir.Model, settings: DynamicSettings, context: Context) -> Ch
     return Change(
         summary=(
             _said(sum(layer.node.op_type == "Gather" for layer in plan.layers), len(plan.layers))
-            + (f"; {len(in_float)} stay in float." if in_float else ".")
+            + f"{stay(len(in_float), 'operator')}."
         ),
         details=DynamicDetails(
             weights=types.weight,
@@ -112,11 +112,12 @@ def quantize(model: ir.Model, settings: DynamicSettings, context: Context) -> Ch
 
 def _said(tables: int, layers: int) -> str:
     """Tell layers that compute in integers from tables that are only stored so."""
-    stored = f"{tables} tables of embeddings are stored in 8 bits"
+    stored = f"{counted(tables, 'table')} of embeddings {'is' if tables == 1 else 'are'} stored in 8 bits"
     if tables == layers:
         return stored
     computing = (
-        f"{layers - tables} layers compute with 8-bit weights and activations whose ranges are taken in every run"
+        f"{counted(layers - tables, 'layer')} compute{'s' * (layers - tables == 1)} with 8-bit weights and activations whose"
+        " ranges are taken in every run"
     )
     return f"{computing}, {stored}" if tables else computing
 

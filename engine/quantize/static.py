@@ -32,7 +32,7 @@ from engine.quantize.sensitivity import sensitivities
 from engine.quantize.static_plan import StaticPlan, make_plan, subgraph_layers
 from engine.quantize.static_writer import StaticWriter, WrittenLayer
 from engine.quantize.structure import Structure, choose_structure, latency_feeds
-from engine.report.detail_parts import left_alone
+from engine.report.detail_parts import counted, left_alone, stay
 from engine.report.quantization_details import DynamicDetails, DynamicLayer, QuantizedLayer, StaticDetails
 from engine.report.values import Change, Refusal
 from engine.runtime import heap, processor
@@ -44,6 +44,7 @@ _SENSITIVITY_SECONDS = 10.0
 # Smaller tables of embeddings stay in float: they cost more.
 _SMALLEST_TABLE = 4096
 _IN_A_BODY = "it is inside the body of If, Loop or Scan"
+_BODIES_HINT = "quantize_dynamic and quantize_weights quantize layers in bodies too."
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def check(model: ir.Model, settings: StaticSettings) -> Refusal | None:
     return Refusal(
         code="not_applicable",
         reason=f"The network has no Conv, Gemm or MatMul with weights{where}.",
-        hint=TREES_HINT if holds_ensembles(model) else None,
+        hint=TREES_HINT if holds_ensembles(model) else None if inner is None else _BODIES_HINT,
     )
 
 
@@ -308,5 +309,7 @@ def ensures(model: ir.Model) -> None:
 
 def _summary(plan: StaticPlan, types: integer_types.IntegerTypes, in_float: int) -> str:
     kinds = f"{types.activation} activations, {types.weight} weights"
-    rest = f"; {in_float} layers stay in float" if in_float else ""
-    return f"{len(plan.layers) + len(plan.left)} layers and {len(plan.followers)} operators between them run in integers ({kinds}){rest}."
+    layers, between = len(plan.layers) + len(plan.left), len(plan.followers)
+    others = f" and {counted(between, 'operator')} between them" if between else ""
+    run = f"run{'s' * (layers + between == 1)}"
+    return f"{counted(layers, 'layer')}{others} {run} in integers ({kinds}){stay(in_float)}."

@@ -28,7 +28,7 @@ from engine.quantize.weights_plan import (
 )
 from engine.quantize.weights_writer import WeightsWriter
 from engine.report import quantization_details as details
-from engine.report.detail_parts import left_alone
+from engine.report.detail_parts import counted, left_alone, stay
 from engine.report.values import Change, Refusal
 
 
@@ -175,7 +175,7 @@ def _summary(plan: WeightsPlan, bits: int, *, solved: int, in_float: int) -> str
         if rounded
         else "GPTQ"
     )
-    rest = f"; {in_float} layers stay in float" if in_float else ""
+    rest = stay(in_float)
     apart = sum(layer.bits != bits and layer.group is not None for layer in plan.layers)
     if apart:
         rest = f"; {apart} of them, which make the outputs, in {12 - bits} bits{rest}"
@@ -183,7 +183,7 @@ def _summary(plan: WeightsPlan, bits: int, *, solved: int, in_float: int) -> str
     if bits == 4 and eight:
         # Said apart: who asked for 4 bits counts on them.
         rest = f"; {eight} of them in 8 bits, whose form has no blocks of 4{rest}"
-    return f"The weights of {len(plan.layers)} layers are stored in {bits} bits per weight by {how}{rest}."
+    return f"The weights of {counted(len(plan.layers), 'layer')} are stored in {bits} bits per weight by {how}{rest}."
 
 
 def _first_level(settings: WeightsSettings) -> Literal["int8", "float32"]:

@@ -23,6 +23,16 @@ def left_alone(reasons: Mapping[str, str]) -> tuple[LeftAlone, ...]:
     return tuple(LeftAlone(node=node, reason=reason) for node, reason in reasons.items())
 
 
+def counted(number: int, what: str) -> str:
+    """Give how many there are of something, in words."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def stay(number: int, what: str = "layer") -> str:
+    """Say how many stay in float, as the end of a summary; nothing where none does."""
+    return f"; {counted(number, what)} stay{'s' * (number == 1)} in float" if number else ""
+
+
 class CountChange(Detail):
     """How many there were, and are."""
 

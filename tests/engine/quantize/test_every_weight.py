@@ -258,6 +258,23 @@ def test_what_is_quantized_already_is_not_said_to_stay_in_float(step, context, f
     assert change.details.in_float == ()
 
 
+def test_fixed_ranges_refuse_layers_in_bodies_and_say_what_treats_them(context, feeds_of):
+    info = helper.make_tensor_value_info("t", TensorProto.FLOAT, None)
+    body = helper.make_graph([helper.make_node("MatMul", ["h", "w"], ["t"], "product")], "body", [], [info])
+    nodes = [
+        helper.make_node("Relu", ["x"], ["h"], "relu"),
+        helper.make_node("If", ["yes"], ["y"], "if", then_branch=body, else_branch=body),
+    ]
+    serialized = _build(nodes, {"w": _normal(H, 2 * H), "yes": True}, FLOATS)
+    samples = _samples(serialized, feeds_of)
+    _, refusal = _applied(serialized, QuantizeStatic(), context, samples)
+    assert "outside the bodies" in refusal.reason
+    assert "quantize_dynamic and quantize_weights" in refusal.hint
+    for step in (QuantizeDynamic(), QuantizeWeights(method="rtn")):
+        _, change = _applied(serialized, step, context, samples)
+        assert {layer.node for layer in change.details.layers} == {"product"}
+
+
 @STEPS
 def test_excluded_products_keep_their_form(step, context, feeds_of):
     serialized, _ = fused()
