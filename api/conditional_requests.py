@@ -42,7 +42,9 @@ def etag_of(*versions: object) -> str:
 def etag_matches(request: Request, etag: str) -> bool:
     """Tell whether the client has this representation (If-None-Match, weak comparison)."""
     given = request.headers.get("if-none-match", "")
-    return given.strip() == "*" or etag in [one.strip().removeprefix("W/") for one in given.split(",")]
+    return given.strip() == "*" or etag.removeprefix("W/") in [
+        one.strip().removeprefix("W/") for one in given.split(",")
+    ]
 
 
 def not_modified(request: Request, response: Response, etag: str) -> Any:

@@ -36,7 +36,7 @@ from engine import (
     default_kind,
     read_spec,
 )
-from services import aliases, catalog, jobs
+from services import aliases, catalog, jobs, overview
 
 _ID = "[0-9a-hjkmnp-tv-z]{26}"
 # Letters of any script, no control characters: no database takes a NUL, and no terminal should.
@@ -541,6 +541,21 @@ class JobOutput(BaseModel):
     model: str = Field(description="Its id, known from the start.")
 
 
+class PlaceInQueue(BaseModel):
+    """Where a queued job stands among all that the same workers take; turns go round among tenants."""
+
+    ahead: int = Field(description="How many run, or have their turn before: jobs, and candidates of searches.")
+    begins_in_s: float | None = Field(
+        description="In how many seconds it may begin, by what the last ones took; null: nobody knows."
+    )
+    slots: int = Field(description="How many the workers that are there take at a time; 0: nobody is there to take it.")
+
+    @classmethod
+    def of(cls, place: overview.Place | None) -> Self | None:
+        """Show a place, if there is one."""
+        return None if place is None else cls(ahead=place.ahead, begins_in_s=place.seconds, slots=place.slots)
+
+
 class JobSummary(BaseModel):
     """A piece of work as lists show it: its spec, its steps and its warnings stand with itself."""
 
@@ -563,6 +578,9 @@ class JobSummary(BaseModel):
     cache: Literal["miss", "hit", "refused"] = Field(description="`hit`: an earlier job's result answered at once.")
     cached_from: str | None = Field(description="The job that did the work.")
     retry_of: str | None = Field(description="The job that this one tries again.")
+    queue: PlaceInQueue | None = Field(
+        None, description="Its place while it is queued; null otherwise, and in answers that change a job."
+    )
     progress: dict[str, Any] | None = Field(description="What goes on right now: step, fraction of it, message.")
     summary: dict[str, Any] | None = Field(description="The report's main figures.")
     report: str | None = Field(description="Digest of the artifact that holds report.json and report.md.")
@@ -761,9 +779,9 @@ def _spec(stored: str) -> Compress | Profile | Search:
     return read_spec(json.loads(stored))
 
 
-def job_etag(row: models.Job) -> str:
-    """Name the state of a job that an answer shows."""
-    return f'"{row.id}.{row.version}"'
+def job_etag(row: models.Job, place: overview.Place | None) -> str:
+    """Name the state of a job that an answer shows: weakly while it is queued, for when it begins is estimated anew each time."""
+    return f'"{row.id}.{row.version}"' if place is None else f'W/"{row.id}.{row.version}.{place.ahead}.{place.slots}"'
 
 
 def content_sha256(artifact: models.Artifact | None) -> str | None:

@@ -20,9 +20,13 @@ from engine import (
     inspect_model,
     list_recipes,
     makes_network,
+    metric_change,
     read_spec,
     recipe_name,
+    rough_duration,
     run,
+    size,
+    speed_between,
 )
 from engine.errors import DatasetInvalidError
 from engine.train.training_support import installed
@@ -195,14 +199,12 @@ def _ended(event: dict[str, Any]) -> str:
     """Say what came of a trial, in a line."""
     if event["state"] != "succeeded":
         return f"{event['state']}: {event['message'] or 'no reason is known'}"
-    said = [] if event["latency_ratio"] is None else [f"{1 / event['latency_ratio']:.2f}x as fast"]
-    said.append(f"{event['size_bytes'] / 1e6:.3g} MB")
-    quality = event["quality"]
-    if quality is not None and quality["difference"] is not None:
-        said.append(f"{quality['metric']} {quality['difference']:+.4f}")
-    elif quality is not None:
-        said.append(f"{quality['metric']} {quality['value']:.4f}")
-    return f"{', '.join(said)} ({event['seconds']:.0f} s)"
+    ratio, quality = event["latency_ratio"], event["quality"]
+    said = [] if ratio is None else [speed_between(ratio, event["latency_low"], event["latency_high"])]
+    said.append(size(event["size_bytes"]))
+    if quality is not None:
+        said.append(metric_change(quality["metric"], quality["value"], quality["difference"]))
+    return f"{', '.join(said)} ({rough_duration(event['seconds'])})"
 
 
 def _say(text: str) -> None:

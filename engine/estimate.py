@@ -101,6 +101,11 @@ def estimate_job(
             assert_never(spec)
 
 
+def foreseen(found: Estimate) -> dict[str, object]:
+    """Give the event that tells of an estimate."""
+    return {"type": "estimate", "message": found.summary, "expected_s": found.seconds}
+
+
 def beyond_limits(found: Estimate, limits: Limits) -> Iterator[str]:
     """Yield warnings where a job will most likely be ended for its own limits."""
     if found.low > limits.max_runtime_s:

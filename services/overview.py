@@ -1,30 +1,36 @@
 """What people look at over many rows at once: how many jobs there are, whose turn it is, what a label's jobs came to."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import func, or_, select
-from sqlalchemy.orm import Session, aliased, selectinload
+from sqlalchemy import Row, func, select
+from sqlalchemy.orm import Session, selectinload
 
 import engine
 from models import AliasMove, Dataset, Job, JobLabel, JobStatus, Model, Unit, UnitStatus, is_final
 from services import db, workers
-from services.routing import provider_of
+from services.routing import TRAIN, provider_of
 
 _ACTIVE = tuple(status for status in JobStatus if not is_final(status))
 # Units that ended last in a queue: what they took is what the next ones are expected to take.
 _RECENT = 20
 _MOST_LABELS = 200
-# Of its work a job has done so much before its pace tells when it ends.
-_SAYS_SOMETHING = 0.05
+# As far as a job gets that takes longer than was expected.
+_NEARLY_ALL = 0.99
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a queued job stands: the units before its own, and in how many seconds it may begin; None: nobody knows."""
+    """Where a queued job stands among all that the same workers take."""
 
+    # Units that run, or whose turn comes first.
     ahead: int
+    # In how many it may begin, by what the last ones took; None: nobody knows.
     seconds: float | None
+    # How many units the workers that are there take at a time; 0: nobody is there to take it.
+    slots: int
 
 
 def model_names(session: Session, tenant_id: str, ids: Collection[str | None]) -> dict[str, str]:
@@ -54,68 +60,130 @@ def stamp(session: Session, tenant_id: str) -> str:
 
 
 def places(session: Session, jobs: Sequence[Job]) -> dict[str, Place]:
-    """Give the place of each job that is queued, by its id."""
-    queued = [job.id for job in jobs if job.in_status is JobStatus.QUEUED]
+    """Give the place of each of a tenant's jobs that is queued, by its id: turns go as `services.queue.claim_next` gives them."""
+    queued = [job for job in jobs if job.in_status is JobStatus.QUEUED]
     if not queued:
         return {}
-    mine, other = aliased(Unit), aliased(Unit)
-    ahead = (
-        select(mine.job_id, mine.queue, mine.target_class, func.count(other.id))
-        .outerjoin(
-            other,
-            (other.queue == mine.queue)
-            & (
-                (other.status == UnitStatus.RUNNING)
-                | (
-                    (other.status == UnitStatus.QUEUED)
-                    & or_(
-                        other.priority > mine.priority,
-                        (other.priority == mine.priority) & (other.queued_at < mine.queued_at),
-                    )
-                )
-            ),
-        )
-        .where(mine.job_id.in_(queued), mine.status == UnitStatus.QUEUED)
-        .group_by(mine.job_id, mine.queue, mine.target_class)
-    )
-    usual: dict[str, float | None] = {}
     found: dict[str, Place] = {}
-    for job_id, queue, target_class, number in session.execute(ahead):
-        assert job_id is not None
-        if queue not in usual:
-            usual[queue] = _usual_seconds(session, queue)
-        slots = workers.slots(session, provider_of(queue) or "cpu", target_class)
-        takes = usual[queue]
-        # Rounds of the slots before one of them is free for it.
-        seconds = None if not slots or takes is None else number // slots * takes
-        found[job_id] = Place(number, seconds)
+    known: dict[str, _Line] = {}
+    for turn in _turns(session, queued):
+        line = known.get(turn.line) or known.setdefault(turn.line, _line(session, turn.line))
+        place = line.place(turn.tenant_id, turn.number, _slots(session, turn))
+        # Of a job with several units the first one to begin counts.
+        found[turn.job_id] = min(found.get(turn.job_id, place), place, key=lambda each: each.ahead)
     return found
 
 
-def _usual_seconds(session: Session, queue: str) -> float | None:
-    ended = (
-        select(Unit.started_at, Unit.finished_at)
-        .where(Unit.queue == queue, Unit.status == UnitStatus.SUCCEEDED, Unit.started_at.is_not(None))
-        .order_by(Unit.queued_at.desc())
-        .limit(_RECENT)
+# Units that train wait in a queue of their own for workers that take others too.
+_LINE = func.replace(Unit.queue, TRAIN, "").label("line")
+
+
+def _queues(line: str) -> tuple[str, str]:
+    return line, line + TRAIN
+
+
+def _turns(session: Session, queued: Sequence[Job]) -> Sequence[Row[Any]]:
+    """Give the units of these jobs that wait in a queue, each with the number of its tenant's turn in it, from 1."""
+    order = (Unit.priority.desc(), Unit.queued_at, Unit.position, Unit.id)
+    number = func.row_number().over(partition_by=_LINE, order_by=order).label("number")
+    waiting = (
+        select(Unit.job_id, Unit.tenant_id, Unit.target_class, _LINE, number)
+        .where(Unit.status == UnitStatus.QUEUED, Unit.tenant_id == queued[0].tenant_id)
+        .subquery()
     )
-    took = [(end - start).total_seconds() for start, end in session.execute(ended) if start and end]
+    return session.execute(select(waiting).where(waiting.c.job_id.in_([job.id for job in queued]))).all()
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What is in the queues of one provider's workers."""
+
+    # Of each unit that runs, the seconds that it may still take.
+    running: Sequence[float | None]
+    waiting: Mapping[str, int]
+    # What one takes usually.
+    takes: float | None
+
+    def place(self, tenant_id: str, turn: int, slots: int) -> Place:
+        """Give the place of a tenant's n-th unit: turns go round, so of others' no more come first."""
+        others = sum(min(number, turn) for tenant, number in self.waiting.items() if tenant != tenant_id)
+        waiting = turn - 1 + others
+        ahead = len(self.running) + waiting
+        if not slots:
+            return Place(ahead, None, slots)
+        if ahead < slots:
+            return Place(ahead, 0.0, slots)
+        parts = [*self.running, *[self.takes] * waiting]
+        known = [part for part in parts if part is not None]
+        return Place(ahead, sum(known) / slots if len(known) == len(parts) else None, slots)
+
+
+def _line(session: Session, name: str) -> _Line:
+    takes = _usual_seconds(session, name)
+    moment = db.now(session)
+    running = select(Unit, Job).outerjoin(Job, Job.id == Unit.job_id)
+    running = running.where(Unit.queue.in_(_queues(name)), Unit.status == UnitStatus.RUNNING)
+    waiting = select(Unit.tenant_id, func.count().label("number")).where(Unit.queue.in_(_queues(name)))
+    waiting = waiting.where(Unit.status == UnitStatus.QUEUED).group_by(Unit.tenant_id)
+    return _Line(
+        [_rest(session, unit, job, moment, takes) for unit, job in session.execute(running)],
+        {row.tenant_id: row.number for row in session.execute(waiting)},
+        takes,
+    )
+
+
+def _rest(session: Session, unit: Unit, job: Job | None, moment: datetime, takes: float | None) -> float | None:
+    """Give the seconds that a running unit may still take: of a whole job by how far it is, of others by what they take usually."""
+    if unit.kind == "run" and job is not None and (left := seconds_left(session, job)) is not None:
+        return left
+    if takes is None or unit.started_at is None:
+        return None
+    return max(0.0, takes - (moment - unit.started_at).total_seconds())
+
+
+def _slots(session: Session, turn: Row[Any]) -> int:
+    return workers.slots(session, provider_of(turn.line) or "cpu", turn.target_class)
+
+
+def _usual_seconds(session: Session, line: str) -> float | None:
+    took = []
+    for name in _queues(line):
+        ended = (
+            select(Unit.started_at, Unit.finished_at)
+            .where(Unit.queue == name, Unit.status == UnitStatus.SUCCEEDED, Unit.started_at.is_not(None))
+            .order_by(Unit.queued_at.desc())
+            .limit(_RECENT)
+        )
+        took += [(end - start).total_seconds() for start, end in session.execute(ended) if start and end]
     return sum(took) / len(took) if took else None
 
 
 def seconds_left(session: Session, job: Job) -> float | None:
-    """Give in how many seconds a running job may end: by how far it says to be, or by what a search may take; else None."""
+    """Give in how many seconds a running job may end: by what it foresaw when it began, or by what a search may take; else None."""
+    found = _expected_seconds(job)
+    return None if found is None else max(0.0, found - _passed(session, job))
+
+
+def share_done(session: Session, job: Job) -> float | None:
+    """Give how much of what a running job is expected to take has passed, at most nearly all; None where nothing is expected."""
+    found = _expected_seconds(job)
+    return None if not found else min(_NEARLY_ALL, max(0.0, _passed(session, job) / found))
+
+
+def _expected_seconds(job: Job) -> float | None:
     if job.in_status is not JobStatus.RUNNING or job.started_at is None:
         return None
-    passed = (db.now(session) - job.started_at).total_seconds() - job.paused_s
-    fraction = (job.progress or {}).get("fraction")
-    if isinstance(fraction, int | float) and fraction > _SAYS_SOMETHING:
-        return max(0.0, passed * (1 - fraction) / fraction)
     if job.kind != "search":
-        return None
+        expected = (job.progress or {}).get("expected_s")
+        return None if expected is None else float(expected)
     spec = engine.read_spec(job.spec)
     assert isinstance(spec, engine.Search)
-    return max(0.0, engine.settled(spec.budget, spec.goal.effort)[0] - passed)
+    return engine.settled(spec.budget, spec.goal.effort)[0]
+
+
+def _passed(session: Session, job: Job) -> float:
+    assert job.started_at is not None
+    return (db.now(session) - job.started_at).total_seconds() - job.paused_s
 
 
 def label_values(session: Session, tenant_id: str) -> dict[str, list[str]]:

@@ -22,6 +22,8 @@ _TEXT_LIMIT = 500
 # The report has it whole, and it should be the same there.
 _WARNING_LIMIT = 4000
 _MOST_WARNINGS = 200
+# No job is expected to take longer than this.
+_LONGEST_S = 1e9
 # Whoever loses a unit to another worker looks for the next one.
 _TRIES = 5
 _EVENTS = frozenset(
@@ -241,6 +243,9 @@ def _clean(told: Mapping[str, Any]) -> dict[str, Any] | None:
     if isinstance(fraction, int | float) and not isinstance(fraction, bool) and not math.isnan(fraction):
         # Cut first: an int may be too large for a float.
         event["fraction"] = float(min(max(fraction, 0), 1))
+    expected = told.get("expected_s")
+    if isinstance(expected, int | float) and not isinstance(expected, bool) and 0 <= expected < _LONGEST_S:
+        event["expected_s"] = float(expected)
     status = told.get("status")
     if isinstance(status, str) and status in {"applied", "refused", "measured"}:
         event["status"] = status
@@ -260,7 +265,9 @@ def _note(session: Session, job: Job, unit: Unit, event: dict[str, Any]) -> None
     if not KINDS[unit.kind].tells_steps:
         return
     if kind in {"estimate", "step_started", "progress", "measuring"}:
-        job.progress = event
+        # What the whole is expected to take is told once, and holds until it is told anew.
+        known = {name: value for name, value in (job.progress or {}).items() if name == "expected_s"}
+        job.progress = {**known, **event}
     if kind in {"waiting_for_quiet", "quiet"}:
         now = {name: value for name, value in (job.progress or {}).items() if name != "waiting_for_quiet"}
         job.progress = {**now, "waiting_for_quiet": True} if kind == "waiting_for_quiet" else now

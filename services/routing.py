@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 INSPECT_QUEUE = "inspect"
-_RUN, _TRAIN = "run.", ".train"
+# Ends the name of a queue whose jobs train.
+TRAIN = ".train"
+_RUN = "run."
 
 
 def run_queue(provider: str, *, trains: bool = False) -> str:
@@ -12,7 +14,7 @@ def run_queue(provider: str, *, trains: bool = False) -> str:
 
     Jobs that train wait in a queue of their own: a worker without PyTorch, or of a version before, never hears of them.
     """
-    return _RUN + provider + _TRAIN * trains
+    return _RUN + provider + TRAIN * trains
 
 
 def run_queues(target: Mapping[str, Any]) -> list[str]:
@@ -33,12 +35,12 @@ def is_run_queue(name: str) -> bool:
 
 def provider_of(name: str) -> str | None:
     """Give the provider that a queue's units need, None where any worker will do."""
-    return name.removeprefix(_RUN).removesuffix(_TRAIN) if is_run_queue(name) else None
+    return name.removeprefix(_RUN).removesuffix(TRAIN) if is_run_queue(name) else None
 
 
 def is_train_queue(name: str) -> bool:
     """Tell whether the jobs of a queue train, so that only workers with PyTorch listen there."""
-    return is_run_queue(name) and name.endswith(_TRAIN)
+    return is_run_queue(name) and name.endswith(TRAIN)
 
 
 def target_class(target: Mapping[str, Any]) -> str:

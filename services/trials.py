@@ -56,6 +56,8 @@ def succeed(session: Session, job: Job, unit: Unit, result: Result) -> None:
     told = {
         "size_bytes": candidate.values.size_bytes,
         "latency_ratio": None if latency is None else latency.value,
+        "latency_low": None if latency is None else latency.interval.low,
+        "latency_high": None if latency is None else latency.interval.high,
         "quality": [
             {name: one[name] for name in ("metric", "output", "original", "compressed", "difference")}
             for one in trial.values["quality"]
@@ -143,7 +145,8 @@ def progress(session: Session, job: Job) -> dict[str, Any] | None:
         return None
     ended = sum(number for state, number in states.items() if is_final(state))
     running = states.get(TrialState.RUNNING, 0)
-    return {"message": f"{ended} of {sum(states.values())} candidates are tried, {running} at the moment"}
+    now = f", {running} being tried" if running else ""
+    return {"message": f"{ended} candidate{'s' * (ended != 1)} tried{now}"}
 
 
 def started(session: Session, unit: Unit) -> None:

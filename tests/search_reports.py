@@ -88,7 +88,7 @@ def search_report(*, met: bool = True) -> SearchReport:
         measured=solved,
         holds=met,
     )
-    limit = "size_bytes at most 200000"
+    limit = "size at most 200 kB"
     miss = Miss(limit=limit, gate=SIZE, measured=240_000.0, by=0.2)
     return SearchReport(
         goal=Goal(minimise="latency", subject_to=(LOSS, SIZE)),

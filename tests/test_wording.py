@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 
 import engine
+from api.pages import rendering
 from engine.report import wording as of_service
 from engine.report.markdown import measures
-from onnxpress import render_report
+from onnxpress import formatting, render_report
 from onnxpress import wording as of_client
 from tests.report_documents import report
 from tests.search_reports import search_report
@@ -29,21 +30,31 @@ def test_both_sides_have_the_same_words():
         "speed_between",
         "times_smaller",
     }
-    shared |= {"times_less", "parameters_left"}
+    shared |= {"times_less", "parameters_left", "rough_duration", "place_text", "gate_value"}
     assert shared <= {*vars(of_client)} & {*vars(of_service)}
     for ours, theirs in ((of_client, of_service), (of_service, of_client)):
         for value in NUMBERS:
-            for name in ("size", "milliseconds", "share", "limit_value"):
+            for name in ("size", "milliseconds", "share", "limit_value", "rough_duration"):
                 assert getattr(ours, name)(value) == getattr(theirs, name)(value), name
+            for place in ((0, value, 1), (3, value, 2), (1, None, 0)):
+                assert ours.place_text(*place) == theirs.place_text(*place)
             for metric in ("top1", "mse", "cosine", "sqnr_db"):
                 assert ours.metric_value(metric, value) == theirs.metric_value(metric, value)
                 assert ours.change(metric, -value) == theirs.change(metric, -value)
+            for metric in ("top1", "mse", "sqnr_db", "size_bytes", "latency_p99", "parameters"):
+                for rule in ("max_drop", "max_ratio", "min", "max"):
+                    assert ours.gate_value(metric, rule, value) == theirs.gate_value(metric, rule, value)
             for other in NUMBERS[1:]:
                 for name in ("times_smaller", "times_less", "parameters_left"):
                     assert getattr(ours, name)(value or 1, other) == getattr(theirs, name)(value or 1, other), name
                 assert ours.speed_between(other, other / 2, other * 2) == theirs.speed_between(
                     other, other / 2, other * 2
                 )
+
+
+def test_spans_of_time_are_told_alike_on_pages_and_by_the_client():
+    for seconds in (0.002, 0.0456, 0.25, 1.0, 9.87, 59.4, 60, 185, 3599, 3600, 7500, 100_000):
+        assert rendering.duration(seconds) == formatting.duration(seconds)
 
 
 def plain(markup):

@@ -33,6 +33,8 @@ def row_values(session: Session, tenant_id: str, rows: Sequence[Job]) -> list[di
             "final": models.is_final(job.in_status),
             "now": now(job),
             "place": places.get(job.id),
+            "fraction": overview.share_done(session, job),
+            "seconds_left": overview.seconds_left(session, job),
             "figures": list(headline(job)),
         }
         for job in rows
@@ -65,7 +67,9 @@ def headline(job: Job) -> Sequence[tuple[str, str]]:
     if size:
         found.append(("size", f"{engine.size(size['original'])} → {engine.size(size['compressed'])}"))
     if ratio and ratio["value"]:
-        found.append(("speed", engine.speed_between(ratio["value"])))
+        interval = ratio.get("interval") or {}
+        told = engine.speed_between(ratio["value"], interval.get("low"), interval.get("high"))
+        found.append(("speed", told))
     found += [("quality", change(quality)) for quality in (summary.get("quality") or ())[:1]]
     return found
 
@@ -85,7 +89,7 @@ def live_values(scope: TenantScope, job: Job) -> dict[str, Any]:
         "data": overview.dataset_names(session, tenant_id, {job.dataset_id, job.judge_id}),
         "final": models.is_final(job.in_status),
         "now": now(job),
-        "fraction": (job.progress or {}).get("fraction"),
+        "fraction": overview.share_done(session, job),
         "place": overview.places(session, [job]).get(job.id),
         "seconds_left": overview.seconds_left(session, job),
         "figures": list(headline(job)),
@@ -97,7 +101,7 @@ def _search_figures(job: Job, tried: Sequence[engine.Candidate]) -> tuple[engine
     if not tried:
         return ()
     minimise = job.spec["goal"]["minimise"]
-    shown = (engine.front_figure(minimise, tried, None), engine.story_figure(minimise, tried, None))
+    shown = (engine.front_figure(minimise, tried, None, live=True), engine.story_figure(minimise, tried, None))
     return tuple(figure for figure in shown if figure is not None)
 
 

@@ -14,6 +14,7 @@ from markupsafe import Markup
 import engine
 from api.pages.assets import address, plotly_style_ids
 from api.pages.session import key_in_cookie
+from services import overview
 
 # What pages may load is said where it is said for every answer, in `api.security_headers`.
 _HEADERS = {
@@ -46,6 +47,8 @@ def _templates() -> Environment:
         "ms": engine.milliseconds,
         "duration": duration,
         "moment": moment,
+        "place": place_text,
+        "left": lambda seconds: f"about {engine.rough_duration(seconds)} left",
         "ago": ago,
         "share": engine.share,
         "decibel": engine.decibel,
@@ -67,16 +70,23 @@ def json_data(value: Any) -> Markup:
 
 
 def duration(seconds: float | None) -> str:
-    """Give a span of time in the two units that say most."""
+    """Give a span of time in the one or two units that say most, as the client does (`onnxpress.formatting`)."""
     if seconds is None:
         return ""
     if seconds < 60:
-        return f"{seconds:.0f} s"
+        value, unit = (seconds, "s") if seconds >= 1 else (1e3 * seconds, "ms")
+        return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s"
+        return f"{minutes} min {rest:02d} s"
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} days"
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} days"
+
+
+def place_text(place: overview.Place) -> str:
+    """Say in a sentence where a queued job stands and when it may begin."""
+    told = engine.place_text(place.ahead, place.seconds, place.slots)
+    return f"{told[0].upper()}{told[1:]}."
 
 
 def moment(at: datetime | None) -> str:
@@ -89,7 +99,7 @@ def ago(at: datetime | None) -> str:
     if at is None:
         return ""
     seconds = (datetime.now(UTC) - at).total_seconds()
-    return "just now" if seconds < 5 else f"{duration(seconds)} ago"
+    return "just now" if seconds < 5 else f"{f'{seconds:.0f} s' if seconds < 60 else duration(seconds)} ago"
 
 
 def change(quality: dict[str, Any]) -> str:

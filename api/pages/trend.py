@@ -15,6 +15,8 @@ from services import aliases, jobs, overview
 router = APIRouter(include_in_schema=False)
 
 _MOST = 200
+# Of a value, to both sides of it.
+_ROOM = 0.1
 _POINT = {"pass": "var(--chart-good)", "fail": "var(--chart-bad)", "inconclusive": "var(--chart-unsure)"}
 # Labels that name a commit, in the order in which they are looked for.
 _COMMIT = ("commit", "sha", "revision")
@@ -58,15 +60,20 @@ def trends(rows: Sequence[Job]) -> tuple[engine.Figure, ...]:
     """Give a figure for each cost and metric that the jobs have, the oldest job first."""
     metrics = dict.fromkeys(each["metric"] for job in rows for each in (job.summary or {}).get("quality") or ())
     found = (
-        _trend(rows, "size", ("Size of the result", "bytes"), _size, engine.size),
-        _trend(rows, "speed", ("Speed beside the original", "times as fast"), _speed, lambda value: f"{value:.2f}x"),
+        _trend(rows, "size", ("Size of the result", "size"), _size, _size_text),
+        _trend(rows, "speed", ("Speed beside the original", "times as fast"), _speed, _speed_text),
         *(_trend(rows, name, (f"{name} of the result", name), _quality(name), _metric_text(name)) for name in metrics),
     )
     return tuple(figure for figure in found if figure is not None)
 
 
-def _metric_text(metric: str) -> Callable[[float], str]:
-    return lambda value: engine.metric_value(metric, value)
+def _metric_text(metric: str) -> Callable[[dict[str, Any]], str]:
+    value = _quality(metric)
+    return lambda summary: engine.metric_value(metric, value(summary) or 0.0)
+
+
+def _size_text(summary: dict[str, Any]) -> str:
+    return engine.size(_size(summary) or 0.0)
 
 
 def _size(summary: dict[str, Any]) -> float | None:
@@ -78,6 +85,19 @@ def _speed(summary: dict[str, Any]) -> float | None:
     return 1 / ratio if ratio else None
 
 
+def _speeds(summary: dict[str, Any]) -> tuple[float, float] | None:
+    """Give between what the speed lies."""
+    interval = (summary.get("latency_ratio") or {}).get("interval") or {}
+    low, high = interval.get("low"), interval.get("high")
+    return (1 / high, 1 / low) if low and high else None
+
+
+def _speed_text(summary: dict[str, Any]) -> str:
+    ratio = summary.get("latency_ratio") or {}
+    interval = ratio.get("interval") or {}
+    return engine.speed_between(ratio.get("value") or 1.0, interval.get("low"), interval.get("high"))
+
+
 def _quality(metric: str) -> Callable[[dict[str, Any]], float | None]:
     def of(summary: dict[str, Any]) -> float | None:
         return next((each["compressed"] for each in summary.get("quality") or () if each["metric"] == metric), None)
@@ -86,10 +106,10 @@ def _quality(metric: str) -> Callable[[dict[str, Any]], float | None]:
 
 
 def _around(values: Sequence[float]) -> dict[str, Any]:
-    """Give an axis on which what never changed is one line, and no wide range around it."""
-    if len(set(values)) > 1 or not values[0]:
-        return {}
-    return {"range": sorted((0.9 * values[0], 1.1 * values[0])), "nticks": 5}
+    """Give an axis on which what hardly changed is one line, and nothing of its own size around it."""
+    low, high = min(values), max(values)
+    room = _ROOM * max(abs(low), abs(high))
+    return {"range": [low - room, high + room], "nticks": 5} if room and high - low < room else {}
 
 
 def _trend(
@@ -97,13 +117,13 @@ def _trend(
     name: str,
     titles: tuple[str, str],
     value: Callable[[dict[str, Any]], float | None],
-    text: Callable[[float], str],
+    text: Callable[[dict[str, Any]], str],
 ) -> engine.Figure | None:
-    told = [(job, found) for job in rows if (found := value(job.summary or {})) is not None]
+    told = [(job, found, text(job.summary or {})) for job in rows if (found := value(job.summary or {})) is not None]
     if not told:
         return None
     title, unit = titles
-    first, last = text(told[0][1]), text(told[-1][1])
+    first, last = told[0][2], told[-1][2]
     went = f"{len(told)} jobs, from {first} to {last}" if len(told) > 1 else f"One job, {first}"
     caption = f"{went}. Colours are the verdicts."
     return engine.Figure(
@@ -115,14 +135,15 @@ def _trend(
                 "type": "scatter",
                 "mode": "lines+markers",
                 "x": list(range(1, len(told) + 1)),
-                "y": [found for _, found in told],
-                "customdata": [job.id for job, _ in told],
+                "y": [found for _, found, _ in told],
+                **(_intervals([job for job, _, _ in told]) if name == "speed" else {}),
+                "customdata": [job.id for job, _, _ in told],
                 "line": {"color": "var(--chart-quiet)"},
                 "marker": {
                     "size": 10,
-                    "color": [_POINT.get(job.verdict, "var(--chart-compressed)") for job, _ in told],
+                    "color": [_POINT.get(job.verdict, "var(--chart-compressed)") for job, _, _ in told],
                 },
-                "text": [f"{_commit(job)}, {moment(job.created_at)}: {text(found)}" for job, found in told],
+                "text": [f"{_commit(job)}, {moment(job.created_at)}: {words}" for job, _, words in told],
                 "hovertemplate": "%{text}<extra></extra>",
             },
         ),
@@ -131,17 +152,27 @@ def _trend(
             "xaxis": {
                 "automargin": True,
                 "tickvals": list(range(1, len(told) + 1)),
-                "ticktext": [_commit(job) for job, _ in told],
+                "ticktext": [_commit(job) for job, _, _ in told],
                 "nticks": 12,
             },
             "yaxis": {
-                "title": {"text": unit},
+                "title": {"text": unit, "standoff": 12},
                 "automargin": True,
                 **({"tickformat": ".2%"} if unit in engine.SHARES else {}),
-                **_around([found for _, found in told]),
+                **({"tickformat": "~s", "ticksuffix": "B"} if name == "size" else {}),
+                **_around([found for _, found, _ in told]),
             },
             "showlegend": False,
         },
         head=("commit or job", "when", unit, "verdict"),
-        rows=tuple((_commit(job), moment(job.created_at), text(found), job.verdict) for job, found in told),
+        rows=tuple((_commit(job), moment(job.created_at), words, job.verdict) for job, _, words in told),
     )
+
+
+def _intervals(rows: Sequence[Job]) -> dict[str, Any]:
+    """Give the bars of speeds, each as far as it is known."""
+    found = [(_speed(job.summary or {}) or 0.0, _speeds(job.summary or {})) for job in rows]
+    above = [0.0 if bounds is None else bounds[1] - speed for speed, bounds in found]
+    below = [0.0 if bounds is None else speed - bounds[0] for speed, bounds in found]
+    colour = "var(--chart-quiet)"
+    return {"error_y": {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "color": colour}}

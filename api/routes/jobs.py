@@ -23,6 +23,7 @@ from api.schemas import (
     NewJob,
     Page,
     PageSize,
+    PlaceInQueue,
     PlanView,
     Wait,
     job_etag,
@@ -44,7 +45,7 @@ from engine import (
     with_heading,
 )
 from models import Job
-from services import jobs
+from services import jobs, overview
 from services.errors import ConflictError, ServiceError
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -86,12 +87,12 @@ class _Seen:
     text: str
 
     @classmethod
-    def of(cls, row: Job) -> Self:
+    def of(cls, row: Job, place: overview.Place | None) -> Self:
         return cls(
             str(row.version),
-            job_etag(row),
+            job_etag(row, place),
             models.is_final(row.in_status),
-            JobView.of(row).model_dump_json(by_alias=True),
+            JobView.of(row, queue=PlaceInQueue.of(place)).model_dump_json(by_alias=True),
         )
 
 
@@ -162,7 +163,12 @@ def list_jobs(
         limit=limit + 1,
         before=read_cursor(cursor),
     )
-    return written(page(JobSummary.of, rows, limit))  # type: ignore[return-value]  # FastAPI sends it as it is
+    places = overview.places(scope.session, rows)
+
+    def show(row: Job) -> JobSummary:
+        return JobSummary.of(row, queue=PlaceInQueue.of(places.get(row.id)))
+
+    return written(page(show, rows, limit))  # type: ignore[return-value]  # FastAPI sends it as it is
 
 
 @router.get("/{job_id}", responses=problems(403, 404) | _NOT_CHANGED)
@@ -170,7 +176,8 @@ async def get_job(job_id: str, request: Request, context: Context, wait: Wait = 
     """Give one job. With `wait`, the answer comes at the next change, at the latest after so many seconds."""
 
     def read(scope: TenantScope) -> _Seen:
-        return _Seen.of(jobs.get(scope.session, scope.tenant_id, job_id))
+        row = jobs.get(scope.session, scope.tenant_id, job_id)
+        return _Seen.of(row, overview.places(scope.session, [row]).get(row.id))
 
     seen = await context.read(read)
     conditional = "if-none-match" in request.headers

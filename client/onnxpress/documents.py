@@ -222,6 +222,21 @@ class JobProgress:
 
 
 @dataclass(frozen=True)
+class PlaceInQueue:
+    """Where a queued job stands: how much goes before it, and in how many seconds it may begin; None: nobody knows."""
+
+    ahead: int
+    begins_in_s: float | None
+    # How many the workers that are there take at a time; 0: nobody is there to take it.
+    slots: int
+
+    @classmethod
+    def from_document(cls, document: Json) -> Self:
+        """Read the service's JSON."""
+        return cls(int(document["ahead"]), document.get("begins_in_s"), int(document.get("slots", 1)))
+
+
+@dataclass(frozen=True)
 class Job:
     """A job as it stood when it was asked for. `verdict` is about its gates, `status` about the work."""
 
@@ -240,6 +255,8 @@ class Job:
     created_at: str | None
     # Since when a search rests.
     paused_at: str | None
+    # While it is queued, as lists and looks at it tell; None in answers that change it.
+    queue: PlaceInQueue | None
     document: Json = field(repr=False)
 
     @classmethod
@@ -259,6 +276,7 @@ class Job:
             cache=str(document.get("cache") or "miss"),
             created_at=document.get("created_at"),
             paused_at=document.get("paused_at"),
+            queue=PlaceInQueue.from_document(document["queue"]) if document.get("queue") else None,
             document=document,
         )
 

@@ -87,7 +87,9 @@ class LiveProgress:
         now = _now(job)
         if self._bars is None:
             # A search's candidates have lines of their own.
-            self._say_once(job.status if job.kind == "search" and not job.paused_at else now)
+            said = job.status if job.kind == "search" and job.status == "running" and not job.paused_at else now
+            # When a queued job may begin is another guess at each look: a line is for another place.
+            self._say_once(said, key=f"place {job.queue.ahead}" if job.queue else said)
         else:
             self._show_bar(self._bars, job, now)
 
@@ -100,9 +102,9 @@ class LiveProgress:
             self._job_bar, completed=finished or 0.0, total=None if finished is None else 1.0, note=safe_text(now).plain
         )
 
-    def _say_once(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+    def _say_once(self, text: str, key: str = "") -> None:
+        if (key or text) not in self._said:
+            self._said.add(key or text)
             self.say(text)
 
 
@@ -112,7 +114,7 @@ def _now(job: Job) -> str:
     if job.paused_at and not job.finished:
         return "paused; `onnxpress resume` lets it go on"
     if job.finished or progress is None or job.status != "running":
-        return job.status
+        return wording.status(job.document)
     if progress.step is not None and progress.step < len(job.steps):
         step = f"step {progress.step + 1}/{len(job.steps)} {job.steps[progress.step].type}"
         return f"{step}: {progress.message}" if progress.message else step

@@ -91,7 +91,7 @@ class LiveTrials:
 def told(data: Json) -> str:
     """Give what was measured of a candidate in a few words."""
     ratio, size = data.get("latency_ratio"), data.get("size_bytes")
-    parts = [] if ratio is None else [wording.speed_between(ratio)]
+    parts = [] if ratio is None else [wording.speed_between(ratio, data.get("latency_low"), data.get("latency_high"))]
     parts += [] if size is None else [wording.size(size)]
     # The first one speaks for the network.
     parts += [wording.metric_change(quality) for quality in (data.get("quality") or ())[:1]]

@@ -176,7 +176,7 @@ def _result(client: Client, named: str) -> str:
 
 def _of_job(job: Job) -> dict[str, Any]:
     """Give what an agent needs of a job."""
-    names = ("id", "kind", "status", "verdict", "progress", "output_model", "problem", "warnings", "summary")
+    names = ("id", "kind", "status", "verdict", "queue", "progress", "output_model", "problem", "warnings", "summary")
     told = {name: job.document.get(name) for name in names}
     summary = told.pop("summary") or {}
     return {**told, "finished": job.finished, "summary": summary.get("text"), "gates": summary.get("gates")}

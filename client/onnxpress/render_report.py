@@ -283,7 +283,11 @@ def gates(results: Sequence[Json], targets: Mapping[int, str]) -> Table:
         wanted = wording.gate_text(gate)
         where = [safe_text(targets.get(one["target"], ""))] if targets else []
         table.add_row(
-            *where, safe_text(wanted), _plain(one["measured"]), _plain(one["bound"]), label, safe_text(one["reason"])
+            *where,
+            safe_text(wanted),
+            *(safe_text(_in_its_unit(gate, one[which])) for which in ("measured", "bound")),
+            label,
+            safe_text(one["reason"]),
         )
     return table
 
@@ -294,5 +298,5 @@ def _verdict(verdict: Json) -> Text:
     return safe_text(text, style=STYLES.get(outcome, ""))
 
 
-def _plain(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _in_its_unit(gate: Json, value: float | None) -> str:
+    return "" if value is None else wording.gate_value(gate["metric"], gate["rule"], value)

@@ -93,7 +93,7 @@ def trials_table(trials: Iterable[Trial]) -> Table:
         failed = f". {trial.problem}" if trial.problem else ""
         row = (
             str(trial.number),
-            _speed((values.get("latency") or {}).get("value")),
+            _raced(values),
             size,
             _quality(values.get("quality") or ()),
         )
@@ -168,7 +168,9 @@ def _limits(standings: Sequence[Json]) -> Table:
     table.add_column("best", justify="right")
     table.add_column("why", ratio=1)
     for one in standings:
-        best = "" if one["best"] is None else f"{wording.limit_value(one['best'])} (trial {one['best_trial']})"
+        gate = one["gate"]
+        best = "" if one["best"] is None else wording.gate_value(gate["metric"], gate["rule"], one["best"])
+        best += f" (trial {one['best_trial']})" if best else ""
         table.add_row(safe_text(one["limit"]), str(one["held_by"]), best, safe_text(one["limited_by"]))
     return table
 
@@ -192,7 +194,9 @@ def miss_text(miss: Json) -> str:
     if miss["measured"] is None:
         return f"{miss['limit']}: not measured"
     by = "" if miss["by"] is None else f", off by {100 * miss['by']:.3g} %"
-    return f"{miss['limit']}: {wording.limit_value(miss['measured'])}{by}"
+    gate, measured = miss.get("gate"), miss["measured"]
+    value = wording.gate_value(gate["metric"], gate["rule"], measured) if gate else wording.limit_value(measured)
+    return f"{miss['limit']}: {value}{by}"
 
 
 def _certificates(certificates: Json) -> Iterable[Text]:

@@ -1,5 +1,6 @@
 """Figures as people read them: in the words of the service's own reports, which `tests/test_wording.py` compares."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,6 +77,29 @@ def gate_text(gate: Json) -> str:
     return f"{gate['metric']}{output} {gate['rule']} {limit_value(gate['value'])}"
 
 
+def gate_value(metric: str, rule: str, value: float) -> str:
+    """Give a value that a gate is about in its unit: the limit, what was measured, or the bound that was held against it."""
+    # Limits are round numbers: zeros at the end say nothing.
+    told = re.sub(r"\.0+(?= |$)|(\.\d*?[1-9])0+(?= |$)", r"\1", _gate_value(metric, rule, value))
+    return told.removesuffix("s") if told == "1 points" else told
+
+
+def _gate_value(metric: str, rule: str, value: float) -> str:
+    if rule == "max_ratio":
+        return share(value)
+    if metric in {"size_bytes", "peak_memory"}:
+        return size(value)
+    if metric == "parameters":
+        return f"{value:,.0f}"
+    if metric.startswith("latency"):
+        return milliseconds(value)
+    if rule == "max_drop":
+        # Nothing lost is no loss below zero.
+        lost = value + 0.0
+        return f"{100 * lost:.2f} points" if metric in SHARES else f"{lost:.4g}{' dB' * (metric == 'sqnr_db')}"
+    return metric_value(metric, value)
+
+
 def target_name(target: Json) -> str:
     """Name what a network ran on."""
     threads = target["threads"]
@@ -113,3 +137,28 @@ def times_less(before: float, after: float) -> str:
     if abs(ratio - 1) < _SAME:
         return "same"
     return f"{1 / ratio:.2f}x less" if ratio < 1 else f"{ratio:.2f}x more"
+
+
+def rough_duration(seconds: float) -> str:
+    """Give a span of time that is an estimate, with no more digits than it deserves."""
+    if seconds < 1:
+        return f"{1e3 * seconds:.2g} ms" if seconds < 0.1 else f"{1e3 * seconds:.0f} ms"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def place_text(ahead: int, seconds: float | None, slots: int) -> str:
+    """Say where a job stands that is queued: how much goes before it, and when it may begin."""
+    told = "next in line" if not ahead else f"behind {ahead} other{'s' * (ahead > 1)}"
+    if not slots:
+        return f"{told}; no worker that takes it is there now"
+    return f"{told}, begins in about {rough_duration(seconds)}" if seconds is not None and seconds >= 1 else told
+
+
+def status(job: Json) -> str:
+    """Give a job's status; of a queued one with its place."""
+    place = job.get("queue")
+    if job["status"] != "queued" or not place:
+        return str(job["status"])
+    return f"queued, {place_text(place['ahead'], place.get('begins_in_s'), place['slots'])}"

@@ -15,7 +15,7 @@ from engine.errors import (
     ModelInvalidError,
     ModelUnsupportedError,
 )
-from engine.estimate import Speed, beyond_limits, estimate_job, measured_speed
+from engine.estimate import Speed, beyond_limits, estimate_job, foreseen, measured_speed
 from engine.graph import io, verify
 from engine.graph.activations import live_bytes
 from engine.graph.declaration import contradictions
@@ -124,7 +124,7 @@ class BesideOriginal:
             self._inspection, self._data.described, self._spec, self._data.judge_described, speed=speed
         )
         if self._estimate is not None:
-            self._frame.tell({"type": "estimate", "message": self._estimate.summary})
+            self._frame.tell(foreseen(self._estimate))
             for warning in beyond_limits(self._estimate, self._spec.limits):
                 self._warn(warning)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.compatibility import check_fit
 from engine.errors import EngineError, ModelInvalidError, ModelUnsupportedError
-from engine.estimate import estimate_job
+from engine.estimate import estimate_job, foreseen
 from engine.gate import ProfileGate
 from engine.graph import io
 from engine.graph.validate import inspect_model
@@ -76,7 +76,7 @@ class _Profiling:
         for warning in self._warnings:
             self._frame.warn(warning)
         if self._estimate is not None:
-            self._frame.tell({"type": "estimate", "message": self._estimate.summary})
+            self._frame.tell(foreseen(self._estimate))
         chosen = [index for index in range(len(self._spec.targets)) if only is None or index in only]
         profiles = [self._frame.finished(index, TargetProfile) or self._step(index) for index in chosen]
         if self._failed is not None and not any(each.measured for each in profiles):

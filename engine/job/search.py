@@ -23,7 +23,7 @@ from engine.job.trial import tried
 from engine.job.variants import measured
 from engine.job.workspace import copy_network, remove_network, write_atomically
 from engine.measure import memory
-from engine.report.values import Quality, Report
+from engine.report.values import Quality, Ratio, Report
 from engine.runtime.host_lock import Host, HostLock
 from engine.runtime.network_files import parameters, stored_bytes
 from engine.search import measuring
@@ -319,13 +319,20 @@ def _ended(told: Told, spec: Search) -> dict[str, Any]:
         "type": "trial_ended",
         "number": told.number,
         "state": told.state,
-        "latency_ratio": None if values is None or values.latency is None else round(values.latency.value, 4),
+        **_told_latency(None if values is None else values.latency),
         "size_bytes": None if values is None else values.size_bytes,
         "quality": None if values is None else _told_quality(values.quality),
         "cost": None if values is None else cost(values, spec.goal.minimise),
         "seconds": told.seconds,
         "message": None if told.problem is None else told.problem.get("message"),
     }
+
+
+def _told_latency(ratio: Ratio | None) -> dict[str, float | None]:
+    if ratio is None:
+        return dict.fromkeys(("latency_ratio", "latency_low", "latency_high"))
+    low, high = ratio.interval.low, ratio.interval.high
+    return {"latency_ratio": round(ratio.value, 4), "latency_low": round(low, 4), "latency_high": round(high, 4)}
 
 
 def _told_quality(quality: Sequence[Quality]) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from engine.gate import LOWER_IS_BETTER, TASK_METRICS, Gate
 from engine.measure.intervals import one_sided, rescale, rescale_ratio, tango
 from engine.report.counted_time import counted
 from engine.report.values import GateResult, LatencyComparison, MemoryComparison, Quality, Size, Verdict
+from engine.report.wording import gate_value
 
 # The least that an interval of a median can be made of: the true one lies between the extremes of six in 97 of 100 cases.
 FEWEST_RUNS = 6
@@ -120,17 +121,19 @@ def _held(gate: Gate, measured: _Measured | None, costs: Costs, named: str) -> G
         return GateResult(gate=gate, measured=None, bound=None, outcome="inconclusive", reason=reason)
     at_least = gate.rule == "min"
     unfavourable, favourable = (measured.low, measured.high) if at_least else (measured.high, measured.low)
-    limit = f"{'at least' if at_least else 'at most'} {gate.value:.6g}"
-    said = f"{_subject(gate, costs)}{named} is {measured.value:.6g}{measured.how}, allowed is {limit}"
-    bound = "" if measured.low == measured.high else f"; with {gate.confidence:.1%} confidence it is {_worse(at_least)}"
+    value, allowed, at_worst = _told_apart(gate, measured.value, gate.value, unfavourable)
+    limit = f"{'at least' if at_least else 'at most'} {allowed}"
+    said = f"{_subject(gate, costs)}{named} is {value}{measured.how}, allowed is {limit}"
+    sure = f"with {100 * gate.confidence:g} % confidence it is {_worse(at_least)} {at_worst}"
+    bound = "" if measured.low == measured.high else f"; {sure}"
     if measured.doubt is not None:
         outcome, reason = "inconclusive", f"undecided: {said}; {measured.doubt}"
     elif _inside(unfavourable, gate.value, at_least=at_least):
-        outcome, reason = "pass", f"{said}{bound and f'{bound} {unfavourable:.6g}'}"
+        outcome, reason = "pass", f"{said}{bound}"
     elif _inside(favourable, gate.value, at_least=at_least):
         outcome, reason = (
             "inconclusive",
-            f"undecided: {said}, but it may be as {'low' if at_least else 'high'} as {unfavourable:.6g}",
+            f"undecided: {said}, but it may be as {'low' if at_least else 'high'} as {at_worst}",
         )
     else:
         outcome, reason = "fail", said
@@ -140,6 +143,12 @@ def _held(gate: Gate, measured: _Measured | None, costs: Costs, named: str) -> G
     return GateResult.model_validate(
         {"gate": gate, "measured": measured.value, "bound": unfavourable, "outcome": outcome, "reason": reason}
     )
+
+
+def _told_apart(gate: Gate, *values: float) -> list[str]:
+    """Write values of a gate in its unit; where that hides a difference that decides, in full."""
+    told = [gate_value(gate.metric, gate.rule, value) for value in values]
+    return told if len(set(told)) == len(set(values)) else [f"{value:.9g}" for value in values]
 
 
 def _worse(at_least: bool) -> str:

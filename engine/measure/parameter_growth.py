@@ -20,11 +20,11 @@ def explain_growth(original: Path, compressed: Path) -> str | None:
     scales = max(_scales(after) - _scales(before), 0)
     copies = max(_copies(after) - _copies(before), 0)
     rest = has - had - scales - copies
-    told = [f"{scales} are scales and zero points"] if scales else []
-    told += [f"{copies} are copies of equal constants"] if copies else []
-    told += [f"{rest} are constants that steps made"] if rest > 0 else []
-    gone = [f"{-rest} others are gone"] if rest < 0 else []
-    return f"{has - had} more: {', '.join(told + gone)}"
+    told = [f"{scales:,} are scales and zero points"] if scales else []
+    told += [f"{copies:,} are copies of equal constants"] if copies else []
+    told += [f"{rest:,} are constants that steps made"] if rest > 0 else []
+    gone = [f"{-rest:,} others are gone"] if rest < 0 else []
+    return f"{has - had:,} more: {', '.join(told + gone)}"
 
 
 def _elements(model: ir.Model) -> int:

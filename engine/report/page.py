@@ -25,13 +25,18 @@ _STYLE = """
 main{max-width:64rem;margin:0 auto;padding:2rem 1rem}h1{font-size:1.6rem;margin:0 0 .25rem}h2{font-size:1.2rem;margin:2.5rem 0 .25rem}
 h3{font-size:1rem;margin:1.5rem 0 .25rem}.beside{border-top:1px solid var(--line);margin-top:3rem;padding-top:2rem}
 .facts,.caption,footer{color:var(--quiet)}.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}
-th,td{text-align:left;vertical-align:top;padding:.35rem .6rem;border-bottom:1px solid var(--line);overflow-wrap:break-word}
+th,td{text-align:left;vertical-align:top;padding:.35rem .6rem;border-bottom:1px solid var(--line);overflow-wrap:break-word}.short{white-space:nowrap}
 thead th{white-space:nowrap}h1,h2,p{overflow-wrap:anywhere}a{color:var(--chart-compressed)}
-@media(max-width:480px){main{padding:1.25rem .75rem}table{font-size:.8rem}th,td{padding:.3rem .35rem}thead th{white-space:normal}}
+@media(max-width:480px){main{padding:1.25rem .75rem}table{font-size:.8rem}th,td{padding:.3rem .35rem}thead th{white-space:normal}
+td:not(.short){min-width:8rem}.stacked thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
+.stacked tr{display:flex;flex-wrap:wrap;gap:.2rem .6rem;justify-content:space-between;padding:.5rem 0;border-bottom:1px solid var(--line)}
+.stacked td{border:0;padding:0;min-width:0}.stacked td:last-child{flex-basis:100%}}
 details{margin:.5rem 0}summary{cursor:pointer}.chart{width:100%;overflow:hidden}.warning{background:var(--card);border-left:4px solid var(--chart-unsure);
 padding:.5rem .75rem;margin:.5rem 0}.pass{color:var(--chart-good)}.fail{color:var(--chart-bad)}.inconclusive{color:var(--chart-unsure)}
 footer{margin-top:3rem;border-top:1px solid var(--line);padding-top:1rem;font-size:.85rem}
 """
+# Letters of a cell that is not broken into lines.
+_SHORT = 15
 # Colours are named in the figures: each scheme has its own, and changes them while the file is open.
 _SCRIPT = """
 const figures = JSON.parse(document.getElementById("figures").textContent);
@@ -63,7 +68,7 @@ function draw(figure) {
   for (const shape of layout.shapes ?? []) shape.line = { color: fore, width: 1, ...shape.line };
   place.style.height = `${layout.height}px`;
   Plotly.react(place, coloured(figure.data, style), {
-    margin: { l: 8, r: 12, t: layout.legend ? 56 : 16, b: 36 }, hoverlabel: { align: "left" }, ...layout,
+    margin: { l: 8, r: 12, t: layout.legend && figure.data.length > 1 ? 56 : 16, b: 36 }, hoverlabel: { align: "left" }, ...layout,
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", width: place.clientWidth, autosize: false,
     font: { color: fore, family: "system-ui, sans-serif", size: 12 },
   }, { displaylogo: false, displayModeBar: false }).then(() => widths.observe(place));
@@ -141,7 +146,7 @@ def _told(report: AnyReport, heading: Heading | None) -> Iterator[str]:
     if report.verdict.gates:
         named = target_names(report)
         rows = [_gate(result, named) for result in report.verdict.gates]
-        yield "<h3>Gates</h3>" + _table("Gates", ("gate", "outcome", "reason"), rows)
+        yield "<h3>Gates</h3>" + _table("Gates", ("gate", "outcome", "reason"), rows, stacked=True)
 
 
 def _facts(heading: Heading | None) -> str:
@@ -172,11 +177,24 @@ def _figure(figure: Figure) -> str:
     )
 
 
-def _table(name: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+def _table(name: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, stacked: bool = False) -> str:
+    """Give a table; `stacked`: on a phone its last cells go below the others, which takes away what rows and cells are: it is said."""
+
+    def role(name: str) -> str:
+        return f' role="{name}"' if stacked else ""
+
+    top = "".join(f'<th scope="col"{role("columnheader")}>{escape(cell)}</th>' for cell in head)
+    body = "".join(f"<tr{role('row')}>{''.join(_cell(cell, role('cell')) for cell in row)}</tr>" for row in rows)
     inside = f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(name)}">'
-    return f"{inside}<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    table = f'<table class="stacked"{role("table")}>' if stacked else "<table>"
+    group = role("rowgroup")
+    return f"{inside}{table}<thead{group}><tr{role('row')}>{top}</tr></thead><tbody{group}>{body}</tbody></table></div>"
+
+
+def _cell(text: str, role: str) -> str:
+    # Figures with their units stay in a line.
+    short = ' class="short"' if len(text) < _SHORT else ""
+    return f"<td{short}{role}>{escape(text)}</td>"
 
 
 def _where(report: AnyReport) -> str:

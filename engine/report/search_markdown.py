@@ -11,7 +11,7 @@ from engine.report.search import (
     SearchReport,
     StoryLine,
 )
-from engine.report.wording import gate_text, limit_value, metric_change, speed_between, table
+from engine.report.wording import gate_text, gate_value, limit_value, metric_change, speed_between, table
 from engine.report.wording import size as size_text
 
 # A long search has more trials than a person reads: the first and the last of them, and every one that was kept.
@@ -151,7 +151,15 @@ def _miss(miss: Miss) -> str:
     if miss.measured is None:
         return f"{miss.limit}: not measured"
     by = "" if miss.by is None else f", off by {100 * miss.by:.3g} %"
-    return f"{miss.limit}: {limit_value(miss.measured)}{by}"
+    gate = miss.gate
+    value = limit_value(miss.measured) if gate is None else gate_value(gate.metric, gate.rule, miss.measured)
+    return f"{miss.limit}: {value}{by}"
+
+
+def _best(standing: LimitStanding) -> str:
+    if standing.best is None:
+        return ""
+    return f"{gate_value(standing.gate.metric, standing.gate.rule, standing.best)} (trial {standing.best_trial})"
 
 
 def _limits(standings: Sequence[LimitStanding]) -> Iterator[str]:
@@ -162,7 +170,7 @@ def _limits(standings: Sequence[LimitStanding]) -> Iterator[str]:
         (
             standing.limit,
             str(standing.held_by),
-            "" if standing.best is None else f"{limit_value(standing.best)} (trial {standing.best_trial})",
+            _best(standing),
             standing.limited_by,
         )
         for standing in standings

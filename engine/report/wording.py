@@ -1,5 +1,6 @@
 """Tables and numbers as reports for people write them: in every format, and on the terminal in the same words (`onnxpress.wording`)."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from engine.gate import Gate, ProfileGate
@@ -81,6 +82,29 @@ def gate_text(gate: Gate | ProfileGate) -> str:
     return f"{gate.label} {gate.rule} {limit_value(gate.value)}"
 
 
+def gate_value(metric: str, rule: str, value: float) -> str:
+    """Give a value that a gate is about in its unit: the limit, what was measured, or the bound that was held against it."""
+    # Limits are round numbers: zeros at the end say nothing.
+    told = re.sub(r"\.0+(?= |$)|(\.\d*?[1-9])0+(?= |$)", r"\1", _gate_value(metric, rule, value))
+    return told.removesuffix("s") if told == "1 points" else told
+
+
+def _gate_value(metric: str, rule: str, value: float) -> str:
+    if rule == "max_ratio":
+        return share(value)
+    if metric in {"size_bytes", "peak_memory"}:
+        return size(value)
+    if metric == "parameters":
+        return f"{value:,.0f}"
+    if metric.startswith("latency"):
+        return milliseconds(value)
+    if rule == "max_drop":
+        # Nothing lost is no loss below zero.
+        lost = value + 0.0
+        return f"{100 * lost:.2f} points" if metric in SHARES else f"{lost:.4g}{' dB' * (metric == 'sqnr_db')}"
+    return metric_value(metric, value)
+
+
 def target_name(target: Target) -> str:
     """Name what a network ran on."""
     return f"{target.provider}, {target.threads} thread{'s' * (target.threads > 1)}, batch {target.batch}"
@@ -156,6 +180,14 @@ def rough_duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def place_text(ahead: int, seconds: float | None, slots: int) -> str:
+    """Say where a job stands that is queued: how much goes before it, and when it may begin."""
+    told = "next in line" if not ahead else f"behind {ahead} other{'s' * (ahead > 1)}"
+    if not slots:
+        return f"{told}; no worker that takes it is there now"
+    return f"{told}, begins in about {rough_duration(seconds)}" if seconds is not None and seconds >= 1 else told
 
 
 def machine(where: Environment) -> str:

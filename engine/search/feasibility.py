@@ -10,6 +10,7 @@ from engine.measure.acceptance import strain, unasked_losses
 from engine.measure.gates import Costs, held, judge
 from engine.measure.intervals import rescale_ratio
 from engine.report.values import GateResult, Ratio, Size
+from engine.report.wording import gate_value
 from engine.search.values import Told, TrialValues
 
 # How sure of a limit a search has to be to choose by it. The verdict is as sure as its gate says; asking as much of every
@@ -96,18 +97,16 @@ def feasibility(values: TrialValues, goal: Goal, original: Original, told: Seque
 
 def in_words(gate: Gate) -> str:
     """Say a limit as a person would: `top1 drops by at most 1 point`."""
-    label = gate.label.replace("_", " ")
+    label = gate.label.replace("_bytes", "").replace("_", " ")
     if gate.rule == "max_drop":
         if gate.metric in {"top1", "top5", "f1", "iou"}:
             points = f"{100 * gate.value:g}"
             return f"{label} drops by at most {points} point{'' if points == '1' else 's'}"
-        return f"{label} gets worse by at most {gate.value:g}"
+        return f"{label} gets worse by at most {gate_value(gate.metric, gate.rule, gate.value)}"
     if gate.rule == "max_ratio":
-        return f"{label} at most {gate.value:.3g} of the original's"
-    unit = (
-        " ms" if gate.metric.startswith("latency") else " bytes" if gate.metric in {"size_bytes", "peak_memory"} else ""
-    )
-    return f"{label} {'at least' if gate.rule == 'min' else 'at most'} {gate.value:.6g}{unit}"
+        return f"{label} at most {gate_value(gate.metric, gate.rule, gate.value)} of the original's"
+    value = gate_value(gate.metric, gate.rule, gate.value)
+    return f"{label} {'at least' if gate.rule == 'min' else 'at most'} {value}"
 
 
 def _is_original(told: Told) -> bool:

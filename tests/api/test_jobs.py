@@ -107,7 +107,7 @@ def test_a_job_is_accepted_and_tells_where_to_look(client, body, dataset):
     assert (job["status"], job["verdict"], job["kind"]) == ("queued", "none", "compress")
     assert job["steps"] == [{"index": 0, "type": "simplify", "status": "waiting"}]
     assert job["spec"]["limits"]["max_memory_mb"] == 4096
-    assert client.get(answer.headers["Location"]).json() == job
+    assert client.get(answer.headers["Location"]).json() | {"queue": None} == job
     # The output's id is known before there is an output.
     output = client.get(f"/v1/models/{job['output_model']}").json()
     assert (output["state"], output["parent"], output["job"]) == ("pending", body["model"], job["id"])
@@ -220,7 +220,7 @@ def test_every_format_has_a_route(client):
 def test_a_job_answers_with_every_network_that_it_makes(client, body):
     job = client.post("/v1/jobs", json=body).json()
     assert job["outputs"] == [{"name": "model", "model": job["output_model"]}]
-    assert client.get(f"/v1/jobs/{job['id']}").json() == job
+    assert client.get(f"/v1/jobs/{job['id']}").json() | {"queue": None} == job
     profile = client.post("/v1/jobs", json={"kind": "profile", "model": body["model"], "targets": [{}]}).json()
     assert (profile["output_model"], profile["outputs"]) == (None, [])
 
@@ -304,6 +304,21 @@ def test_a_dry_run_says_how_many_samples_a_gate_takes(client, body, dataset):
     assert (found["gate"], found["needed"]) == ("top1_agreement", 3221)
     assert found["judging"] < 3221
     assert any("cannot pass on the" in text for text in plan["warnings"])
+
+
+def test_a_queued_job_has_its_place_and_a_weak_etag(client, body):
+    first, second = (client.post("/v1/jobs", json={**body, "cache": "refuse"}).json()["id"] for _ in range(2))
+    listed = {job["id"]: job["queue"] for job in client.get("/v1/jobs").json()["items"]}
+    answer = client.get(f"/v1/jobs/{second}")
+    assert answer.json()["queue"] == listed[second] == {**listed[first], "ahead": listed[first]["ahead"] + 1}
+    assert answer.headers["ETag"].startswith("W/")
+    client.post(f"/v1/jobs/{first}:cancel")
+    # Nothing has happened to the job itself, and yet it is another answer.
+    closer = client.get(f"/v1/jobs/{second}", headers={"If-None-Match": answer.headers["ETag"]})
+    assert closer.json()["queue"] == listed[first]
+    client.post(f"/v1/jobs/{second}:cancel")
+    ended = client.get(f"/v1/jobs/{second}")
+    assert (ended.json()["queue"], ended.headers["ETag"].startswith('"')) == (None, True)
 
 
 def test_a_poll_with_the_known_etag_is_304(client, body):

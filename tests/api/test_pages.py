@@ -1,4 +1,4 @@
-"""Pages: what they show and to whom, without a browser; tests/pages has one."""
+"""Pages: what they show and to whom, without a browser; tests/e2e/test_browser.py has one."""
 
 import json
 import re
@@ -231,7 +231,8 @@ def test_a_queued_job_tells_its_place_and_can_be_cancelled(service, browser, mod
     with service.client() as client:
         first, second = submit(client, model), submit(client, model)
         assert "Next in line" in browser.get(f"/jobs/{first}").text
-        assert "Behind 1 other job" in browser.get(f"/jobs/{second}").text
+        assert browser.get("/jobs?part=true").text.count("data-place") == 2
+        assert "Behind 1 other; no worker that takes it is there now." in browser.get(f"/jobs/{second}").text
         for job in (first, second):
             answer = browser.post(f"/v1/jobs/{job}:cancel", headers={"Origin": service.url})
             assert answer.json()["status"] == "cancelled"

@@ -266,7 +266,21 @@ def test_one_pass_is_shown_with_its_parameters(scripted, cli):
 
 
 def test_jobs_are_shown_with_the_names_of_their_networks_and_whole_ids():
-    job = onnxpress.Job.from_document({"id": "job_" + "1" * 26, "status": "queued", "model": "mdl_1"})
-    console = Console(width=120, file=io.StringIO())
+    place = {"ahead": 2, "begins_in_s": 41.3, "slots": 1}
+    queued = {"id": "job_" + "1" * 26, "status": "queued", "model": "mdl_1", "queue": place}
+    job = onnxpress.Job.from_document(queued)
+    console = Console(width=200, file=io.StringIO())
     console.print(job_table([job], {"mdl_1": "detector"}))
-    assert all(words in console.file.getvalue() for words in (job.id, "detector"))
+    for words in (job.id, "detector", "queued, behind 2 others, begins in about 41 s"):
+        assert words in console.file.getvalue()
+
+
+def test_who_waits_for_a_queued_job_is_told_of_each_place_once(scripted, cli):
+    job = {"id": "job_" + "1" * 26, "kind": "compress", "verdict": "none"}
+    places = [(2, 41.0), (2, 40.0), (1, 20.0)]
+    answers = [{**job, "status": "queued", "queue": {"ahead": n, "begins_in_s": s, "slots": 1}} for n, s in places]
+    answers.append({**job, "status": "succeeded", "queue": None})
+    scripted.on("GET", f"/jobs/{job['id']}", *({"json": answer} for answer in answers))
+    done = cli(scripted.url, KEY, "wait", job["id"])
+    told = [line for line in done.stderr.splitlines() if line.startswith("queued")]
+    assert told == ["queued, behind 2 others, begins in about 41 s", "queued, behind 1 other, begins in about 20 s"]

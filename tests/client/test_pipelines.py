@@ -4,18 +4,22 @@ import json
 import os
 import re
 import signal
+import subprocess
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import numpy as np
+import onnx
 import pytest
 import yaml
+from onnx import TensorProto, helper, numpy_helper
 
 import onnxpress
 from onnxpress.commands.pipelines import TEMPLATES
 from onnxpress.exit_codes import ExitCode
 from onnxpress.review_comment import Review, write_comment
 
-from .pipeline_runner import filled, run_action, run_gitlab_job
+from .pipeline_runner import environment, filled, run_action, run_gitlab_job
 
 ROOT = Path(__file__).resolve().parents[2]
 ACTION = ROOT / "examples/ci/github/action.yml"
@@ -111,6 +115,15 @@ def test_fail_and_inconclusive(step, service):
     # Both systems' steps are attempts of one run: the later finds the job of the one before.
     undecided = step(LIMITS[0], "top1 max_drop 0.1%", run_id="undecided")
     _check(step, undecided, "inconclusive", ExitCode.INCONCLUSIVE)
+    for meant, code in (("fail", ExitCode.GATE_FAILED), ("pass", ExitCode.OK)):
+        ran = step(LIMITS[0], "top1 max_drop 0.1%", run_id="undecided", **{"on-inconclusive": meant})
+        _check(step, ran, "inconclusive", code)
+
+
+def test_a_gate_that_can_never_fail_is_refused(step):
+    run = _check(step, step("top1 max_drop 1"), "refused", ExitCode.USAGE)
+    assert "1%" in run["reason"]
+    assert ET.parse(step.folder / "junit.xml").getroot().find(".//failure") is not None
 
 
 def test_the_job_ends_without_a_result(step, service):
@@ -179,6 +192,55 @@ def test_the_first_result_becomes_production_and_the_next_is_judged_beside_it(
     assert "beside" in json.loads((repository / "onnxpress-report/report.json").read_text())["run"]
     assert service.jobs.get(first.outputs["job"]).labels["commit"] == "c0ffee"
     assert "c0ffee" in service.aliases.get("prod").history[0].note
+
+
+@pytest.fixture
+def product(tmp_path, service):
+    """Give a folder with a network that is in production, and data whose classes it is sure of."""
+    random = np.random.default_rng(0)
+    first, last = random.standard_normal((64, 2048)) / 8, random.standard_normal((2048, 10)) / 45
+    nodes = [
+        helper.make_node("MatMul", ["x", "first"], ["wide"]),
+        helper.make_node("Relu", ["wide"], ["hidden"]),
+        helper.make_node("MatMul", ["hidden", "last"], ["logits"]),
+    ]
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])
+    said = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 10])
+    weights = [
+        numpy_helper.from_array(array.astype(np.float32), name) for name, array in (("first", first), ("last", last))
+    ]
+    graph = helper.make_graph(nodes, "product", [given], [said], weights)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "model.onnx"
+    )
+    x = random.standard_normal((4000, 64)).astype(np.float32)
+    scores = np.maximum(x @ first, 0) @ last
+    best = np.sort(scores, axis=1)
+    sure = np.argsort(best[:, -2] - best[:, -1])[:1200]
+    np.savez(tmp_path / "data.npz", x=x[sure], label=scores[sure].argmax(axis=1))
+    service.aliases.move("prod", service.models.upload(tmp_path / "model.onnx").id)
+    yield tmp_path
+    service.aliases.remove("prod")
+
+
+def test_the_whole_step_is_three_lines(product, embedded, key, service):
+    step = re.search(r"```sh\n(onnxpress compress.*?)\n```", (ROOT / "docs/ci.md").read_text(), re.DOTALL)[1]
+    assert len(step.splitlines()) == 3
+    replaced = service.aliases.get("prod").model
+    env = environment(product, ONNXPRESS_URL=embedded.url, ONNXPRESS_API_KEY=key, ONNXPRESS_RUN_ID="three lines")
+    # As it stands but for how long it may search.
+    words = ["bash", "-euo", "pipefail", "-c", f"{step} --effort low --trials 1"]
+    done = subprocess.run(words, cwd=product, env=env, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    job = service.jobs.get(done.stdout.strip())
+    assert (job.kind, job.verdict) == ("search", "pass")
+    promoted = service.aliases.get("prod")
+    assert (promoted.model, promoted.history[1].model) == (job.output_model, replaced)
+    assert "beside @prod" in done.stderr
+    suites = {suite.get("name"): suite for suite in ET.parse(product / "junit.xml").getroot().iter("testsuite")}
+    assert [*suites] == ["onnxpress search", "onnxpress beside @prod"]
+    assert all(suite.get("failures") == "0" and [*suite.iter("testcase")] for suite in suites.values())
+    assert "beside @prod" in (product / "report.md").read_text()
 
 
 def test_the_shipped_files_are_what_init_ci_writes(cli, tmp_path):

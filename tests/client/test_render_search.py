@@ -24,7 +24,7 @@ PROPOSAL = {"point": POINT, "level": "full", "because": "solver [bold]", "predic
 
 
 def shown(*parts):
-    console = Console(width=240, record=True, file=StringIO())
+    console = Console(width=320, record=True, file=StringIO())
     console.print(Group(*parts))
     return console.export_text()
 
@@ -62,7 +62,7 @@ def test_the_story_the_front_and_the_limits_of_a_report(report):
     assert "dropped: top1 falls by 3.1 points" in text
     assert "dropped: the process ended" in text
     assert "chosen" in line(text.partition("front: ")[2], "2.00x as fast")
-    assert "size_bytes at most 200000: 240000, off by 20 %" in " ".join(text.split())
+    assert "size at most 200 kB: 240 kB, off by 20 %" in " ".join(text.split())
     assert "narrower layers lose more than 1 point" in text
     assert "the time of 1 network was predicted from measured parts before it was made: off by 4.0 % (median)" in text
     assert (
@@ -91,6 +91,7 @@ def test_trials_say_what_came_of_them():
     failed = {"number": 2, "state": "failed", "proposal": PROPOSAL, "values": None, "problem": problem}
     text = shown(render_search.trials_table(map(Trial.from_document, (said, failed))))
     assert "12.0 s" in line(text, "│ 1 │")
+    assert "2.00x as fast (1.96 to 2.04)" in line(text, "│ 1 │")
     assert "solver [bold]" in text
     assert "failed" in line(text, "│ 2 │")
     assert "by signal 9" in text

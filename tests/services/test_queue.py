@@ -131,8 +131,12 @@ def test_the_estimate_of_a_running_job_is_an_event_and_what_goes_on(service):
     job = service.submit().job
     claim = service.claim()
     said = "About 55 s (33 s to 2 min) and 0.5 GB of memory: a sample takes 171 ms here."
-    step(service, queue.progress, claim, [{"type": "started"}, {"type": "estimate", "message": said}])
-    assert service.job(job.id).progress == {"message": said}
+    told = [{"type": "started"}, {"type": "estimate", "message": said, "expected_s": 55}]
+    step(service, queue.progress, claim, told)
+    assert service.job(job.id).progress == {"message": said, "expected_s": 55.0}
+    # It holds while steps tell of themselves.
+    step(service, queue.progress, claim, [{"type": "progress", "step": 0, "fraction": 0.5}])
+    assert service.job(job.id).progress == {"step": 0, "fraction": 0.5, "expected_s": 55.0}
     assert "estimate" in service.events(job.id)
 
 
@@ -207,13 +211,16 @@ def test_a_child_cannot_write_what_it_wants_into_events(service):
         {"type": "progress", "step": 10**9, "fraction": float("nan"), "message": "x" * 10_000, "evil": {"a": 1}},
         {"type": "progress", "step": 0, "fraction": 7, "message": 5},
         {"type": "step_finished", "step": 40, "status": "hacked"},
+        {"type": "measuring", "expected_s": float("inf")},
+        {"type": "measuring", "expected_s": "soon"},
     ]
     assert step(service, queue.progress, claim, told)
     found = service.read(lambda session: jobs.events(session, TENANT, job.id))[2:]
-    assert [event.type for event in found] == ["progress", "progress", "step_finished"]
+    assert [event.type for event in found] == ["progress", "progress", "step_finished", "measuring", "measuring"]
     assert found[0].data == {"message": "x" * 500}
     assert found[1].data == {"step": 0, "fraction": 1.0}
     assert found[2].data == {"step": 40}
+    assert found[3].data == found[4].data == {}
 
 
 def test_events_are_read_on_from_any_point(service):

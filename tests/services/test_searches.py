@@ -362,9 +362,9 @@ def test_a_lost_worker_costs_one_trial(service):
 def test_what_a_search_tells_of_its_trials(service):
     job = submit(service)
     turn(service, job, **proposals(1))
-    assert service.job(job.id).progress["message"] == "0 of 1 candidates are tried, 0 at the moment"
+    assert service.job(job.id).progress["message"] == "0 candidates tried"
     claim = take(service, *messages(service))
-    assert service.job(job.id).progress["message"] == "0 of 1 candidates are tried, 1 at the moment"
+    assert service.job(job.id).progress["message"] == "0 candidates tried, 1 being tried"
     assert service.finish(claim, size_bytes=77)
     told = service.read(lambda session: jobs.events(session, TENANT, job.id))
     said = {event.type: event.data for event in told if event.type.startswith("trial_")}
@@ -375,6 +375,8 @@ def test_what_a_search_tells_of_its_trials(service):
         "state": "succeeded",
         "size_bytes": 77,
         "latency_ratio": 0.5,
+        "latency_low": 0.4,
+        "latency_high": 0.6,
         "quality": [],
     }
 

@@ -21,14 +21,14 @@ function resolved(value) {
   return value;
 }
 
-function framed(layout, narrow) {
+function framed(layout, narrow, several) {
   const text = colour("--chart-text");
   const grid = colour("--chart-grid");
   const frame = {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: colour("--font") || "sans-serif", size: 12, color: text },
-    margin: { l: 8, r: 12, t: layout.legend ? 56 : 16, b: 36 },
+    margin: { l: 8, r: 12, t: layout.legend && several ? 56 : 16, b: 36 },
     hoverlabel: { align: "left" },
     ...layout,
   };
@@ -47,7 +47,7 @@ export function draw(element) {
   if (!source || !window.Plotly) return;
   const figure = JSON.parse(source.textContent);
   const narrow = element.clientWidth < 480;
-  const layout = { ...framed(resolved(figure.layout), narrow), width: element.clientWidth, autosize: false };
+  const layout = { ...framed(resolved(figure.layout), narrow, figure.data.length > 1), width: element.clientWidth, autosize: false };
   element.style.height = `${layout.height}px`;
   const options = { displayModeBar: false, displaylogo: false };
   return window.Plotly.react(element, resolved(figure.data), layout, options).then(() => {

@@ -27,6 +27,13 @@ function shapes(node, graph) {
   return node.inputs.map((name) => graph.weights.get(name)).filter(Boolean).map((weight) => `${weight.type}[${weight.dims.join(",")}]`).join(" ");
 }
 
+// Where types stay, shapes alone are told: there is little room.
+function change(was, is) {
+  const types = (text) => text.replace(/\[[^\]]*\]/g, "");
+  const alone = (text) => text.replace(/\w+(?=\[)/g, "");
+  return types(was) === types(is) ? `${alone(was)} → ${alone(is)}` : `${was} → ${is}`;
+}
+
 function merged(graph, beside) {
   const nodes = graph.nodes.map((node) => ({ ...node, state: "", told: shapes(node, graph) }));
   if (!beside) return nodes;
@@ -40,7 +47,7 @@ function merged(graph, beside) {
     before.delete(key(old));
     const was = shapes(old, beside);
     if (old.op !== node.op) [node.state, node.told] = ["other", `was ${old.op}`];
-    else if (was !== node.told) [node.state, node.told] = ["other", `${was} → ${node.told}`];
+    else if (was !== node.told) [node.state, node.told] = ["other", change(was, node.told)];
   }
   const madeNow = new Set(nodes.flatMap((node) => node.outputs));
   for (const old of before.values()) {

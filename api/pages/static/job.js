@@ -2,6 +2,7 @@
 import { ask, say } from "./api.js";
 import { drawAll } from "./charts.js";
 
+const LOOK_MS = 3000;
 const live = document.getElementById("live");
 const id = live.dataset.job;
 const isFinal = () => live.querySelector(".state").dataset.final !== undefined;
@@ -43,6 +44,8 @@ if (!isFinal()) {
   for (const kind of kinds) source.addEventListener(kind, refresh);
   source.addEventListener("error", refresh);
   addEventListener("pagehide", () => source.close());
+  // Others move on before a job whose turn has not come, and nothing is told of it.
+  setInterval(() => live.querySelector("[data-place]") && !document.hidden && refresh(), LOOK_MS);
 }
 
 const dialog = document.getElementById("pick");

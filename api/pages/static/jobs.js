@@ -1,6 +1,7 @@
 // The list of jobs as they go on: told by the server that something is new, it asks for the rows.
 import "./api.js";
 
+const LOOK_MS = 3000;
 const rows = document.getElementById("rows");
 if (rows.dataset.live !== undefined) {
   const source = new EventSource("/jobs/events");
@@ -28,4 +29,6 @@ if (rows.dataset.live !== undefined) {
   };
   source.addEventListener("changed", refresh);
   addEventListener("pagehide", () => source.close());
+  // Jobs of others, of which nothing is told, move on before those whose turn has not come.
+  setInterval(() => rows.querySelector("[data-place]") && !document.hidden && refresh(), LOOK_MS);
 }

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from onnxpress import wording
 from onnxpress.client import Client
 from onnxpress.commands.options import AsJson, JobId, Keep, Timeout, Url, writable, write
 from onnxpress.commands.recorded import (
@@ -81,7 +82,7 @@ def job_table(found: list[Job], names: Mapping[str, str]) -> Table:
         table.add_row(
             job.id,
             safe_text(names.get(model, model)),
-            job.status,
+            safe_text(wording.status(job.document)),
             verdict,
             (job.created_at or "")[:19].replace("T", " "),
             safe_text(labels),

@@ -4,7 +4,19 @@ from collections.abc import Iterator
 
 from engine.report.byte_account import BYTE_KINDS
 from engine.report.counted_time import counted
-from engine.report.figures.figure import ACCENT, BAD, COMPRESSED, GOOD, QUIET, UNSURE, Figure, axis, bars_height
+from engine.report.figures.figure import (
+    ACCENT,
+    BAD,
+    COMPRESSED,
+    GOOD,
+    QUIET,
+    UNSURE,
+    Figure,
+    axis,
+    bars_height,
+    sizes,
+    wrapped,
+)
 from engine.report.values import Quality, Report
 from engine.report.wording import (
     SHARES,
@@ -19,12 +31,16 @@ from engine.report.wording import (
 )
 from engine.report.wording import size as size_text
 
+# A share of the original's that nobody would notice.
+_SAME = 5e-3
+
 
 def before_after(report: Report) -> Figure:
     """Show what is left of each cost: size, time, memory, parameters."""
     found = list(_costs(report))
     names = [name for name, *_ in found]
     shares = [100 * left for _, left, *_ in found]
+    unsure = _within_noise(report)
     return Figure(
         name="before-after",
         title="Before and after",
@@ -37,7 +53,7 @@ def before_after(report: Report) -> Figure:
                 "orientation": "h",
                 "y": names,
                 "x": shares,
-                "marker": {"color": [GOOD if left < 99.5 else BAD if left > 100.5 else QUIET for left in shares]},
+                "marker": {"color": [_colour(left, sure=name not in unsure) for name, left, *_ in found]},
                 "text": [f"{before} → {after}" for _, _, before, after, _ in found],
                 "textposition": "auto",
                 "hovertemplate": "%{y}: %{x:.1f} % of the original<extra></extra>",
@@ -55,6 +71,18 @@ def before_after(report: Report) -> Figure:
         head=("cost", "original", "result", "change"),
         rows=tuple((name, before, after, change) for name, _, before, after, change in found),
     )
+
+
+def _colour(left: float, *, sure: bool) -> str:
+    return QUIET if not sure or abs(left - 1) <= _SAME else GOOD if left < 1 else BAD
+
+
+def _within_noise(report: Report) -> set[str]:
+    """Give the times that may be the same, for all that was measured."""
+    if report.latency is None:
+        return set()
+    ratios = {"latency p50": counted(report.latency).ratio, "latency p95": report.latency.ratios["p95"]}
+    return {name for name, ratio in ratios.items() if ratio.interval.low <= 1 <= ratio.interval.high}
 
 
 def _costs(report: Report) -> Iterator[tuple[str, float, str, str, str]]:
@@ -211,7 +239,8 @@ def bytes_left(report: Report) -> Figure | None:
             {
                 "type": "bar",
                 "orientation": "h",
-                "y": [name if len(name) < 48 else name[:46] + "…" for name in names],
+                # In two lines, which leaves room for the bars on a phone.
+                "y": [wrapped(name if len(name) < 48 else name[:46] + "…", 24) for name in names],
                 "x": [row.bytes for row in rows],
                 "marker": {"color": [UNSURE if row.reason else COMPRESSED for row in rows]},
                 "hovertemplate": "%{y}: %{x:,} bytes<extra></extra>",
@@ -219,7 +248,7 @@ def bytes_left(report: Report) -> Figure | None:
         ),
         layout={
             "height": bars_height(len(rows)),
-            "xaxis": axis("bytes", tickformat="~s"),
+            "xaxis": sizes("size"),
             "yaxis": axis("", autorange="reversed"),
             "showlegend": False,
         },

@@ -1,6 +1,6 @@
 """A figure: Plotly's traces and layout as JSON, and the same in words and as a table for who does not see it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +17,10 @@ ACCENT = "var(--chart-accent)"
 # Above the plot, where lines of it grow upwards.
 LEGEND: Mapping[str, Any] = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
 
+# Of the values, to both sides of them.
+_ROOM = 0.05
+# Pixels between an axis' title and its labels.
+_STANDOFF = 12
 _BAR = 34
 _FRAME = 90
 
@@ -42,7 +46,19 @@ def bars_height(count: int) -> int:
 
 def axis(title: str, **more: Any) -> dict[str, Any]:
     """Give an axis that makes room for its labels."""
-    return {"title": {"text": title}, "automargin": True, **more}
+    return {"title": {"text": title, "standoff": _STANDOFF}, "automargin": True, **more}
+
+
+def sizes(title: str, **more: Any) -> dict[str, Any]:
+    """Give an axis of bytes, whose ticks have their units."""
+    return axis(title, tickformat="~s", ticksuffix="B", **more)
+
+
+def with_room(values: Sequence[float]) -> dict[str, Any]:
+    """Give the range of an axis whose values lie so near to each other that ticks between them would say nothing; else none."""
+    low, high = min(values), max(values)
+    room = _ROOM * max(abs(low), abs(high))
+    return {} if not room or high - low >= room else {"range": [low - room, high + room]}
 
 
 def shortened(name: str, most: int = 40) -> str:

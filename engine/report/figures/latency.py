@@ -7,6 +7,8 @@ from engine.report.figures.figure import COMPRESSED, ORIGINAL, QUIET, Figure, ax
 from engine.report.values import Latency, LatencyComparison
 from engine.report.wording import milliseconds, speed
 
+# Of the slower network's p99: where the picture ends.
+_BEYOND_TAIL = 1.2
 _QUANTILES = ("p50", "p90", "p95", "p99")
 
 
@@ -14,14 +16,18 @@ def distributions(latency: LatencyComparison, names: tuple[str, str] = ("origina
     """Show how long runs took, of both networks."""
     both = tuple(zip(names, (latency.original, latency.compressed), (ORIGINAL, COMPRESSED), strict=True))
     medians = " and ".join(f"{milliseconds(of.p50_ms)} ({name})" for name, of, _ in both)
+    # A few runs that something disturbed would leave no room for the others.
+    end = _BEYOND_TAIL * max(of.p99_ms for _, of, _ in both)
+    slower = sum(run > end for _, of, _ in both for run in of.runs_ms)
+    outside = f" {slower} of all runs took more than {milliseconds(end)}, outside of the picture." if slower else ""
     return Figure(
         name="latency",
         title="Time of a run",
-        caption=f"Each network's runs, made in turn. Half of the runs take at most {medians}.",
+        caption=f"Each network's runs, made in turn. Half of the runs take at most {medians}.{outside}",
         data=tuple(_trace(name, of, colour) for name, of, colour in both),
         layout={
             "height": 300,
-            "xaxis": axis("ms", rangemode="tozero"),
+            "xaxis": axis("ms", range=[0, end]),
             "yaxis": axis("", showticklabels=True),
             "showlegend": False,
             "violingap": 0.1,

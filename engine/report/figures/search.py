@@ -6,15 +6,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.goal import Minimised
-from engine.report.figures.figure import ACCENT, BAD, COMPRESSED, GOOD, LEGEND, QUIET, Figure, axis, wrapped
+from engine.report.figures.figure import (
+    ACCENT,
+    BAD,
+    COMPRESSED,
+    GOOD,
+    LEGEND,
+    QUIET,
+    Figure,
+    axis,
+    sizes,
+    with_room,
+    wrapped,
+)
 from engine.report.search import Level, Measured, MeasuredQuality, SearchReport
 from engine.report.wording import SHARES, metric_change, speed_between
 from engine.report.wording import size as size_text
 
 _COST: Mapping[Minimised, str] = {
     "latency": "time of a run, as a share of the original's",
-    "size": "bytes",
-    "memory": "peak memory in bytes",
+    "size": "size",
+    "memory": "peak memory",
     "macs": "multiply-accumulates",
 }
 # Said where a point can be picked: on the service's page.
@@ -75,9 +87,12 @@ def candidates(search: SearchReport) -> tuple[Candidate, ...]:
     return tuple(found[trial] for trial in sorted(found))
 
 
-def front_figure(minimise: Minimised, tried: Sequence[Candidate], chosen: int | None) -> Figure | None:
+def front_figure(
+    minimise: Minimised, tried: Sequence[Candidate], chosen: int | None, *, live: bool = False
+) -> Figure | None:
     """Show what there is to choose from: cost against quality, the front joined by a line; None where nothing is measured.
 
+    While the search is `live`, nothing can be picked.
     Each point's `customdata` is the number of its trial, which is what `:pick` takes.
     """
     metric = _speaks(tried)
@@ -96,7 +111,7 @@ def front_figure(minimise: Minimised, tried: Sequence[Candidate], chosen: int | 
     title = _axis_title(metric)
     layout: dict[str, Any] = {
         "height": 420,
-        "xaxis": axis(_COST[minimise], **({} if minimise == "latency" else {"tickformat": "~s"})),
+        "xaxis": _cost_axis(minimise, **with_room([cost for _, cost, _ in placed])),
         "yaxis": axis(title),
         "hovermode": "closest",
         "legend": LEGEND,
@@ -114,12 +129,13 @@ def front_figure(minimise: Minimised, tried: Sequence[Candidate], chosen: int | 
     if made is not None:
         star = {"color": "rgba(0,0,0,0)", "size": 20, "line": {"color": ACCENT, "width": 3}}
         data.append(_points("the result", [made], metric, star))
-    count = f"{len(best)} of {len(placed)} measured candidates are beaten by no other in everything."
+    verb = "is" if len(best) == 1 else "are"
+    count = f"{len(best)} of {len(placed)} measured candidates {verb} beaten by no other in everything."
     told = "" if made is None else f" Trial {made[0].trial} made the result: {made[0].tried}."
     return Figure(
         name="front",
         title="What there is to choose from",
-        caption=f"{title} against {_COST[minimise]}. {count}{told}{PICK}",
+        caption=f"{title} against {_COST[minimise]}. {count}{told}{'' if live else PICK}",
         data=tuple(data),
         layout=layout,
         head=("trial", "what it is", "cost", metric.metric, "size", "recipe"),
@@ -212,6 +228,12 @@ def _cost(minimise: Minimised, measured: Measured) -> float | None:
             return measured.macs
 
 
+def _cost_axis(minimise: Minimised, **more: Any) -> dict[str, Any]:
+    if minimise in {"size", "memory"}:
+        return sizes(_COST[minimise], **more)
+    return axis(_COST[minimise], **({"tickformat": "~s"} if minimise == "macs" else {}), **more)
+
+
 def _cost_text(minimise: Minimised, cost: float) -> str:
     match minimise:
         case "latency":
@@ -235,10 +257,13 @@ def story_figure(minimise: Minimised, tried: Sequence[Candidate], chosen: int | 
     if not measured and not failed:
         return None
     base = min((cost for _, cost in measured), default=0.0)
+    # While the search goes on nobody holds them against the limits.
+    judged = any(one.holds is not None for one in tried)
     held = sum(one.holds is True for one in tried)
+    within = f", {held} within the limits" if judged else ""
     data: list[dict[str, Any]] = [
         _trials("within the limits", [each for each in measured if each[0].holds], GOOD),
-        _trials("not shown to be", [each for each in measured if not each[0].holds], QUIET),
+        _trials("not shown to be" if judged else "tried", [each for each in measured if not each[0].holds], QUIET),
         {
             "type": "scatter",
             "mode": "markers",
@@ -260,18 +285,18 @@ def story_figure(minimise: Minimised, tried: Sequence[Candidate], chosen: int | 
         },
     ]
     made = "" if chosen is None else f" Trial {chosen} made the result."
+    ended = len(measured) + len(failed)
+    tried_text = f"{ended} trial{'s have' if ended != 1 else ' has'} ended"
     return Figure(
         name="story",
         title="How the search went",
-        caption=f"Candidates in the order in which they were tried, each by its {_COST[minimise]}: {len(measured) + len(failed)} trials have ended, {held}"
-        f" within the limits, {len(failed)} failed.{made}",
+        caption=f"Candidates in the order in which they were tried, each by its {_COST[minimise]}: {tried_text}"
+        f"{within}, {len(failed)} failed.{made}",
         data=tuple(trace for trace in data if trace["x"]),
         layout={
             "height": 340,
             "xaxis": axis("trial", tickformat="d", dtick=max(1, tried[-1].trial // 12)),
-            "yaxis": axis(
-                _COST[minimise], rangemode="tozero", **({} if minimise == "latency" else {"tickformat": "~s"})
-            ),
+            "yaxis": _cost_axis(minimise, rangemode="tozero"),
             "legend": LEGEND,
             "hovermode": "closest",
         },

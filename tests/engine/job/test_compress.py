@@ -456,5 +456,5 @@ def test_a_job_begins_with_an_estimate_and_ends_with_it_in_the_report(job, compr
     assert len(told) == 1
     assert events.index(told[0]) < next(n for n, event in enumerate(events) if event["type"] == "step_started")
     assert report.estimate.basis == "measured"
-    assert report.estimate.summary == told[0]["message"]
+    assert (report.estimate.summary, report.estimate.seconds) == (told[0]["message"], told[0]["expected_s"])
     assert report.estimate.summary in markdown(report)

@@ -81,7 +81,19 @@ def test_the_bound_is_tangos_at_the_gates_confidence():
     found = judge(gate("top1", "max_drop", 0.05, confidence=0.9), [top1(4, 9)], NONE)
     assert found.bound == pytest.approx(-tango(4, 9, 1000, 0.8).low)
     assert found.measured == pytest.approx(0.005)
-    assert "with 90.0% confidence it is not above" in found.reason
+    assert found.reason == (
+        "the loss of top1 is 0.5 points, allowed is at most 5 points; with 90 % confidence it is not above 1.01 points"
+    )
+
+
+def test_a_reason_has_its_units_and_hides_no_difference():
+    size = Costs(size=Size(original=400_000, compressed=123_456))
+    said = "size_bytes is 123.5 kB, allowed is at most 200 kB"
+    assert judge(gate("size_bytes", "max", 200_000), [], size).reason == said
+    said = "size_bytes compressed / original is 30.9 %, allowed is at most 30 %"
+    assert judge(gate("size_bytes", "max_ratio", 0.3), [], size).reason == said
+    said = "size_bytes is 123456, allowed is at most 123450"
+    assert judge(gate("size_bytes", "max", 123_450), [], size).reason == said
 
 
 def test_for_errors_a_drop_is_a_rise():

@@ -81,7 +81,7 @@ def test_a_gate_without_an_output_is_held_by_the_worst(metric, value, outcome, s
 
 def test_of_one_output_nothing_more_is_said():
     result = judge(gate("sqnr_db", value=15), SQNR[:2], Costs())
-    assert result.reason == "sqnr_db is 40, allowed is at least 15"
+    assert result.reason == "sqnr_db is 40 dB, allowed is at least 15 dB"
 
 
 def test_a_state_counts_where_nothing_else_has_the_metric():

@@ -1,12 +1,14 @@
 """A report's figures are Plotly's JSON with the report's own numbers, and each can be read without being seen."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from engine import figures, layers
-from engine.report.figures.figure import shortened, wrapped
-from engine.report.figures.search import candidates, front_figure, story_figure
+from engine.report.figures.figure import GOOD, QUIET, shortened, with_room, wrapped
+from engine.report.figures.search import PICK, candidates, front_figure, story_figure
+from engine.report.values import Interval
 from tests.report_documents import report
 from tests.search_reports import search_report
 
@@ -73,6 +75,40 @@ def test_a_search_that_has_measured_nothing_has_no_front():
     assert front_figure("latency", waiting, None) is None
     assert story_figure("latency", (), None) is None
     assert [trace["name"] for trace in story_figure("latency", waiting, None).data] == ["failed"]
+
+
+def test_while_a_search_goes_on_nothing_is_picked_or_held_against_limits():
+    tried = [replace(one, holds=None) for one in candidates(search_report())]
+    live = front_figure("size", tried, None, live=True)
+    assert PICK not in live.caption
+    assert PICK in front_figure("size", tried, 3).caption
+    assert (live.layout["xaxis"]["tickformat"], live.layout["xaxis"]["ticksuffix"]) == ("~s", "B")
+    story = story_figure("size", tried, None)
+    assert "within" not in story.caption
+    assert "tried" in {trace["name"] for trace in story.data}
+
+
+def test_values_that_hardly_differ_have_room_around_them():
+    assert with_room([100.0, 101.0]) == {"range": [pytest.approx(94.95), pytest.approx(106.05)]}
+    assert with_room([100.0, 120.0]) == with_room([0.0]) == {}
+
+
+def test_times_within_noise_are_neither_good_nor_bad():
+    latency = report().latency
+    ratio = latency.ratios["p95"].model_copy(update={"value": 1.03, "interval": Interval(low=0.9, high=1.1)})
+    noisy = latency.model_copy(update={"ratios": {**latency.ratios, "p95": ratio}})
+    figure = of("before-after", report().model_copy(update={"latency": noisy}))
+    colours = dict(zip(figure.data[0]["y"], figure.data[0]["marker"]["color"], strict=True))
+    assert (colours["latency p50"], colours["latency p95"]) == (GOOD, QUIET)
+
+
+def test_runs_far_beyond_the_tail_lie_outside_of_the_picture():
+    latency = report().latency
+    runs = (*latency.original.runs_ms[:-1], 100 * latency.original.p99_ms)
+    slow = latency.model_copy(update={"original": latency.original.model_copy(update={"runs_ms": runs})})
+    figure = of("latency", report().model_copy(update={"latency": slow}))
+    assert figure.layout["xaxis"]["range"][1] < 2 * latency.original.p99_ms
+    assert "1 of all runs took more than" in figure.caption
 
 
 def test_layers_that_take_most_come_first():

@@ -43,7 +43,7 @@ def test_a_goal_that_is_not_met_shows_what_comes_nearest_and_what_limits_it():
     text = "\n".join(search_lines(search_report(met=False)))
     assert "The result is not shown to hold every limit on the samples that judge" in text
     assert "No candidate is shown to hold every limit on the samples to choose by." in text
-    assert "size_bytes at most 200000: 240000, off by 20 %" in text
+    assert "size at most 200 kB: 240 kB, off by 20 %" in text
     assert "| size_bytes at most 200000 | 1 | 150000 (trial 1) | narrower layers lose more than 1 point |" in text
 
 

@@ -135,4 +135,4 @@ def test_what_no_data_tell_does_not_rule_a_candidate_out():
 def test_limits_are_told_in_words():
     assert in_words(gate("top1", "max_drop", 0.01)) == "top1 drops by at most 1 point"
     assert in_words(gate("latency_p99", "max", 5)) == "latency p99 at most 5 ms"
-    assert in_words(gate("size_bytes", "max_ratio", 0.25)) == "size bytes at most 0.25 of the original's"
+    assert in_words(gate("size_bytes", "max_ratio", 0.25)) == "size at most 25 % of the original's"
