@@ -87,6 +87,14 @@ def test_every_row_of_the_table_is_said_alike(told, terminal):
         assert all(cell in page and cell in terminal for cell in cells)
 
 
+def test_large_counts_have_separators_everywhere(told, terminal):
+    markdown = engine.report_files(told)["report.md"].decode()
+    assert "judged on 1,000 others" in markdown
+    assert "judged on 1,000 samples" in " ".join(terminal.split())
+    assert "1,000 parameters" in markdown
+    assert any("1,000" in row for figure in engine.figures(told) if figure.name == "quality" for row in figure.rows)
+
+
 def test_a_search_tells_its_speeds_alike(told, terminal):
     markdown = plain(engine.report_files(told)["report.md"].decode())
     (point,) = told.search.front

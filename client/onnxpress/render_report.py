@@ -204,11 +204,11 @@ def _samples(report: Json) -> str:
     if parts is None and not report["held_out_samples"]:
         return "no data: compared on random inputs"
     if parts is None:
-        return f"{report['held_out_samples']} held-out samples, {report['calibration_samples']} for calibration"
-    calibrated = f"{parts['calibrate']} for calibration"
+        return f"{report['held_out_samples']:,} held-out samples, {report['calibration_samples']:,} for calibration"
+    calibrated = f"{parts['calibrate']:,} for calibration"
     if parts["select_is_judge"]:
-        return f"chosen and judged on the same {parts['judge']} samples, {calibrated}"
-    return f"judged on {parts['judge']} samples, chosen on {parts['select']} others, {calibrated}"
+        return f"chosen and judged on the same {parts['judge']:,} samples, {calibrated}"
+    return f"judged on {parts['judge']:,} samples, chosen on {parts['select']:,} others, {calibrated}"
 
 
 def bytes_held(account: Json | None) -> Iterable[Table]:

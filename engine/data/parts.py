@@ -87,7 +87,7 @@ def _declared(found: DeclaredParts, judge: DatasetInspection | None) -> Sizes:
     select = found.select or found.judge
     missing = "" if not shared else f"; it names none to {'judge' if found.select else 'select'}, so the others do both"
     missing += "" if found.calibrate else "; it names none to calibrate, so those that select do that too"
-    left_out = f"; its {found.judge} samples that judge are left out for those" if not own and found.judge else ""
+    left_out = f"; its {found.judge:,} samples that judge are left out for those" if not own and found.judge else ""
     return Sizes(
         rule="declared",
         calibrate=found.calibrate or select,
@@ -121,7 +121,7 @@ def _parted(data: DatasetInspection, judge: DatasetInspection | None) -> Sizes:
     # Of all samples, what is left when a third of them calibrates.
     needed = LEAST_PARTED if by_label else (3 * LEAST_PARTED - 1) // 2
     reason = (
-        f"{data.labelled if by_label else data.samples}{' labelled' if by_label else ''} samples are too few to choose on"
+        f"{data.labelled if by_label else data.samples:,}{' labelled' if by_label else ''} samples are too few to choose on"
         f" some and judge on others ({needed} are needed), so the same do both"
     )
     if not by_label:
@@ -141,7 +141,7 @@ def _labelled(judge: DatasetInspection | None) -> int:
 def _refuse_half_labelled(labelled: int, samples: int, which: str) -> None:
     if 0 < labelled < samples:
         raise DatasetInvalidError(
-            f"{which} holds {samples} samples, of which {samples - labelled} have no label (-1).",
+            f"{which} holds {samples:,} samples, of which {samples - labelled:,} have no label (-1).",
             hint="Give all of them labels or none, and leave unlabelled samples to calibrate.",
         )
 

@@ -277,8 +277,8 @@ def _conditions(report: Report) -> Iterator[str]:
         yield report.self_difference.words
     if latency is not None:
         yield (
-            f"Latency from {latency.original.samples} runs of the original and {latency.compressed.samples} of the result, in"
-            f" turn; {latency.original.dropped} and {latency.compressed.dropped} disturbed runs left out{_by_cpu(latency)}; the"
+            f"Latency from {latency.original.samples:,} runs of the original and {latency.compressed.samples:,} of the result, in"
+            f" turn; {latency.original.dropped:,} and {latency.compressed.dropped:,} disturbed runs left out{_by_cpu(latency)}; the"
             f" original beside itself reads {latency.noise_floor.low:.3f} to {latency.noise_floor.high:.3f}."
         )
 

@@ -224,6 +224,6 @@ def _conditions(profile: TargetProfile, measured: TargetMeasurement) -> Iterator
     )
     yield from tf32_sentence(where)
     yield (
-        f"Latency from {latency.samples} runs; {latency.dropped} disturbed runs dropped; the network beside itself reads"
+        f"Latency from {latency.samples:,} runs; {latency.dropped:,} disturbed runs dropped; the network beside itself reads"
         f" {measured.noise_floor.low:.3f} to {measured.noise_floor.high:.3f}."
     )

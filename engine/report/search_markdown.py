@@ -11,7 +11,7 @@ from engine.report.search import (
     SearchReport,
     StoryLine,
 )
-from engine.report.wording import gate_text, gate_value, limit_value, metric_change, speed_between, table
+from engine.report.wording import gate_value, limit_value, metric_change, speed_between, table
 from engine.report.wording import size as size_text
 
 # A long search has more trials than a person reads: the first and the last of them, and every one that was kept.
@@ -33,7 +33,9 @@ def search_lines(search: SearchReport) -> Iterator[str]:
 
 def _asked(search: SearchReport) -> str:
     goal = search.goal
-    limits = ", ".join(gate_text(gate) for gate in goal.subject_to)
+    limits = ", ".join(
+        f"{gate.label} {gate.rule} {gate_value(gate.metric, gate.rule, gate.value)}" for gate in goal.subject_to
+    )
     within = f", within {limits}" if limits else ", without any limit"
     may = []
     if search.budget.max_seconds is not None:

@@ -60,8 +60,8 @@ def _told(record: TrainingRecord) -> str:
     parts = f" in {record.parts} parts" if record.parts > 1 else ""
     resumed = f" It went on from step {record.resumed_from} of an earlier attempt." if record.resumed_from else ""
     return (
-        f"{record.steps} steps of {record.batch} samples{parts} in {record.seconds:.1f} s on {record.device}"
-        f" ({record.threads} thread{'s' if record.threads > 1 else ''}), {record.parameters} parameters, learning rate"
+        f"{record.steps:,} steps of {record.batch} samples{parts} in {record.seconds:.1f} s on {record.device}"
+        f" ({record.threads} thread{'s' if record.threads > 1 else ''}), {record.parameters:,} parameters, learning rate"
         f" {record.learning_rate:g}{tried if record.tried_rates else ''}. It ended because {_STOPPED[record.stopped]}; the averaged"
         f" weights of step {record.best_step} were kept.{resumed}"
     )
@@ -75,7 +75,7 @@ def _inputs(record: TrainingRecord) -> Iterator[str]:
         yield "* squared error of tensors inside: " + ", ".join(f"`{name}`" for name in record.boundaries)
     if record.labels is not None:
         yield f"* labels: {record.labels}"
-    yield f"* {record.samples} samples; " + ("; ".join(record.augmentation) or "each as it is")
+    yield f"* {record.samples:,} samples; " + ("; ".join(record.augmentation) or "each as it is")
 
 
 def _row(point: TrainingPoint, best: int) -> tuple[str, ...]:

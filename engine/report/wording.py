@@ -223,8 +223,8 @@ def profiled_parts_sentence(report: ProfileReport) -> Iterator[str]:
     parts = report.parts
     if parts is None:
         return
-    judged = f", quality is on the {report.samples} that judge one" if report.samples else "; quality was not judged"
-    yield f"Runs take their inputs from the {parts.calibrate} samples that calibrate a job{judged}. {parts.reason}."
+    judged = f", quality is on the {report.samples:,} that judge one" if report.samples else "; quality was not judged"
+    yield f"Runs take their inputs from the {parts.calibrate:,} samples that calibrate a job{judged}. {parts.reason}."
 
 
 def parts_sentence(report: Report) -> str:
@@ -233,9 +233,9 @@ def parts_sentence(report: Report) -> str:
     if parts is None and not report.held_out_samples:
         return "There were no data: outputs were compared on random inputs."
     if parts is None:
-        return f"Calibrated with {report.calibration_samples} samples, judged on {report.held_out_samples} others."
+        return f"Calibrated with {report.calibration_samples:,} samples, judged on {report.held_out_samples:,} others."
     # Where nothing was kept that calibrates, the samples for it were only at hand.
-    calibrated = f"{'Calibrated with' if _calibrated(report) else 'For calibration'} {parts.calibrate} samples"
+    calibrated = f"{'Calibrated with' if _calibrated(report) else 'For calibration'} {parts.calibrate:,} samples"
     if parts.select_is_judge:
-        return f"{calibrated}, chosen and judged on the same {parts.judge}: {parts.reason}."
-    return f"{calibrated}, chosen on {parts.select} and judged on {parts.judge} others. {parts.reason}."
+        return f"{calibrated}, chosen and judged on the same {parts.judge:,}: {parts.reason}."
+    return f"{calibrated}, chosen on {parts.select:,} and judged on {parts.judge:,} others. {parts.reason}."

@@ -194,31 +194,38 @@ def test_the_first_result_becomes_production_and_the_next_is_judged_beside_it(
     assert "c0ffee" in service.aliases.get("prod").history[0].note
 
 
-@pytest.fixture
-def product(tmp_path, service):
-    """Give a folder with a network that is in production, and data whose classes it is sure of."""
-    random = np.random.default_rng(0)
-    first, last = random.standard_normal((64, 2048)) / 8, random.standard_normal((2048, 10)) / 45
+def _scoring(path, first, last):
+    """Save a network with one hidden layer."""
     nodes = [
         helper.make_node("MatMul", ["x", "first"], ["wide"]),
         helper.make_node("Relu", ["wide"], ["hidden"]),
         helper.make_node("MatMul", ["hidden", "last"], ["logits"]),
     ]
-    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])
-    said = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 10])
-    weights = [
-        numpy_helper.from_array(array.astype(np.float32), name) for name, array in (("first", first), ("last", last))
+    infos = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size])]
+        for name, size in (("x", 64), ("logits", 10))
     ]
-    graph = helper.make_graph(nodes, "product", [given], [said], weights)
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "model.onnx"
-    )
+    weights = [
+        numpy_helper.from_array(each.astype(np.float32), name) for name, each in (("first", first), ("last", last))
+    ]
+    graph = helper.make_graph(nodes, "scoring", *infos, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+@pytest.fixture
+def product(tmp_path, service):
+    """Give a folder with a network, data whose classes it is sure of, and in production one that takes many times as long."""
+    random = np.random.default_rng(0)
+    first, last = random.standard_normal((64, 512)) / 8, random.standard_normal((512, 10)) / 22
+    _scoring(tmp_path / "model.onnx", first, last)
+    idle = 15 * 512
+    _scoring(tmp_path / "old.onnx", np.pad(first, ((0, 0), (0, idle))), np.pad(last, ((0, idle), (0, 0))))
     x = random.standard_normal((4000, 64)).astype(np.float32)
     scores = np.maximum(x @ first, 0) @ last
     best = np.sort(scores, axis=1)
     sure = np.argsort(best[:, -2] - best[:, -1])[:1200]
     np.savez(tmp_path / "data.npz", x=x[sure], label=scores[sure].argmax(axis=1))
-    service.aliases.move("prod", service.models.upload(tmp_path / "model.onnx").id)
+    service.aliases.move("prod", service.models.upload(tmp_path / "old.onnx").id)
     yield tmp_path
     service.aliases.remove("prod")
 
@@ -229,7 +236,7 @@ def test_the_whole_step_is_three_lines(product, embedded, key, service):
     replaced = service.aliases.get("prod").model
     env = environment(product, ONNXPRESS_URL=embedded.url, ONNXPRESS_API_KEY=key, ONNXPRESS_RUN_ID="three lines")
     # As it stands but for how long it may search.
-    words = ["bash", "-euo", "pipefail", "-c", f"{step} --effort low --trials 1"]
+    words = ["bash", "-euo", "pipefail", "-c", f"{step} --effort low --budget 60s --trials 1"]
     done = subprocess.run(words, cwd=product, env=env, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     job = service.jobs.get(done.stdout.strip())

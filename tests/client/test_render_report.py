@@ -98,7 +98,7 @@ def test_durations(seconds, text):
 
 
 def test_how_it_did_where_it_was_chosen_stands_beside_how_it_is_judged(report):
-    assert "1000 held-out samples, 512 for calibration" in flowing(shown(report))  # of an older worker
+    assert "1,000 held-out samples, 512 for calibration" in flowing(shown(report))  # of an older worker
     parts = {"calibrate": 512, "select": 300, "judge": 700, "select_is_judge": False, "reason": "because"}
     report |= {"parts": parts, "selected_quality": [{**report["quality"][0], "compressed": 0.925}]}
     text = shown(report, width=200)

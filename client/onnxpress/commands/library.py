@@ -185,7 +185,7 @@ def data(
             else:
                 made = None
             if made:
-                tell(f"{made.samples} samples; classes: {', '.join(made.classes) or 'not named'}")
+                tell(f"{made.samples:,} samples; classes: {', '.join(made.classes) or 'not named'}")
                 tell(str(made.declaration["summary"]))
             if not upload:
                 give(str(out))

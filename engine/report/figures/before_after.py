@@ -161,7 +161,7 @@ def quality_changes(report: Report) -> Figure | None:
                 metric_value(each.metric, each.original or 0.0),
                 metric_value(each.metric, each.compressed),
                 difference(each),
-                str(each.samples),
+                f"{each.samples:,}",
             )
             for each in changed
         ),
@@ -212,7 +212,7 @@ def fidelity(report: Report) -> Figure | None:
                 metric_value(each.metric, each.compressed),
                 metric_value(each.metric, each.interval.low),
                 metric_value(each.metric, each.interval.high),
-                str(each.samples),
+                f"{each.samples:,}",
             )
             for each in compared
         ),

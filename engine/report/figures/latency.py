@@ -39,8 +39,8 @@ def distributions(latency: LatencyComparison, names: tuple[str, str] = ("origina
                 milliseconds(of.mean_ms),
                 *(milliseconds(getattr(of, f"{each}_ms")) for each in _QUANTILES),
                 "" if of.max_ms is None else milliseconds(of.max_ms),
-                str(of.samples),
-                str(of.dropped),
+                f"{of.samples:,}",
+                f"{of.dropped:,}",
             )
             for name, of, _ in both
         ),

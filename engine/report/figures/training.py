@@ -48,7 +48,7 @@ def _curve(index: int, kind: str, record: TrainingRecord) -> Figure:
     return Figure(
         name=f"training-{index}",
         title=f"Training of step {index}, {kind}",
-        caption=f"{record.steps} steps over {record.samples} samples on {record.device} in {record.seconds:.0f} s; the weights of"
+        caption=f"{record.steps:,} steps over {record.samples:,} samples on {record.device} in {record.seconds:.0f} s; the weights of"
         f" step {record.best_step} were kept. It ended because of: {record.stopped.replace('_', ' ')}.",
         data=tuple(data),
         layout=layout,

@@ -49,7 +49,7 @@ def test_every_figure_is_there_with_its_numbers():
     for name in ("size before", "time after", "SQNR", "precision"):
         assert f'<th scope="col">{name}</th>' in page
     for cell in ("40.0 kB", "10.0 kB", "20.0 %", "31.0 dB", "\N{EN DASH}"):
-        assert f"<td>{cell}</td>" in page
+        assert f">{cell}</td>" in page
     data = json.loads(re.search(r'id="figures">(.*?)</script>', page).group(1))
     assert [one["name"] for one in data] == [figure.name for figure in figures(SEARCHED)]
 

@@ -14,7 +14,7 @@ def _row(text, start):
 def test_the_story_says_what_was_tried_and_why_it_was_kept_or_dropped():
     text = "\n".join(search_lines(search_report()))
     assert (
-        "The least latency, within top1 max_drop 0.01, size_bytes max 200000. It could take 600 s and 60 candidates."
+        "The least latency, within top1 max_drop 1 point, size_bytes max 200 kB. It could take 600 s and 60 candidates."
         in text
     )
     assert (
@@ -44,7 +44,7 @@ def test_a_goal_that_is_not_met_shows_what_comes_nearest_and_what_limits_it():
     assert "The result is not shown to hold every limit on the samples that judge" in text
     assert "No candidate is shown to hold every limit on the samples to choose by." in text
     assert "size at most 200 kB: 240 kB, off by 20 %" in text
-    assert "| size_bytes at most 200000 | 1 | 150000 (trial 1) | narrower layers lose more than 1 point |" in text
+    assert "| size at most 200 kB | 1 | 150 kB (trial 1) | narrower layers lose more than 1 point |" in text
 
 
 @pytest.mark.parametrize("kept", [1, 150])
