@@ -44,8 +44,15 @@ def test_no_verb_touches_a_database_of_a_newer_version(data, capsys, verb):
     assert not (data / "b.tar").exists()
 
 
-@pytest.mark.parametrize("module", ["api", "worker"])
-@pytest.mark.parametrize(("revision", "sentence"), [("later", "a newer version"), ("0001", "onnxpress-server migrate")])
+@pytest.mark.parametrize(
+    ("module", "revision", "sentence"),
+    [
+        ("api", "later", "a newer version"),
+        ("worker", "0001", "onnxpress-server migrate"),
+        pytest.param("api", "0001", "onnxpress-server migrate", marks=pytest.mark.soak),
+        pytest.param("worker", "later", "a newer version", marks=pytest.mark.soak),
+    ],
+)
 def test_no_process_starts_on_a_database_of_another_revision(data, module, revision, sentence):
     set_revision(data, revision)
     env = {**os.environ, "ONNXPRESS_DATA_DIR": str(data), "ONNXPRESS_PORT": "0"}
