@@ -27,6 +27,7 @@ def _serve(folder):
         ("scikit-learn", "X", lambda digits: digits.data[:50], lambda given: np.asarray(given["label"])),
     ],
 )
+# test_service.py and test_exports.py go the same way with a network that is made here, at every run.
 @pytest.mark.soak
 def test_an_example_ends_with_a_network_that_is_served(embedded, key, tmp_path, example, name, prepare, right):
     # Here: it takes seconds to load, and every process with tests reads this file.

@@ -18,6 +18,7 @@ def _block() -> str:
     return found.group(1)
 
 
+# tests/engine/test_bundled_network.py compresses the same network at every run.
 @pytest.mark.soak
 def test_the_readme_by_curl(embedded, tmp_path):
     (tmp_path / "var").symlink_to(embedded.data_dir)

@@ -9,6 +9,7 @@ import pytest
 from standalone import selftest
 
 
+# tests/faults does the same harm at every run.
 @pytest.mark.soak
 def test_this_installation_holds_what_it_promises_and_the_real_service_is_not_touched(tmp_path):
     real = tmp_path / "real"

@@ -161,6 +161,7 @@ def _check(case, proto: onnx.ModelProto, known: bool) -> bool:
     return True
 
 
+# test_coupling_zoo.py and test_coupling_random.py hold the rules against whole networks at every run.
 @pytest.mark.soak
 def test_no_rule_fails_on_the_standard_s_own_examples_and_what_goes_may_go(examples):
     count = cut = 0

@@ -42,6 +42,7 @@ def zoo(workspace, residual_cnn, images, network):
     return make
 
 
+# test_cascade.py holds it at every run of a made-up world, tests/engine/job/test_search.py of one real network.
 @pytest.mark.soak
 @pytest.mark.parametrize(("name", "minimise"), [("convolutions", "size"), ("dense layers", "latency")])
 def test_no_single_pass_has_less_of_what_is_minimised_than_the_result(zoo, name, minimise):
