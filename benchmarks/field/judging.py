@@ -38,10 +38,6 @@ def _classes(ours: Sequence[Array], theirs: Sequence[Array]) -> float:
     return _share([one.argmax(-1) for one in ours], [other.argmax(-1) for other in theirs])
 
 
-def _sequences(ours: Sequence[Array], theirs: Sequence[Array]) -> float:
-    return _share(list(ours), list(theirs))
-
-
 def _read(ours: Sequence[Array], theirs: Sequence[Array]) -> float:
     return _share([_greedy(one) for one in ours], [_greedy(other) for other in theirs])
 
@@ -72,5 +68,4 @@ def mask_at(threshold: float) -> Judge:
 SQNR = Judge("signal to noise", "dB", 0.5, _sqnr)
 ERROR = Judge("mean absolute error, negative", "", 0.01, _error)
 CLASSES = Judge("same class", "%", 1.0, _classes)
-SEQUENCES = Judge("same sequence", "%", 2.0, _sequences)
 READ = Judge("read alike", "%", 2.0, _read)

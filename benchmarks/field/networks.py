@@ -64,7 +64,7 @@ NETWORKS = (
         counts=(48, 40, 40),
     ),
     Network(
-        "ddddocr_reader", wheels.DDDDOCR, "ddddocr/common.onnx", inputs.codes, judging.SEQUENCES, ("tokens",),
+        "ddddocr_reader", wheels.DDDDOCR, "ddddocr/common.onnx", inputs.codes, judging.READ, ("tokens", "classes"),
         counts=(48, 48, 64),
     ),
     Network(

@@ -40,6 +40,9 @@ _CLASS_COUNTS = frozenset({365, 521, 527, 1000, 1001, 11221, 11821, 21841, 21843
 # Vectors narrower than this stand for nothing.
 _LEAST_WIDTH = 16
 _LEAST_VOCABULARY = 256
+_PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul", "MatMulNBits", "QGemm"})
+# A winner has at least this share of what softmax makes of the scores, in most rows, and it is not always the same few.
+_CLEAR, _MOSTLY, _FEWEST_WINNERS = 0.8, 0.8, 3
 _STRIDES = (4, 8, 16, 32, 64)
 _FEWEST_CELLS = 20
 # Of an output that is an input passed on: it is right whatever becomes of the network.
@@ -275,6 +278,28 @@ def _by_tokens(facts: Facts) -> Found | None:
     return None
 
 
+def _by_winners(facts: Facts) -> Found | None:
+    """Tell scores of many classes at each position, as readers of text and speech give them (CTC), by their clear winners.
+
+    Behind a convolution the last axis is none of classes, so that only products of matrices count.
+    """
+    seen = facts.seen
+    if not seen.is_float or seen.ndim != 3 or seen.width < _LEAST_VOCABULARY or facts.op not in _PRODUCTS:
+        return None
+    if facts.words & (_EMBEDDING_WORDS | _MAP_WORDS) or {each.shape[-1] for each in seen.kept} != {seen.width}:
+        return None
+    rows = np.concatenate([np.asarray(each, np.float64).reshape(-1, seen.width) for each in seen.kept])
+    rows = np.nan_to_num(rows, posinf=0, neginf=0)
+    winners = rows.argmax(axis=-1)
+    shares = 1 / np.exp(rows - rows.max(axis=-1, keepdims=True)).sum(axis=-1)
+    if np.mean(shares > _CLEAR) < _MOSTLY or len(np.unique(winners)) < _FEWEST_WINNERS:
+        return None
+    return (
+        "tokens",
+        f"a linear layer scores {seen.width} classes at each position, and one of them stands far above the others",
+    )
+
+
 def _by_decision(facts: Facts) -> Found | None:
     """Tell integers and booleans: they are decisions already."""
     seen = facts.seen
@@ -385,6 +410,7 @@ _RULES: tuple[Callable[[Facts], Found | None], ...] = (
     _by_mask,
     _by_embedding,
     _by_name_of_classes,
+    _by_winners,
     _by_threshold,
 )
 

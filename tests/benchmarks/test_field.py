@@ -11,7 +11,7 @@ def test_scores_are_larger_where_answers_are_closer():
     original = [np.array([[0.9, 0.1, 0.2]], np.float32), np.array([[0.1, 0.2, 0.7]], np.float32)]
     near = [one + np.float32(0.01) for one in original]
     far = [one[:, ::-1] for one in original]
-    for judge in (judging.SQNR, judging.ERROR, judging.CLASSES, judging.SEQUENCES, judging.mask_at(0.3)):
+    for judge in (judging.SQNR, judging.ERROR, judging.CLASSES, judging.mask_at(0.3)):
         assert judge.score(original, original) >= judge.score(near, original) >= judge.score(far, original), judge.name
     assert judging.SQNR.score(original, original) == 120
     assert judging.CLASSES.score(far, original) == 0

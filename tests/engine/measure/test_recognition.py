@@ -126,6 +126,27 @@ def test_a_raw_head_of_one_stage_has_a_row_for_each_cell(features):
     assert other.kind == "values"
 
 
+def test_scores_at_each_position_are_known_by_their_winners():
+    """A reader of text (CTC) without a softmax at its end; hidden vectors and spectra have no winners."""
+    draw = np.random.default_rng(5)
+    scores = draw.standard_normal((8, 20, 600)).astype(np.float32)
+    read = scores.copy()
+    np.put_along_axis(read, draw.integers(0, 40, (8, 20, 1)), 18.0, axis=-1)
+    taken = found({"387": read}, ops={"387": "Gemm"})["387"]
+    assert taken.kind == "tokens"
+    assert "600 classes at each position" in taken.reason
+    others = {
+        "no winners": (scores, "Gemm"),
+        "behind a convolution": (read, "Conv"),
+        "few classes": (read[..., :80], "Gemm"),
+        "always the same one": (np.concatenate([np.full((8, 20, 1), 18.0, np.float32), scores], axis=-1), "Gemm"),
+    }
+    for name, (values, op) in others.items():
+        assert found({"y": values}, ops={"y": op})["y"].kind == "values", name
+    # A name says it before any number does.
+    assert found({"features": read}, ops={"features": "Gemm"})["features"].kind == "embedding"
+
+
 def test_scores_of_tokens_are_known_by_the_table_that_inputs_are_looked_up_in():
     scores = normal(64, 10, 500)
     assert found({"y": scores}, inputs=IDS, endings={"y": TABLE})["y"].kind == "tokens"
