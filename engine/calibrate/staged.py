@@ -18,7 +18,7 @@ from engine.runtime import sessions
 from engine.target import Target
 
 # Of tensors that are kept between two stages in memory, for each network; more go to a file.
-_MEMORY_BYTES = 128 << 20
+_MEMORY_BYTES = 64 << 20
 # A part of a network with more weights than that goes through a file.
 _IN_MEMORY_WEIGHTS = 512 << 20
 _NOT_TENSORS = ("Sequence", "Optional")
@@ -236,6 +236,10 @@ class Side:
         self._shelf, self._next = self._next, Shelf(self._folder)
         self._session, self._stage = None, stage
 
+    def rest(self) -> None:
+        """Let go of the stage's part of the network, all runs of which are done."""
+        self._session = None
+
     def end(self) -> None:
         """Let go of everything."""
         for shelf in (self._shelf, self._next):
@@ -309,6 +313,8 @@ class Pair:
             with self._working():
                 was = self._teacher.run(run, feed)
                 use(run, feed, was, self._student.run(run, feed))
+        self._teacher.rest()
+        self._student.rest()
 
     def end(self) -> None:
         """Let go of everything."""

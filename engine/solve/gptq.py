@@ -24,18 +24,25 @@ _FEWEST_ROWS = 256
 
 @dataclass(frozen=True)
 class Curvature:
-    """The damped H = X^T X of a layer's inputs and its factor, in the precision that weights are corrected in.
+    """The damped H = X^T X of a layer's inputs, factorised, in the precision that weights are corrected in.
 
     Layers that read one tensor share it.
     """
 
-    hessian: Floats  # (inputs, inputs)
+    xtx: Floats  # (inputs, inputs)
+    damping: float
     # With R the upper triangular factor, R R^T = H with inputs in `order`: R[k, j] / R[j, j], what input j takes over of the
     # error of each input k before it.
     shares: Floats
     diagonal: Floats  # of R
     order: NDArray[np.intp]  # in which inputs are rounded
     by_energy: bool  # whether that is by falling diagonal, not as they come
+
+    def hessian(self) -> Floats:
+        """Make H (inputs, inputs), which is as large as the factor and not needed for as long."""
+        found: Floats = np.array(self.xtx, self.shares.dtype, order="C")
+        _damp(found, self.damping)
+        return found
 
     @property
     def importance(self) -> Floats:
@@ -68,12 +75,13 @@ def curvature(
     xtx: Floats, *, damping: float = 0.01, activation_order: bool = False, dtype: DTypeLike = np.float64
 ) -> Curvature:
     """Damp and factorise X^T X (inputs, inputs), in float64; the results are kept as `dtype`."""
-    hessian: Floats = damped(xtx, damping).astype(dtype, copy=False)
+    hessian: Floats = np.array(xtx, dtype, order="C")
+    _damp(hessian, damping)
     order = np.argsort(-np.diag(hessian), kind="stable") if activation_order else np.arange(len(hessian))
     root = root_factor(hessian[np.ix_(order, order)] if activation_order else hessian)
     diagonal = np.diag(root).copy()
     shares = np.divide(root, diagonal, out=np.empty(root.shape, dtype), casting="same_kind")
-    return Curvature(hessian, shares, diagonal.astype(dtype), order, activation_order)
+    return Curvature(xtx, damping, shares, diagonal.astype(dtype), order, activation_order)
 
 
 def gptq(
@@ -167,7 +175,7 @@ def round_by(
 
     if sweeps:
         block = block if group < inputs else inputs
-        _descend(target, curved.hessian, codes, grids, sweeps=sweeps, block=block, threads=threads)
+        _descend(target, curved.hessian(), codes, grids, sweeps=sweeps, block=block, threads=threads)
     return Quantized(np.ascontiguousarray(codes.T), grids.scale, grids.zero, bits, group)
 
 
@@ -231,13 +239,17 @@ def _round_part(
 def damped(xtx: Floats, damping: float) -> Doubles:
     """Give X^T X in float64 with `damping` * mean diagonal added to the diagonal, inputs that were always zero decoupled."""
     hessian = np.array(xtx, np.float64)
+    _damp(hessian, damping)
+    return hessian
+
+
+def _damp(hessian: Floats, damping: float) -> None:
     diagonal = np.diag(hessian).copy()
     alive = diagonal > 0
-    mean = float(diagonal[alive].mean()) if alive.any() else 1.0
+    mean = float(diagonal[alive].mean(dtype=np.float64)) if alive.any() else 1.0
     hessian[~alive, :] = 0
     hessian[:, ~alive] = 0
     hessian[np.diag_indices_from(hessian)] = np.where(alive, diagonal + damping * mean, mean)
-    return hessian
 
 
 def root_factor(hessian: Floats) -> Doubles:

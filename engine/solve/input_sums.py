@@ -104,6 +104,9 @@ class InputSums:
             xtx[start:stop, start:] = columns.T
         pairs = self._held_out or [(np.zeros((0, width), np.float32),) * 2]
         held_out, original = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        # Who waits for the layer to be solved holds this object: it must not hold its room as well.
+        self._held_out.clear()
+        self._now = self._lack = np.zeros((0, width), np.float32)
         return Inputs(self._rows, xtx, self._cross, self._weights is not None, held_out, original)
 
     def _flush(self) -> None:

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -71,3 +73,18 @@ def test_sums_do_not_depend_on_the_number_of_threads(outputs: int | None) -> Non
     np.testing.assert_allclose(found[0].xtx, now.T.astype(np.float64) @ now, rtol=1e-3, atol=0.05)
     lack = now.T.astype(np.float64) @ (was - now)
     np.testing.assert_allclose(found[0].lack, lack if weights is None else lack @ weights.T, rtol=1e-2, atol=0.05)
+
+
+def test_nothing_but_the_result_stays_in_memory() -> None:
+    now, was = rows(8, 400, 256)
+    tracemalloc.start()
+    try:
+        sums = InputSums(256)
+        sums.update(now, was)
+        sums.hold_out(now, was)
+        found = sums.result()
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert found.lack is not None
+    assert kept < 1.1 * sum(each.nbytes for each in (found.xtx, found.lack, found.held_out, found.held_out_original))
