@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -43,7 +43,9 @@ class Forked:
     def kill(self) -> None:
         """Kill it, where it has not been waited for."""
         if self._exit_code is None:
-            os.kill(self.pid, signal.SIGKILL)
+            # Another thread may have waited for it just now.
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> int:
         """Wait for its end; gives the exit code, or the signal as a negative number."""

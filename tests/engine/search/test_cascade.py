@@ -223,7 +223,7 @@ def test_what_is_too_lossy_after_the_refit_is_distilled_and_stored_in_the_fastes
 
 def test_what_was_trained_keeps_those_layers_in_float_that_integers_would_slow_down():
     world = World(slow="node_Conv_138")
-    done = world.search(world.asked())
+    done = world.search(world.asked(trials=20))
     stored = done.of("stored")
     assert stored
     assert all("node_Conv_138" in each.proposal.point.in_float for each in stored)
@@ -232,7 +232,7 @@ def test_what_was_trained_keeps_those_layers_in_float_that_integers_would_slow_d
 
 def test_what_was_trained_last_is_stored_too_where_training_takes_more_than_its_own_time():
     world = World(around_s=25.0)
-    done = world.search(world.asked(seconds=400))
+    done = world.search(world.asked(seconds=400, trials=14))
     assert {each.proposal.inherits for each in done.of("stored")} >= {each.number for each in done.of("full")}
     assert done.elapsed <= 400
 
