@@ -170,7 +170,7 @@ def _measures(report: engine.AnyReport | None) -> Iterator[tuple[str, str]]:
     if isinstance(report, engine.Report):
         for figure in engine.figures(report):
             if figure.name in {"before-after", "quality"}:
-                yield from ((row[0], f"{row[1]} → {row[2]} ({row[3]})") for row in figure.rows)
+                yield from ((row[0], ", ".join(filter(None, (f"{row[1]} → {row[2]}", row[3])))) for row in figure.rows)
             elif figure.name == "fidelity":
                 yield from ((row[0], row[1]) for row in figure.rows)
     elif isinstance(report, engine.ProfileReport):

@@ -268,7 +268,7 @@ def test_a_report_is_shown_with_its_figures_layers_and_front(browser, done):
 
 def test_two_jobs_stand_beside_each_other(browser, done):
     text = browser.get(f"/jobs/compare?a={done[0]}&b={done[1]}").text
-    assert text.count("400.0 kB → 100.0 kB (4.00x smaller)") == 2
+    assert text.count("400.0 kB → 100.0 kB, 4.00x smaller") == 2
     assert "prune_weights" in text
 
 
