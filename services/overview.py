@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, func, select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy import ColumnElement, Row, and_, func, or_, select, tuple_
+from sqlalchemy.orm import Session, aliased, selectinload
 
 import engine
 from models import AliasMove, Dataset, Job, JobLabel, JobStatus, Model, Unit, UnitStatus, is_final
@@ -76,6 +76,9 @@ def places(session: Session, jobs: Sequence[Job]) -> dict[str, Place]:
 
 # Units that train wait in a queue of their own for workers that take others too.
 _LINE = func.replace(Unit.queue, TRAIN, "").label("line")
+_ORDER = (Unit.priority.desc(), Unit.queued_at, func.coalesce(Unit.position, 0), Unit.id)
+# So many jobs at most are counted one by one.
+_FEW = 4
 
 
 def _queues(line: str) -> tuple[str, str]:
@@ -84,14 +87,32 @@ def _queues(line: str) -> tuple[str, str]:
 
 def _turns(session: Session, queued: Sequence[Job]) -> Sequence[Row[Any]]:
     """Give the units of these jobs that wait in a queue, each with the number of its tenant's turn in it, from 1."""
-    order = (Unit.priority.desc(), Unit.queued_at, Unit.position, Unit.id)
-    number = func.row_number().over(partition_by=_LINE, order_by=order).label("number")
-    waiting = (
-        select(Unit.job_id, Unit.tenant_id, Unit.target_class, _LINE, number)
-        .where(Unit.status == UnitStatus.QUEUED, Unit.tenant_id == queued[0].tenant_id)
-        .subquery()
+    # To number all that wait takes a sort of them, to count those before one a look at each: of a few that is less work.
+    number = _counted() if len(queued) <= _FEW else func.row_number().over(partition_by=_LINE, order_by=_ORDER)
+    waiting = select(Unit.job_id, Unit.tenant_id, Unit.target_class, _LINE, number.label("number")).where(
+        Unit.status == UnitStatus.QUEUED, Unit.tenant_id == queued[0].tenant_id
     )
-    return session.execute(select(waiting).where(waiting.c.job_id.in_([job.id for job in queued]))).all()
+    ids = [job.id for job in queued]
+    if len(queued) <= _FEW:
+        return session.execute(waiting.where(Unit.job_id.in_(ids))).all()
+    numbered = waiting.subquery()
+    return session.execute(select(numbered).where(numbered.c.job_id.in_(ids))).all()
+
+
+def _counted() -> ColumnElement[int]:
+    """Give the number of a unit's turn as a count of its tenant's that are not after it in the same line."""
+    other = aliased(Unit)
+    own = (Unit.queued_at, func.coalesce(Unit.position, 0), Unit.id)
+    theirs = (other.queued_at, func.coalesce(other.position, 0), other.id)
+    first = or_(other.priority > Unit.priority, and_(other.priority == Unit.priority, tuple_(*theirs) <= tuple_(*own)))
+    line = func.replace(Unit.queue, TRAIN, "")
+    return (
+        select(func.count())
+        .where(other.status == UnitStatus.QUEUED, other.tenant_id == Unit.tenant_id, first)
+        .where(or_(other.queue == line, other.queue == line + TRAIN))
+        .correlate(Unit)
+        .scalar_subquery()
+    )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from models import Job, Unit
 from services import db, jobs, overview, queue, workers
@@ -53,6 +53,11 @@ def test_a_place_counts_what_runs_and_whose_turn_is_before(service):
     for _ in range(4):
         submitted(service, others, "other")
     assert [place(service, job).ahead for job in (first, second, third)] == [1, 3, 5]
+    # Whether a few are asked for or many.
+    at_once = service.read(
+        lambda session: overview.places(session, session.scalars(select(Job).where(Job.tenant_id == TENANT)).all() * 2)
+    )
+    assert [at_once[job].ahead for job in (first, second, third)] == [1, 3, 5]
     with service.database.transaction() as session:
         session.execute(update(Unit).where(Unit.job_id == third).values(priority=5))
     assert [place(service, job).ahead for job in (first, second, third)] == [3, 5, 1]
