@@ -20,7 +20,11 @@ from onnx import TensorProto, helper, numpy_helper
 from .test_targets import images
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: `apt-get install chromium` brings it")
+# tests/api/test_pages.py asks for every page at every run.
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: `apt-get install chromium` brings it"),
+]
 
 WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
 # Each width and each scheme once.

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import closing
 
 import numpy as np
@@ -44,7 +45,21 @@ def start(workspace, server, *, limits=ROOMY):
 
 def prepared():
     """The processes that children are forked from."""
-    return [one for one in psutil.Process().children() if "sandbox.forking" in one.cmdline()]
+    return [one for one in psutil.Process().children() if "sandbox.forking" in words(one)]
+
+
+def words(process):
+    """What a process was started with; between `fork` and `exec` there is a moment without any."""
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        try:
+            found = process.cmdline()
+        except psutil.NoSuchProcess:
+            return []
+        if found or process.status() == psutil.STATUS_ZOMBIE:
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"{process} has no command line")
 
 
 def test_each_child_is_a_new_process_of_ours(workspace, server):
@@ -115,10 +130,10 @@ def test_where_it_has_died_children_are_started_until_there_is_a_new_one(workspa
     [process] = prepared()
     process.kill()
     child = start(workspace, server)
-    assert "sandbox.child" in psutil.Process(child.pid).cmdline()
+    assert "sandbox.child" in words(psutil.Process(child.pid))
     assert child.wait(PATIENCE_S).kind == "done"
     child = start(workspace, server)
-    assert "sandbox.forking" in psutil.Process(child.pid).cmdline()
+    assert "sandbox.forking" in words(psutil.Process(child.pid))
     assert child.wait(PATIENCE_S).kind == "done"
     assert [one.pid for one in prepared()] != [process.pid]
 
@@ -130,7 +145,7 @@ def test_one_that_never_works_is_not_started_again_and_again(workspace, server, 
     monkeypatch.setattr(server, "_start", lambda begin=server._start: started.append(1) or begin())
     for _ in range(2):
         child = start(workspace, server)
-        assert "sandbox.child" in psutil.Process(child.pid).cmdline()
+        assert "sandbox.child" in words(psutil.Process(child.pid))
         child.kill()
     assert len(started) == 1
 
