@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from engine.errors import SpecInvalidError
 from engine.goal import Precision, Space
+from engine.report.detail_parts import counted
 from engine.search import anatomy
 from engine.search.anatomy import BREAK_EVEN, Branch, Layer, WidthGroup
 from engine.search.options import PASS_OF, objection_to, options_of
@@ -272,9 +273,9 @@ class Architecture:
         parts = [f"{len(point.dropped)} of {len(self.blocks)} blocks dropped"] if point.dropped else []
         parts += self._told_widths(point)
         if point.ranks:
-            parts.append(f"{len(point.ranks)} layers split")
+            parts.append(f"{counted(len(point.ranks), 'layer')} split")
         if point.precision != "float32":
-            but = f" but for {len(point.in_float)} layers" if point.in_float else ""
+            but = f" but for {counted(len(point.in_float), 'layer')}" if point.in_float else ""
             parts.append(_TOLD[point.precision] + but)
         parts += [f"{name.partition('.')[2].replace('_', ' ')} {value}" for name, value in point.options.items()]
         return ", ".join(parts) if parts else "the network as it is"

@@ -145,7 +145,7 @@ def test_a_point_is_told_in_words(cnn):
     assert found.describe(point) == "1 of 2 blocks dropped, 50% of the channels, 8-bit integers with fixed ranges"
     assert found.describe(Point()) == "the network as it is"
     but = point.model_copy(update={"in_float": ("stem",), "options": {"quantize_static.ranges": "mse"}})
-    assert found.describe(but).endswith("8-bit integers with fixed ranges but for 1 layers, ranges mse")
+    assert found.describe(but).endswith("8-bit integers with fixed ranges but for 1 layer, ranges mse")
 
 
 def test_a_recipe_names_groups_by_what_is_still_there(cnn):
