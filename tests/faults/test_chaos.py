@@ -1,7 +1,7 @@
 """Processes are killed, stopped and told to stop at random while work is submitted: all of it ends, none twice, none that nobody killed fails.
 
 `make soak` does it for a minute on each stack, `make chaos` for half an hour; `CHAOS_SECONDS` and `CHAOS_SEED` say otherwise,
-`CHAOS_JOBS` and `CHAOS_KILLS` how many at least instead of how long. What it did is printed with its seed.
+`CHAOS_JOBS` and `CHAOS_KILLS` how many at least instead of how long, with the kills spread over the jobs. What it did is printed with its seed.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from services import jobs
 from .conftest import PATIENCE_S, STACKS, TENANT
 
 pytestmark = pytest.mark.parametrize("stack", STACKS, indirect=True)
+_LOOK_S = 0.1
 _UNIT = re.compile(r"/(unt_\w+)/")
 # The service tries again after so many crashes of a job's own process: whoever kills more often is to blame.
 _MOST_CRASHES = 2
@@ -33,16 +34,20 @@ _PROFILE = {"kind": "profile", "targets": [{"provider": "cpu", "threads": 1}], "
 
 @dataclass(frozen=True)
 class Pace:
-    """How many workers there are, how many jobs wait or run at any time, and the longest pause between two acts."""
+    """How many workers there are, how many jobs wait or run at any time, the longest pause between two acts, and one job in
+    how many compresses; the others profile."""
 
     workers: int
     waiting: int
     pause_s: float
+    compresses: int = 8
 
 
 # The short one goes on beside other tests, which it leaves most of the processors.
 SHORT = Pace(workers=1, waiting=1, pause_s=4.0)
 FAST = Pace(workers=2, waiting=4, pause_s=1.5)
+# For many jobs: somebody always has one to begin with, and acts come when they are due.
+MANY = Pace(workers=max(2, (os.cpu_count() or 2) // 4), waiting=16, pause_s=0.5, compresses=16)
 
 
 class Chaos:
@@ -68,11 +73,15 @@ class Chaos:
             self.done[act.__name__] for act in (self.kill_child, self.kill_pool, self.kill_worker, self.lose_broker)
         )
 
-    def go_on(self, is_enough):
+    def go_on(self, is_enough, is_due):
         acts = [self.kill_child] * 3 + [self.kill_pool] * 3 + [self.kill_worker] * 2
         acts += [self.lose_broker, self.drain, self.stop, self.repeat, self.cancel]
         while not is_enough(self):
             self.submit()
+            if not is_due(self):
+                self.wake()
+                time.sleep(_LOOK_S)
+                continue
             act = self.random.choice(acts)
             # What is there one moment may be gone the next.
             with contextlib.suppress(psutil.NoSuchProcess, IndexError):
@@ -86,7 +95,7 @@ class Chaos:
         with self.system.database.reading() as session:
             waiting = session.scalar(select(func.count()).select_from(Job).where(Job.finished_at.is_(None)))
         for _ in range(self.pace.waiting - waiting):
-            if self.random.random() < 1 / 8:
+            if self.random.random() < 1 / self.pace.compresses:
                 self.ids.append(self.system.submit(self.inputs))
             else:
                 self.ids.append(self.profile())
@@ -143,8 +152,8 @@ class Chaos:
     def repeat(self):
         """Send a message again, whatever became of its unit."""
         with self.system.database.reading() as session:
-            unit = self.random.choice(session.scalars(select(Unit)).all())
-        self.system.database.publisher.publish(unit.queue, unit.id)
+            queue, unit_id = self.random.choice(session.execute(select(Unit.queue, Unit.id)).all())
+        self.system.database.publisher.publish(queue, unit_id)
 
     def cancel(self):
         with self.system.database.transaction() as session:
@@ -154,13 +163,27 @@ class Chaos:
             self.cancelled.add(job_id)
 
 
-def enough(seconds):
-    """Give what says whether it has gone on for long enough, as the environment asks."""
-    least_jobs, least_kills = (int(os.environ.get(name, "0")) for name in ("CHAOS_JOBS", "CHAOS_KILLS"))
-    if least_jobs or least_kills:
-        return lambda chaos: len(chaos.ids) >= least_jobs and chaos.kills >= least_kills
-    end = time.monotonic() + float(os.environ.get("CHAOS_SECONDS", seconds))
-    return lambda _chaos: time.monotonic() > end
+@dataclass(frozen=True)
+class Numbers:
+    """How many jobs and kills are wanted at least, as the environment asks; zero where it does not."""
+
+    jobs: int
+    kills: int
+
+    @classmethod
+    def asked(cls):
+        return cls(*(int(os.environ.get(name, "0")) for name in ("CHAOS_JOBS", "CHAOS_KILLS")))
+
+    def enough(self, seconds):
+        """Give what says whether it has gone on for long enough: for so long, where no number is asked for."""
+        if self.jobs or self.kills:
+            return lambda chaos: len(chaos.ids) >= self.jobs and chaos.kills >= self.kills
+        end = time.monotonic() + float(os.environ.get("CHAOS_SECONDS", seconds))
+        return lambda _chaos: time.monotonic() > end
+
+    def due(self, chaos):
+        """Whether it is time for an act: kills keep step with jobs where both are counted, else always."""
+        return not (self.jobs and self.kills) or chaos.kills * self.jobs < self.kills * len(chaos.ids)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +194,10 @@ def test_whatever_dies_every_job_ends_once(system, seconds, pace):
     # The same in every short run; what comes of it is not, for nobody repeats when the kernel does what.
     seed = int(os.environ.get("CHAOS_SEED", 1 if pace is SHORT else random.randrange(1 << 32)))
     sys.stderr.write(f"CHAOS_SEED={seed}\n")
-    chaos = Chaos(system, seed, pace)
-    chaos.go_on(enough(seconds))
+    numbers = Numbers.asked()
+    chaos = Chaos(system, seed, MANY if numbers.jobs and numbers.kills else pace)
+    started = time.monotonic()
+    chaos.go_on(numbers.enough(seconds), numbers.due)
     ended = Counter()
     for job_id in chaos.ids:
         job = system.wait_final(job_id)
@@ -183,7 +208,10 @@ def test_whatever_dies_every_job_ends_once(system, seconds, pace):
     for model in chaos.uploads:
         found = system.inspected(model)
         assert found.state == "ready", found.problem
-    sys.stderr.write(f"{dict(ended)} and {len(chaos.uploads)} uploads after {chaos.kills} kills: {dict(chaos.done)}\n")
+    took = f"in {(time.monotonic() - started) / 60:.1f} minutes"
+    sys.stderr.write(
+        f"{dict(ended)} and {len(chaos.uploads)} uploads {took}, {chaos.kills} kills: {dict(chaos.done)}\n"
+    )
     assert ended["succeeded"]
     assert sum(chaos.done.values()) > 3
     system.assert_no_child_left()
