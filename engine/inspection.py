@@ -81,6 +81,7 @@ def holds_any(inspection: Inspection, operators: Sequence[str]) -> bool:
     )
 
 
+CONVOLUTIONS_HINT = "Convolutions gain from quantize_static."
 TREES_HINT = "Tree ensembles have no weights that are multiplied; `simplify` stores them in fewer bytes."
 _TREES = ("TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor")
 

@@ -69,6 +69,15 @@ class Declaration:
             value.shape = None if declared.sizes is None else ir.Shape(declared.sizes)
 
 
+def undeclared(model: ir.Model) -> ir.Model:
+    """Forget in place which shapes a network declares of its outputs: whoever infers shapes believes them, and they may be wrong."""
+    for value in model.graph.outputs:
+        # What an input or a constant is, no run decides.
+        if value.producer() is not None:
+            value.shape = None
+    return model
+
+
 def contradictions(model: ir.Model, outputs: Mapping[str, Any]) -> list[str]:
     """Say of each output that a run has shown to have another shape than the network declares; empty where all is well."""
     found = []

@@ -68,7 +68,7 @@ class QuantizeDynamic(Pass):
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks that are quantized already or hold none of the operators."""
-        from engine.inspection import hint_without_layers, holds_any
+        from engine.inspection import CONVOLUTIONS_HINT, hint_without_layers, holds_any
         from engine.report.values import Refusal
 
         if inspection.quantized == "fully":
@@ -81,7 +81,7 @@ class QuantizeDynamic(Pass):
             return Refusal(
                 code="not_applicable",
                 reason=f"The network has no {', '.join(self.operators)}.",
-                hint=hint_without_layers(inspection, "Convolutions gain from quantize_static."),
+                hint=hint_without_layers(inspection, CONVOLUTIONS_HINT if inspection.ops.get("Conv") else None),
             )
         return None
 

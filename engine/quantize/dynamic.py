@@ -14,6 +14,7 @@ from engine.graph.opset import upgrade
 from engine.graph.products import spell_out
 from engine.graph.quantized import first_quantized
 from engine.graph.weights import lift_weights
+from engine.inspection import CONVOLUTIONS_HINT
 from engine.quantize import integer_types
 from engine.quantize.dynamic_plan import OPERATORS, DynamicPlan, DynamicSettings, make_plan
 from engine.quantize.dynamic_writer import DynamicWriter
@@ -63,7 +64,7 @@ def check(model: ir.Model, settings: DynamicSettings) -> Refusal | None:
             code="not_applicable",
             reason=f"No layer can be quantized; the first, `{node}`, stays in float because {reason}.",
             node=node,
-            hint="Convolutions gain from quantize_static.",
+            hint=CONVOLUTIONS_HINT if any(each.op_type == "Conv" for each in model.graph.all_nodes()) else None,
         )
     return Refusal(code="not_applicable", reason=f"The network has no {', '.join(settings.operators)} with weights.")
 

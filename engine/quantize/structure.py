@@ -13,6 +13,7 @@ from engine.calibrate.observe import fixed_batch
 from engine.contract import Context
 from engine.data.batches import padded
 from engine.graph import io
+from engine.graph.declaration import Declaration, undeclared
 from engine.graph.linear import LinearLayer
 from engine.quantize import integer_types
 from engine.quantize.column_folding import AT_A_TIME, Fold
@@ -150,9 +151,14 @@ class _Chooser:
 
 
 def _infer_shapes(model: ir.Model) -> None:
-    """Note the sizes of intermediate tensors in place; earlier steps strip them."""
+    """Note the sizes of intermediate tensors in place; earlier steps strip them.
+
+    As far as they can be known: what is declared wrongly, and operators that onnx has no rule for, hide what is behind them alone.
+    """
     if io.weight_bytes(model) < io.SINGLE_FILE_BYTES:
-        common_passes.ShapeInferencePass()(model)
+        declared = Declaration.of(model)
+        common_passes.ShapeInferencePass(check_type=False, strict_mode=False)(undeclared(model))
+        declared.restore(model)
 
 
 def shared_across_layouts(plan: StaticPlan) -> frozenset[str]:

@@ -136,6 +136,68 @@ def _flattening(declared):
     return _model(nodes, [_VALUE("y", TensorProto.FLOAT, declared)], weights)
 
 
+_WRONG = [["n", 10], [10], ["n", 7], [1, 10], None]
+
+
+@pytest.mark.parametrize("declared", _WRONG, ids=str)
+def test_libraries_do_not_believe_a_wrong_declaration(declared, context, feeds_of):
+    """onnxslim folds a shape that is computed into the one that is declared."""
+    model = ir.from_proto(_flattening(declared))
+    change = Simplify().apply(
+        model, {}, context(ir.from_proto(_flattening(declared)), feeds_of({"x": np.ones((4, 16))}))
+    )
+    assert (change.details.stages, change.details.dropped_stages) == (("constant folding and fusion",), ())
+    assert change.summary == "5 operators became 2."
+    assert io.sizes(model.graph.outputs[0]) == (None if declared is None else tuple(declared))
+
+
+def test_a_squeezed_output_keeps_the_axis_that_a_library_adds_to_it(context, feeds_of):
+    """Without axes, one sample loses its batch; the author declares what one sample gives."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Identity", ["a"], ["b"]),
+        helper.make_node("Squeeze", ["b"], ["c"]),
+        helper.make_node("Sigmoid", ["c"], ["y"]),
+    ]
+    weights = {"w": np.eye(16, 4, dtype=np.float32)}
+    for declared in (["n"], [4], ["n", 4], None):
+        build = _model(nodes, [_VALUE("y", TensorProto.FLOAT, declared)], weights)
+        model = ir.from_proto(build)
+        change = Simplify().apply(model, {}, context(ir.from_proto(build), feeds_of({"x": np.ones((4, 16))})))
+        assert change.summary == "4 operators became 3."
+        assert io.sizes(model.graph.outputs[0]) == (None if declared is None else tuple(declared))
+
+
+@pytest.mark.usefixtures("short_measurements")
+@pytest.mark.parametrize("declared", [["n", "k", 4], None], ids=str)
+def test_integers_are_planned_where_the_declaration_is_wrong_or_missing(workspace, declared, capfd):
+    """What an output has no shape for, or a wrong one, ONNX Runtime runs; no pass says otherwise, on the terminal neither."""
+    random = np.random.default_rng(0)
+    weights = {
+        "w": random.normal(size=(64, 3, 3, 3)).astype(np.float32) / 5,
+        "v": random.normal(size=(64, 64, 3, 3)).astype(np.float32) / 24,
+        "last": random.normal(size=(64, 4)).astype(np.float32) / 8,
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "first", pads=[1] * 4),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "v"], ["c"], "second", pads=[1] * 4),
+        helper.make_node("GlobalAveragePool", ["c"], ["d"]),
+        helper.make_node("Flatten", ["d"], ["e"]),
+        helper.make_node("MatMul", ["e", "last"], ["y"], "last"),
+    ]
+    inputs = [_VALUE("x", TensorProto.FLOAT, ["n", 3, 8, 8])]
+    network = _model(nodes, [_VALUE("y", TensorProto.FLOAT, declared)], weights, inputs=inputs)
+    folder = workspace(network.SerializeToString(), x=random.normal(size=(48, 3, 8, 8)).astype(np.float32))
+    recipe = {"recipe": {"passes": [{"type": "quantize_static"}], "exact": True}}
+    probe = Memory(peak_rss_bytes=1, load_ms=1, first_run_ms=1)
+    report = run(Compress.model_validate(recipe), folder, lambda _event: None, probe=lambda *_: probe)
+    assert report.steps[0].status == "applied", report.steps[0].refusal
+    assert capfd.readouterr().err == ""
+    shape = onnx.load(folder / "out" / "model.onnx").graph.output[0].type.tensor_type
+    assert shape.HasField("shape") == (declared is not None)
+
+
 def test_a_wrong_declaration_is_told_by_a_run():
     model = ir.from_proto(_flattening(["n", 10]))
     assert contradictions(model, {"y": np.zeros((4, 1, 10))}) == [

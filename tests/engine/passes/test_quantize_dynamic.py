@@ -6,6 +6,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engine.errors import SpecInvalidError, VerificationFailedError
 from engine.graph import io
+from engine.inspection import CONVOLUTIONS_HINT
 from engine.passes.quantize_dynamic import QuantizeDynamic
 from engine.report.values import Change
 from engine.runtime import tracing
@@ -165,7 +166,7 @@ def test_gru_and_conv_stay_with_their_reasons(tools):
         nodes[:3], {"x": ["n", 4, 10]}, {"g": ["t", 1, "n", 32]}, {name: arrays[name] for name in "kwr"}
     )
     refusal = apply(tools, without)
-    assert (refusal.code, refusal.node) == ("not_applicable", "conv")
+    assert (refusal.code, refusal.node, refusal.hint) == ("not_applicable", "conv", CONVOLUTIONS_HINT)
 
 
 def test_embeddings_keep_a_scale_per_row(tools):
@@ -199,7 +200,8 @@ def test_weights_that_others_need_in_float_stay(tools):
     ]
     model = tools.build(nodes, {"x": [64, 64]}, {"y": [64, 64]}, {"w": noise((64, 64), 0)})
     refusal = apply(tools, model)
-    assert refusal.code == "not_applicable"
+    # Of convolutions nothing is said where there are none.
+    assert (refusal.code, refusal.hint) == ("not_applicable", None)
     assert "shared" in refusal.reason
 
 
