@@ -269,15 +269,17 @@ class _Cascade:
         open_ones = [] if self._began(number) else [number]
         if not open_ones and self._clock.workers == 1:
             return []
-        train_s = self._full_s()
+        train_s, fresh_s = self._full_s("full"), self._full_s("short")
         if train_s < _FULL_LEAST_S:
             return []
-        planned = self._distilling(before).full(train_s, number, max(1, self._clock.workers))
+        # Of what nothing was trained yet, less than a short distillation says nothing.
+        fresh_s = fresh_s if fresh_s >= self._clock.short_train_s else 0.0
+        planned = self._distilling(before).full(train_s, number, max(1, self._clock.workers), fresh_s=fresh_s)
         return self._open(planned, number)[: self._most - len(self._told)]
 
-    def _full_s(self) -> float:
-        """Give how long a full distillation may train, in whole steps where it is long."""
-        around = self._clock.around_training_s(self._told, "full")
+    def _full_s(self, begins: Stage) -> float:
+        """Give how long a full distillation may train that begins as trials of a stage do, in whole steps where it is long."""
+        around = self._clock.around_training_s(self._told, begins)
         careful = self._clock.careful_s(self._told)
         left = self._clock.left_s - around - 2 * careful
         if left > _FULL_SHARED_S and not any(each.proposal.stage == "full" for each in self._told):

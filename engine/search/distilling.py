@@ -7,32 +7,33 @@ the front tells how much is won back, and where on the front the fastest one lie
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from typing import Generic, TypeVar
 
-from engine.search.ledger import Judged, Ledger, in_float
+from engine.search.ledger import Judged, Ledger
 from engine.search.looking import Looking
 from engine.search.task import key_of
 from engine.search.values import Level, Point, Predicted, Proposal, Stage
+from engine.search.won_back import WonBack
 
 # Losses after the refit, as multiples of what is allowed, that the first short distillations are spread over.
 _FIRST_AIMS = (2.5, 5.0, 1.6, 9.0)
 # The same where nothing was distilled for a short while before.
 _ONLY_AIMS = (2.5, 1.5, 4.0, 7.0)
-# What is left of a loss after a short distillation, and of that after a full one, until trials have shown it.
-_LEFT_BY_SHORT, _LEFT_BY_FULL = 0.45, 0.55
-# What a precision adds to the loss, as a multiple of what is allowed, until a trial has shown it.
-_STORED_STRAIN = 0.25
-# A full distillation is aimed at candidates that it is expected to bring this far inside.
-_INSIDE = 0.85
-# How uncertain that is; what is no cheaper than this needs no training; what holds by less than this may be trained on.
-_SPREAD, _CHEAPER, _UNSURE = 0.35, 1.03, 0.4
-_FAILS = 2
+# What holds by less than this may be trained on.
+_UNSURE = 0.4
+# What is gained is the logarithm of how much cheaper it is, times the chance that it holds: less is not worth a full distillation.
+_LEAST_GAIN = 0.01
 # Candidates that lose more than this many times what is allowed are not won back.
 _HOPELESS = 25.0
 # A second precision is tried where it costs no more than this many times what the best one does.
 _WORTH_STORING = 1.15
 # Another candidate differs from those that were trained by so much of its expected loss, or is no other.
 _APART, _APART_AT_FIRST = 1.25, 1.6
+# Around the loss that a full distillation of a new candidate should win back: which ones the solver is asked for.
+_FRESH_AIMS = (1.0, 1.6, 2.4)
+
+
+_Of = TypeVar("_Of")
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,20 @@ class Prospect:
     cost: float
 
 
+@dataclass(frozen=True)
+class _Chance(Generic[_Of]):
+    """What may be trained in full, what is likely gained by it, and why in words."""
+
+    of: _Of
+    gain: float
+    why: str
+
+
 class Distilling:
     """Proposes training from what was told before it."""
 
     def __init__(self, looking: Looking, ledger: Ledger) -> None:
-        self._looking, self._ledger = looking, ledger
+        self._looking, self._ledger, self._won = looking, ledger, WonBack(looking, ledger)
 
     def shorts(self, count: int, train_s: float, number: int) -> list[Proposal]:
         """Give the first candidates for a short distillation, spread over losses: seen ones, and where there are none the solver's."""
@@ -63,24 +73,32 @@ class Distilling:
 
     def more_shorts(self, count: int, train_s: float, number: int) -> list[Proposal]:
         """Give candidates where, by what was won back so far, a full distillation should end just inside."""
-        left = self._left_by_short() * self._left_by_full()
-        aim = max(_INSIDE - self._stored_strain(), 0.2) / max(left, 1e-3)
+        aim = self._won.aim()
         done = {key_of(each.architecture) for each in self._ledger.of_stage("short")}
-        trained = [self._refit_strain(each.architecture) for each in self._ledger.of_stage("short")]
+        trained = [self._won.refit_strain(each.architecture) for each in self._ledger.of_stage("short")]
         found = list[Proposal]()
         for aimed in (aim, 1.6 * aim, 0.6 * aim, 2.4 * aim)[: max(count, 1)]:
             if any(_near(aimed, other) for other in trained):
                 continue
             prospect = self._at(aimed, done)
-            if prospect is not None:
+            if prospect is not None and self._won.is_cheaper(prospect.cost):
                 done.add(key_of(prospect.point))
                 trained.append(prospect.strain)
                 why = f"About {_times(aimed)} after the refit is what training wins back, by the trials before."
                 found.append(self._training(prospect, "short", train_s, number, why))
         return found
 
-    def full(self, train_s: float, number: int, count: int) -> list[Proposal]:
-        """Give what is distilled with the time that is left: the cheapest that should end inside, and where there is none the nearest."""
+    def full(self, train_s: float, number: int, count: int, *, fresh_s: float = 0.0) -> list[Proposal]:
+        """Give what is distilled with the time that is left: the cheapest that should end inside, and where there is none the nearest.
+
+        What was distilled for a short while goes on; a candidate that was not takes its place where more is to be gained of it.
+
+        Args:
+            train_s: seconds of what goes on.
+            number: of the round.
+            count: how many.
+            fresh_s: seconds of a candidate that nothing was trained of, whose cut is to be made first; 0: too few to begin with one.
+        """
         parents = list(self._ledger.of_stage("short"))
         fulls = list(self._ledger.of_stage("full"))
         done, found = set[str](), list[Proposal]()
@@ -90,23 +108,23 @@ class Distilling:
                 found.append(self._training(prospect, "full", train_s, number, why))
             return found
         for _ in range(count):
-            parent = self._next_full(done)
-            if parent is None:
-                break
-            done.add(key_of(parent.architecture))
-            expected = self._expected(parent)
-            why = f"After {parent.trained_s:.0f} s it loses {_times(parent.found.strain)}; about {_times(expected)} is expected of more."
-            found.append(
-                self._going_on(
-                    parent,
-                    stage="full",
-                    level="full",
-                    point=parent.architecture,
-                    number=number,
-                    why=why,
-                    train_s=train_s,
+            end, fresh = self._next_full(done), self._next_fresh(done, fresh_s)
+            if fresh is not None and (end is None or fresh.gain > end.gain):
+                found.append(self._training(fresh.of, "full", fresh_s, number, fresh.why))
+                done.add(key_of(fresh.of.point))
+            elif end is not None:
+                found.append(
+                    self._going_on(
+                        end.of,
+                        stage="full",
+                        level="full",
+                        point=end.of.architecture,
+                        number=number,
+                        why=end.why,
+                        train_s=train_s,
+                    )
                 )
-            )
+                done.add(key_of(end.of.architecture))
         return found
 
     def stored(self, of: Sequence[Judged], level: Level, number: int, count: int) -> list[Proposal]:
@@ -127,7 +145,7 @@ class Distilling:
 
     def promising(self, of: Sequence[Judged]) -> list[Judged]:
         """Give those that will most likely hold the limits on quality in another precision too."""
-        return [each for each in of if each.found.strain + self._stored_strain() <= 1.2]
+        return [each for each in of if each.found.strain + self._won.stored_strain() <= 1.2]
 
     # What is known of trials
 
@@ -141,7 +159,7 @@ class Distilling:
             known = best.get(key_of(point))
             # A precision of its own costs loss that training the network in floats does not see.
             if known is None or each.found.strain < known.strain:
-                best[key_of(point)] = Prospect(point, each.found.strain, self._cost(point))
+                best[key_of(point)] = Prospect(point, each.found.strain, self._won.cost(point))
         order = sorted(best.values(), key=lambda each: (each.cost, each.strain))
         front, least = list[Prospect](), math.inf
         for prospect in order:
@@ -160,86 +178,51 @@ class Distilling:
         point = self._looking.solved_for(min(strain, _HOPELESS), tried)
         if point is None or key_of(point) in done:
             return near
-        return Prospect(point, strain, self._cost(point))
+        return Prospect(point, strain, self._won.cost(point))
 
-    def _next_full(self, done: set[str]) -> Judged | None:
-        """Give what training most likely gains most of: how much cheaper it is than what holds, times the chance that it will hold."""
-        ends = [each for each in self._ends() if key_of(each.architecture) not in done]
-        held = [each.cost for each in self._ledger.judged if each.found.rank < _FAILS]
-        least = min(
-            [*held, *([] if held else [max((self._cost(each.architecture) for each in ends), default=1.0) * 2])]
-        )
-        gains = {each.number: self._gain(each, least) for each in ends}
-        worth = [each for each in ends if gains[each.number] > 0]
+    def _next_full(self, done: set[str]) -> "_Chance[Judged] | None":
+        """Give what going on training most likely gains most of: how much cheaper it is than what holds, and how likely that holds."""
+        ends = [each for each in self._won.ends() if key_of(each.architecture) not in done]
+        chances = [
+            _Chance(
+                each,
+                self._won.gain(self._won.cost(each.architecture), self._won.expected(each)),
+                f"After {each.trained_s:.0f} s it loses {_times(each.found.strain)}; "
+                f"about {_times(self._won.expected(each))} is expected of more.",
+            )
+            for each in ends
+        ]
+        # Where nothing holds yet, what comes nearest is worth the time, however unlikely it is to hold.
+        worth = [each for each in chances if each.gain > (0.0 if self._won.nothing_holds else _LEAST_GAIN)]
         if worth:
-            return max(worth, key=lambda each: (gains[each.number], -each.number))
+            return max(worth, key=lambda each: (each.gain, -each.of.number))
         # Nothing is cheaper than what holds: that may still hold more surely.
-        unsure = [each for each in ends if _UNSURE < each.found.strain <= 1]
-        return min(unsure, key=lambda each: (self._cost(each.architecture), each.number), default=None)
+        unsure = [each for each in chances if _UNSURE < each.of.found.strain <= 1]
+        return min(unsure, key=lambda each: (self._won.cost(each.of.architecture), each.of.number), default=None)
 
-    def _ends(self) -> list[Judged]:
-        """Give the latest network of everything that was trained."""
-        trained = list(self._ledger.of_stage("short", "full"))
-        parents = {each.told.proposal.inherits for each in trained}
-        return [each for each in trained if each.number not in parents]
-
-    def _gain(self, end: Judged, least: float) -> float:
-        cheaper = math.log(least / max(self._cost(end.architecture), 1e-9))
-        if cheaper <= math.log(_CHEAPER):
-            return 0.0
-        return cheaper / (1 + math.exp((self._expected(end) - _INSIDE) / _SPREAD))
-
-    def _cost(self, architecture: Point) -> float:
-        measured = [
-            each.cost for each in self._ledger.judged if key_of(each.architecture) == key_of(in_float(architecture))
+    def _next_fresh(self, done: set[str], train_s: float) -> "_Chance[Prospect] | None":
+        """Give the candidate that was not trained yet of which most is gained by training it for so long; the solver may name a new one."""
+        if train_s <= 0:
+            return None
+        trained = {key_of(each.architecture) for each in self._ledger.judged if each.trained_s > 0} | done
+        tried = [each.proposal.point for each in self._ledger.told]
+        found = [each for each in self._prospects() if key_of(each.point) not in trained]
+        for factor in _FRESH_AIMS:
+            strain = min(factor * self._won.aim(), _HOPELESS)
+            point = self._looking.solved_for(strain, tried)
+            if point is not None and key_of(point) not in trained:
+                found.append(Prospect(point, strain, self._won.cost(point)))
+        left = self._won.left_of_fresh(train_s)
+        chances = [
+            _Chance(
+                each,
+                self._won.gain(each.cost, each.strain * left + self._won.stored_strain()),
+                f"About {_times(each.strain)} after the refit is what training wins back, by the trials before.",
+            )
+            for each in found
         ]
-        best = self._looking.stored_best(architecture)
-        predicted = min((self._looking.cost(each) for each in best), default=math.inf)
-        return min([predicted, *measured])
-
-    def _refit_strain(self, architecture: Point) -> float:
-        found = [
-            each.found.strain
-            for each in self._ledger.of_stage("round", "study")
-            if key_of(each.architecture) == key_of(architecture)
-        ]
-        if found:
-            return min(found)
-        law = self._looking.law()
-        return 1.0 if law is None else law.strain_at(self._looking.predicted(architecture).damage)
-
-    def _expected(self, parent: Judged) -> float:
-        """Give the loss that is expected after a full distillation and storing; what had one before gains less of another."""
-        left = self._left_by_full()
-        again = parent.told.proposal.stage == "full"
-        return parent.found.strain * (math.sqrt(left) if again else left) + self._stored_strain()
-
-    def _left_by_short(self) -> float:
-        ratios = [
-            each.found.strain / refit
-            for each in self._ledger.of_stage("short")
-            if (refit := self._refit_strain(each.architecture)) > 0.2
-        ]
-        return min(median(ratios), 1.0) if ratios else _LEFT_BY_SHORT
-
-    def _left_by_full(self) -> float:
-        known = self._ledger.by_number
-        ratios = [
-            each.found.strain / known[parent].found.strain
-            for each in self._ledger.of_stage("full")
-            if (parent := each.told.proposal.inherits) is not None
-            and parent in known
-            and known[parent].found.strain > 0.2
-        ]
-        return min(max(median(ratios), 0.2), 1.0) if ratios else _LEFT_BY_FULL
-
-    def _stored_strain(self) -> float:
-        """Give what the precision that candidates will most likely be stored in adds to the loss."""
-        best = self._looking.stored_best(Point())[0].precision
-        if best == "float32":
-            return 0.0
-        found = [each.found.strain for each in self._ledger.of_stage("single") if each.point.precision == best]
-        return min(found[0], 0.6) if found else _STORED_STRAIN
+        worth = [each for each in chances if each.gain > _LEAST_GAIN]
+        return max(worth, key=lambda each: (each.gain, key_of(each.of.point)), default=None)
 
     # Proposals
 

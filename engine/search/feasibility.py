@@ -57,6 +57,16 @@ class Feasibility:
         return max((each.hold for each in self.standings), key=_ORDER.index, default="holds")
 
     @property
+    def hold_of_quality(self) -> Hold:
+        """The worst of its standings at limits on quality that were measured."""
+        asked = (
+            each
+            for each in self.standings
+            if each.gate is not None and each.gate.metric in _QUALITY and each.measured is not None
+        )
+        return max((each.hold for each in asked), key=_ORDER.index, default="holds")
+
+    @property
     def missing(self) -> float:
         """How far it is outside of the limit that it breaks most."""
         return max((each.missing for each in self.standings), default=0.0)
