@@ -52,5 +52,8 @@ def _others(network: str) -> list[Entry]:
         Entry("profile", network),
         Entry("tune", network, batch=BATCHES[network], tune=True),
         Entry("quantize_static", network, ({"type": "quantize_static", "improve": False},)),
-        Entry("prune_channels", network, ({"type": "prune_channels"},)),
+        # Which channels go, and layers fitted again, matter where weights say something.
+        Entry(
+            "prune_channels", network, ({"type": "prune_channels", "importance": "magnitude", "reconstruct": False},)
+        ),
     ]
