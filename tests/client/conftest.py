@@ -272,7 +272,7 @@ def cli(monkeypatch, tmp_path):
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def embedded(tmp_path_factory):
     """Give the whole real service on a free port."""
     # Imported here: most tests need no service, and it brings half the world.
@@ -284,13 +284,13 @@ def embedded(tmp_path_factory):
         yield service
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def key(embedded):
     """Give the real service's admin key."""
     return embedded.key_file.read_text().strip()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(embedded, key):
     """Give a client of the real service."""
     with onnxpress.Client(embedded.url, key) as found:
@@ -331,19 +331,19 @@ def npz(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def network(service, net):
     """Give the stored network's id."""
     return service.models.upload(net).id
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def data(service, npz):
     """Give the stored data's id."""
     return service.datasets.upload(npz, metric="top1").id
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def compressed(service, network, data):
     """Give a job that ran the usual recipe, every step of it kept, with gates that hold."""
     gates = [

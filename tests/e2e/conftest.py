@@ -6,7 +6,7 @@ from standalone.serve import Embedded
 from ..servers import free_ports
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def embedded(tmp_path_factory):
     """Give the whole embedded service on a free port, as `make serve` starts it."""
     with Embedded(

@@ -1,0 +1,1 @@
+"""Tests of everything. A package, so that rooms in it may be."""

@@ -1,0 +1,1 @@
+"""Tests of the client. A package: what its tests share ends with the last of them, and not with the last of all."""
