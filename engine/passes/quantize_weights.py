@@ -99,9 +99,20 @@ class QuantizeWeights(Pass):
         return self.accuracy == "auto"
 
     def work(self, load: Workload) -> Work:
-        """GPTQ runs the calibration samples once for each stage of layers, and solves for each weight."""
+        """GPTQ runs the calibration samples through both networks, stage by stage, and solves for each weight.
+
+        Twelve layers of a BERT-base (85 M weights, 256 samples) took 98 s on two cores, a half of that in runs, and by
+        rounding alone 3 s.
+        """
         fits = self.method != "rtn" and load.calibrate > 0
-        return Work(runs=3 * load.calibrate if fits else 0, networks=4, per_weight_s=1e-6 if fits else 5e-8)
+        # Two levels are judged on the samples to choose by, and raced.
+        chosen = self.accuracy == "auto" and load.calibrate > 0
+        return Work(
+            runs=2 * load.calibrate * fits + 2 * load.select * chosen,
+            networks=4 + 4 * chosen,
+            timed_s=5.0 * chosen,
+            per_weight_s=6e-7 if fits else 3e-8,
+        )
 
     def requires(self, inspection: "Inspection") -> "Refusal | None":
         """Refuse networks that are quantized already or hold none of the operators."""

@@ -6,8 +6,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engine import inspect_dataset, inspect_model, read_spec
+from engine.contract import Workload
 from engine.estimate import beyond_limits, estimate_job, measured_speed
 from engine.graph.network_cost import network_cost
+from engine.passes.quantize_weights import QuantizeWeights
 
 SIMPLIFY = {"recipe": {"passes": [{"type": "simplify"}]}}
 STATIC = {"recipe": {"passes": [{"type": "simplify"}, {"type": "quantize_static"}]}}
@@ -101,6 +103,30 @@ def test_memory_follows_weights_unless_they_are_streamed(network, data):
 
     assert 1.2e9 < memory(external_data=False) < 2e9
     assert memory(external_data=True) < 1.2e9
+
+
+@pytest.mark.parametrize(
+    ("weights", "sample_s", "method", "measured_s"),
+    [
+        (85e6, 0.096, "auto", 98.0),
+        (14.2e6, 0.016, "auto", 19.1),
+        (32.6e6, 0.045, "auto", 50.4),
+        (85e6, 0.096, "rtn", 3.2),
+    ],
+)
+def test_gptq_takes_as_long_as_it_was_measured_to(weights, sample_s, method, measured_s):
+    """Transformers of docs/benchmarks.md (`gptq`), 256 samples on two cores, without a choice of levels."""
+    work = QuantizeWeights(method=method, accuracy="int8").work(
+        Workload(calibrate=256, select=32, layers=72, parameters=int(weights))
+    )
+    assert work.runs * sample_s + work.per_weight_s * weights == pytest.approx(measured_s, rel=0.25)
+
+
+def test_a_choice_of_levels_takes_time():
+    load = Workload(calibrate=64, select=32, layers=10, parameters=1000)
+    chosen, fixed = (QuantizeWeights(accuracy=each).work(load) for each in ("auto", "int8"))
+    assert chosen.timed_s > fixed.timed_s == 0
+    assert chosen.runs > fixed.runs
 
 
 def test_a_job_that_its_own_limits_will_end_is_warned_of(network, data):
