@@ -1,6 +1,7 @@
 """Real parts that several rooms' tests need: the two databases, and a second execution provider."""
 
 import gc
+import inspect
 import itertools
 import os
 import shutil
@@ -11,6 +12,7 @@ import tempfile
 import venv
 from pathlib import Path
 
+import httpx
 import hypothesis
 import psycopg
 import pytest
@@ -36,6 +38,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # Loading PyTorch takes seconds at the start of every worker; tests of training ask for it.
 os.environ.setdefault("ONNXPRESS_WORKER_TRAINING", "never")
+
+# Whoever asks a service waits for its answer, as long as a busy machine takes, and not for httpx's five seconds.
+_patience = inspect.signature(httpx.get).parameters["timeout"].default
+_patience.connect = _patience.read = _patience.write = _patience.pool = 120.0
 
 # The same examples at every run; `make fuzz` looks for new ones.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
