@@ -289,7 +289,7 @@ def _faults(network: Network, result: Result, results: Sequence[Result]) -> Iter
             yield f"takes more than {result.seconds:.0f} s"
         return
     if result.problem is not None:
-        if not _is_refusal(result.problem):
+        if refusal(result.problem) is None:
             yield f"traceback: {result.problem}"
         return
     main = network.main or next(iter(result.outputs), None)
@@ -303,9 +303,11 @@ def _faults(network: Network, result: Result, results: Sequence[Result]) -> Iter
     yield from (f"{other.name} is better at no more size and time" for other in better)
 
 
-def _is_refusal(problem: str) -> bool:
-    named = getattr(engine.errors, problem.partition(":")[0], None)
-    return isinstance(named, type) and issubclass(named, EngineError)
+def refusal(problem: str) -> str | None:
+    """Give the sentence of a problem that is the engine's own refusal; None: it is an error of the machine room."""
+    name, _, sentence = problem.partition(": ")
+    named = getattr(engine.errors, name, None)
+    return sentence if isinstance(named, type) and issubclass(named, EngineError) else None
 
 
 def _beats(network: Network, other: Result, ours: Result) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks import documents
 from benchmarks.documents import megabytes
-from benchmarks.field import networks
+from benchmarks.field import measure, networks
 from benchmarks.field.measure import OURS, PEER, Result
 from benchmarks.field.networks import Network
 
@@ -19,7 +19,7 @@ HEADER = (
     "smaller",
     "speed",
     "quality",
-    "onnxruntime's own",
+    "ONNX Runtime's own, same samples",
     "peak",
     "time",
     "what it is, or why not",
@@ -30,6 +30,10 @@ _LIKE: Mapping[str, Sequence[str]] = {
     "mixed": ("static", "static per tensor", "dynamic"),
     "weights": (),
 }
+# Steps before the one that a recipe is about, where there was nothing to do for them.
+_PREPARES = ("fuse refused", "simplify refused: The network is as simple as it gets")
+# Where its column holds all that came before in the same table.
+_AS_ABOVE = "as above"
 _CLOCKS = {
     "": "",
     " by CPU time, because the machine was busy": " (CPU)",
@@ -55,18 +59,22 @@ class Measured:
     def rows(self) -> Iterator[list[str]]:
         """Yield a row for each of our results."""
         ours = [each for each in self.results if each.maker == OURS]
+        told: set[str] = set()
         for at, result in enumerate(ours):
+            peers = list(self._peers(result))
+            named = {other.setting for other in peers}
             yield [
                 f"**{self.network.name}**, {megabytes(self._original)}" if at == 0 else "",
                 result.setting,
                 self._smaller(result),
                 _speed(result),
                 self._quality(result, unit=True),
-                "; ".join(self._peer(other) for other in self._peers(result)),
+                _AS_ABOVE if named and named <= told else "; ".join(map(self._peer, peers)),
                 "" if result.peak_bytes is None else f"{result.peak_bytes / 1e6:,.0f} MB",
                 _spent(result),
                 self._outcome(result),
             ]
+            told |= named
 
     def faults(self) -> Iterator[str]:
         """Yield the bars that are missed."""
@@ -92,18 +100,19 @@ class Measured:
                 yield each
 
     def _peer(self, other: Result) -> str:
+        setting = other.setting.removeprefix("static ")
         if other.bytes is None:
-            return f"{other.setting}: {other.problem}"
+            return f"{setting}: {other.problem}"
         parts = [self._smaller(other), _speed(other), self._quality(other, unit=False)]
-        return f"{other.setting}: {', '.join(part.strip() for part in parts if part)}"
+        return f"{setting}: {', '.join(part.strip() for part in parts if part)}"
 
     def _outcome(self, result: Result) -> str:
         if result.problem is not None:
-            return result.problem
+            return measure.refusal(result.problem) or result.problem
         main = self.network.main or next(iter(result.outputs), None)
-        judged = [] if main is None else [f"judged as {result.outputs[main]}"]
-        refused = [step for step in result.steps if " refused" in step and not step.startswith("fuse")]
-        return "; ".join([*judged, *refused])
+        judged = [] if main is None else [result.outputs[main]]
+        refused = [step for step in result.steps if " refused" in step and not step.startswith(_PREPARES)]
+        return "; ".join([*judged, *(step.rstrip(".") for step in refused)])
 
 
 def stored() -> list[Measured]:

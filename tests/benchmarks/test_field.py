@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.field import judging, measure, networks
+from benchmarks.field import judging, measure, networks, tables
 from benchmarks.field.measure import Result
 
 
@@ -32,7 +32,7 @@ def network():
     return found
 
 
-def made(maker="onnxpress", **keys):
+def made(maker="onnxpress", setting="static", **keys):
     usual = {
         "bytes": 1000,
         "score": -0.05,
@@ -41,7 +41,7 @@ def made(maker="onnxpress", **keys):
         "peak_bytes": 1 << 28,
         "outputs": {"y": "values"},
     }
-    return Result(maker, "static", **(usual | keys))
+    return Result(maker, setting, **(usual | keys))
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,22 @@ def test_bars(network, ours, theirs, told):
     assert len(found) == len(told)
     assert all(words in fault for words, fault in zip(told, found, strict=True))
     assert list(measure._faults(network, other, [mine, other])) == []
+
+
+def test_a_table_says_each_thing_once(network):
+    ours = [
+        made(setting=setting, steps=("simplify refused: The network is as simple as it gets.", f"{step} refused: No."))
+        for setting, step in (("static", "quantize_static"), ("mixed", "mixed_precision"))
+    ]
+    refused = made(setting="dynamic", problem="SpecInvalidError: Step 3: The network has no MatMul.", bytes=None)
+    others = [made("onnxruntime", setting=setting) for setting in ("static", "static per tensor", "dynamic")]
+    measured = tables.Measured(network, [made("fp32"), ours[0], refused, ours[1], *others])
+    static, dynamic, mixed = measured.rows()
+    assert static[5].startswith("static: 1.00x, 2.00x, -0.05")
+    assert "; per tensor: " in static[5]
+    assert mixed[5] == "as above"
+    assert dynamic[-1] == "Step 3: The network has no MatMul."
+    assert static[-1] == "values; quantize_static refused: No"
 
 
 def test_names_are_known_and_samples_counted():
