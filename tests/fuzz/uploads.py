@@ -1,30 +1,35 @@
 """Send foreign bytes to a whole service over HTTP: `python -m tests.fuzz.uploads SEED COUNT SECONDS`.
 
-All malformed files, then networks at random, each inspected by the service's worker, four on their way at a time; health is asked for
-meanwhile. One line of JSON at the end: what was answered, what blames the service, which processes died, milliseconds of /livez.
+All malformed files, then networks at random, each inspected by the service's workers, eight on their way at a time; health is asked
+for meanwhile. One line of JSON at the end: what was answered, what blames the service, which processes died, milliseconds of /livez.
 """
 
 import http.client
 import itertools
 import json
 import multiprocessing
+import os
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
+from standalone import broker
 from standalone.serve import Embedded
 
 from .malformed import CASES
 from .networks import Networks
 
 PROCESSES = ("api", "broker", "inspect", "worker")
-_SIDE_BY_SIDE = 4
+_SIDE_BY_SIDE = 8
 # A slow one holds up no more than the rest of these.
 _AT_ONCE = 32
 _WAIT_S = 60
@@ -111,6 +116,21 @@ class Health:
         return sorted(self.times_ms)[int(part * len(self.times_ms))]
 
 
+@contextmanager
+def another_inspector(service) -> Iterator[subprocess.Popen[bytes]]:
+    """Have one more worker inspect uploads meanwhile, as an operator adds one to a service that has many."""
+    env = {**os.environ, "ONNXPRESS_DATA_DIR": str(service.data_dir)}
+    env.setdefault("ONNXPRESS_BROKER_URL", broker.url(broker.socket_path(service.data_dir)))
+    argv = [sys.executable, "-m", "worker", "--queues", "inspect", "--concurrency", "1"]
+    with (service.data_dir / "log" / "inspect.log").open("ab") as log:
+        worker = subprocess.Popen(argv, env=env, stdout=log, stderr=log)
+    try:
+        yield worker
+    finally:
+        worker.terminate()
+        worker.wait()
+
+
 def upload_all(service, names, seconds):
     """Send files of these names for so long; gives what is printed."""
     before = {name: service.pid(name) for name in PROCESSES}
@@ -120,12 +140,14 @@ def upload_all(service, names, seconds):
     with (
         ProcessPoolExecutor(1, apart) as maker,
         ThreadPoolExecutor(_SIDE_BY_SIDE) as threads,
+        another_inspector(service) as another,
         Health(service.url) as health,
     ):
         while senders.have_time and (some := list(itertools.islice(names, _AT_ONCE))):
             list(threads.map(senders.send, maker.map(made, some)))
             service.tend()
-    died = [name for name in PROCESSES if service.pid(name) != before[name]]
+        died = ["another inspect"] if another.poll() is not None else []
+    died += [name for name in PROCESSES if service.pid(name) != before[name]]
     log = (service.data_dir / "log" / "inspect.log").read_text()
     return {
         "files": senders.count,
