@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, Self
 
+from anyio.to_thread import run_sync
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -196,8 +197,7 @@ def _inside(loc: Sequence[Any], outer: Sequence[Any]) -> bool:
     return len(loc) > len(outer) and loc[: len(outer)] == outer
 
 
-def _field_errors(error: RequestValidationError) -> Iterator[FieldError]:
-    errors = error.errors()
+def _field_errors(errors: Sequence[Any], body: Any) -> Iterator[FieldError]:
     for one in errors:
         # A list whose items are wrong is also told to be too short: that would only confuse.
         if one["type"] == "too_short" and any(_inside(other["loc"], one["loc"]) for other in errors):
@@ -208,7 +208,7 @@ def _field_errors(error: RequestValidationError) -> Iterator[FieldError]:
         elif one["type"] == "json_invalid":
             yield FieldError(pointer="", detail=_sentence(one))
         else:
-            at = pointer(loc, error.body)
+            at = pointer(loc, body)
             # A wrong tag is reported at the object that holds it.
             tag = f"/{one['ctx']['discriminator'].strip(chr(39))}" if one["type"].startswith("union_tag") else ""
             yield FieldError(pointer=at + tag, detail=_sentence(one))
@@ -229,11 +229,14 @@ def _request_id(request: Request) -> str:
 
 async def _on_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    found = list(_field_errors(error))
+    told = error.errors()
+    # Each takes a while to put into words, and no more of them are told.
+    found = list(_field_errors(told[:_MOST_ERRORS], error.body))
+    count = len(found) if len(told) <= _MOST_ERRORS else len(told)
     where = found[0].pointer if found[0].pointer is not None else found[0].parameter
     detail = f"{where or 'body'}: {found[0].detail}"
-    if len(found) > 1:
-        detail += f" There are {len(found)} errors in all."
+    if count > 1:
+        detail += f" There are {count} errors in all."
     return problem_response(Problem.of(422, "invalid", detail, _request_id(request), errors=found))
 
 
@@ -249,7 +252,8 @@ async def _on_http(request: Request, error: Exception) -> Response:
         code = error.code
         more = {"errors": error.errors, **error.more}
     elif status == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers = {"Allow": ", ".join(_methods(request)) or "GET"}
+        # The description is made when it is first asked for, which takes a second.
+        headers = {"Allow": ", ".join(await run_sync(_methods, request)) or "GET"}
     return problem_response(Problem.of(status, code, detail, _request_id(request), **more), headers)
 
 

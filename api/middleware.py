@@ -27,6 +27,11 @@ access_log = logging.getLogger("onnxpress.access")
 
 # What JSON bodies may weigh; uploads raise their own request's limit.
 JSON_BODY_LIMIT = 1 << 20
+# So many values they may hold at most: a megabyte of empty objects is parsed in no time, and told wrong one by one for many seconds,
+# in which this process answers nobody. What is asked for names nodes of networks, by the thousand at most.
+MOST_VALUES = 10_000
+# What comes without a key: the form for signing in.
+FORM_BODY_LIMIT = 16 << 10
 # A client that sends less than this, or nothing for so long, holds a connection for no use.
 MIN_BYTES_PER_S = 1024
 SILENCE_S = 30.0
@@ -45,6 +50,8 @@ class RequestState:
     request_id: str
     client: str = ""
     body_limit: int = JSON_BODY_LIMIT
+    # How many values of a document may still come; None: what comes is no document but a file.
+    values_left: int | None = MOST_VALUES
     received: int = 0
     sent: int = 0
     status: int = 0
@@ -58,6 +65,18 @@ class RequestState:
         if size > self.body_limit:
             raise HTTPException(413, f"The body is larger than the limit of {self.body_limit} bytes.")
 
+    def take_file(self, limit: int) -> None:
+        """Have the body be a file of at most so many bytes."""
+        self.body_limit, self.values_left = limit, None
+
+    def count_values(self, part: bytes) -> None:
+        """Raise 413 if the document has more values than anybody needs; those in texts, which look alike, count too."""
+        if self.values_left is None:
+            return
+        self.values_left -= sum(map(part.count, (b",", b"{", b"[")))
+        if self.values_left < 0:
+            raise HTTPException(413, f"The body holds more than the limit of {MOST_VALUES} values.")
+
 
 class RequestMiddleware:
     """ASGI middleware round the whole application."""
@@ -70,7 +89,8 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_state = RequestState(_request_id(scope), _client(scope), body_complete=not _has_body(scope))
+        limit = JSON_BODY_LIMIT if scope["path"].startswith(_GUARDED) else FORM_BODY_LIMIT
+        request_state = RequestState(_request_id(scope), _client(scope), limit, body_complete=not _has_body(scope))
         scope.setdefault("state", {})["request_state"] = request_state
         try:
             await self._serve(
@@ -138,8 +158,10 @@ def _limited(request_state: RequestState, scope: Scope, receive: Receive) -> Rec
         except TimeoutError:
             raise _too_slow() from None
         if message["type"] == "http.request":
-            request_state.received += len(message.get("body", b""))
+            part = message.get("body", b"")
+            request_state.received += len(part)
             request_state.admit(request_state.received)
+            request_state.count_values(part)
             ended = request_state.body_complete = not message.get("more_body", False)
             if request_state.received < MIN_BYTES_PER_S * (time.monotonic() - request_state.started - SILENCE_S):
                 raise _too_slow()

@@ -472,7 +472,8 @@ class LineageNode(BaseModel):
             id=row.id,
             name=row.name,
             state=row.in_state,
-            size_bytes=(row.inspection or {}).get("size_bytes"),
+            # Of what was deleted no more is left of its inspection.
+            size_bytes=row.artifact.size if row.artifact else (row.inspection or {}).get("size_bytes"),
             parent=row.parent_id,
             job=row.job_id,
         )

@@ -201,7 +201,7 @@ async def receive_upload(
     form = FileForm(request.headers["content-type"]) if kind == FORM else None
     # A form's own words come on top of the file, and its digest is not the file's.
     expected = None if form else expected_sha256(request)
-    request.state.request_state.body_limit = limit + (FORM_WORDS if form else 0)
+    request.state.request_state.take_file(limit + (FORM_WORDS if form else 0))
     length = request.headers.get("content-length") if form is None else None
     declared = int(length) if length else None
     if room is not None:

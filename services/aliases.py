@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, exists, func, select
 from sqlalchemy.orm import Session
 
 from models import Alias, AliasMove, Model, ModelState, new_id
@@ -14,6 +14,8 @@ from services.webhooks import deliveries
 
 # Of each alias. Their networks are kept.
 REMEMBERED_MOVES = 20
+# Of a tenant: lists show all that there are, and a network all of its own. Of as many that were taken away the moves are remembered.
+MOST = 1000
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def move(
 ) -> Alias:
     """Have an alias name a network that is ready; whichever had it has it no more.
 
-    Raises NotFoundError, and ConflictError where the network is not ready, or the alias is not where it is expected.
+    Raises NotFoundError, and ConflictError where the network is not ready, the alias is not where it is expected, or there are as
+    many as a tenant may have.
     """
     _lock(session, tenant_id, name)
     model = artifacts.get_model(session, tenant_id, model_id)
@@ -111,6 +114,7 @@ def take_away(session: Session, tenant_id: str, name: str, *, mover: Mover = Mov
     session.delete(holder)
     _remember(session, model, name, None, mover, is_rollback=False)
     _describe(session, model)
+    _forget(session, tenant_id)
 
 
 def take_all(session: Session, model: Model, *, mover: Mover = Mover()) -> None:
@@ -133,6 +137,16 @@ def _check(name: str, holder: Alias | None, expected: Expected) -> None:
         )
 
 
+def _check_number(session: Session, tenant_id: str) -> None:
+    number = session.scalar(select(func.count()).select_from(Alias).where(Alias.tenant_id == tenant_id)) or 0
+    if number >= MOST:
+        raise ConflictError(
+            f"The tenant has {number} aliases, which is the most.",
+            code="too_many_aliases",
+            hint="Delete one that is not needed.",
+        )
+
+
 def _earlier(moves: Sequence[AliasMove], current: str) -> list[str]:
     """Give the networks that one goes back to, the nearest first: each step back undoes the move before it."""
     held: list[str] = []
@@ -148,6 +162,7 @@ def _give(session: Session, name: str, holder: Alias | None, model: Model, mover
     moment = db.now(session)
     former = None if holder is None else session.get_one(Model, holder.model_id)
     if holder is None:
+        _check_number(session, model.tenant_id)
         holder = Alias(tenant_id=model.tenant_id, name=name, model_id=model.id, moved_at=moment)
         session.add(holder)
     elif former is model:
@@ -188,3 +203,12 @@ def _remember(
     old = [one.id for one in history(session, model.tenant_id, name)[REMEMBERED_MOVES:]]
     if old:
         session.execute(delete(AliasMove).where(AliasMove.id.in_(old)))
+
+
+def _forget(session: Session, tenant_id: str) -> None:
+    """Forget the moves of names that no network has any more, but for those that were moved last."""
+    is_there = exists().where(Alias.tenant_id == AliasMove.tenant_id, Alias.name == AliasMove.alias)
+    gone = select(AliasMove.alias).where(AliasMove.tenant_id == tenant_id, ~is_there).group_by(AliasMove.alias)
+    old = session.scalars(gone.order_by(func.max(AliasMove.id).desc()).offset(MOST)).all()
+    if old:
+        session.execute(delete(AliasMove).where(AliasMove.tenant_id == tenant_id, AliasMove.alias.in_(old)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sqlalchemy import ColumnElement, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer, joinedload
 
 from models import Dataset, DatasetState, Job, JobStatus, Model, ModelState, is_final
 from services import aliases, artifacts, model_versions, variant_library
@@ -15,6 +15,9 @@ from services.transitions import advance, record
 
 # A chain of jobs is as long as somebody makes it; what is shown of it is not.
 LINEAGE_LIMIT = 200
+
+# Of hundreds of networks, what they are is megabytes.
+_BRIEF = (joinedload(Model.artifact), defer(Model.inspection))
 
 Kept = TypeVar("Kept", Model, Dataset)
 
@@ -101,14 +104,14 @@ def lineage(session: Session, tenant_id: str, model_id: str) -> Lineage:
     ancestors: list[Model] = []
     parent = model.parent_id
     while parent is not None and len(ancestors) < LINEAGE_LIMIT:
-        row = session.get_one(Model, parent)
+        row = session.get_one(Model, parent, options=_BRIEF)
         ancestors.append(row)
         parent = row.parent_id
     descendants: list[Model] = []
     generation = [model.id]
     while generation and len(descendants) < LINEAGE_LIMIT:
         asked = select(Model).where(Model.tenant_id == tenant_id, Model.parent_id.in_(generation)).order_by(Model.id)
-        children = list(session.scalars(asked.limit(LINEAGE_LIMIT - len(descendants))))
+        children = list(session.scalars(asked.options(*_BRIEF).limit(LINEAGE_LIMIT - len(descendants))))
         descendants += children
         generation = [child.id for child in children]
     return Lineage(model, ancestors, descendants, parent is None and not generation)

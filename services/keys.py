@@ -10,18 +10,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row, bindparam, select
+from sqlalchemy import Row, bindparam, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from models import ApiKey, Tenant, new_id
 from services import db, idempotency
-from services.errors import NotFoundError, UnauthorizedError
+from services.errors import ConflictError, NotFoundError, UnauthorizedError
 from services.scopes import DEFAULT_TENANT, SCOPES
 from settings import Settings
 
 _PREFIX = "opk"
 _ROUTE = "POST /v1/keys"
 _SECRET_BYTES = 24
+# Of a tenant: its list is shown whole.
+MOST = 1000
 # Built once: every request asks it.
 _FIND = (
     select(
@@ -80,10 +82,14 @@ def ensure_tenant(session: Session, tenant_id: str, name: str | None = None) -> 
 def create(
     session: Session, tenant_id: str, name: str, scopes: tuple[str, ...], expires_at: datetime | None = None
 ) -> NewKey:
-    """Make a key of a tenant."""
+    """Make a key of a tenant; raises ConflictError where as many are valid as it may have.
+
+    Of those that have ended, as many are forgotten as there is no room for, the oldest first; what they did stays in the audit.
+    """
     unknown = sorted(set(scopes) - set(SCOPES))
     if unknown:
         raise ValueError(f"no such scope: {', '.join(unknown)}")
+    _make_room(session, tenant_id)
     secret = secrets.token_hex(_SECRET_BYTES)
     row = ApiKey(
         id=new_id("key"),
@@ -97,6 +103,23 @@ def create(
     session.add(row)
     session.flush()
     return NewKey(row, f"{_PREFIX}_{row.id.removeprefix('key_')}_{secret}")
+
+
+def _make_room(session: Session, tenant_id: str) -> None:
+    db.lock(session, f"keys {tenant_id}")
+    own = ApiKey.tenant_id == tenant_id
+    over = (session.scalar(select(func.count()).select_from(ApiKey).where(own)) or 0) - MOST + 1
+    if over <= 0:
+        return
+    has_ended = or_(ApiKey.revoked_at.is_not(None), ApiKey.expires_at <= db.now(session))
+    ended = session.scalars(select(ApiKey.id).where(own, has_ended).order_by(ApiKey.id).limit(over)).all()
+    if len(ended) < over:
+        raise ConflictError(
+            f"The tenant has {MOST} valid keys, which is the most.",
+            code="too_many_keys",
+            hint="Revoke one that is not needed.",
+        )
+    session.execute(delete(ApiKey).where(ApiKey.id.in_(ended)))
 
 
 def authenticate(session: Session, text: str) -> Caller:

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 import engine
-from models import Dataset, Job, Model, ModelState, Prunability, Unit
+from models import Dataset, Job, Model, ModelState, Prunability, Unit, text_bytes
 from services import artifacts, cache, quotas, report_figures, trials
 from services.claims import Result
 from services.errors import AnswerInvalidError, QuotaError
@@ -93,6 +93,7 @@ def keep_prunability(end: End, result: Result) -> None:
     row = _prunability(end)
     if row is not None:
         row.result = result.answer.value.model_dump(mode="json")
+        end.session.get_one(Model, end.unit.model_id).add_bytes(text_bytes(row.result))
 
 
 def fail_prunability(end: End, reason: Problem) -> None:

@@ -18,6 +18,8 @@ from settings import Settings
 # A piece is safe when so much of it is there, or its request has ended.
 PART_BYTES = 64 << 20
 MOST_OPEN = 100
+# Of one upload: each is a row and an object of its own in the store, however few bytes it brings.
+MOST_PARTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -118,13 +120,14 @@ def part_writer(store: Store, upload: Upload, limit: int) -> tuple[str, Writer]:
 def append(
     session: Session, tenant_id: str, upload_id: str, offset: int, *, parts: Sequence[NewPart], settings: Settings
 ) -> Upload:
-    """Make pieces that lie in the store part of an upload; raises ConflictError where others came first."""
+    """Make pieces that lie in the store part of an upload; raises ConflictError where others came first, or too many."""
     get(session, tenant_id, upload_id, settings)
     locked = select(Upload).where(Upload.id == upload_id).with_for_update()
     upload = session.scalars(locked.execution_options(populate_existing=True)).one_or_none()
     if upload is None:
         raise NotFoundError("There is no such upload.")
     check_offset(upload, offset)
+    _check_number(session, upload, len(parts))
     for part in parts:
         row = UploadPart(
             upload_id=upload.id, start=upload.offset, size=part.stored.size, sha256=part.stored.sha256, name=part.name
@@ -134,6 +137,16 @@ def append(
     upload.touched_at = db.now(session)
     session.flush()
     return upload
+
+
+def _check_number(session: Session, upload: Upload, more: int) -> None:
+    asked = select(func.count()).select_from(UploadPart).where(UploadPart.upload_id == upload.id)
+    if (session.scalar(asked) or 0) + more > MOST_PARTS:
+        raise ConflictError(
+            f"The upload came in {MOST_PARTS} pieces, which is the most.",
+            code="too_many_pieces",
+            hint="Begin it again and send more with each request.",
+        )
 
 
 def assembly(session: Session, tenant_id: str, upload_id: str, settings: Settings, *, limit: int) -> Assembly:

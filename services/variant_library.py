@@ -8,7 +8,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 import engine
-from models import Dataset, Job, LibraryPiece, Model
+from models import ROW_BYTES, Dataset, Job, LibraryPiece, Model, text_bytes
 from services import cache, db
 from services.idempotency import digest
 
@@ -42,7 +42,7 @@ def pieces(session: Session, tenant_id: str, library: str) -> dict[str, Any]:
 
 
 def keep(session: Session, job: Job, library: str, part: str, value: Mapping[str, Any]) -> None:
-    """Store a piece; where another job has measured it meanwhile, that one's stays."""
+    """Store a piece, which counts with the job; where another one has measured it meanwhile, that one's stays."""
     insert = postgresql.insert if db.is_postgres(session) else sqlite.insert
     moment = db.now(session)
     row = insert(LibraryPiece).values(
@@ -54,7 +54,8 @@ def keep(session: Session, job: Job, library: str, part: str, value: Mapping[str
         created_at=moment,
         used_at=moment,
     )
-    session.execute(row.on_conflict_do_nothing())
+    if session.execute(row.on_conflict_do_nothing().returning(LibraryPiece.part)).first() is not None:
+        job.add_bytes(ROW_BYTES + text_bytes(dict(value)))
 
 
 def forget(session: Session, tenant_id: str, model_digest: str) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 import engine
-from api.conditional_requests import etag_matches
+from api.conditional_requests import NOT_MODIFIED, etag_matches
 from api.dependencies import Context, ReadScope, TenantScope
 from api.downloads import Downloadable, WantReprDigest, download
 from api.errors import ApiError, problems
@@ -64,19 +64,23 @@ def get_loading(model_id: str, scope: ReadScope) -> "engine.Loading":
     return report.loading
 
 
-@router.get("/models/{model_id}/card", response_class=Response, responses=problems(403, 404, 409) | _CARD)
+@router.get(
+    "/models/{model_id}/card", response_class=Response, responses=problems(403, 404, 409) | NOT_MODIFIED | _CARD
+)
 def get_card(model_id: str, request: Request, scope: ReadScope) -> Response:
     """Give a network's model card: what was measured, what it was made from, how to load it."""
     return _text(request, export.model_card(_found(scope, model_id)), "text/markdown")
 
 
-@router.get("/models/{model_id}/bom", response_class=Response, responses=problems(403, 404, 409) | _BILL)
+@router.get("/models/{model_id}/bom", response_class=Response, responses=problems(403, 404, 409) | NOT_MODIFIED | _BILL)
 def get_bill_of_materials(model_id: str, request: Request, scope: ReadScope) -> Response:
     """Give a network's bill of materials: digests, ancestors, recipe, and what was measured with its intervals."""
     return _text(request, bill_of_materials(_found(scope, model_id)), "application/vnd.cyclonedx+json")
 
 
-@router.get("/models/{model_id}/signature", response_class=Response, responses=problems(403, 404, 409) | _BUNDLE)
+@router.get(
+    "/models/{model_id}/signature", response_class=Response, responses=problems(403, 404, 409) | NOT_MODIFIED | _BUNDLE
+)
 def get_signature(model_id: str, request: Request, scope: ReadScope) -> Response:
     """Sign a network's files as they are at `content`: `model_signing verify key` checks the file, or the folder of several."""
     found = _found(scope, model_id)
@@ -86,7 +90,7 @@ def get_signature(model_id: str, request: Request, scope: ReadScope) -> Response
     return _text(request, bundle, "application/vnd.dev.sigstore.bundle.v0.3+json")
 
 
-@router.get("/signing-key", response_class=Response, responses=problems(403, 409) | _KEY)
+@router.get("/signing-key", response_class=Response, responses=problems(403, 409) | NOT_MODIFIED | _KEY)
 def get_signing_key(request: Request, scope: ReadScope) -> Response:
     """Give the public key that exported networks are signed with."""
     return _text(request, export.signing_key(scope.resources.settings).public_pem, "application/x-pem-file")

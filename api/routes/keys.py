@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Response
 
-from api.dependencies import AdminWriteScope
+from api.dependencies import AdminReadScope, AdminWriteScope
 from api.errors import ApiError, problems
 from api.json_body import JSON_BODY
 from api.schemas import IdempotencyKey, KeyChanges, KeyList, KeyView, NewKeyBody, NewKeyView
@@ -32,13 +32,13 @@ def create_key(
 
 
 @router.get("", responses=problems(403))
-def list_keys(scope: AdminWriteScope) -> KeyList:
+def list_keys(scope: AdminReadScope) -> KeyList:
     """List the tenant's keys, the newest first."""
     return KeyList(items=[KeyView.of(row) for row in keys.list_keys(scope.session, scope.tenant_id)])
 
 
 @router.get("/{key_id}", responses=problems(403, 404))
-def get_key(key_id: str, scope: AdminWriteScope) -> KeyView:
+def get_key(key_id: str, scope: AdminReadScope) -> KeyView:
     """Give one key."""
     return KeyView.of(keys.get_key(scope.session, scope.tenant_id, key_id))
 

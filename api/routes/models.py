@@ -130,7 +130,7 @@ def get_model(model_id: str, request: Request, response: Response, scope: ReadSc
     return not_modified(request, response, etag_of(view.id, view.state, view.updated_at, view.expires_at)) or view
 
 
-@router.patch("/{model_id}", dependencies=JSON_BODY, responses=problems(403, 404, 408, 413, 415))
+@router.patch("/{model_id}", dependencies=JSON_BODY, responses=problems(403, 404, 408, 409, 413, 415))
 def change_model(model_id: str, body: ModelChanges, scope: WriteScope) -> ModelView:
     """Rename or tag a network, or give it an alias."""
     scope.check_room()

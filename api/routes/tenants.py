@@ -50,7 +50,10 @@ def change_tenant(tenant_id: _Id, body: TenantChanges, scope: OperatorWriteScope
 
 
 @router.post(
-    "/v1/tenants/{tenant_id}/keys", status_code=201, dependencies=JSON_BODY, responses=problems(403, 404, 408, 413, 415)
+    "/v1/tenants/{tenant_id}/keys",
+    status_code=201,
+    dependencies=JSON_BODY,
+    responses=problems(403, 404, 408, 409, 413, 415),
 )
 def create_tenant_key(tenant_id: _Id, body: NewKeyBody, scope: OperatorWriteScope) -> NewKeyView:
     """Make a key of any tenant: its first one, mostly. Its text is in this answer and nowhere else."""

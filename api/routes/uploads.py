@@ -274,7 +274,7 @@ class _Receiver:
 
     async def receive(self) -> models.Upload:
         """Take all of the body; gives the upload as it is then."""
-        self._request.state.request_state.body_limit = self._upload.length - self._upload.offset
+        self._request.state.request_state.take_file(self._upload.length - self._upload.offset)
         try:
             await self._take()
             await self._place()

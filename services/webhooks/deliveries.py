@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from models import Dataset, Job, Model, Webhook, WebhookDelivery, new_id
@@ -103,19 +103,19 @@ def replay(session: Session, tenant_id: str, webhook_id: str, delivery_id: str) 
     delivery = get(session, tenant_id, webhook_id, delivery_id)
     if delivery.status == "pending":
         raise ConflictError("This delivery is still being tried.", code="delivery_pending")
-    _again(delivery, db.now(session))
+    for name, value in _again(db.now(session)).items():
+        setattr(delivery, name, value)
     return delivery
 
 
 def replay_failed(session: Session, tenant_id: str, webhook_id: str, since: datetime) -> int:
     """Send again everything that was given up of events since a time; gives how many these are."""
-    asked = select(WebhookDelivery).where(
-        *_of(tenant_id, webhook_id), WebhookDelivery.status == "failed", WebhookDelivery.created_at >= since
-    )
-    moment, found = db.now(session), list(session.scalars(asked))
-    for delivery in found:
-        _again(delivery, moment)
-    return len(found)
+    lost = (*_of(tenant_id, webhook_id), WebhookDelivery.status == "failed", WebhookDelivery.created_at >= since)
+    # However many there are, none of them is read.
+    again = update(WebhookDelivery).where(*lost).values(**_again(db.now(session)))
+    done = session.execute(again.execution_options(synchronize_session=False))
+    assert isinstance(done, CursorResult)
+    return done.rowcount
 
 
 def due(session: Session, signer: str, moment: datetime, busy: Sequence[str], limit: int) -> list[Due]:
@@ -192,8 +192,9 @@ def _of(tenant_id: str, webhook_id: str) -> tuple[ColumnElement[bool], ...]:
     return (WebhookDelivery.tenant_id == tenant_id, WebhookDelivery.webhook_id == webhook_id)
 
 
-def _again(delivery: WebhookDelivery, moment: datetime) -> None:
-    delivery.status, delivery.tries, delivery.next_at, delivery.finished_at = "pending", 0, moment, None
+def _again(moment: datetime) -> dict[str, Any]:
+    """Give what is to stand in the row of a delivery that is tried from the start."""
+    return {"status": "pending", "tries": 0, "next_at": moment, "finished_at": None}
 
 
 def _add(

@@ -1,8 +1,11 @@
+import json
+import re
 import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 
 import httpx
 import pytest
@@ -46,6 +49,24 @@ DATASET_INSPECTION = {
 }
 
 
+@cache
+def described():
+    """Every address of the API's description as a pattern, with the methods that it takes."""
+    paths = json.loads((Path(__file__).parents[2] / "docs" / "openapi.json").read_text())["paths"]
+    return [(re.compile(re.sub(r"\\{\w+\\}", "[^/:]+", re.escape(path))), methods) for path, methods in paths.items()]
+
+
+def is_described(answer):
+    """Fail where an answer has a status that the description does not know of."""
+    path, method = answer.url.path, answer.request.method.lower()
+    known = [methods for pattern, methods in described() if pattern.fullmatch(path)]
+    if not known:
+        return
+    taken = [methods[method] for methods in known if method in methods]
+    statuses = {status for each in taken for status in each["responses"]} if taken else {"405"}
+    assert str(answer.status_code) in statuses, f"{method} {path}: {answer.status_code} is not in {sorted(statuses)}"
+
+
 @dataclass
 class Service:
     """The real app under the real server, on a database and a store of its own, without workers."""
@@ -60,7 +81,10 @@ class Service:
 
     def client(self, tenant="alpha", **more):
         key = self.keys[tenant]
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=30, **more)
+        headers = {"Authorization": f"Bearer {key}"}
+        return httpx.Client(
+            base_url=self.url, headers=headers, timeout=30, event_hooks={"response": [is_described]}, **more
+        )
 
     def until(self, condition):
         """Give what a condition gives as soon as that is true."""

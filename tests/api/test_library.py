@@ -94,6 +94,9 @@ def test_names_tags_and_aliases(service, client):
     assert (changed.status_code, changed.json()["name"], changed.json()["alias"]) == (200, "better", "production")
     after = client.get(f"/v1/models/{first}", headers={"If-None-Match": before.headers["ETag"]})
     assert (after.status_code, after.json()["tags"]) == (200, ["a"])
+    for part in ("card", "bom"):
+        known = {"If-None-Match": client.get(f"/v1/models/{first}/{part}").headers["ETag"]}
+        assert client.get(f"/v1/models/{first}/{part}", headers=known).status_code == 304
     client.patch(f"/v1/models/{second}", json={"alias": "production"})
     versions = client.get("/v1/models", params={"name": "better"}).json()["items"]
     assert [one["id"] for one in versions] == [first]

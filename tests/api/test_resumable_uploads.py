@@ -15,7 +15,7 @@ import onnxpress
 from models import Upload
 from onnxpress import client as sdk
 from onnxpress import resumable_upload
-from services import retention, tenants
+from services import resumable_uploads, retention, tenants
 from services.storage import open_store
 from settings import Settings
 
@@ -136,6 +136,17 @@ def test_what_is_wrong_is_told_and_changes_nothing(service, client, stranger):
     assert stranger.head(location, headers=TUS).status_code == 404
     assert offset(client, location) == 0
     assert parts(service) == []
+    client.delete(location, headers=TUS)
+
+
+def test_no_upload_has_pieces_without_end(service, client, monkeypatch):
+    monkeypatch.setattr(resumable_uploads, "MOST_PARTS", 3)
+    location = begin(client)
+    for at in range(3):
+        assert send(client, location, CONTENT[at : at + 1], at).status_code == 204
+    answer = send(client, location, CONTENT[3:4], 3)
+    assert (answer.status_code, answer.json()["code"]) == (409, "too_many_pieces")
+    assert (offset(client, location), len(parts(service))) == (3, 3)
     client.delete(location, headers=TUS)
 
 

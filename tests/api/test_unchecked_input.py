@@ -130,7 +130,34 @@ def test_half_a_character_is_named_where_it_stands(asked, model):
 
 def test_nesting_without_an_end(asked):
     for content in (b"[" * 500_000, b'{"a":' * 150_000, b'{"model": ' + b"[" * 900 + b"]" * 900 + b"}"):
-        assert check(asked.post("/v1/jobs", content=content, headers=JSON)).status_code in {400, 422}
+        assert check(asked.post("/v1/jobs", content=content, headers=JSON)).status_code in {400, 413, 422}
+
+
+@pytest.mark.parametrize(
+    ("before", "each", "after"),
+    [
+        ('{"recipe": "fast", "gates": [', "{}", "]}"),
+        ('{"recipe": {"passes": [', "{}", "]}}"),
+        ('{"recipe": "fast", ', '"k%d": 1', "}"),
+        ('{"recipe": "fast", "target": {"shapes": {', '"k%d": 1', "}}}"),
+    ],
+)
+def test_more_values_than_anybody_needs_are_not_told_wrong_one_by_one(asked, before, each, after):
+    def body(count):
+        return f"{before}{','.join(each % i if '%' in each else each for i in range(count))}{after}".encode()
+
+    over = check(asked.post("/v1/jobs:validate", content=body(50_000), headers=JSON))
+    assert (over.status_code, over.json()["code"]) == (413, "too_large")
+    # Of fewer a hundred are told, and how many there are.
+    told = check(asked.post("/v1/jobs:validate", content=body(4000), headers=JSON)).json()
+    assert len(told["errors"]) == 100
+    assert int(told["detail"].split(" errors in all")[0].split()[-1]) >= 4000
+
+
+def test_who_has_no_key_sends_no_more_than_a_form(asked):
+    form = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
+    answer = httpx.post(asked.base_url.join("/sign-in"), content=b"key=" + b"%41" * 10_000, headers=form)
+    assert answer.status_code == 413
 
 
 @a_few

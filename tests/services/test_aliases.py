@@ -104,6 +104,31 @@ def test_as_many_moves_are_remembered(service):
     assert len(moves) == REMEMBERED_MOVES
 
 
+def test_no_tenant_has_aliases_without_end(service, monkeypatch):
+    monkeypatch.setattr(aliases, "MOST", 2)
+    model = service.ready_model()
+    move(service, model, "first")
+    move(service, model, "second")
+    with pytest.raises(ConflictError) as refused:
+        move(service, model, "third")
+    assert refused.value.exact_code == "too_many_aliases"
+    for name in ("third", "fourth", "fifth"):
+        service.write(lambda session: aliases.take_away(session, TENANT, "second"))
+        move(service, model, name)
+        service.write(lambda session, name=name: aliases.take_away(session, TENANT, name))
+        move(service, model, "second")
+
+    def moves(name):
+        return service.read(lambda session: aliases.history(session, TENANT, name))
+
+    # Of names that no network had any more, the last two were remembered: at the end `second` was one of them.
+    assert [name for name in ("first", "second", "third", "fourth", "fifth") if moves(name)] == [
+        "first",
+        "second",
+        "fifth",
+    ]
+
+
 def test_a_job_takes_the_network_that_has_the_alias(service):
     model = service.ready_model()
     move(service, model)

@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from models import ApiKey
 from services import keys
-from services.errors import NotFoundError, UnauthorizedError
+from services.errors import ConflictError, NotFoundError, UnauthorizedError
 
 from .conftest import TENANT
 
@@ -39,6 +39,22 @@ def test_another_tenant_cannot_revoke(service):
     new = service.write(lambda session: keys.create(session, TENANT, "a", ("read",)))
     with pytest.raises(NotFoundError):
         service.write(lambda session: keys.revoke(session, "other", new.row.id))
+
+
+def test_no_tenant_has_keys_without_end(service, monkeypatch):
+    monkeypatch.setattr(keys, "MOST", 3)
+
+    def make():
+        return service.write(lambda session: keys.create(session, TENANT, "ci", ("read",))).row.id
+
+    first, second, third = (make() for _ in range(3))
+    with pytest.raises(ConflictError) as refused:
+        make()
+    assert refused.value.exact_code == "too_many_keys"
+    # One that has ended makes room.
+    service.write(lambda session: keys.revoke(session, TENANT, second))
+    fourth = make()
+    assert [one.id for one in service.read(lambda session: keys.list_keys(session, TENANT))] == [fourth, third, first]
 
 
 def test_unknown_scopes_are_refused(service):

@@ -5,8 +5,9 @@ import json
 import pytest
 from sqlalchemy import inspect
 
+import engine
 from models import DELIVERY_BYTES, EVENT_BYTES, ROW_BYTES, ArtifactFile, Blob, Job, Model, ModelState, Unit
-from services import artifacts, attempts, catalog, jobs, quotas, unit_kinds
+from services import analyses, artifacts, attempts, catalog, jobs, quotas, unit_kinds, variant_library
 from services.claims import Answer, Result
 from services.errors import AnswerInvalidError, QuotaError
 from services.server_secret import ServerSecret
@@ -141,6 +142,27 @@ def test_what_belongs_to_a_row_counts_with_it(service):
     assert row.row_bytes > texts + (1 + units) * ROW_BYTES + EVENT_BYTES + 1_000
 
 
+def test_what_was_found_out_counts_with_whose_it_is(service):
+    """What of a network could be pruned, and the pieces of the library that its searches have measured."""
+    model = service.ready_model()
+    job = service.submit(service.request(model)).job
+    asked = service.write(lambda session: analyses.start(session, TENANT, model.id, service.settings))
+    found = engine.Prunability(
+        prunable_parameters=0.5, prunable_macs=0.5, parameters=10, macs=10,
+        kinds={}, groups=(), groups_total=0, frozen=(), frozen_total=0,
+    )  # fmt: skip
+    claim, result = service.claim(asked.unit_id), Result(Answer(found))
+    before = stored_bytes(service)
+    assert service.write(lambda session: attempts.finish(session, service.store, claim.unit_id, claim.token, result))
+    assert stored_bytes(service) == before + len(json.dumps(found.model_dump(mode="json")))
+    before, piece = stored_bytes(service), {"figures": "f" * 5_000}
+    for _ in range(2):
+        service.write(
+            lambda session: variant_library.keep(session, session.get_one(Job, job.id), "library", "part", piece)
+        )
+    assert stored_bytes(service) == before + ROW_BYTES + len(json.dumps(piece))
+
+
 def test_what_is_sent_to_webhooks_counts_until_they_go(service):
     policy = Policy.from_settings(Settings(webhook_networks="127.0.0.0/8"))
     before = stored_bytes(service)
@@ -167,6 +189,10 @@ def test_lists_read_none_of_what_is_long(service):
     for listed, long in lists.items():
         row = service.read(lambda session, listed=listed: listed(session, TENANT)[0])
         assert long <= inspect(row).unloaded
+    lineage = service.read(lambda session: catalog.lineage(session, TENANT, model.id))
+    assert all("inspection" in inspect(row).unloaded for row in lineage.descendants)
+    above = service.read(lambda session: catalog.lineage(session, TENANT, lineage.descendants[0].id)).ancestors
+    assert [(row.id, "inspection" in inspect(row).unloaded) for row in above] == [(model.id, True)]
 
 
 def test_a_process_that_was_taken_over_fills_no_row(service):
