@@ -30,7 +30,9 @@ _ESSENTIAL = frozenset(
         *("quantize_static", "quantize_dynamic", "quantize_weights", "float16"),
     }
 )
-_PREPARES = frozenset({"simplify", "fuse"})
+_PREPARES = ("simplify", "fuse")
+# What is as good where there is nothing for it to do.
+_INCIDENTAL = frozenset({"fuse"})
 # Of networks with fewer weights layers are small.
 _LARGE = 5_000_000
 _PRECISIONS = frozenset({"quantize_static", "quantize_dynamic", "quantize_weights", "float16"})
@@ -121,7 +123,7 @@ def make(
 
 def prepared(model: ir.Model, context: Context) -> ir.Model:
     """Give a network as all recipes begin with it: simplified and fused. It is for the caller to verify that nothing moved."""
-    for step in (read_pass({"type": name}) for name in ("simplify", "fuse")):
+    for step in (read_pass({"type": name}) for name in _PREPARES):
         model, _ = work(step, model, context)
     return model
 
@@ -162,7 +164,7 @@ def rest_of(inherited: ir.Model, point: Point, architecture: Architecture) -> Po
 def _steps(architecture: Architecture, point: Point, *, level: Level, train_s: float, seed: int) -> list[Pass]:
     architecture.check(point)
     bodies = recipe_of(point, architecture, train_s=train_s, level=level, seed=seed)
-    return [read_pass(body) for body in bodies if body["type"] not in _PREPARES]
+    return [read_pass(body) for body in bodies[len(_PREPARES) :]]
 
 
 def _run(model: ir.Model, steps: Sequence[Pass], context: Context) -> Candidate:
@@ -176,7 +178,8 @@ def _run(model: ir.Model, steps: Sequence[Pass], context: Context) -> Candidate:
         if isinstance(outcome, Refusal):
             if name in _ESSENTIAL:
                 raise ModelUnsupportedError(f"{name}: {outcome.reason}", node=outcome.node, hint=outcome.hint)
-            left_out.append(f"{name}: {outcome.reason}")
+            if name not in _INCIDENTAL:
+                left_out.append(f"{name}: {outcome.reason}")
         elif name not in _PRECISIONS:
             work_left = macs.total(model)
     return Candidate(model, work_left, tuple(left_out))

@@ -19,7 +19,7 @@ from engine.search.values import Point
 from engine.search.variants import Kind, Variant
 
 # Part of the key: another way to measure is another library.
-LIBRARY_VERSION = "1"
+LIBRARY_VERSION = "2"
 
 # Damages below this are taken for it where damages are interpolated, and their powers towards no change.
 _LEAST_DAMAGE, _TOWARDS_NOTHING = 1e-9, 2.0

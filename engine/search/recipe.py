@@ -11,6 +11,7 @@ LEAST_TRAIN_S = 1.0
 # Of these layers are refitted where candidates are many: more cost time and move the ranking little.
 _FIT_SAMPLES = 256
 _BITS = {"weights8": 8, "weights4": 4}
+_QUANTIZED = frozenset({"static", "dynamic", *_BITS})
 
 
 def recipe_of(
@@ -36,9 +37,17 @@ def recipe_of(
         passes.append({"type": "factorise", "ranks": dict(point.ranks)})
     if train_s >= LEAST_TRAIN_S:
         passes.append({"type": "distill", "seconds": float(train_s), "flip": architecture.space.flip, "seed": seed})
+    if point.precision in _QUANTIZED and _has_heads(point, architecture):
+        # What the runtime has one operator for can no more be cut or trained, as integers cannot.
+        passes.append({"type": "fuse", "attention": True})
     if point.precision != "float32":
         passes.append(_precision(point, careful=level == "full"))
     return tuple({**step, **_options(str(step["type"]), point.options)} for step in passes)
+
+
+def _has_heads(point: Point, architecture: Architecture) -> bool:
+    gone = architecture.gone(point)
+    return any(each.kind == "heads" and not gone.issuperset(each.producers) for each in architecture.groups.values())
 
 
 def _by_what_stays(point: Point, architecture: Architecture) -> dict[str, int]:

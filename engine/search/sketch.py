@@ -43,9 +43,9 @@ class Sketches:
             drop(made, dict(found[name] for name in point.dropped if name in found))
         context = replace(self.context, observe=self._observed)
         for body in recipe_of(point, self.architecture):
-            if body["type"] in PASS_OF.values():
+            if body["type"] in PASS_OF.values() or body.get("attention"):
                 made, outcome = work(read_pass(body), made, context)
-                if isinstance(outcome, Refusal):
+                if isinstance(outcome, Refusal) and body["type"] in PASS_OF.values():
                     raise ModelUnsupportedError(outcome.reason, node=outcome.node)
         return made
 
