@@ -27,6 +27,8 @@ _ATTENTION_EXTRAS = {4: "a past", 5: "an attention bias", 6: "a length of its pa
 _MASK, _QKV = 3, 3
 # Inputs of EmbedLayerNormalization: ids, segments, three tables, scale and offset, mask, positions.
 _SEGMENTS, _WORDS, _POSITIONS, _SEGMENT_ROWS, _SCALE, _OFFSET, _EMBEDDING_MASK, _POSITION_IDS = 1, 2, 3, 4, 5, 6, 7, 8
+# Any number of axes in an equation, as one letter.
+_OPEN = "."
 # In which Split took sizes as an input.
 _SPLIT_OPSET = 13
 
@@ -183,9 +185,10 @@ class _Equation:
         place = 0 if shapes[0] is not None else 1
         shape = cast("tuple[int, ...]", shapes[place])
         equation = text(node, "equation", "").replace(" ", "")
-        if "..." in equation or equation.count("->") != 1:
-            return f"its equation, {equation}, leaves axes open"
-        terms, result = equation.split("->")
+        if equation.count("->") != 1:
+            return f"its equation, {equation}, leaves its result open"
+        # Axes that nobody counts are rows like any others where none has to be reshaped.
+        terms, result = equation.replace("...", _OPEN).split("->")
         labels = terms.split(",")
         weights, activation = labels[place], labels[1 - place]
         if any(len(set(each)) != len(each) for each in (weights, activation, result)):
@@ -196,6 +199,8 @@ class _Equation:
         fits = activation == rows + inner and result == rows + outer and inner and outer
         if not fits or weights not in {inner + outer, outer + inner}:
             return f"its equation, {equation}, is no product with one matrix"
+        if _OPEN in weights or (_OPEN in rows and (len(inner) > 1 or len(outer) > 1)):
+            return f"its equation, {equation}, leaves open how many axes there are"
         sizes = dict(zip(weights, shape, strict=True))
         return cls(
             place,

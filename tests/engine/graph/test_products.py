@@ -63,6 +63,7 @@ CASES = {
         helper.make_node("FusedConv", ["x", "w", "b"], ["y"], "p", domain=CONTRIB, activation="HardSigmoid", activation_params=[0.3, 0.4]), X4, KERNEL,
     ),
     "einsum": (helper.make_node("Einsum", ["x", "w"], ["y"], "p", equation="bsi,ij->bsj"), X3, MATRIX),
+    "einsum of any axes": (helper.make_node("Einsum", ["x", "w"], ["y"], "p", equation="...i,ji->...j"), X3, {"w": _normal(64, H)}),
     "einsum, weights first": (helper.make_node("Einsum", ["w", "x"], ["y"], "p", equation="ji, bsi -> bsj"), X3, {"w": _normal(64, H)}),
     "einsum to heads": (helper.make_node("Einsum", ["x", "w"], ["y"], "p", equation="bsi,ihd->bshd"), X3, {"w": _normal(H, 4, 16)}),
     "einsum from heads": (
@@ -170,7 +171,11 @@ REFUSED = {
     "stacks of matrices": (
         helper.make_node("Einsum", ["x", "w"], ["y"], "p", equation="bsi,bij->bsj"), X3, {"w": _normal(2, H, 64)}, "no product with one matrix",
     ),
-    "an open equation": (helper.make_node("Einsum", ["x", "w"], ["y"], "p", equation="...i,ij->...j"), X3, MATRIX, "leaves axes open"),
+    "an open result": (helper.make_node("Einsum", ["x", "w"], ["y"], "p", equation="bsi,ij"), X3, MATRIX, "leaves its result open"),
+    "heads of open rows": (
+        helper.make_node("Einsum", ["x", "w"], ["y"], "p", equation="...i,ihd->...hd"), X3, {"w": _normal(H, 4, 16)},
+        "leaves open how many axes there are",
+    ),
     "a sum inside": (
         helper.make_node("FusedConv", ["x", "w", "b", "z"], ["y"], "p", domain=CONTRIB, activation="Relu"),
         {**X4, "z": [2, 16, 4, 4]}, KERNEL, "adds another input",
