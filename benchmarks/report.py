@@ -34,8 +34,9 @@ OPENING = """\
 
 Written by `python -m benchmarks.report` from what the benchmarks measured; [how to repeat each](../benchmarks/README.md).
 Speeds are multiples of the fp32 network, measured run by run in turn in one process at one thread and batch 1. Changes of
-quality are in points, paired sample by sample, with a 95 % interval. Peers run with the settings that are named, on the same
-calibration samples.
+quality are in points, paired sample by sample, with a 95 % interval, on samples that took no part: nobody who made a network
+saw them, and nothing was chosen by them. Tables from before that was so say it. Peers run with the settings that are named, on the
+same calibration samples.
 """
 
 
