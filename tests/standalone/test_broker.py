@@ -2,11 +2,11 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
 from standalone import broker, doctor
+from tests import descriptors
 
 
 @pytest.fixture
@@ -25,10 +25,9 @@ def test_the_bundled_server_answers_on_a_private_socket_only(running):
     assert broker.answers(sock)
     assert broker.pid(sock) == process.pid
     assert sock.stat().st_mode & 0o077 == 0
-    fds = Path(f"/proc/{process.pid}/fd")
 
     def sockets():
-        return [link for fd in fds.iterdir() if (link := fd.readlink().name).startswith("socket:")]
+        return [link for link in descriptors.links(process.pid) if link.startswith("socket:")]
 
     # The connections that asked it above are closed when the server comes round to it.
     end = time.monotonic() + 60
