@@ -26,18 +26,27 @@ def paired_rows(left: Array, right: Array, name: str) -> tuple[Floats, Floats]:
     return _rows(left, differing), _rows(right, differing)
 
 
+def _finite(values: Array) -> Floats:
+    return np.nan_to_num(np.asarray(values, np.float64), posinf=0, neginf=0)
+
+
 def _rows(values: Array, differing: list[int]) -> Floats:
-    numbers = np.nan_to_num(np.asarray(values, np.float64), posinf=0, neginf=0)
+    numbers = _finite(values)
     if differing:
         ordered = np.moveaxis(numbers, differing[0], 0)
         return ordered.reshape(len(ordered), int(np.prod(ordered.shape[1:])))
     return numbers.reshape(-1, 1) if numbers.ndim <= 1 else numbers.reshape(-1, numbers.shape[-1])
 
 
+def energy(values: Array) -> float:
+    """Give the energy of what is finite: masked places of an output are infinite in every network."""
+    return float(np.square(_finite(values)).sum())
+
+
 def noise(wanted: Array, found: Array, name: str) -> float:
     """Give the energy of the difference; where the data decide the number of rows, that to each row's nearest."""
     if wanted.shape == found.shape:
-        return float(np.square(np.asarray(found, np.float64) - np.asarray(wanted, np.float64)).sum())
+        return float(np.square(_finite(found) - _finite(wanted)).sum())
     there, back = distances(*paired_rows(wanted, found, name))
     return max(float(np.square(there).sum()), float(np.square(back).sum()))
 

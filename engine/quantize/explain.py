@@ -89,7 +89,7 @@ class Compared:
             for at, found in enumerate(self._said(self.after, {new for _, new in pairs.values()}, feeds)):
                 for node, (name, new) in pairs.items():
                     reference = np.asarray(wanted[name][at], np.float64)
-                    signal[node] += float(np.square(reference).sum())
+                    signal[node] += row_sets.energy(reference)
                     noise[node] += row_sets.noise(reference, found[new], name)
         finally:
             folder.close()

@@ -18,7 +18,7 @@ from engine.graph.linear import node_name
 from engine.graph.names import require_nodes
 from engine.graph.quantized import first_quantized, is_quantized
 from engine.quantize.half_convolutions import suit_cuda
-from engine.report.detail_parts import LeftAlone, left_alone
+from engine.report.detail_parts import LeftAlone, counted, left_alone
 from engine.report.quantization_details import Float16Details
 from engine.report.values import Change, Refusal
 
@@ -164,7 +164,8 @@ def _store(model: ir.Model, settings: Float16Settings) -> Change | Refusal:
             reason="No weights can be stored in 16 bits" + (f": {next(iter(stays.values()))}." if stays else "."),
         )
     return Change(
-        summary=f"{done} weights are stored as {settings.dtype} and widened to float32 when the network is loaded.",
+        summary=f"{counted(done, 'weight')} {'is' if done == 1 else 'are'} stored as {settings.dtype} and widened to float32 when the"
+        " network is loaded.",
         details=Float16Details(
             dtype=settings.dtype,
             compute="float32",

@@ -98,7 +98,7 @@ class OutputFidelity:
             with self._working():
                 found = session.run(feed)
                 for name, array in wanted.items():
-                    signal[name] = signal.get(name, 0.0) + float(np.square(array, dtype=np.float64).sum())
+                    signal[name] = signal.get(name, 0.0) + row_sets.energy(array)
                     noise[name] = noise.get(name, 0.0) + row_sets.noise(array, found[name], name)
         shares = [noise[name] / signal[name] if signal[name] > 0 else float(noise[name] > 0) for name in signal]
         mean = float(np.average(shares, weights=[self._weights.get(name, 1.0) for name in signal]))

@@ -100,7 +100,7 @@ class _Measuring:
                 break
             found = self._run(feed, number)
             noise.append(sum(row_sets.noise(array, found[name], name) for name, array in reference.items()))
-        return np.asarray(noise, np.float64), sum(float(np.square(array).sum()) for array in reference.values())
+        return np.asarray(noise, np.float64), sum(row_sets.energy(array) for array in reference.values())
 
     def _run(self, feed: Feed, rounded: int | None) -> dict[str, npt.NDArray[np.float64]]:
         on = np.zeros(self.layers, np.bool_)

@@ -28,6 +28,18 @@ _WORTHWHILE_GAIN = 0.01
 # Products of activations in integers cost fidelity, so they have to give more.
 _PRODUCTS_GAIN = 0.04
 _FEEDS = 4
+_GIVES_SEQUENCES = frozenset(
+    {
+        "Optional",
+        "SequenceConstruct",
+        "SequenceEmpty",
+        "SequenceErase",
+        "SequenceInsert",
+        "SequenceMap",
+        "SplitToSequence",
+    }
+)
+_HANDS_ON = frozenset({"Identity", "If", "Loop"})
 
 
 @dataclass(frozen=True)
@@ -159,6 +171,18 @@ def _infer_shapes(model: ir.Model) -> None:
         declared = Declaration.of(model)
         common_passes.ShapeInferencePass(check_type=False, strict_mode=False)(undeclared(model))
         declared.restore(model)
+        _untype_sequences(model)
+
+
+def _untype_sequences(model: ir.Model) -> None:
+    """Take back what was noted of sequences of tensors: the type of one of them, which is not theirs."""
+    sequences: set[ir.Value] = set()
+    for node in model.graph.all_nodes():
+        passes_on = node.op_type in _HANDS_ON and not sequences.isdisjoint(node.inputs)
+        for value in node.outputs:
+            if node.op_type in _GIVES_SEQUENCES or passes_on:
+                value.type = value.shape = None
+                sequences.add(value)
 
 
 def shared_across_layouts(plan: StaticPlan) -> frozenset[str]:

@@ -241,3 +241,44 @@ def test_shapes_that_only_the_declaration_contradicts_are_a_warning(tmp_path):
     onnx.save(_model(wrong, [_VALUE("y", TensorProto.FLOAT, ["n", 7])], weights, inputs=inputs), path)
     with pytest.raises(ModelInvalidError, match="contradict each other"):
         inspect_model(path)
+
+
+_SEQUENCES = (
+    helper.make_node("SequenceConstruct", ["x", "x"], ["two"]),
+    helper.make_node("Identity", ["two"], ["same"]),
+    helper.make_node("ConcatFromSequence", ["same"], ["h"], axis=-1),
+    helper.make_node("MatMul", ["h", "w"], ["y"], "product"),
+)
+_RANDOM = (
+    helper.make_node("Concat", ["x", "x"], ["two"], axis=-1),
+    helper.make_node("RandomNormalLike", ["two"], ["h"]),
+    helper.make_node("MatMul", ["h", "w"], ["y"], "product"),
+)
+_MASKED = (
+    helper.make_node("Concat", ["x", "x"], ["h"], axis=-1),
+    helper.make_node("MatMul", ["h", "w"], ["p"], "product"),
+    helper.make_node("Greater", ["x", "zero"], ["kept"]),
+    helper.make_node("Where", ["kept", "p", "none"], ["y"]),
+)
+
+
+@pytest.mark.usefixtures("short_measurements")
+@pytest.mark.parametrize(
+    "nodes", [_SEQUENCES, _RANDOM, _MASKED], ids=["sequences", "random numbers", "infinite places"]
+)
+def test_integers_are_planned_beside_what_is_no_plain_tensor(workspace, nodes, capfd):
+    """Sequences have no shape, random numbers no kernel that repeats them, and masked places no size."""
+    random = np.random.default_rng(0)
+    weights = {
+        "w": random.normal(size=(128, 64)).astype(np.float32) / 11,
+        "zero": np.float32(0),
+        "none": np.float32(-np.inf),
+    }
+    inputs = [_VALUE("x", TensorProto.FLOAT, ["n", 64])]
+    network = _model(nodes, [_VALUE("y", TensorProto.FLOAT, ["n", 64])], weights, inputs=inputs)
+    folder = workspace(network.SerializeToString(), x=random.normal(size=(48, 64)).astype(np.float32))
+    recipe = {"recipe": {"passes": [{"type": "quantize_static"}], "exact": True}}
+    probe = Memory(peak_rss_bytes=1, load_ms=1, first_run_ms=1)
+    report = run(Compress.model_validate(recipe), folder, lambda _event: None, probe=lambda *_: probe)
+    assert report.steps[0].status == "applied", report.steps[0].refusal
+    assert capfd.readouterr().err == ""

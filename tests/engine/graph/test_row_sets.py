@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import VerificationFailedError
 from engine.graph.endings import endings
-from engine.graph.row_sets import distances, noise, paired_rows
+from engine.graph.row_sets import distances, energy, noise, paired_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "measure"))
 import judged_networks
@@ -33,6 +33,13 @@ def test_a_row_that_is_gone_is_as_far_as_its_nearest():
 
 def test_equal_shapes_are_compared_number_by_number():
     assert noise(ROWS, ROWS[::-1].copy(), "y") == pytest.approx(np.square(ROWS - ROWS[::-1]).sum())
+
+
+def test_what_is_infinite_in_both_is_no_noise():
+    masked = np.where(ROWS > 0, ROWS, -np.inf)
+    assert noise(masked, masked, "y") == 0
+    nothing = np.where(np.isinf(masked), masked, 0.0)
+    assert noise(masked, nothing, "y") == energy(masked) == pytest.approx(np.square(ROWS[ROWS > 0]).sum())
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
