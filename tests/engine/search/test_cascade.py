@@ -16,6 +16,7 @@ from engine.search.clock import Clock
 from engine.search.feasibility import Original
 from engine.search.ledger import Ledger, in_float
 from engine.search.library import DamagePart, TimesPart
+from engine.search.story import tell_story
 from engine.search.structure import structure_of
 from engine.search.task import Task, key_of
 from engine.search.terms import Timed, Times
@@ -374,6 +375,16 @@ def test_a_network_that_cannot_be_read_ends_in_words_and_another_part_does_not(w
     with pytest.raises(ModelUnsupportedError, match="cannot be searched"):
         turn({"structure": {}})
     assert isinstance(turn({**whole.pieces, whole.parts[-1]: {}}), TryProposals)
+
+
+def test_a_budget_that_is_gone_before_the_network_was_read_ends_with_the_original(whole):
+    gone = Clock(310.0, 1, 300.0, trains=True)
+    turn = next_turn(whole.task, parts=whole.parts, pieces={"structure": {}}, told=[], clock=gone)
+    assert isinstance(turn, Finish)
+    assert turn.trial is None
+    story = tell_story(whole.task, [], chosen=None, stopped=turn.because, seconds=310.0, met=True)
+    assert "The time was used up" in story.stopped
+    assert (story.story, story.front) == ((), ())
 
 
 def test_parts_that_the_goal_needs_come_first():
