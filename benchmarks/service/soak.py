@@ -5,8 +5,8 @@
 Starts the embedded service. In each round a network is uploaded, a job made of it and read in every way, and each third job
 cancelled; before the next round, when nothing works, all processes are looked at. The first tenth warms up; the second is held
 against the last. Ends with code 1 where one has grown by more than a twentieth and 4 MB, or has more than two descriptors more. Those
-of SQLite do not count among them, but may be four more: two of a worker's threads read, and each keeps a connection (the file and its
-write-ahead log) from the first time on that both read at the same moment.
+of SQLite do not count among them, but may be two more: two of a worker's threads read, and from the first time on that both do so at the
+same moment there is a connection for each (the file and its write-ahead log).
 """
 
 import argparse
@@ -37,7 +37,7 @@ CANCELLED = 3
 PATIENCE_S = 600.0
 GROWTH = 0.05
 SLACK_BYTES = 4_000_000
-MORE_DESCRIPTORS, MORE_OF_DATABASE = 2, 4
+MORE_DESCRIPTORS, MORE_OF_DATABASE = 2, 2
 DATABASE = "onnxpress.db"
 
 

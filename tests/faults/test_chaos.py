@@ -26,6 +26,8 @@ from .conftest import PATIENCE_S, STACKS, TENANT
 
 pytestmark = pytest.mark.parametrize("stack", STACKS, indirect=True)
 _LOOK_S = 0.1
+# A long run that is cut off has told how far it came.
+_TOLD_EVERY = 10
 _UNIT = re.compile(r"/(unt_\w+)/")
 # The service tries again after so many crashes of a job's own process: whoever kills more often is to blame.
 _MOST_CRASHES = 2
@@ -47,7 +49,7 @@ class Pace:
 SHORT = Pace(workers=1, waiting=1, pause_s=4.0)
 FAST = Pace(workers=2, waiting=4, pause_s=1.5)
 # For many jobs: somebody always has one to begin with, and acts come when they are due.
-MANY = Pace(workers=max(2, (os.cpu_count() or 2) // 4), waiting=16, pause_s=0.5, compresses=16)
+MANY = Pace(workers=max(2, len(os.sched_getaffinity(0)) // 4), waiting=16, pause_s=0.5, compresses=16)
 
 
 class Chaos:
@@ -87,9 +89,14 @@ class Chaos:
             with contextlib.suppress(psutil.NoSuchProcess, IndexError):
                 act()
                 self.done[act.__name__] += 1
+                self.tell()
             self.wake()
             time.sleep(self.random.uniform(0, self.pace.pause_s))
         self.wake(at_once=True)
+
+    def tell(self):
+        if self.done.total() % _TOLD_EVERY == 0:
+            sys.stderr.write(f"{len(self.ids)} jobs, {self.kills} kills: {dict(self.done)}\n")
 
     def submit(self):
         with self.system.database.reading() as session:

@@ -4,6 +4,7 @@ import os
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from sqlalchemy import insert, select, text
@@ -11,6 +12,30 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from models import Tenant
 from services import db, keys
+
+
+def test_threads_that_read_at_the_same_moment_have_a_connection_each_and_there_are_no_more(service):
+    if not service.database.is_sqlite:
+        pytest.skip("connections are told by the file that they open")
+    together, file = threading.Barrier(2), str(service.database.url.database)
+
+    def read(_):
+        with service.database.reading() as session:
+            session.scalars(select(Tenant)).all()
+            together.wait()
+
+    def opened():
+        links = [
+            str(descriptor.readlink()) for descriptor in Path("/proc/self/fd").iterdir() if descriptor.is_symlink()
+        ]
+        return links.count(file), links.count(f"{file}-wal")
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(read, range(2)))
+        before = opened()
+        for _ in range(10):
+            list(pool.map(read, range(2)))
+        assert opened() == before >= (2, 2)
 
 
 def test_messages_are_sent_after_the_commit_and_dropped_on_rollback(service):
