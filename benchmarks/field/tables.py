@@ -31,7 +31,12 @@ _LIKE: Mapping[str, Sequence[str]] = {
     "weights": (),
 }
 # Steps before the one that a recipe is about, where there was nothing to do for them.
-_PREPARES = ("fuse refused", "simplify refused: The network is as simple as it gets")
+_PREPARES = (
+    "fuse refused",
+    "simplify refused: The network is as simple as it gets",
+    "simplify refused: Nothing is gained",
+    "simplify refused: The file grew",
+)
 # Where its column holds all that came before in the same table.
 _AS_ABOVE = "as above"
 _CLOCKS = {
@@ -101,7 +106,7 @@ class Measured:
 
     def _peer(self, other: Result) -> str:
         setting = other.setting.removeprefix("static ")
-        if other.bytes is None:
+        if other.problem is not None:
             return f"{setting}: {other.problem}"
         parts = [self._smaller(other), _speed(other), self._quality(other, unit=False)]
         return f"{setting}: {', '.join(part.strip() for part in parts if part)}"

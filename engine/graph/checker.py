@@ -31,6 +31,31 @@ def check(network: Path | bytes, *, infer: bool) -> str | None:
     return None
 
 
+def blames_original(network: Path, original: Path, *, infer: bool) -> bool:
+    """Say of a network that `check` complains about whether its original is to blame; `infer`: as there, of the original.
+
+    It is where it is complained about too, and where the network only keeps what it declares of its outputs: what the
+    original computes of a shape may be a constant by now, and only a constant is seen to contradict a declaration.
+    """
+    if check(original, infer=infer) is not None:
+        return True
+    structure = _structure(network)
+    if _declared(structure) != _declared(_structure(original)):
+        return False
+    for value in structure.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    _cut_large(structure)
+    try:
+        onnx.shape_inference.infer_shapes(structure, check_type=True, strict_mode=True)
+    except onnx.shape_inference.InferenceError:
+        return False
+    return True
+
+
+def _declared(structure: onnx.ModelProto) -> dict[str, bytes]:
+    return {value.name: value.type.tensor_type.shape.SerializeToString() for value in structure.graph.output}
+
+
 def _check_declared(network: Path | bytes, *, infer: bool) -> None:
     try:
         onnx.checker.check_model(str(network) if isinstance(network, Path) else network, full_check=infer)

@@ -143,11 +143,13 @@ def _refuse_moved(found: Agreement) -> None:
 def valid(path: Path, original: Path | None = None) -> None:
     """Raise VerificationFailedError unless onnx's checker, and shape inference where it knows all operators, accept a file.
 
-    `original`: where its own declared shapes are wrong, the file's may be too.
+    `original`: where shapes that it declares itself are wrong, the file's may be too.
     """
     try:
         complaint = checker.check(path, infer=_known(path))
-        if complaint is None or (original is not None and checker.check(original, infer=_known(original)) is not None):
+        if complaint is None:
+            return
+        if original is not None and checker.blames_original(path, original, infer=_known(original)):
             return
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         complaint = str(error)

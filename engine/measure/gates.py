@@ -11,14 +11,12 @@ from math import ceil, log
 
 from engine.gate import LOWER_IS_BETTER, TASK_METRICS, Gate
 from engine.measure.intervals import one_sided, rescale, rescale_ratio, tango
-from engine.report.counted_time import counted
+from engine.report.counted_time import BY_WALL_ALONE, counted
 from engine.report.values import GateResult, LatencyComparison, MemoryComparison, Quality, Size, Verdict
 from engine.report.wording import gate_value
 
 # The least that an interval of a median can be made of: the true one lies between the extremes of six in 97 of 100 cases.
 FEWEST_RUNS = 6
-# A disturbed clock that no other one confirms decides where the effect is so many times as large as all that is not known.
-_ALONE = 3.0
 _QUANTILES = {"latency_p50": 0.5, "latency_p90": 0.9, "latency_p95": 0.95, "latency_p99": 0.99}
 
 
@@ -121,7 +119,7 @@ def _held(gate: Gate, measured: _Measured | None, costs: Costs, named: str) -> G
         return GateResult(gate=gate, measured=None, bound=None, outcome="inconclusive", reason=reason)
     at_least = gate.rule == "min"
     unfavourable, favourable = (measured.low, measured.high) if at_least else (measured.high, measured.low)
-    value, allowed, at_worst = _told_apart(gate, measured.value, gate.value, unfavourable)
+    value, allowed, at_worst = _told_apart(gate, measured.value, unfavourable)
     limit = f"{'at least' if at_least else 'at most'} {allowed}"
     said = f"{_subject(gate, costs)}{named} is {value}{measured.how}, allowed is {limit}"
     sure = f"with {100 * gate.confidence:g} % confidence it is {_worse(at_least)} {at_worst}"
@@ -145,10 +143,13 @@ def _held(gate: Gate, measured: _Measured | None, costs: Costs, named: str) -> G
     )
 
 
-def _told_apart(gate: Gate, *values: float) -> list[str]:
-    """Write values of a gate in its unit; where that hides a difference that decides, in full."""
+def _told_apart(gate: Gate, measured: float, unfavourable: float) -> list[str]:
+    """Write what was measured, the limit and the bound in the gate's unit; where that hides a difference that decides, in full."""
+    values = (measured, gate.value, unfavourable)
     told = [gate_value(gate.metric, gate.rule, value) for value in values]
-    return told if len(set(told)) == len(set(values)) else [f"{value:.9g}" for value in values]
+    # What was measured and its bound may read the same: each is held against the limit.
+    apart = all((text == told[1]) == (value == gate.value) for text, value in zip(told, values, strict=True))
+    return told if apart else [f"{value:.9g}" for value in values]
 
 
 def _worse(at_least: bool) -> str:
@@ -250,7 +251,7 @@ def _of_disturbed(gate: Gate, latency: LatencyComparison, statistic: str, doubt:
         high = rescale_ratio(value, latency.compressed.intervals[statistic], gate.confidence, upper=True)
         return _Measured(value, 0.0, high * max(floor.high, 1.0), doubt, disturbed)
     time = counted(latency)
-    read, margin = [(latency.ratios[statistic], floor)], _ALONE
+    read, margin = [(latency.ratios[statistic], floor)], BY_WALL_ALONE
     if time.clock == "cpu":
         # The processor's clock was only read for p50. It has a say about tails too: they are tails of the same work.
         read, margin = [*read, (time.ratio, time.noise)], 1.0

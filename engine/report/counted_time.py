@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from engine.report.values import Clock, Interval, LatencyComparison, Ratio
 
+# A disturbed clock that no other one confirms decides where the effect is so many times as large as all that is not known.
+BY_WALL_ALONE = 3.0
+
 
 @dataclass(frozen=True)
 class CountedTime:
@@ -59,3 +62,17 @@ def counted(latency: LatencyComparison) -> CountedTime:
     if latency.counts == "wall" or cpu is None:
         return CountedTime("wall", latency.ratios["p50"], latency.noise_floor, latency.stable)
     return CountedTime("cpu", cpu, latency.cpu_noise_floor or Interval(low=1.0, high=1.0), quiet=False)
+
+
+def far_faster(latency: LatencyComparison) -> bool:
+    """Say whether p50 on a busy machine is below the original's by so much that its noise is nothing beside it, as gates do."""
+    time = counted(latency)
+    read = [(latency.ratios["p50"], latency.noise_floor)]
+    read += [(time.ratio, time.noise)] if time.clock == "cpu" else []
+    margin = 1.0 if time.clock == "cpu" else BY_WALL_ALONE
+
+    def highest(ratio: Ratio, noise: Interval) -> float:
+        beyond: float = (ratio.interval.high * max(noise.high, 1.0) / ratio.value) ** margin
+        return ratio.value * beyond
+
+    return all(highest(ratio, noise) < min(1.0, noise.low) for ratio, noise in read)

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engine import Compress, run
 from engine.errors import ModelInvalidError, VerificationFailedError
-from engine.graph import io, simplify, verify
+from engine.graph import checker, io, simplify, verify
 from engine.graph.declaration import Declaration, contradictions
 from engine.graph.validate import inspect_model
 from engine.passes.float16 import Float16
@@ -282,3 +282,26 @@ def test_integers_are_planned_beside_what_is_no_plain_tensor(workspace, nodes, c
     report = run(Compress.model_validate(recipe), folder, lambda _event: None, probe=lambda *_: probe)
     assert report.steps[0].status == "applied", report.steps[0].refusal
     assert capfd.readouterr().err == ""
+
+
+def test_a_constant_that_contradicts_the_authors_declaration_is_no_fault_of_the_step(tmp_path):
+    """The original computes the shape, of which not even the length is known before a run: nobody sees there what is wrong."""
+    wanted, all_but_one = np.array([-1, 1, 10, 5]), np.array([True, True, True, False])
+    reshape = helper.make_node("Reshape", ["x", "shape"], ["y"])
+    computed = [helper.make_node("Compress", ["wanted", "all_but_one"], ["shape"], axis=0), reshape]
+
+    def saved(name, nodes, weights, declared):
+        path = tmp_path / f"{name}.onnx"
+        inputs = [_VALUE("x", TensorProto.FLOAT, ["n", 10])]
+        onnx.save(_model(nodes, [_VALUE("y", TensorProto.FLOAT, declared)], weights, inputs=inputs), path)
+        return path
+
+    original = saved("original", computed, {"wanted": wanted, "all_but_one": all_but_one}, ["n", 10])
+    assert checker.check(original, infer=True) is None
+    folded = saved("folded", [reshape], {"shape": wanted[:3]}, ["n", 10])
+    assert checker.check(folded, infer=True) is not None
+    verify.valid(folded, original)
+    # What a step declares itself is its own fault.
+    other = saved("other", [reshape], {"shape": wanted[:3]}, ["n", 7])
+    with pytest.raises(VerificationFailedError, match="not valid"):
+        verify.valid(other, original)

@@ -96,6 +96,17 @@ def test_a_reason_has_its_units_and_hides_no_difference():
     assert judge(gate("size_bytes", "max", 123_450), [], size).reason == said
 
 
+def test_a_value_and_its_bound_may_read_the_same():
+    found = mse(0.0, 0.0001).model_copy(
+        update={"metric": "sqnr_db", "compressed": 1.331842, "compressed_interval": Interval(low=1.3299, high=1.3341)}
+    )
+    result = judge(gate("sqnr_db", "min", 20.0), [found], NONE)
+    assert result.reason == "sqnr_db is 1.3 dB, allowed is at least 20 dB"
+    # Against the limit each is told apart.
+    result = judge(gate("sqnr_db", "min", 1.34), [found], NONE)
+    assert result.reason == "sqnr_db is 1.331842, allowed is at least 1.34"
+
+
 def test_for_errors_a_drop_is_a_rise():
     assert judge(gate("mse", "max_drop", 0.1), [mse(0.05, 0.04)], NONE).outcome == "pass"
     assert judge(gate("mse", "max_drop", 0.1), [mse(0.05, 0.2)], NONE).outcome == "inconclusive"

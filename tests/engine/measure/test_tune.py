@@ -21,17 +21,17 @@ LIMITS = {"max_seconds": 1, "max_threads": 4}
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Give the times: `clock(milliseconds of options, noise of the second default)`."""
+    """Give the times: `clock(milliseconds of options, noise of the second default, whether others took the cores)`."""
     rounds = []
 
-    def set_to(cost, noise=0.0):
+    def set_to(cost, noise=0.0, *, busy=False):
         def take_turns(sessions, _feeds, **_more):
             rounds.append(list(sessions))
             random = np.random.default_rng(len(rounds))
             options = [getattr(each, "options", None) for each in sessions.values()]
             wall = np.array([cost(each, len(rounds)) + random.uniform(0, 1e-3, 60) for each in options])
             wall[1] *= 1 + noise
-            return Turns(tuple(sessions), wall, wall, np.zeros(wall.shape, bool))
+            return Turns(tuple(sessions), wall, wall, np.full(wall.shape, busy))
 
         original = tune_module.session
 
@@ -75,6 +75,19 @@ def test_a_gain_within_the_noise_or_too_small_to_matter_is_none(convolutions, cl
     assert find_options(convolutions(1), [FEED], Target(), **LIMITS).chosen is None
     clock(lambda options, _round: 2.0 if options.threads == 1 else 1.94, noise=-0.045)
     assert find_options(convolutions(1), [FEED], Target(), **LIMITS).chosen is None
+
+
+def test_a_busy_machine_hides_a_small_gain_and_not_a_large_one(convolutions, clock):
+    clock(lambda options, _round: 2.0 if options.threads == 1 else 1.1, noise=0.03, busy=True)
+    found = find_options(convolutions(1), [FEED], Target(), **LIMITS)
+    assert not any(trial.stable for trial in found.trials)
+    assert found.chosen.threads > 1
+    assert found.gain.value == pytest.approx(0.55, rel=0.01)
+    assert "measured on a busy machine" in found.reason
+    clock(lambda options, _round: 2.0 if options.threads == 1 else 1.9, noise=0.03, busy=True)
+    found = find_options(convolutions(1), [FEED], Target(), **LIMITS)
+    assert found.chosen is None
+    assert "beyond noise" in found.reason
 
 
 def test_luck_is_not_repeated(convolutions, clock):
