@@ -67,7 +67,12 @@ class Architecture:
 
     @classmethod
     def of(cls, model: ir.Model, space: Space, target: Target, *, has_data: bool = True) -> "Architecture":
-        """Read a network that is simplified and fused; a precision that it cannot have is not among its points."""
+        """Read a network that is simplified and fused; a precision that it cannot have is not among its points.
+
+        Without data nothing is cut: random inputs do not say what may go, and nothing could be refitted.
+        """
+        if not has_data:
+            space = space.model_copy(update={"widths": (1.0,), "drop_blocks": False, "ranks": ()})
         found = anatomy.read(model, space, target)
         precisions = tuple(each for each in space.precisions if not objection_to(each, model, has_data=has_data))
         return cls(

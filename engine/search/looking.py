@@ -261,10 +261,10 @@ class Looking:
 
 
 def new_ones(proposals: Sequence[Proposal], tried: Sequence[Point]) -> list[Proposal]:
-    """Leave out points that were tried, and all but the first of equal ones."""
+    """Leave out points that were tried, all but the first of equal ones, and the network as it is, but where it is measured by itself."""
     seen, kept = {key_of(point) for point in tried}, list[Proposal]()
     for each in proposals:
-        if key_of(each.point) not in seen:
+        if key_of(each.point) not in seen and (each.point != Point() or each.stage == "single"):
             seen.add(key_of(each.point))
             kept.append(each)
     return kept
