@@ -135,7 +135,12 @@ class Chaos:
         worker = self.random.choice(self.system.workers)
         os.kill(worker.pid, signal.SIGTERM)
         self.system.start_worker()
-        worker.wait(PATIENCE_S)
+        end = time.monotonic() + PATIENCE_S
+        while worker.poll() is None:
+            # One of its pool processes may stand still, and it waits for that one.
+            self.wake()
+            assert time.monotonic() < end, self.system.log()
+            time.sleep(_LOOK_S)
         self.system.workers.remove(worker)
 
     def stop(self):
