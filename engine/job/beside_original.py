@@ -31,6 +31,7 @@ from engine.job.frame import Frame
 from engine.job.learners import Learners
 from engine.job.loading import loading
 from engine.job.timing import Speeds, Timing
+from engine.job.unsteady import is_unsteady
 from engine.job.workbench import Workbench, open_network, run_bytes
 from engine.job.workspace import copy_network
 from engine.measure.byte_account import byte_account
@@ -152,10 +153,17 @@ class BesideOriginal:
         self._feeds = self._latency_feeds()
 
     def _check_baseline(self, original: Session | Pieces, select: Evaluator) -> None:
-        """Say before the work what speaks against the original or its data; made-up samples show nothing."""
-        if self._parts.told is None or self._in_pieces:
+        """Say before the work what speaks against the original or its data; made-up samples show little."""
+        if self._in_pieces:
             return
-        for text in check_baseline(original, select, self._parts.select, io.load(self._frame.model), self._untimed):
+        model = io.load(self._frame.model)
+        with self._frame.lock.working():
+            unsteady = is_unsteady(original, model, self._feeds[0])
+        if unsteady is not None:
+            self._warn(unsteady)
+        if self._parts.told is None:
+            return
+        for text in check_baseline(original, select, self._parts.select, model, self._untimed):
             self._warn(text)
 
     def _warn(self, text: str) -> None:

@@ -26,6 +26,7 @@ from engine.prune.importance import Importance, Seen, observe, scores
 from engine.prune.reconstruct import repair
 from engine.prune.refittable import refittable
 from engine.prune.widths import Cuts, by_name, kernel_step, require_reached
+from engine.report.detail_parts import counted
 from engine.report.pruning_details import (
     ChannelGroup,
     FrozenChannels,
@@ -109,7 +110,9 @@ def prune(model: ir.Model, settings: ChannelSettings, context: Context) -> Chang
     details = _details(work, pruned, tried, compared)
     model.graph = pruned.model.graph
     taken = sum(layer.taken for layer in pruned.refits)
-    repaired = f" {taken} layers were refitted to make up for it." if taken else ""
+    repaired = (
+        f" {counted(taken, 'layer')} {'was' if taken == 1 else 'were'} refitted to make up for it." if taken else ""
+    )
     macs_left = details.macs_after / max(1, details.macs_before)
     bytes_left = details.weight_bytes_after / max(1, details.weight_bytes_before)
     return Change(

@@ -19,6 +19,7 @@ from engine.graph.activations import affordable_batch
 from engine.graph.walk import DISK_BYTES, Walk
 from engine.measure.acceptance import quality_drop
 from engine.prune.refittable import Normalisation, Refittable, Rows, refittable, residual
+from engine.report.detail_parts import counted
 from engine.report.pruning_details import ReconstructDetails, RefittedLayer
 from engine.report.values import Change, Refusal
 from engine.solve.gram import Gram, Moments
@@ -374,7 +375,7 @@ def reconstruct(
             code="no_gain", reason=f"The refitted network loses {after:.4g}, the network before {before:.4g}."
         )
     return Change(
-        summary=f"{len(taken)} of {len(refits)} layers were refitted towards the original's.",
+        summary=f"{len(taken)} of {counted(len(refits), 'layer')} {'was' if len(taken) == 1 else 'were'} refitted towards the original's.",
         details=ReconstructDetails(layers=tuple(refits), drop_before=before, drop_after=after),
         repair=True,
     )

@@ -140,3 +140,30 @@ def test_columns_that_were_not_standardised(told):
     label = np.where(np.abs(x[:, 0] - x[:, 1]) < 0.05, 1, np.where(x[:, 0] > x[:, 1], 0, 2))
     said = told(columns(), x=(x * [20, 900] + [300, 4000]).astype(np.float32), label=label)
     assert "standardised, each column to mean 0 and deviation 1" in said
+
+
+@pytest.mark.parametrize(
+    ("draws", "random"),
+    [
+        ([helper.make_node("RandomNormalLike", ["x"], ["noise"], "noise")], True),
+        ([helper.make_node("Dropout", ["x", "half", "yes"], ["noise"], "noise")], True),
+        ([helper.make_node("Dropout", ["x", "half", "no"], ["noise"], "noise")], False),
+    ],
+    ids=["drawn", "dropped", "kept"],
+)
+def test_a_network_that_draws_random_numbers_is_told_of(draws, random, told):
+    nodes = [
+        *draws,
+        helper.make_node("Add", ["x", "noise"], ["h"], "sum"),
+        helper.make_node("MatMul", ["h", "w"], ["y"], "last"),
+    ]
+    weights = {"w": np.eye(8, dtype=np.float32), "half": np.float32(0.5), "yes": True, "no": False}
+    graph = helper.make_graph(
+        nodes, "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)])
+    said = told(model.SerializeToString(), x=np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32))
+    assert (f"its {draws[0].op_type} `noise` draws random numbers" in said) == random
