@@ -16,6 +16,8 @@ from engine.target import Target
 
 # Shapes of fewer nodes say too little of the whole.
 _LEAST_KNOWN = 0.8
+# Of a word, however long: what ONNX Runtime holds of it beside its letters.
+_STRING_BYTES = 32
 # Outputs of these are the input's bytes under another shape.
 _SAME_BYTES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 
@@ -97,4 +99,5 @@ def _bytes(value: ir.Value, found: Sizes) -> int:
     kind = found.types.get(str(value.name))
     if shape is None or kind is None:
         return 0
-    return math.ceil(math.prod(shape) * ir.DataType(kind).itemsize)
+    item = _STRING_BYTES if kind == ir.DataType.STRING else ir.DataType(kind).itemsize
+    return math.ceil(math.prod(shape) * item)

@@ -198,9 +198,21 @@ def _onnxslim(model: ir.Model) -> ir.Model:
 
 def _slim(model: ir.Model, *, infer_shapes: bool = True) -> ir.Model:
     serialized = ir.to_proto(model)
+    declared = [each.SerializeToString() for each in serialized.graph.input]
     with _library():
         slimmed = slim(serialized, infer_shapes=infer_shapes)
+    _keep_inputs(slimmed, declared)
     return ir.from_proto(slimmed)
+
+
+def _keep_inputs(model: onnx.ModelProto, declared: Sequence[bytes]) -> None:
+    """Put inputs that nothing reads back in their places: whoever runs the network gives them."""
+    inputs = [onnx.ValueInfoProto.FromString(each) for each in declared]
+    kept = {each.name for each in model.graph.input}
+    if any(each.name not in kept for each in inputs):
+        stored = {tensor.name for tensor in model.graph.initializer}
+        del model.graph.input[:]
+        model.graph.input.extend(each for each in inputs if each.name not in stored)
 
 
 def _fold_batch_norms(model: ir.Model) -> ir.Model:

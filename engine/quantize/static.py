@@ -105,7 +105,7 @@ def check(model: ir.Model, settings: StaticSettings) -> Refusal | None:
         node, reason = next(iter(_told(plan, settings).items()))
         return Refusal(
             code="not_applicable",
-            reason=f"No layer can be quantized; the first, `{node}`, because {reason}.",
+            reason=f"No layer can be quantized; the first, `{node}`, stays in float because {reason}.",
             node=node,
         )
     inner = next(subgraph_layers(model), None)

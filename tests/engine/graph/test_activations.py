@@ -95,3 +95,18 @@ def test_what_shapes_do_not_tell_is_measured():
     expected = MEBIBYTE // (2 * 5 * 1024)
     assert 0.9 * expected <= affordable_batch(model, samples, 1000, budget=MEBIBYTE, target=Target()) <= expected
     assert affordable_batch(model, samples, 1000, budget=MEBIBYTE) == MEBIBYTE // 4096
+
+
+def test_words_inside_have_a_size_too():
+    names = {"keys_int64s": [0, 1], "values_strings": ["a", "b"], "default_string": "c"}
+    numbers = {"keys_strings": ["a", "b"], "values_floats": [1.0, 2.0], "default_float": 0.0}
+    nodes = [
+        helper.make_node("Cast", ["x"], ["k"], to=TensorProto.INT64),
+        helper.make_node("LabelEncoder", ["k"], ["s"], domain="ai.onnx.ml", **names),
+        helper.make_node("LabelEncoder", ["s"], ["f"], domain="ai.onnx.ml", **numbers),
+        helper.make_node("MatMul", ["f", "w"], ["y"]),
+    ]
+    weights = [("w", np.ones((8, 8), np.float32))]
+    model = _network(nodes, [("x", ["n", 8])], [("y", ["n", 8])], weights)
+    model.opset_imports["ai.onnx.ml"] = 3
+    assert live_bytes(model, {"x": np.zeros((1, 8), np.float32)}) >= 8 * 32

@@ -249,3 +249,16 @@ def test_nothing_simplified_because_stages_failed_is_said(simplified, residual_c
     assert change.reason.startswith(
         "Nothing was simplified: constant folding and fusion was dropped, because the library"
     )
+
+
+def test_inputs_that_nothing_reads_stay_and_cost_no_stage(simplified):
+    nodes = [helper.make_node("Identity", ["x"], ["same"]), helper.make_node("MatMul", ["same", "w"], ["y"])]
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 8]) for name in ("before", "x", "after")]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])
+    graph = helper.make_graph(nodes, "g", inputs, [output], [numpy_helper.from_array(np.eye(8, dtype=np.float32), "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    arrays = {name: np.ones((4, 8), np.float32) for name in ("before", "x", "after")}
+    after, change = simplified(model.SerializeToString(), arrays)
+    assert change.details.dropped_stages == ()
+    assert change.summary == "2 operators became 1."
+    assert [each.name for each in onnx.load_model_from_string(after).graph.input] == ["before", "x", "after"]
