@@ -58,7 +58,7 @@ def _held(session: Session, tenant_id: str, job_id: str) -> tuple[Job, list[Unit
     if job.kind != "search":
         raise ConflictError(f"Only a search pauses and goes on; this is a job of kind {job.kind}.", code="not_a_search")
     if is_final(job.in_status):
-        raise ConflictError(f"The job has already {job.status}.", code="already_final")
+        raise ConflictError(f"The job has already ended: it is {job.status}.", code="already_final")
     if job.in_status is JobStatus.CANCELLING:
         raise ConflictError("The job is being cancelled.", code="already_cancelled")
     return job, waiting

@@ -361,7 +361,7 @@ def cancel_job(session: Session, job_id: str) -> Job:
     if job.in_status in {JobStatus.CANCELLING, JobStatus.CANCELLED}:
         return job
     if is_final(job.in_status):
-        raise ConflictError(f"The job has already {job.status}.", code="already_final")
+        raise ConflictError(f"The job has already ended: it is {job.status}.", code="already_final")
     if any(unit.in_status is UnitStatus.RUNNING for unit in units):
         advance(session, job, JobStatus.CANCELLING)
     else:
