@@ -40,6 +40,7 @@ _BROKEN_RESULT = (
 # Samples that a stage is verified on one by one, beside those of other sizes; the host's lock is held meanwhile.
 _SINGLES = 6
 _SHORTER_TREES, _NEW_TREES = "shorter tree ensembles", "tree ensembles of ai.onnx.ml 5"
+_UNUSED = "unused nodes and weights"
 _OF_TREES = frozenset({_SHORTER_TREES, _NEW_TREES})
 # Of the file: what only exporters care for is worth a step where it is more.
 _WORTHWHILE = 0.01
@@ -117,7 +118,7 @@ def _stages(model: ir.Model) -> Iterator[tuple[str, Stage]]:
     if holds_ensembles(model):
         yield _SHORTER_TREES, shorten
         yield _NEW_TREES, to_version_5
-    yield "unused nodes and weights", _remove_unused
+    yield _UNUSED, _remove_unused
 
 
 def _attempt(
@@ -157,6 +158,8 @@ def _has_helped(stage: str, before: ir.Model, after: ir.Model) -> bool:
     if stage == _FOLDING_ALONE:
         # It also writes operators otherwise that are as many as before.
         return sum(_counts(after).values()) < sum(_counts(before).values())
+    if stage == _UNUSED and io.weight_bytes(after) < io.weight_bytes(before):
+        return True
     return _counts(after) != _counts(before)
 
 
@@ -298,6 +301,8 @@ def _summary(
         told.append(f"{gone} became {come}, {now} operator{'s' * (now != 1)} as before")
     if trees:
         told.append(f"tree ensembles take {trees} bytes less")
+    elif grown < 0 and not told:
+        told.append(f"{-grown} bytes of weights that nothing reads are gone")
     elif grown > 0:
         told.append(f"constants that were computed in every run are stored and take {grown} bytes more")
     text = "; ".join(told) or "the operators are the same, their constants are not"

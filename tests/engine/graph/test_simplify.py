@@ -262,3 +262,14 @@ def test_inputs_that_nothing_reads_stay_and_cost_no_stage(simplified):
     assert change.details.dropped_stages == ()
     assert change.summary == "2 operators became 1."
     assert [each.name for each in onnx.load_model_from_string(after).graph.input] == ["before", "x", "after"]
+
+
+def test_weights_that_nothing_reads_go(simplified):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 8]) for name in "xy"]
+    weights = [numpy_helper.from_array(np.eye(8, dtype=np.float32) + at, name) for at, name in enumerate(("w", "left"))]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    after, change = simplified(model.SerializeToString(), {"x": np.ones((4, 8), np.float32)})
+    assert [each.name for each in onnx.load_model_from_string(after).graph.initializer] == ["w"]
+    assert change.summary == "256 bytes of weights that nothing reads are gone."
