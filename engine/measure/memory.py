@@ -28,6 +28,8 @@ from engine.runtime.sessions import Feed, session
 from engine.target import Target
 
 _PR_SET_PDEATHSIG = 1
+# So many may die before the network is to blame, as many as of a job.
+_PROCESSES = 3
 
 
 def store_feed(path: Path, feed: Feed) -> None:
@@ -46,7 +48,7 @@ def probe(model_path: Path, target: Target, feed_path: Path, *, timeout: float =
     On a GPU the device's memory is told beside it, without what the provider takes before it has any network.
 
     Raises:
-        EngineError: as loading and running would raise here; ModelInvalidError when the process dies.
+        EngineError: as loading and running would raise here; ModelInvalidError when the process dies each time.
         OutOfTimeError: after `timeout` seconds.
     """
     request = {
@@ -56,7 +58,9 @@ def probe(model_path: Path, target: Target, feed_path: Path, *, timeout: float =
         "loads": loads,
     }
     try:
-        answer = (starter() or _ask_a_process)(request, timeout)
+        # Who kills a process, such as a system without memory, means that one; a network that ends its process ends the next one too.
+        answers = ((starter() or _ask_a_process)(request, timeout) for _ in range(_PROCESSES))
+        answer = next((one for one in answers if one is not None), None)
     except TimeoutError as error:
         raise OutOfTimeError(f"Loading the network and running it once took more than {timeout:.0f} s") from error
     if answer is None:

@@ -1,5 +1,9 @@
+import contextlib
+import threading
+
 import numpy as np
 import onnx
+import psutil
 import pytest
 
 from engine.errors import DatasetInvalidError, ModelInvalidError, OutOfTimeError
@@ -61,6 +65,30 @@ def test_a_process_that_dies_is_told(tmp_path, linear, feed):
     feed.write_bytes(b"not an archive")
     with pytest.raises(ModelInvalidError, match="died"):
         probe(path, Target(), feed)
+
+
+def test_a_process_that_somebody_else_has_killed_is_started_again(tmp_path, linear, feed):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(linear(np.ones((2048, 8))))
+    killed, over = [], threading.Event()
+
+    def kill_the_first():
+        while not killed and not over.wait(0.005):
+            for child in psutil.Process().children():
+                with contextlib.suppress(psutil.Error):
+                    if "engine.measure.memory" in child.cmdline():
+                        child.kill()
+                        killed.append(child.pid)
+                        return
+
+    killer = threading.Thread(target=kill_the_first)
+    killer.start()
+    try:
+        assert probe(path, Target(), feed).first_run_ms > 0
+    finally:
+        over.set()
+        killer.join()
+    assert killed
 
 
 @pytest.mark.parametrize("name", ["file", "allow_pickle", "args", "kwds", "a/b.npy", "größe"])
