@@ -480,7 +480,7 @@ def test_a_paused_search_is_cancelled_as_one(service):
     service.write(lambda session: jobs.cancel(session, TENANT, job.id))
     assert (service.job(job.id).status, statuses(service, job)) == ("cancelled", ["cancelled"] * 2)
     for step in (pause, resume):
-        with pytest.raises(ConflictError, match="already cancelled"):
+        with pytest.raises(ConflictError, match="ended: it is cancelled"):
             step(service, job)
 
 
