@@ -29,7 +29,7 @@ pytestmark = [
 WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
 # Each width and each scheme once.
 _BOTH = (("light", "wide"), ("dark", "narrow"))
-PATIENCE_MS = 100_000
+PATIENCE_MS = 240_000
 # Of axe's findings, those that keep people from using a page.
 _GRAVE = {"serious", "critical"}
 # A chart is an image with a name: what it is drawn of, thousands of elements, nobody is told. They are put aside meanwhile.
