@@ -4,6 +4,7 @@ All malformed files, then networks at random, each inspected by the service's wo
 for meanwhile. One line of JSON at the end: what was answered, what blames the service, which processes died, milliseconds of /livez.
 """
 
+import contextlib
 import http.client
 import itertools
 import json
@@ -17,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import httpx
@@ -43,6 +44,39 @@ def made(which):
         kind, make = CASES[which]
         return which, kind, make()
     return which, "network", Networks(which).make()[0]
+
+
+class Maker:
+    """Makes files in another process, so that making them holds nobody up here; onnx itself may crash over a network."""
+
+    def __init__(self):
+        # Of those over which it did.
+        self.fatal = []
+
+    def __enter__(self):
+        self._start()
+        return self
+
+    def __exit__(self, *_exc):
+        self._processes.shutdown()
+
+    def _start(self):
+        self._processes = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+    def make(self, names):
+        """Give the files of these names, but those that kill their maker."""
+        wanted = list(names)
+        while wanted:
+            for file in self._as_far_as_it_gets(wanted):
+                wanted.pop(0)
+                yield file
+            if wanted:
+                self.fatal.append(wanted.pop(0))
+                self._start()
+
+    def _as_far_as_it_gets(self, names):
+        with contextlib.suppress(BrokenProcessPool):
+            yield from self._processes.map(made, list(names))
 
 
 class Senders:
@@ -116,7 +150,7 @@ class Health:
         return sorted(self.times_ms)[int(part * len(self.times_ms))]
 
 
-@contextmanager
+@contextlib.contextmanager
 def another_inspector(service) -> Iterator[subprocess.Popen[bytes]]:
     """Have one more worker inspect uploads meanwhile, as an operator adds one to a service that has many."""
     env = {**os.environ, "ONNXPRESS_DATA_DIR": str(service.data_dir)}
@@ -135,22 +169,21 @@ def upload_all(service, names, seconds):
     """Send files of these names for so long; gives what is printed."""
     before = {name: service.pid(name) for name in PROCESSES}
     senders = Senders(service.url, service.key_file.read_text().strip(), seconds)
-    # They are made in another process, so that making them holds nobody up here.
-    apart = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(1, apart) as maker,
+        Maker() as maker,
         ThreadPoolExecutor(_SIDE_BY_SIDE) as threads,
         another_inspector(service) as another,
         Health(service.url) as health,
     ):
         while senders.have_time and (some := list(itertools.islice(names, _AT_ONCE))):
-            list(threads.map(senders.send, maker.map(made, some)))
+            list(threads.map(senders.send, maker.make(some)))
             service.tend()
         died = ["another inspect"] if another.poll() is not None else []
     died += [name for name in PROCESSES if service.pid(name) != before[name]]
     log = (service.data_dir / "log" / "inspect.log").read_text()
     return {
         "files": senders.count,
+        "not_made": maker.fatal,
         "states": dict(senders.states),
         "errors": senders.errors,
         "blamed": senders.blamed,
