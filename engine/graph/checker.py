@@ -9,6 +9,8 @@ from engine.graph import runtime_operators
 
 # Beyond this no tensor tells a shape, so shape inference does without its content.
 _SHAPE_BYTES = 1 << 12
+# What comes of C++'s own exceptions where onnx's rules for an operator take more for granted than they checked.
+_FAILS = (RuntimeError, ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError)
 
 
 def check(network: Path | bytes, *, infer: bool) -> str | None:
@@ -22,6 +24,15 @@ def check(network: Path | bytes, *, infer: bool) -> str | None:
         onnx.shape_inference.InferenceError: its operators do not go together.
     """
     runtime_operators.register()
+    try:
+        return _complaint(network, infer=infer)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+        raise
+    except _FAILS as error:
+        raise onnx.checker.ValidationError("its graph cannot be checked") from error
+
+
+def _complaint(network: Path | bytes, *, infer: bool) -> str | None:
     try:
         _check_declared(network, infer=infer)
     except onnx.shape_inference.InferenceError as error:

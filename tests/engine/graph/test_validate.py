@@ -386,3 +386,15 @@ def test_tables_that_inputs_are_looked_up_in_are_counted(tmp_path):
     ]
     onnx.save(_model(nodes, initializers=tables, out=("a", "b", "c")), tmp_path / "net.onnx")
     assert inspect_model(tmp_path / "net.onnx").tables == {"x": 3}
+
+
+def test_a_network_over_which_onnxs_own_rules_fail_is_refused(tmp_path):
+    """STFT's rule reads the length of a frame from a constant, which holds none here."""
+    parts = [
+        helper.make_tensor("signal", TensorProto.FLOAT, [1, 0, 2, 0], []),
+        helper.make_tensor("step", TensorProto.INT64, [4, 1, 0, 2], []),
+    ]
+    network = _model([helper.make_node("STFT", ["signal", "step"], ["y"])], initializers=parts, imports=(("", 19),))
+    onnx.save(network, tmp_path / "x.onnx")
+    with pytest.raises(ModelInvalidError, match="its graph cannot be checked"):
+        inspect_model(tmp_path / "x.onnx")
