@@ -10,7 +10,7 @@ from engine.graph import runtime_operators
 # Beyond this no tensor tells a shape, so shape inference does without its content.
 _SHAPE_BYTES = 1 << 12
 # What comes of C++'s own exceptions where onnx's rules for an operator take more for granted than they checked.
-_FAILS = (RuntimeError, ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError)
+_CPP_ERRORS = (RuntimeError, ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError)
 
 
 def check(network: Path | bytes, *, infer: bool) -> str | None:
@@ -28,7 +28,7 @@ def check(network: Path | bytes, *, infer: bool) -> str | None:
         return _complaint(network, infer=infer)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
         raise
-    except _FAILS as error:
+    except _CPP_ERRORS as error:
         raise onnx.checker.ValidationError("its graph cannot be checked") from error
 
 

@@ -4,7 +4,6 @@ import os
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from sqlalchemy import insert, select, text
@@ -12,11 +11,12 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from models import Tenant
 from services import db, keys
+from tests import descriptors
 
 
+# Of SQLite alone connections are told by the file that they open.
+@pytest.mark.parametrize("service", ["embedded"], indirect=True)
 def test_threads_that_read_at_the_same_moment_have_a_connection_each_and_there_are_no_more(service):
-    if not service.database.is_sqlite:
-        pytest.skip("connections are told by the file that they open")
     together, file = threading.Barrier(2), str(service.database.url.database)
 
     def read(_):
@@ -25,9 +25,7 @@ def test_threads_that_read_at_the_same_moment_have_a_connection_each_and_there_a
             together.wait()
 
     def opened():
-        links = [
-            str(descriptor.readlink()) for descriptor in Path("/proc/self/fd").iterdir() if descriptor.is_symlink()
-        ]
+        links = descriptors.links(os.getpid())
         return links.count(file), links.count(f"{file}-wal")
 
     with ThreadPoolExecutor(2) as pool:
