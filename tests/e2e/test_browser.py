@@ -194,6 +194,18 @@ def test_from_signing_in_to_a_picked_network(person, embedded, client, tmp_path)
     page.get_by_role("button", name="Start").click()
     page.wait_for_url(re.compile("/jobs/job_"))
     search = urlsplit(page.url).path
+    # A page that hears of the end loads itself again, as a report: not before it was looked at as what goes on.
+    ended = []
+
+    def hold_the_end(route):
+        response = route.fetch()
+        if "data-final" in response.text():
+            ended.append((route, response))
+        else:
+            route.fulfill(response=response)
+
+    parts = re.compile(re.escape(f"{search}?part=true") + "$")
+    page.route(parts, hold_the_end)
 
     # What can be looked at while it goes on, in another tab.
     other = person.tab()
@@ -211,7 +223,11 @@ def test_from_signing_in_to_a_picked_network(person, embedded, client, tmp_path)
     # Nothing is reloaded by hand: the page is told of candidates while they are tried, and of the end.
     page.locator("#live #figure-story").wait_for(state="attached")
     person.look("live")
+    person.until(page, lambda: ended)
+    for route, response in ended:
+        route.fulfill(response=response)
     page.get_by_role("heading", name="Before and after").wait_for()
+    page.unroute(parts, hold_the_end)
     with page.expect_download() as first:
         page.get_by_role("link", name="Download the network").click()
     assert onnx.load(first.value.path()).graph.node
