@@ -29,15 +29,18 @@ net = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid(
 target = Target(provider="openvino", provider_options={"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"})
 feed = {"x": np.ones((1, 4), np.float32)}
 (found,) = available_targets(["openvino"])
-print(json.dumps({
-    "available": found.available,
-    "reason": found.reason,
-    "version": found.ep_version,
-    "told": environment(target).provider_options,
-    "ran": nodes_by_provider(net, target, feed),
-    "gave": session(net, target).run(feed)["y"].tolist(),
-}))
+told = {"available": found.available, "reason": found.reason}
+if found.available:
+    told |= {
+        "version": found.ep_version,
+        "told": environment(target).provider_options,
+        "ran": nodes_by_provider(net, target, feed),
+        "gave": session(net, target).run(feed)["y"].tolist(),
+    }
+print(json.dumps(told))
 """
+
+_NO_DEVICE = "The plugin of the execution provider openvino is loaded, but finds no device on this host"
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,10 @@ def test_a_plugin_runs_networks_with_the_options_of_a_job(package, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout)
+    if "GenuineIntel" not in Path("/proc/cpuinfo").read_text():
+        # The plugin takes Intel's devices alone, and says nothing.
+        assert told == {"available": False, "reason": _NO_DEVICE}
+        return
     assert (told["available"], told["reason"]) == (True, None)
     assert told["version"].startswith("1.")
     assert told["ran"] == {"OpenVINOExecutionProvider": 1}
