@@ -185,7 +185,8 @@ class Shelf:
         run: dict[str, Array | tuple[int, np.dtype[Any], tuple[int, ...]]] = {}
         for name, array in tensors.items():
             self._bytes += array.nbytes
-            run[name] = array if self._bytes <= self._limit or array.dtype == object else self._stored(array)
+            held = self._bytes <= self._limit or array.dtype == object
+            run[name] = sessions.owned(array) if held else self._stored(array)
         self._runs.append(run)
 
     def take(self, run: int) -> dict[str, Array]:

@@ -129,7 +129,8 @@ class Remembered(Generic[_Network]):
     def run(self, feed: Feed) -> dict[str, Any]:
         """Give every output by name."""
         if id(feed) not in self._said:
-            self._said[id(feed)] = feed, self.network.run(feed)
+            found = self.network.run(feed)
+            self._said[id(feed)] = feed, {name: loading.owned(value) for name, value in found.items()}
         return self._said[id(feed)][1]
 
     def hear(self, feeds: Iterable[Feed]) -> None:

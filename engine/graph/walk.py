@@ -119,7 +119,7 @@ class Walk:
 
     def _kept(self, array: Array) -> Array:
         if self.bytes + array.nbytes < _MEMORY_BYTES or array.ndim == 0 or not array.size:
-            return array
+            return np.asarray(sessions.owned(array))
         path = self._folder / f"{self._files}.npy"
         self._files += 1
         np.save(path, array, allow_pickle=False)

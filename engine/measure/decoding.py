@@ -17,7 +17,7 @@ from engine.measure.metrics import Array
 from engine.measure.runs import Network
 from engine.report.counted_time import counted
 from engine.report.values import Generation, LatencyComparison, TokenRate
-from engine.runtime.sessions import Feed
+from engine.runtime.sessions import Feed, owned
 
 _WORDS = re.compile(r"past|present|key_values|cache|_in\b|_out\b|new|old", re.IGNORECASE)
 
@@ -47,7 +47,7 @@ def _after(outputs: Mapping[str, Array], prompt: Feed, inputs: Sequence[TensorIn
     for tensor in inputs:
         given = prompt[tensor.name]
         if tensor.name in caches:
-            feed[tensor.name] = np.asarray(outputs[caches[tensor.name]])
+            feed[tensor.name] = owned(outputs[caches[tensor.name]])
         elif tensor is tokens:
             feed[tensor.name] = np.asarray(scores[:, -1], np.float32).argmax(axis=-1)[:, None].astype(given.dtype)
         elif role(tensor) == "mask":

@@ -1,7 +1,7 @@
 """What the original says of the samples: kept run by run, with where the samples lie in each output and what it means."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine.data.labels import LabelFacts, look_at
@@ -136,7 +136,8 @@ class OriginalOutputs:
             self._labels.append(run.label)
             self._note(run)
             if first:
-                self._first = run
+                # Its outputs were kept already as far as they are needed.
+                self._first = replace(run, outputs={})
                 self._settle_main()
         if not self._runs.apart:
             self._settle_axes()

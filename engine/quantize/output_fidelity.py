@@ -64,7 +64,7 @@ class OutputFidelity:
                 break
             with working():
                 found = _floats(session.run(feed))
-            outputs = {name: array for name, array in found.items() if self._weights.get(name, 1.0)}
+            outputs = {name: sessions.owned(array) for name, array in found.items() if self._weights.get(name, 1.0)}
             self._feeds.append(feed)
             self._wanted.append(outputs)
             if time.monotonic() - started > _SECONDS and len(self._feeds) * size >= FEWEST_TO_REFINE:

@@ -51,7 +51,7 @@ class Session:
         self._captures = captures(target)
 
     def run(self, feed: Feed) -> dict[str, Any]:
-        """Give every output by name."""
+        """Give every output by name. Whoever keeps one asks for it as `owned`."""
         try:
             # A recording would be played back on the arrays that it was made with.
             options = unrecorded() if self._captures else None
@@ -108,6 +108,17 @@ class Session:
             name: array.astype(wanted[name], copy=False) if name in wanted and array.dtype.name in FLOATS else array
             for name, array in feed.items()
         }
+
+
+def owned(output: Any) -> Any:
+    """Give an output of a run that may be kept, in memory of its own.
+
+    As a run gives it, it lies in the session's arena: one number of it holds all that the session's runs have needed in
+    memory, long after the session itself was let go of.
+    """
+    if isinstance(output, list):
+        return [owned(each) for each in output]
+    return np.array(output) if isinstance(output, np.ndarray) and not output.flags.owndata else output
 
 
 def _as_declared(port: Port, shape: Sequence[int]) -> bool:

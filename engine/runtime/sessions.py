@@ -2,7 +2,17 @@
 
 from engine.report.run_facts import SessionOptions
 from engine.runtime.discovery import prove
-from engine.runtime.loading import Feed, ModelSource, Port, Session, captures, default_options, load, session_options
+from engine.runtime.loading import (
+    Feed,
+    ModelSource,
+    Port,
+    Session,
+    captures,
+    default_options,
+    load,
+    owned,
+    session_options,
+)
 from engine.runtime.providers import exact_target, untimed_target
 from engine.target import Target
 
@@ -14,6 +24,7 @@ __all__ = [
     "captures",
     "default_options",
     "exact_target",
+    "owned",
     "session",
     "untimed_target",
 ]

@@ -1,6 +1,7 @@
 """Small image networks, built in code, and workspaces for whole jobs."""
 
 import json
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -167,6 +168,23 @@ def context(tmp_path: Path) -> Callable[..., Context]:
         )
 
     return make
+
+
+@pytest.fixture
+def lent(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Count the arrays that somebody still holds as a run gave them, in the session's memory, whether or not it is loaded."""
+    from engine.runtime.loading import Session
+
+    given: list[weakref.ref[np.ndarray]] = []
+    genuine = Session.run
+
+    def run(self: Session, feed: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        found = genuine(self, feed)
+        given.extend(weakref.ref(array) for array in found.values())
+        return found
+
+    monkeypatch.setattr(Session, "run", run)
+    return lambda: sum(each() is not None for each in given)
 
 
 @pytest.fixture

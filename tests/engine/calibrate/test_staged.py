@@ -206,3 +206,10 @@ def test_a_shelf_gives_back_what_was_put_on_it_from_memory_and_from_its_file(tmp
             np.testing.assert_array_equal(taken[name], array)
             assert taken[name].dtype == array.dtype
     shelf.close()
+
+
+def test_what_waits_for_the_next_stage_holds_no_memory_of_this_one(tmp_path, lent):
+    shelf = Shelf(tmp_path)
+    shelf.put(whole(attention(), data(2), ["h", "o"]))
+    assert lent() == 0
+    assert shelf.take(0).keys() == {"y", "h", "o"}

@@ -228,6 +228,13 @@ def test_large_outputs_go_to_files_and_leave_with_the_evaluator(linear, arrays, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_the_original_said_holds_no_memory_of_its_runs(linear, arrays, lent):
+    evaluator = Evaluator(session(linear(WEIGHT), CPU), arrays(x=X), labels=SCORES.argmax(1), metric="top1")
+    assert lent() == 0
+    evaluator.evaluate(session(linear(noisy()), CPU))
+    assert lent() == 0
+
+
 def test_integer_outputs_have_agreement_only(build, arrays):
     nodes = [helper.make_node("ArgMax", ["x"], ["y"], axis=1, keepdims=0)]
     net = session(build(nodes, {"x": ["n", 8]}, {"y": TensorProto.INT64}), CPU)
