@@ -170,6 +170,8 @@ class _Pair:
                         continue
                     x, y = _rows(tap, was[tap.tensor], now[tap.tensor], run, -(-wanted[key] // total))
                     grams(run)[key].update(x, y)
+                # The next run's tensors would come on top.
+                del was, now
             progress((run + 1) / total)
 
 

@@ -8,8 +8,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from engine.calibrate.observe import fixed_batch
 from engine.contract import Context
+from engine.data.batches import sample_count, take
 from engine.graph import io, row_sets
+from engine.graph.activations import live_bytes
 from engine.graph.linear import LinearLayer
 from engine.graph.quantized import CONVERSIONS, computes_in_integers
 from engine.measure import latency
@@ -79,21 +82,38 @@ class Compared:
         """Give per layer the signal to noise of its output in dB; `outputs` has its names in both networks."""
         pairs = {node: (key.output, new) for node, (key, new) in outputs.items()}
         signal, noise = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0)
+        parts = list(self._affordable({name for name, _ in pairs.values()}, feeds))
         # One network is loaded at a time: what the first says is kept, in files where it is much.
         folder = Folder(None)
         try:
             wanted = {name: KeptOutput(folder) for name, _ in pairs.values()}
-            for said in self._said(self.before, set(wanted), feeds):
+            for said in self._said(self.before, set(wanted), parts):
                 for name, kept in wanted.items():
                     kept.append(said[name])
-            for at, found in enumerate(self._said(self.after, {new for _, new in pairs.values()}, feeds)):
+                # The next run's tensors would come on top, and the other network's.
+                del said
+            places = iter(range(len(parts)))
+            # No enumerate: it holds what it gave last.
+            for found in self._said(self.after, {new for _, new in pairs.values()}, parts):
+                at = next(places)
                 for node, (name, new) in pairs.items():
-                    reference = np.asarray(wanted[name][at], np.float64)
+                    reference = wanted[name][at]
                     signal[node] += row_sets.energy(reference)
                     noise[node] += row_sets.noise(reference, found[new], name)
+                del found
         finally:
             folder.close()
         return {node: _decibel(signal[node], noise[node]) for node in pairs}
+
+    def _affordable(self, tensors: set[str], feeds: Sequence[Feed]) -> Iterator[Feed]:
+        """Cut feeds into runs of so many samples as memory allows when all these tensors are given out."""
+        if fixed_batch(self.before, self.context.calibration) is not None:
+            yield from feeds
+            return
+        cost = live_bytes(_giving(self.before, tensors), take(feeds[0], slice(1))) if feeds else None
+        size = max(1, self.context.run_bytes // cost) if cost else 1
+        for feed in feeds:
+            yield from (take(feed, slice(at, at + size)) for at in range(0, sample_count(feed), size))
 
     def _said(self, model: ir.Model, tensors: set[str], feeds: Sequence[Feed]) -> Iterator[Mapping[str, Any]]:
         heap.give_back(io.weight_bytes(model))

@@ -88,14 +88,24 @@ def solve(
 def _moments(
     prefix: Prefix, layers: Sequence[LinearLayer], samples: Samples, context: Context
 ) -> dict[str, list[Moments]]:
-    """Sum X^T X of the layers' inputs, per group, over some rows of each sample."""
+    """Give X^T X of the layers' inputs, per group, over some rows of each sample."""
+    grams = _summed(prefix, layers, samples, context)
+    found = {}
+    for layer in layers:
+        # Let go of as it is read: all of them take as much again.
+        gram = grams.pop(_name(layer))
+        found[_name(layer)] = [gram.moments(group) for group in range(layer.groups)]
+    return found
+
+
+def _summed(prefix: Prefix, layers: Sequence[LinearLayer], samples: Samples, context: Context) -> dict[str, Gram]:
+    """Run the samples and add up the layers' inputs."""
     model = prefix.model
     inputs = {layer.node: prefix.names.get(str(layer.input.name), str(layer.input.name)) for layer in layers}
     names = sorted(set(inputs.values()) - {value.name for value in model.graph.inputs})
     part = cut(model, names) if names else model
     session = sessions.session(io.to_bytes(part), context.untimed) if names else None
-    groups = {_name(layer): layer.groups for layer in layers}
-    grams = {_name(layer): Gram(layer.inputs, groups=groups[_name(layer)], block=256) for layer in layers}
+    grams = {_name(layer): Gram(layer.inputs, groups=layer.groups, block=256) for layer in layers}
     first = 0
     fixed = fixed_batch(model, samples)
     size = fixed or affordable_batch(part, samples, _BATCH, budget=context.run_bytes, target=context.untimed)
@@ -109,8 +119,10 @@ def _moments(
                 gram = grams[_name(layer)]
                 rows = max(_ROWS, _ROWS_PER_INPUT * layer.inputs) // len(samples) + 1
                 gram.update(_rows(layer, given[inputs[layer.node]], first, length, rows))
+            # The next run's tensors would come on top.
+            del given
         first += length
-    return {name: [grams[name].moments(group) for group in range(count)] for name, count in groups.items()}
+    return grams
 
 
 def _rows(layer: LinearLayer, x: Floats, first: int, count: int, keep: int) -> Floats:

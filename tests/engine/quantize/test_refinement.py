@@ -1,5 +1,9 @@
 """Candidates are kept only for a gain on held-out samples, and the report says what each gave; edge cases of whole networks."""
 
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -7,9 +11,13 @@ import pytest
 
 from engine.graph import io
 from engine.passes.quantize_static import QuantizeStatic
+from engine.quantize import gptq_and_bias, integer_types
+from engine.quantize.explain import Compared, ProfileKey
 from engine.quantize.output_fidelity import OutputFidelity
+from engine.quantize.static_plan import make_plan
+from engine.quantize.static_writer import Overrides
 from engine.report.values import Change
-from engine.runtime import sessions, tracing
+from engine.runtime import processor, sessions, tracing
 from engine.target import Target
 
 
@@ -161,3 +169,55 @@ def test_tables_of_embeddings_are_stored_in_bytes(quantized, network):
     assert len(io.to_bytes(model)) < 0.4 * len(before)
     model, change = quantized(before, {"image": tokens}, QuantizeStatic(embeddings=False))
     assert change.details.tables == ()
+
+
+def test_what_candidates_are_scored_by_holds_no_memory_of_the_float_network(
+    context, residual_cnn, images, feeds_of, lent
+):
+    model = ir.from_proto(onnx.load_model_from_string(residual_cnn()))
+    fidelity = OutputFidelity.of(model, context(model, feeds_of({"image": images(40)})))
+    assert fidelity.ready
+    assert lent() == 0
+
+
+@pytest.fixture
+def watched(context, feeds_of, lent):
+    """A pass's surroundings with samples, and how much of what runs gave was held whenever work began."""
+
+    def make(model, images, budget):
+        held = []
+
+        @contextmanager
+        def working():
+            held.append(lent())
+            yield
+
+        samples = feeds_of({"image": images})
+        return replace(context(model, samples), run_bytes=budget, working=working), samples, held
+
+    return make
+
+
+def test_rounding_holds_the_inputs_of_one_run(watched, residual_cnn, images):
+    model = ir.from_proto(onnx.load_model_from_string(residual_cnn()))
+    given, _, held = watched(model, images(12), 1)
+    types = integer_types.choose(processor.cpu_profile())
+    plan = make_plan(model, frozenset())
+    solution = gptq_and_bias.solve(model, plan, types, given, Overrides(), per_channel=True, samples=12)
+    assert len(solution.weights) == len(plan.layers)
+    assert held == [0] * (12 + len(plan.layers))
+
+
+@pytest.mark.parametrize("budget", [1, 1 << 30], ids=["one sample at a time", "all together"])
+def test_what_layers_say_is_compared_in_runs_that_memory_allows(watched, residual_cnn, images, budget):
+    """Of no run is anything left when the next one begins, whichever network it is of."""
+    before, after = (ir.from_proto(onnx.load_model_from_string(residual_cnn())) for _ in range(2))
+    weight = after.graph.initializers["b2.w"]
+    weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1.1), name=weight.name)
+    given, samples, held = watched(before, images(40), budget)
+    tensors = {layer.name: ProfileKey.of(layer) for layer in make_plan(before, frozenset()).layers}
+    outputs = {node: (key, key.output) for node, key in tensors.items()}
+    found = Compared(before, after, given).output_sqnr(outputs, list(islice(samples.batches(8), 2)))
+    assert held == [0] * (32 if budget == 1 else 4)
+    assert found["a2"] == 200
+    assert found["b2"] < 40
