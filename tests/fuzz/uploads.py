@@ -10,6 +10,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,20 +35,26 @@ _SIDE_BY_SIDE = 8
 # A slow one holds up no more than the rest of these.
 _AT_ONCE = 32
 _WAIT_S = 60
+_MAKE_S = 60
 _ROUTES = {"network": "models", "archive": "models", "npz": "datasets", "safetensors": "datasets"}
 _LOOK_S = 0.05
 
 
 def made(which):
     """Give a file's name, its kind and its bytes; `which` names a malformed one, or is the seed of a network."""
-    if which in CASES:
-        kind, make = CASES[which]
-        return which, kind, make()
-    return which, "network", Networks(which).make()[0]
+    # onnx may also think for ever: that ends this process, in the middle of C++ too.
+    signal.alarm(_MAKE_S)
+    try:
+        if which in CASES:
+            kind, make = CASES[which]
+            return which, kind, make()
+        return which, "network", Networks(which).make()[0]
+    finally:
+        signal.alarm(0)
 
 
 class Maker:
-    """Makes files in another process, so that making them holds nobody up here; onnx itself may crash over a network."""
+    """Makes files in another process, so that making them holds nobody up here; onnx itself may crash over a network, or never end."""
 
     def __init__(self):
         # Of those over which it did.
@@ -64,7 +71,7 @@ class Maker:
         self._processes = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
     def make(self, names):
-        """Give the files of these names, but those that kill their maker."""
+        """Give the files of these names, but those that cost their maker its life."""
         wanted = list(names)
         while wanted:
             for file in self._as_far_as_it_gets(wanted):
