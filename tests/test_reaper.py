@@ -17,8 +17,9 @@ from reaper import Reaper
 reaper = Reaper()
 reaper.watch(Path(sys.argv[2]))
 # One that forgets whose it is but names the folder, and one that does not know of the folder.
-named = subprocess.Popen(["sh", "-c", "sleep 1000; true", sys.argv[2]], env={}, start_new_session=True)
-marked = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+wait = [sys.executable, "-c", "import time; time.sleep(1000)"]
+named = subprocess.Popen([*wait, sys.argv[2]], env={}, start_new_session=True)
+marked = subprocess.Popen(wait, start_new_session=True)
 print(named.pid, marked.pid, flush=True)
 time.sleep(1000)
 """
