@@ -29,6 +29,7 @@ def test_a_network_at_random_ends_in_words(seed):
     kinds = Counter(told["end"] for told in ends.values())
     assert kinds["late"] + kinds["crashed"] <= len(ends) // 20, f"FUZZ_SEED={seed} {kinds}"
     assert kinds["runs"] >= len(ends) // 20, f"FUZZ_SEED={seed} {kinds}"
-    tried = {name for told in ends.values() for name in told["what"]}
+    # One over which onnx crashes while it is made has not said of what.
+    tried = {name for told in ends.values() for name in told.get("what", ())}
     known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
     assert len(tried & known) >= len(known) * 2 // 3
