@@ -12,7 +12,7 @@ from engine.calibrate.observe import fixed_batch
 from engine.contract import Context
 from engine.data.batches import sample_count, take
 from engine.graph import io, row_sets
-from engine.graph.activations import live_bytes
+from engine.graph.activations import affordable_batch
 from engine.graph.linear import LinearLayer
 from engine.graph.quantized import CONVERSIONS, computes_in_integers
 from engine.measure import latency
@@ -107,11 +107,12 @@ class Compared:
 
     def _affordable(self, tensors: set[str], feeds: Sequence[Feed]) -> Iterator[Feed]:
         """Cut feeds into runs of so many samples as memory allows when all these tensors are given out."""
-        if fixed_batch(self.before, self.context.calibration) is not None:
+        samples = self.context.calibration
+        if not feeds or samples is None or fixed_batch(self.before, samples) is not None:
             yield from feeds
             return
-        cost = live_bytes(_giving(self.before, tensors), take(feeds[0], slice(1))) if feeds else None
-        size = max(1, self.context.run_bytes // cost) if cost else 1
+        giving, most = _giving(self.before, tensors), sample_count(feeds[0])
+        size = affordable_batch(giving, samples, most, budget=self.context.run_bytes, target=self.context.untimed)
         for feed in feeds:
             yield from (take(feed, slice(at, at + size)) for at in range(0, sample_count(feed), size))
 
